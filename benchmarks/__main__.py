@@ -1,0 +1,27 @@
+"""`python -m benchmarks NAME [OPTIONS]`: run one comparison, print its table, keep its result."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "tokenize": "lmdata tokenize against datasets.map, encode_batch_fast, BlingFire and gigatoken",
+    "train_tokenizer": "lmdata train-tokenizer against tokenizers and gigatoken",
+    "sentences": "the sentence splitter against pySBD and BlingFire: speed and F1",
+    "examples": "pairs and masks against Hugging Face's collator and BERT's procedure",
+    "train": "lmmodel train against transformers.Trainer",
+}
+
+
+def main() -> None:
+    """Run the benchmark that the first argument names."""
+    name = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
+    if name not in BENCHMARKS:
+        lines = [f"  {known.replace('_', '-'):16} {text}" for known, text in BENCHMARKS.items()]
+        sys.exit("usage: python -m benchmarks NAME [OPTIONS]\n\n" + "\n".join(lines))
+    importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands `lmdata` and `lmmodel`: parse, build the configuration, call one function, print."""

@@ -1,0 +1,93 @@
+"""Options that mean the same thing on every command, and how errors leave the program."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, what a shell expects
+
+
+class FriendlyGroup(click.Group):
+    """A group whose commands end with one line, not a traceback, when the user can mend it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn the projects' own errors and Ctrl-C into a line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            click.echo(f"\nInterrupted. {_how_to_go_on(interruption)}", err=True)
+            ctx.exit(INTERRUPTED_EXIT_CODE)
+        except BrokenPipeError:
+            sys.stderr.close()  # a closed pipe on stdout, as with `| head`, is the reader's choice
+            ctx.exit(0)
+        except Exception as error:
+            if type(error).__module__ not in {"lmdata.errors", "lmmodel.errors"}:
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+def _how_to_go_on(interruption: KeyboardInterrupt) -> str:
+    text = str(interruption)
+    return text or "What was finished is kept; type the same command again to go on."
+
+
+def output_option(default: str) -> Callable[[F], F]:
+    """`--output`, with the folder that the next command looks for as its default."""
+    return click.option(
+        "--output", type=click.Path(path_type=Path), default=default, show_default=True,
+        help="Folder to write.",
+    )  # fmt: skip
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw."
+)
+num_workers_option = click.option(
+    "--num-workers", type=click.IntRange(min=1), default=None,
+    help="Workers; the result does not depend on it.  [default: one a core]",
+)  # fmt: skip
+config_option = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file with settings.",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Override one setting; may be repeated.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress, no summary.")
+
+
+def reading_options(function: F) -> F:
+    """How a corpus is read: the four options that every command which reads text takes."""
+    options = [
+        click.option("--text-field", default="text", show_default=True,
+                     help="Field of JSON lines, Parquet, Arrow and CSV that holds the text."),
+        click.option("--documents", type=click.Choice(["file", "blank-line", "line"]),
+                     default="file", show_default=True,
+                     help="What one document is in a .txt file."),
+        click.option("--encoding", default="utf-8", show_default=True,
+                     help="Encoding of text files."),
+        click.option("--errors", type=click.Choice(["strict", "replace", "skip"]),
+                     default="strict", show_default=True,
+                     help="What to do with text that can't be read."),
+    ]  # fmt: skip
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+def echo_result(result: dict[str, Any], *, as_json: bool, quiet: bool, lines: list[str]) -> None:
+    """Print a command's result on stdout: JSON for machines, lines for people, or nothing."""
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+    elif not quiet:
+        click.echo("\n".join(lines))

@@ -1,0 +1,27 @@
+"""What every test shares: Hypothesis profiles and the real data, where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+
+# The example database is off and the search derandomised: the same run on every machine.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, max_examples=50, database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real text; tests that use it are skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("real data (../shared/data) is not on this machine")
+    return SHARED_DATA
