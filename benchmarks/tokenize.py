@@ -1,0 +1,191 @@
+"""`lmdata tokenize` against what people run today, from the same files, in the same run.
+
+Ours is the whole command in a fresh process: start-up, reading, sentence boundaries, encoding,
+splits, hashes, writing, the check by re-encoding. The peers' figures leave most of that out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from benchmarks.measure import DATA, environment, print_table, summary, write_result
+
+NUM_CORES = 2
+
+
+def main(arguments: list[str]) -> None:
+    """Run the comparison that the options ask for and keep the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks tokenize", description=__doc__)
+    parser.add_argument("--model", choices=["wordpiece", "bpe"], default="wordpiece")
+    parser.add_argument("--num-runs", type=int, default=3, help="runs of our command")
+    parser.add_argument("--scale", action="store_true", help="0.2, 0.4, 0.8 and 1.6 GB")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--files", type=int, default=8, help="Wikipedia files to use, of 8")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(options, Path(folder))
+
+
+def compare(options: argparse.Namespace, folder: Path) -> None:
+    """Measure ours, the peers and, if asked, the scaling; print and write them."""
+    files = sorted((DATA / "wikipedia-en").glob("*.jsonl.zst"))[: options.files]
+    num_bytes = sum(text_bytes(file) for file in files)
+    vocabulary = DATA / "vocab" / ("bert-base-uncased" if options.model == "wordpiece" else "gpt2")
+    rows = [ours(files, vocabulary, folder, num_bytes, options.num_runs)]
+    if not options.no_peers:
+        rows += peers(files, vocabulary, folder, num_bytes, options.model)
+        reference = next(row for row in rows if row["system"].startswith("datasets.map"))
+        for row in rows:
+            row["times_datasets_map"] = round(row["mb_per_s"] / reference["mb_per_s"], 1)
+    if options.scale:
+        for copies in (2, 4, 8):
+            rows.append(ours_repeated(files, copies, vocabulary, folder, num_bytes))
+            if not options.no_peers:
+                rate = rows[-1]["mb_per_s"] / reference["mb_per_s"]
+                rows[-1]["times_datasets_map"] = round(rate, 1)
+    print_table(rows)
+    scale = "-scale" if options.scale else ""
+    write_result(f"tokenize-{options.model}{scale}", {"input_bytes": num_bytes, "rows": rows})
+
+
+def text_bytes(file: Path) -> int:
+    """Return the size of a file once decompressed, in bytes."""
+    with zstandard.open(file, "rb") as stream:
+        return sum(len(block) for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+def ours(
+    files: Sequence[Path], vocabulary: Path, folder: Path, num_bytes: int, num_runs: int
+) -> dict[str, Any]:
+    """Time the whole command `lmdata tokenize`, from a cold process; the first run warms up."""
+    seconds, peaks = [], []
+    for run in range(num_runs + 1):
+        elapsed_s, peak = run_command(tokenize_command(files, vocabulary, folder / "tokens"))
+        if run:  # the first run may compile kernels and fill the page cache
+            seconds.append(elapsed_s)
+            peaks.append(peak)
+    return row("lmdata tokenize, whole command", num_bytes, seconds, max(peaks))
+
+
+def ours_repeated(
+    files: Sequence[Path], copies: int, vocabulary: Path, folder: Path, num_bytes: int
+) -> dict[str, Any]:
+    """Time the command on the same files listed several times under other names."""
+    corpus = folder / f"corpus-{copies}"
+    for copy in range(copies):
+        (corpus / str(copy)).mkdir(parents=True)
+        for file in files:
+            (corpus / str(copy) / file.name).symlink_to(file.resolve())
+    elapsed_s, peak = run_command(tokenize_command([corpus], vocabulary, folder / "tokens"))
+    name = f"lmdata tokenize, {copies * num_bytes / 1e9:.1f} GB"
+    return row(name, copies * num_bytes, [elapsed_s], peak)
+
+
+def tokenize_command(inputs: Sequence[Path], vocabulary: Path, output: Path) -> list[str]:
+    """Return the command line that a user would type."""
+    shutil.rmtree(output, ignore_errors=True)
+    return [
+        str(Path(sys.executable).parent / "lmdata"), "tokenize", *map(str, inputs),
+        "--tokenizer", str(vocabulary), "--output", str(output),
+        "--num-workers", str(NUM_CORES), "--quiet",
+    ]  # fmt: skip
+
+
+def run_command(command: list[str]) -> tuple[float, int]:
+    """Run a command; return its wall-clock seconds and the peak memory of its processes, in bytes."""
+    start = time.perf_counter()
+    with subprocess.Popen(command, start_new_session=True) as process:
+        peak = PeakMemory(process.pid)
+        peak.start()
+        code = process.wait()
+        elapsed_s = time.perf_counter() - start
+        peak.join()
+    if code:
+        sys.exit(f"{' '.join(command)} ended with exit code {code}")
+    return elapsed_s, peak.bytes
+
+
+class PeakMemory(threading.Thread):
+    """Samples the proportional memory (PSS) of all processes of a session, five times a second."""
+
+    def __init__(self, session: int) -> None:
+        super().__init__(daemon=True)
+        self.session = session
+        self.bytes = 0
+
+    def run(self) -> None:
+        """Sample until no process of the session is left."""
+        while members := session_members(self.session):
+            self.bytes = max(self.bytes, sum(map(proportional_bytes, members)))
+            time.sleep(0.2)
+
+
+def session_members(session: int) -> list[int]:
+    """Return the ids of the processes that belong to a session and are not zombies."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it ended while we looked
+            if int(fields[3]) == session and fields[0] != "Z":
+                members.append(int(entry.name))
+    return members
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the anonymous and shared memory of one process (PSS less mapped files), in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0  # it ended while we looked
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:]}
+    return sizes.get("Pss_Anon", 0) + sizes.get("Pss_Shmem", 0)
+
+
+def peers(
+    files: Sequence[Path], vocabulary: Path, folder: Path, num_bytes: int, model: str
+) -> list[dict[str, Any]]:
+    """Time each peer in a process of its own."""
+    names = ["datasets_map", "encode_batch_fast", "seen_text"]
+    names += ["blingfire"] if model == "wordpiece" else ["gigatoken"]
+    rows = []
+    for name in names:
+        script = [sys.executable, "-m", "benchmarks.tokenize_peers", name, str(vocabulary)]
+        script += [str(folder / name), *map(str, files)]
+        environment_ = {**os.environ, "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(script, check=True, capture_output=True, text=True, env=environment_)
+        result = json.loads(done.stdout.splitlines()[-1])
+        peer_bytes = result.get("bytes", num_bytes)
+        rows.append(row(result["system"], peer_bytes, result["seconds"], None))
+    return rows
+
+
+def row(system: str, num_bytes: int, seconds: list[float], peak: int | None) -> dict[str, Any]:
+    """Return one line of the table."""
+    return {
+        "system": system,
+        "mb_per_s": round(num_bytes / 1e6 / statistics.median(seconds), 1),
+        **summary(seconds),
+        "peak_mib": peak // 2**20 if peak is not None else None,
+        "times_datasets_map": None,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(environment(), indent=2))
