@@ -106,7 +106,7 @@ def tokenize_command(inputs: Sequence[Path], vocabulary: Path, output: Path) -> 
 
 
 def run_command(command: list[str]) -> tuple[float, int]:
-    """Run a command; return its wall-clock seconds and the peak memory of its processes, in bytes."""
+    """Run a command; return its seconds and the peak memory of all its processes in bytes."""
     start = time.perf_counter()
     with subprocess.Popen(command, start_new_session=True) as process:
         peak = PeakMemory(process.pid)

@@ -97,7 +97,7 @@ def blingfire(vocabulary: Path, folder: Path, files: Sequence[Path]) -> dict[str
 
 
 def gigatoken(vocabulary: Path, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """gigatoken's `encode_batch` on texts in memory, all cores, nothing written."""
+    """`encode_batch` of gigatoken on texts in memory, all cores, nothing written."""
     import gigatoken as gt
 
     tokenizer = gt.Tokenizer(str(hub_folder(vocabulary, folder) / "tokenizer.json"))

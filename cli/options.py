@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, what a shell expects
 
@@ -20,7 +21,7 @@ class FriendlyGroup(click.Group):
     """A group whose commands end with one line, not a traceback, when the user can mend it."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn the projects' own errors and Ctrl-C into a line and an exit code."""
+        """Run the command; errors of ours and Ctrl-C become one line and an exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
@@ -71,18 +72,36 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress, no
 def reading_options(function: F) -> F:
     """How a corpus is read: the four options that every command which reads text takes."""
     options = [
-        click.option("--text-field", default="text", show_default=True,
-                     help="Field of JSON lines, Parquet, Arrow and CSV that holds the text."),
+        click.option("--text-field",
+                     help="Field with the text: JSON lines, Parquet, Arrow, CSV.  [default: text]"),
         click.option("--documents", type=click.Choice(["file", "blank-line", "line"]),
-                     default="file", show_default=True,
-                     help="What one document is in a .txt file."),
-        click.option("--encoding", default="utf-8", show_default=True,
-                     help="Encoding of text files."),
+                     help="What one document is in a .txt file.  [default: file]"),
+        click.option("--encoding", help="Encoding of text files.  [default: utf-8]"),
         click.option("--errors", type=click.Choice(["strict", "replace", "skip"]),
-                     default="strict", show_default=True,
-                     help="What to do with text that can't be read."),
+                     help="What to do with text that can't be read.  [default: strict]"),
     ]  # fmt: skip
     return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+def resolve(cls: type[T], config_path: Path | None, overrides: Sequence[str], **options: Any) -> T:
+    """Return a configuration: defaults, then the TOML file, then options given, then --set.
+
+    An option that was not given is None. A name with a double underscore sets a nested key:
+    `corpus__encoding` is `corpus.encoding`.
+    """
+    from lmdata.config import build_config, read_toml, set_value
+
+    values = read_toml(config_path) if config_path else {}
+    for name, value in options.items():
+        if value is not None:
+            *tables, key = name.split("__")
+            place = functools.reduce(
+                lambda inner, table: inner.setdefault(table, {}), tables, values
+            )
+            place[key] = list(value) if isinstance(value, tuple) else value
+    for override in overrides:
+        set_value(values, override)
+    return build_config(cls, values)
 
 
 def echo_result(result: dict[str, Any], *, as_json: bool, quiet: bool, lines: list[str]) -> None:

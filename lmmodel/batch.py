@@ -55,9 +55,7 @@ class Batch:
 
     def _map(self, function: object) -> Batch:
         assert callable(function)
-        values = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Batch(
             **{
                 name: function(value) if isinstance(value, Tensor) else value

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file atomically: temporary name, fsync, rename."""
-    on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    on_cpu = {name: _own_memory(tensor.detach().cpu()) for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.partial")
     save_file(on_cpu, temporary, metadata=dict(metadata or {"format": "pt"}))
     _finish(temporary, path)
@@ -158,36 +158,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def flatten_optimizers(
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the state of optimizers as named tensors and JSON values.
-
-    Learning rates and other settings are left out: they follow from the configuration and the step.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    values: dict[str, Any] = {}
-    for number, optimizer in enumerate(optimizers):
-        for key, entries in optimizer.state_dict()["state"].items():
-            for name, value in entries.items():
-                holder = tensors if isinstance(value, torch.Tensor) else values
-                holder[f"{number}.{key}.{name}"] = value
-    return tensors, values
-
-
-def restore_optimizers(
-    optimizers: Sequence[torch.optim.Optimizer],
-    tensors: Mapping[str, torch.Tensor],
-    values: Mapping[str, Any],
-) -> None:
-    """Put a state of `flatten_optimizers` back, in place."""
-    states: list[dict[Any, dict[str, Any]]] = [{} for _ in optimizers]
-    for address, value in {**tensors, **values}.items():
-        number, key, name = address.split(".", 2)
-        states[int(number)].setdefault(int(key), {})[name] = value
-    for optimizer, state in zip(optimizers, states, strict=True):
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _own_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor alone in its memory: safetensors refuses views of a shared one."""
+    is_alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor.contiguous() if is_alone else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _match(path: Path) -> re.Match[str] | None:

@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -63,7 +64,9 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
+def resolve_precision(
+    name: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> Literal["fp32", "bf16"]:
     """Return "fp32" or "bf16"; "auto" is bf16 where the device multiplies it in hardware."""
     if name != "auto":
         return name

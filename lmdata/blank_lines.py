@@ -1,0 +1,156 @@
+"""White space, blank lines and what lies between them, over UTF-8 bytes (Numba, pure)."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@numba.njit(cache=True, nogil=True)
+def white_width(text: U8, at: int, stop: int) -> int:
+    """Return the length in bytes of the white-space character at `at`, 0 if it is another one.
+
+    White space is what `str.isspace` says. Source: Unicode White_Space and U+001C..U+001F.
+    """
+    byte = text[at]
+    if byte < 0x80:
+        return 1 if byte == 0x20 or 0x09 <= byte <= 0x0D or 0x1C <= byte <= 0x1F else 0
+    if byte == 0xC2 and at + 1 < stop:
+        return 2 if text[at + 1] == 0x85 or text[at + 1] == 0xA0 else 0
+    if not 0xE1 <= byte <= 0xE3 or at + 2 >= stop:
+        return 0
+    point = ((byte & 0x0F) << 12) | ((text[at + 1] & 0x3F) << 6) | (text[at + 2] & 0x3F)
+    is_white = 0x2000 <= point <= 0x200A or point in (
+        0x1680,
+        0x2028,
+        0x2029,
+        0x202F,
+        0x205F,
+        0x3000,
+    )
+    return 3 if is_white else 0
+
+
+@numba.njit(cache=True, nogil=True)
+def is_blank(text: U8, start: int, stop: int) -> bool:
+    """Return whether text[start:stop] is white space only."""
+    while start < stop:
+        width = white_width(text, start, stop)
+        if width == 0:
+            return False
+        start += width
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def find_last_blank(block: U8) -> int:
+    """Return the end of the last blank line between two line feeds, 0 if there is none."""
+    stop = -1
+    for at in range(len(block) - 1, -1, -1):
+        if block[at] == 10:
+            if stop >= 0 and is_blank(block, at + 1, stop):
+                return stop + 1
+            stop = at
+    return 0
+
+
+@numba.njit(cache=True, nogil=True)
+def find_blank_documents(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> Bools:
+    r"""Return which documents are white space only, bool array (D,).
+
+    Example:
+        >>> find_blank_documents(np.frombuffer(b"a \n", np.uint8), np.array([0, 1, 1, 3])).tolist()
+        [False, True, True]
+    """
+    blank = np.empty(len(offsets) - 1, np.bool_)
+    for row in range(len(blank)):
+        blank[row] = is_blank(text, offsets[row], offsets[row + 1])
+    return blank
+
+
+@numba.njit(cache=True, nogil=True)
+def find_after_blank(
+    block: npt.NDArray[np.uint8], is_blank_so_far: bool, is_last: bool
+) -> tuple[int, bool, int]:
+    """Return the end of the first blank line (or -1), the state, and how much was judged."""
+    at = 0
+    while at < len(block):
+        byte = block[at]
+        if byte == 10 or byte == 13:
+            if byte == 13 and at + 1 == len(block) and not is_last:
+                return -1, is_blank_so_far, at
+            at += 2 if byte == 13 and at + 1 < len(block) and block[at + 1] == 10 else 1
+            if is_blank_so_far:
+                return at, True, at
+            is_blank_so_far = True
+        elif not is_blank_so_far:
+            at += 1
+        elif byte >= 0x80 and at + 3 > len(block) and not is_last:
+            return -1, is_blank_so_far, at
+        else:
+            width = white_width(block, at, len(block))
+            is_blank_so_far = width > 0
+            at += max(width, 1)
+    return -1, is_blank_so_far, at
+
+
+@numba.njit(cache=True, nogil=True)
+def copy_lines(block: U8, text: U8, offsets: I64) -> int:
+    """Copy a block without its line feeds, note where each line ends; return the length.
+
+    Args:
+        block: uint8 array (N,)
+        text: uint8 array (N,), written
+        offsets: int64 array (L + 1,) of zeros, written; L is `count_lines(block)`
+    """
+    written = 0
+    line = 0
+    for byte in block:
+        if byte == 10:
+            line += 1
+            offsets[line] = written
+        else:
+            text[written] = byte
+            written += 1
+    offsets[-1] = written
+    return written
+
+
+@numba.njit(cache=True, nogil=True)
+def copy_paragraphs(block: U8, text: U8, offsets: I64, positions: I64) -> int:
+    """Copy what lies between blank lines, without its last line feed; return how many there are.
+
+    Args:
+        block: uint8 array (N,)
+        text: uint8 array (N,), written
+        offsets: int64 array (L + 1,) of zeros, written; L is `count_lines(block)`
+        positions: int64 array (L,), written: the line at which each one begins
+    """
+    written = 0
+    count = 0
+    is_open = False
+    start = 0
+    for line in range(len(positions)):
+        stop = start
+        while stop < len(block) and block[stop] != 10:
+            stop += 1
+        if is_blank(block, start, stop):
+            is_open = False
+        else:
+            if is_open:
+                text[written] = 10
+                written += 1
+            else:
+                positions[count] = line
+                count += 1
+                is_open = True
+            text[written : written + stop - start] = block[start:stop]
+            written += stop - start
+            offsets[count] = written
+        start = stop + 1
+    return count

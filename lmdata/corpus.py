@@ -1,0 +1,170 @@
+"""Files of any supported kind -> documents, in batches of bounded size.
+
+What a reader promises, whatever the format (the conservation law that the ledger sums):
+
+    documents found = documents out + sum of `dropped`
+    bytes found     = bytes out     + sum of `dropped_bytes`
+
+The unit is a byte of document text, in UTF-8, after decoding, without byte-order mark, with LF for
+CRLF and CR in .txt, .csv and .tsv. A document is a file, a line without its line feed, the lines
+between blank lines without the last line feed, a JSON field after unescaping, or a table cell. A
+record that yields no text (broken JSON, a missing field, a wrong type) counts with the bytes of
+its line; a null counts with 0. An empty file is one document of 0 bytes, dropped as `empty`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lmdata.blank_lines import find_blank_documents
+from lmdata.ranges import align_offset, is_splittable, split_source
+from lmdata.readers import read_records
+from lmdata.records import Job, Records, Rejections, lengths_to_offsets
+from lmdata.sources import CorpusConfig, Source, Survey, find_sources, survey_sources
+from lmdata.streams import is_utf8
+
+__all__ = [
+    "CorpusConfig",
+    "Documents",
+    "Source",
+    "Survey",
+    "find_sources",
+    "read_documents",
+    "split_source",
+    "survey_sources",
+]
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """One batch of documents of one source."""
+
+    text: npt.NDArray[np.uint8]
+    """uint8 array (N,): UTF-8 of all documents, concatenated without separators."""
+
+    offsets: npt.NDArray[np.int64]
+    """int64 array (D + 1,): where each document lies in `text`."""
+
+    positions: npt.NDArray[np.uint64]
+    """uint64 array (D,): 0-based line or record of the range at which each one begins."""
+
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Reason -> documents left out since the last batch."""
+
+    dropped_bytes: dict[str, int] = field(default_factory=dict)
+    """Reason -> bytes of these documents."""
+
+    num_records: int = 0
+    """Lines or records consumed since the last batch."""
+
+    num_source_bytes: int = 0
+    """Bytes of the file, as stored, read since the last batch: for progress, not exact at cuts."""
+
+
+def read_documents(
+    source: Source,
+    config: CorpusConfig,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    batch_bytes: int = 8 << 20,
+) -> Iterator[Documents]:
+    """Yield the documents that begin in the bytes [start, stop) of a source, in batches.
+
+    Batches hold about `batch_bytes`, more where one document is longer. Peak memory is about four
+    times the larger of `batch_bytes` and the longest document. With `errors = "skip"`, a damaged
+    compressed file gives the whole documents before the damage; the cut one is dropped.
+
+    Raises:
+        CorpusError: the source can't be read, decoded or parsed; the text names file and place
+        ValueError: a range of a source that can't be split
+    """
+    if not is_splittable(source, config) and (start or stop not in (None, source.size_bytes)):
+        raise ValueError(f"{source} can't be read in ranges, got [{start}, {stop})")
+    if source.format != "parquet" and is_splittable(source, config):
+        start = align_offset(source, config, start)
+        stop = source.size_bytes if stop is None else align_offset(source, config, stop)
+    job = Job(source, config, start, stop, batch_bytes, Rejections(config.errors == "skip"))
+    for records in read_records(job):
+        yield _clean(job, records)
+    dropped, dropped_bytes = job.rejections.take()
+    if dropped:
+        empty = np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.uint64)
+        yield Documents(*empty, dropped, dropped_bytes)
+
+
+def _clean(job: Job, records: Records) -> Documents:
+    """Return the records that are documents: valid UTF-8, not blank, not too large."""
+    text, offsets = records.text, records.offsets
+    if job.config.errors == "skip" or job.source.format in ("parquet", "arrow"):
+        text, offsets, keep = _check_utf8(job, text, offsets, records.positions)
+    else:
+        keep = np.ones(len(offsets) - 1, np.bool_)
+    lengths = np.diff(offsets)
+    for row in np.flatnonzero(keep & (lengths > job.config.max_document_bytes)).tolist():
+        where = f"{job.source} document {records.positions[row]}"
+        message = job.too_large(where, int(lengths[row]))
+        job.rejections.reject("too-large", int(lengths[row]), message)
+        keep[row] = False
+    blank = keep & find_blank_documents(text, offsets)
+    if blank.any():
+        job.rejections.add("empty", int(blank.sum()), int(lengths[blank].sum()))
+        keep &= ~blank
+    if not keep.all():
+        text, offsets = take_documents(text, offsets, keep)
+    return Documents(
+        text,
+        offsets,
+        records.positions[keep].astype(np.uint64),
+        *job.rejections.take(),
+        records.num_records,
+        records.num_source_bytes,
+    )
+
+
+def _check_utf8(
+    job: Job,
+    text: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], Bools]:
+    """Return text, offsets and which documents are UTF-8, or raise, as `errors` says."""
+    keep = np.ones(len(offsets) - 1, np.bool_)
+    if is_utf8(text, offsets):
+        return text, offsets, keep
+    documents = [text[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
+    for row, document in enumerate(documents):
+        if is_utf8(document):
+            continue
+        if job.config.errors == "replace":
+            documents[row] = document.decode("utf-8", "replace").encode()
+            continue
+        message = f"{job.source} document {positions[row]} is not UTF-8; take --errors replace"
+        job.rejections.reject("not-utf-8", len(document), message)
+        keep[row] = False
+    lengths = np.fromiter(map(len, documents), np.int64, len(documents))
+    joined = np.frombuffer(b"".join(documents), np.uint8)
+    return joined, lengths_to_offsets(lengths), keep
+
+
+def take_documents(
+    text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], keep: Bools
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return text and offsets of the documents that `keep` marks.
+
+    Example:
+        >>> text = np.frombuffer(b"abc", np.uint8)
+        >>> taken, offsets = take_documents(text, np.array([0, 1, 2, 3]), np.array([1, 0, 1], bool))
+        >>> taken.tobytes(), offsets.tolist()
+        (b'ac', [0, 1, 2])
+    """
+    lengths = np.diff(offsets)
+    taken = text if not lengths[~keep].any() else text[np.repeat(keep, lengths)]
+    return taken, lengths_to_offsets(lengths[keep])

@@ -1,0 +1,296 @@
+"""Opening what was built: memory-mapped, verified, refused in one clear line if it is not whole.
+
+Arrays are views on the memory map: opening a store of any size takes milliseconds and no memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lmdata.batch import ExampleBatch
+from lmdata.errors import IntegrityError, MismatchError
+from lmdata.schema import (
+    TOKENIZER_FOLDER,
+    Kind,
+    Manifest,
+    read_manifest,
+)
+from lmdata.shards import Verify, read_batches
+from lmdata.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class StoreBlock:
+    """One record batch of a token store: d documents, t tokens, s sentences; views, not copies."""
+
+    first_row: int  # row, within the split, of the first document
+    ids: np.ndarray  # uint16 | uint32 (t,)
+    id_offsets: np.ndarray  # int64 (d+1,)  into ids
+    sentence_lengths: np.ndarray  # uint32 (s,)
+    sentence_offsets: np.ndarray  # int32 (d+1,)  into sentence_lengths
+    positions: np.ndarray  # uint64 (d,)  line or record in the source
+    source_codes: np.ndarray  # int32 (d,)  into source_names
+    source_names: pa.Array  # string
+
+    @property
+    def num_documents(self) -> int:
+        """The documents of this block."""
+        return len(self.positions)
+
+
+@dataclass(frozen=True)
+class _ExampleBlock:
+    """One record batch of example shards; views, not copies."""
+
+    first_row: int
+    columns: dict[str, np.ndarray]  # (rows,) or, for lists, all values
+    offsets: dict[str, np.ndarray]  # int32 (rows+1,) for each list column
+
+
+class TokenStore:
+    """Every document of one split, once, as ids and sentence lengths; made by `open_store`."""
+
+    def __init__(
+        self, manifest: Manifest, tokenizer: Tokenizer, split: str, blocks: tuple[StoreBlock, ...]
+    ) -> None:
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.split = split
+        self.blocks = blocks
+        self.num_documents = sum(block.num_documents for block in blocks)
+        self.num_tokens = sum(len(block.ids) for block in blocks)
+        self.num_sentences = sum(len(block.sentence_lengths) for block in blocks)
+        self._first_rows = np.array([block.first_row for block in blocks], np.int64)
+
+    def __len__(self) -> int:
+        return self.num_documents
+
+    def document(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids (t,) and sentence lengths (s,) of a document.
+
+        Raises:
+            IndexError: no such row in this split
+        """
+        block, index = self._locate(row)
+        first, last = block.id_offsets[index : index + 2]
+        begin, end = block.sentence_offsets[index : index + 2]
+        return block.ids[first:last], block.sentence_lengths[begin:end]
+
+    def provenance(self, row: int) -> tuple[str, int]:
+        """Return the source file of a document and its line or record there, from 0.
+
+        Raises:
+            IndexError: no such row in this split
+        """
+        block, index = self._locate(row)
+        name = block.source_names[int(block.source_codes[index])].as_py()
+        return name, int(block.positions[index])
+
+    def _locate(self, row: int) -> tuple[StoreBlock, int]:
+        if not 0 <= row < self.num_documents:
+            raise IndexError(f"row {row} of split {self.split}: it has {self.num_documents} rows")
+        block = self.blocks[int(np.searchsorted(self._first_rows, row, side="right")) - 1]
+        return block, row - block.first_row
+
+
+class ExampleSet:
+    """Frozen examples of one split, read by row number; made by `open_examples`."""
+
+    def __init__(
+        self, manifest: Manifest, tokenizer: Tokenizer, split: str, blocks: list[_ExampleBlock]
+    ) -> None:
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.split = split
+        self.num_examples = manifest.num_rows(split)
+        self._blocks = blocks
+        self._first_rows = np.array([block.first_row for block in blocks], np.int64)
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def rows(self, indices: np.ndarray) -> ExampleBatch:
+        """Return the examples at the rows `indices` (B,), in that order, repeats allowed.
+
+        Raises:
+            IndexError: a row that is not in this split
+        """
+        rows = np.asarray(indices, np.int64)
+        outside = rows[(rows < 0) | (rows >= self.num_examples)]
+        if len(outside):
+            raise IndexError(
+                f"row {outside[0]} of split {self.split}: it has {self.num_examples} examples"
+            )
+        places = np.searchsorted(self._first_rows, rows, side="right") - 1  # (B,) block of each
+        picked = [
+            (self._blocks[place], np.flatnonzero(places == place)) for place in np.unique(places)
+        ]
+        ids, offsets = _gather_lists(picked, rows, "input_ids")
+        positions, mask_offsets = _gather_lists(picked, rows, "masked_positions")
+        return ExampleBatch(
+            input_ids=ids,
+            offsets=offsets,
+            token_type_ids=_gather_lists(picked, rows, "token_type_ids")[0],
+            masked_positions=positions,
+            mask_offsets=mask_offsets,
+            masked_labels=_gather_lists(picked, rows, "masked_labels")[0],
+            next_sentence_label=_gather_values(picked, rows, "next_sentence_label"),
+            document_a=_gather_values(picked, rows, "document_a"),
+            document_b=_gather_values(picked, rows, "document_b"),
+            duplicate=_gather_values(picked, rows, "duplicate"),
+            segment_lengths=np.diff(offsets).astype(np.int32),
+            segment_offsets=np.arange(len(rows) + 1),
+        )
+
+
+_Picked = list[tuple[_ExampleBlock, np.ndarray]]  # blocks and, of each, places in the answer
+
+_EMPTY_TYPES = {"next_sentence_label": np.int8, "duplicate": np.uint16}
+
+
+def _gather_values(picked: _Picked, rows: np.ndarray, name: str) -> np.ndarray:
+    """One value a row: (B,)."""
+    dtype = picked[0][0].columns[name].dtype if picked else _EMPTY_TYPES.get(name, np.uint64)
+    values = np.empty(len(rows), dtype)
+    for block, places in picked:
+        values[places] = block.columns[name][rows[places] - block.first_row]
+    return values
+
+
+def _gather_lists(picked: _Picked, rows: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """One list a row: all values, and int64 offsets (B+1,)."""
+    lengths = np.zeros(len(rows), np.int64)
+    for block, places in picked:
+        local = rows[places] - block.first_row
+        lengths[places] = block.offsets[name][local + 1] - block.offsets[name][local]
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    dtype = picked[0][0].columns[name].dtype if picked else np.dtype(np.uint16)
+    values = np.empty(offsets[-1], dtype)
+    for block, places in picked:
+        begins = block.offsets[name][rows[places] - block.first_row].astype(np.int64)
+        source = _ranges(begins, lengths[places])
+        values[_ranges(offsets[places], lengths[places])] = block.columns[name][source]
+    return values, offsets
+
+
+def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the integers of several ranges, one after the other.
+
+    Example:
+        >>> _ranges(np.array([5, 0]), np.array([2, 3]))
+        array([5, 6, 0, 1, 2])
+    """
+    ends = np.cumsum(lengths)
+    shift = np.repeat(begins - (ends - lengths), lengths)
+    return np.asarray(np.arange(len(shift)) + shift)
+
+
+def open_store(
+    path: Path | str, split: str = "train", *,
+    tokenizer: Tokenizer | None = None, verify: Verify = "sizes",
+) -> TokenStore:  # fmt: skip
+    """Return a split of a token store, checked and memory-mapped.
+
+    Args:
+        path: the folder that `lmdata tokenize` wrote
+        split: "train", "validation" or "test"
+        tokenizer: refuse the store unless this one made it
+        verify: "hashes" reads every byte of the split; "sizes" only looks at the files' sizes
+
+    Raises:
+        IntegrityError: unfinished, or a file is missing, truncated, swapped or altered
+        VersionError: written by a newer format version
+        MismatchError: made with another tokenizer, another kind of dataset, or no such split
+    """
+    folder = Path(path)
+    manifest, own_tokenizer = _open_dataset(folder, "tokens", split, tokenizer)
+    batches = read_batches(folder, manifest, split, verify=verify)
+    blocks = tuple(_store_block(row, batch) for row, batch in batches)
+    return TokenStore(manifest, own_tokenizer, split, blocks)
+
+
+def open_examples(
+    path: Path | str, split: str = "train", *,
+    tokenizer: Tokenizer | None = None, verify: Verify = "sizes",
+) -> ExampleSet:  # fmt: skip
+    """Return a split of example shards, checked and memory-mapped; arguments as `open_store`.
+
+    Raises:
+        IntegrityError: unfinished, or a file is missing, truncated, swapped or altered
+        VersionError: written by a newer format version
+        MismatchError: made with another tokenizer, another kind of dataset, or no such split
+    """
+    folder = Path(path)
+    manifest, own_tokenizer = _open_dataset(folder, "examples", split, tokenizer)
+    batches = read_batches(folder, manifest, split, verify=verify)
+    blocks = [_example_block(row, batch) for row, batch in batches]
+    return ExampleSet(manifest, own_tokenizer, split, blocks)
+
+
+def _open_dataset(
+    folder: Path, kind: Kind, split: str, tokenizer: Tokenizer | None
+) -> tuple[Manifest, Tokenizer]:
+    manifest = read_manifest(folder)
+    if manifest.kind != kind:
+        maker = {"tokens": "lmdata tokenize", "examples": "lmdata mask"}
+        raise MismatchError(
+            f"{folder} holds {manifest.kind}, not {kind}: give a folder made by `{maker[kind]}`"
+        )
+    if split not in manifest.splits:
+        raise MismatchError(
+            f"{folder} has no split {split!r}, it has {', '.join(sorted(manifest.splits))}"
+        )
+    if tokenizer is not None and tokenizer.hash != manifest.tokenizer.hash:
+        raise MismatchError(
+            f"{folder} was made with tokenizer {manifest.tokenizer.hash}, the one given is "
+            f"{tokenizer.hash}: use {folder / TOKENIZER_FOLDER}, or build {folder} again"
+        )
+    return manifest, _own_tokenizer(folder, manifest)
+
+
+def _own_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
+    path = folder / TOKENIZER_FOLDER
+    if not path.is_dir():
+        raise IntegrityError(f"{path} is missing: restore it, or build {folder} again")
+    tokenizer = load_tokenizer(path)
+    if tokenizer.hash != manifest.tokenizer.hash:
+        raise MismatchError(
+            f"{path} has hash {tokenizer.hash}, but {folder} was made with "
+            f"{manifest.tokenizer.hash}: restore that tokenizer, or build {folder} again"
+        )
+    return tokenizer
+
+
+def _store_block(first_row: int, batch: pa.RecordBatch) -> StoreBlock:
+    ids, lengths = batch.column("input_ids"), batch.column("sentence_lengths")
+    sources = batch.column("source")
+    return StoreBlock(
+        first_row=first_row,
+        ids=_view(ids.values),
+        id_offsets=_view(ids.offsets),
+        sentence_lengths=_view(lengths.values),
+        sentence_offsets=_view(lengths.offsets),
+        positions=_view(batch.column("position")),
+        source_codes=_view(sources.indices),
+        source_names=sources.dictionary,
+    )
+
+
+def _example_block(first_row: int, batch: pa.RecordBatch) -> _ExampleBlock:
+    columns, offsets = {}, {}
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if pa.types.is_list(field.type):
+            columns[field.name] = _view(column.values)
+            offsets[field.name] = _view(column.offsets)
+        else:
+            columns[field.name] = _view(column.fill_null(-1) if column.null_count else column)
+    return _ExampleBlock(first_row, columns, offsets)
+
+
+def _view(array: pa.Array) -> np.ndarray[Any, Any]:
+    return np.asarray(array.to_numpy(zero_copy_only=True))

@@ -1,0 +1,199 @@
+"""What examples are made of, as data: a view of the documents and a corruption of the ids."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+PAIR_VIEWS = ("nsp", "sop")
+VIEWS = (*PAIR_VIEWS, "single", "packed")
+CORRUPTIONS = ("token", "whole-word", "span", "ngram", "none")
+COUNTS = ("exact", "bernoulli")
+COVERAGES = ("independent", "balanced")
+COMPATIBLE = ("bert",)
+MIN_SEQ_LENGTH = 8
+MAX_SEQ_LENGTH = 65_535
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How examples are made from a token store.
+
+    Attributes:
+        view: "nsp" (pairs, half from another document), "sop" (neighbours, half swapped),
+            "single" (one segment of whole sentences), "packed" (segments laid into full rows)
+        corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT) or "none"
+        max_seq_length: tokens of the longest example, specials included, 8 to 65,535
+        mlm_probability: share of the tokens to predict, in (0, 1), or (start, end) of a straight
+            line over the training progress
+        max_predictions: most masked tokens of an example; by default
+            ceil(max_seq_length * mlm_probability); exact count only
+        count: "exact" (BERT: k positions an example) or "bernoulli" (each by itself)
+        mask_proportion: share of the masked tokens that become [MASK]
+        random_proportion: share that becomes a random piece
+        keep_proportion: share that stays; the three sum to 1
+        short_seq_prob: share of the documents with a shorter target length, in [0, 1]; pairs only,
+            by default 0.1
+        duplicates: passes over the documents within one epoch, 1 to 65,535
+        balance_nsp: lower the share of random pairs, above a half by BERT's rules, to a half
+        coverage: "independent" epochs, or "balanced": every token is masked once in about
+            1 / mlm_probability epochs; single and packed views with token corruption only
+        compat: "bert" for the script's own choices (FIDELITY.md, rules 10, 15, 18, 19)
+        shuffle: examples in a random order, another one each epoch
+    """
+
+    view: str = "nsp"
+    corruption: str = "token"
+    max_seq_length: int = 128
+    mlm_probability: float | tuple[float, float] = 0.15
+    max_predictions: int | None = None
+    count: str = "exact"
+    mask_proportion: float = 0.8
+    random_proportion: float = 0.1
+    keep_proportion: float = 0.1
+    short_seq_prob: float | None = None
+    duplicates: int = 1
+    balance_nsp: bool = False
+    coverage: str = "independent"
+    compat: str | None = None
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that are out of range or would have no effect."""
+        _check_choices(self)
+        _check_lengths(self)
+        _check_rates(self)
+        _check_effect(self)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether examples have two segments and a label that relates them."""
+        return self.view in PAIR_VIEWS
+
+    @property
+    def short_probability(self) -> float:
+        """Share of the documents with a shorter target length, the default resolved."""
+        if self.short_seq_prob is not None:
+            return self.short_seq_prob
+        return 0.1 if self.has_pairs else 0.0
+
+    @property
+    def highest_rate(self) -> float:
+        """The largest `mlm_probability` of the training."""
+        rate = self.mlm_probability
+        return max(rate) if isinstance(rate, tuple) else rate
+
+    @property
+    def most_predictions(self) -> int:
+        """Largest number of masked tokens of an example with an exact count.
+
+        Example:
+            >>> Recipe().most_predictions, Recipe(max_predictions=7).most_predictions
+            (20, 7)
+        """
+        if self.max_predictions is not None:
+            return self.max_predictions
+        return math.ceil(self.max_seq_length * self.highest_rate - 1e-9)
+
+    def rate_at(self, progress: float) -> float:
+        """Return the mask rate at a training progress in [0, 1].
+
+        Raises:
+            ValueError: the progress is outside [0, 1]
+
+        Example:
+            >>> Recipe(mlm_probability=(0.30, 0.15)).rate_at(0.5)
+            0.225
+        """
+        if not 0.0 <= progress <= 1.0:
+            raise ValueError(f"progress must be in [0, 1], got {progress}")
+        if not isinstance(self.mlm_probability, tuple):
+            return self.mlm_probability
+        start, end = self.mlm_probability
+        return start + (end - start) * progress
+
+
+def _check_choices(recipe: Recipe) -> None:
+    for name, allowed in (
+        ("view", VIEWS),
+        ("corruption", CORRUPTIONS),
+        ("count", COUNTS),
+        ("coverage", COVERAGES),
+        ("compat", (None, *COMPATIBLE)),
+    ):
+        value = getattr(recipe, name)
+        if value not in allowed:
+            choices = ", ".join(str(choice) for choice in allowed)
+            raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def _check_lengths(recipe: Recipe) -> None:
+    if not MIN_SEQ_LENGTH <= recipe.max_seq_length <= MAX_SEQ_LENGTH:
+        raise ValueError(
+            f"max_seq_length must be in [{MIN_SEQ_LENGTH}, {MAX_SEQ_LENGTH}], "
+            f"got {recipe.max_seq_length}"
+        )
+    if not 1 <= recipe.duplicates <= 65_535:
+        raise ValueError(f"duplicates must be in [1, 65535], got {recipe.duplicates}")
+    if recipe.max_predictions is not None and recipe.max_predictions < 1:
+        raise ValueError(f"max_predictions must be at least 1, got {recipe.max_predictions}")
+
+
+def _check_rates(recipe: Recipe) -> None:
+    rate = recipe.mlm_probability
+    rates = rate if isinstance(rate, tuple) else (rate,)
+    if isinstance(rate, tuple) and len(rate) != 2:
+        raise ValueError(f"mlm_probability must be a number or (start, end), got {rate}")
+    if not all(0.0 < value < 1.0 for value in rates):
+        raise ValueError(f"mlm_probability must be in (0, 1), got {rate}")
+    proportions = (recipe.mask_proportion, recipe.random_proportion, recipe.keep_proportion)
+    if min(proportions) < 0 or abs(sum(proportions) - 1) > 1e-6:
+        raise ValueError(
+            "mask_proportion, random_proportion and keep_proportion must be at least 0 and sum "
+            f"to 1, got {proportions}"
+        )
+    if recipe.short_seq_prob is not None and not 0.0 <= recipe.short_seq_prob <= 1.0:
+        raise ValueError(f"short_seq_prob must be in [0, 1], got {recipe.short_seq_prob}")
+
+
+def _check_effect(recipe: Recipe) -> None:
+    """Refuse a setting that the chosen view or corruption does not use."""
+    view, corruption = recipe.view, recipe.corruption
+    spans = corruption in ("span", "ngram")
+    default = Recipe.__dataclass_fields__
+    unused = {
+        "short_seq_prob": not recipe.has_pairs and recipe.short_seq_prob is not None,
+        "balance_nsp": recipe.balance_nsp and view != "nsp",
+        "compat": recipe.compat is not None and view != "nsp",
+        "max_predictions": recipe.max_predictions is not None
+        and (corruption == "none" or recipe.count == "bernoulli"),
+        "count": recipe.count == "bernoulli" and (spans or corruption == "none"),
+        "mlm_probability": corruption == "none"
+        and recipe.mlm_probability != default["mlm_probability"].default,
+        "mask_proportion": corruption == "none"
+        and recipe.mask_proportion != default["mask_proportion"].default,
+        "coverage": recipe.coverage == "balanced"
+        and (recipe.has_pairs or corruption != "token" or recipe.count != "exact"),
+    }
+    for name, is_unused in unused.items():
+        if is_unused:
+            raise ValueError(
+                f"{name}={getattr(recipe, name)} has no effect with view={view}, "
+                f"corruption={corruption}, count={recipe.count}: leave it out"
+            )
+    if recipe.compat == "bert" and recipe.balance_nsp:
+        raise ValueError("balance_nsp=True contradicts compat=bert, which has no such choice")
+    if recipe.compat == "bert" and recipe.count != "exact":
+        raise ValueError(f"compat=bert masks an exact count, got count={recipe.count}")
+    if recipe.corruption == "none" and recipe.has_pairs:
+        raise ValueError(f"corruption=none needs view single or packed, got view={view}")
+
+
+RECIPES: dict[str, Recipe] = {
+    "bert": Recipe(view="nsp", corruption="token", max_seq_length=128, duplicates=10),
+    "roberta": Recipe(view="packed", corruption="token", max_seq_length=512, count="bernoulli"),
+    "albert": Recipe(view="sop", corruption="ngram", max_seq_length=512),
+    "spanbert": Recipe(view="single", corruption="span", max_seq_length=512),
+}
+"""What the papers did, as near as it is data: BERT (Devlin et al., 2018), RoBERTa (Liu et al.,
+2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019)."""

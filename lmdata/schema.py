@@ -1,0 +1,284 @@
+"""What a dataset on disk promises: Arrow schemas, manifest, ledger, format version.
+
+`docs/file-format.md` is the specification in words; this module is the same in code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from lmdata import __version__
+from lmdata.batch import ExampleBatch as ExampleBatch
+from lmdata.config import build_config, config_to_dict
+from lmdata.errors import ConfigError, IntegrityError, VersionError
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation", "test")
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+BUILD_FOLDER = ".build"
+
+Kind = Literal["tokens", "examples"]
+
+
+def token_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
+    """Return the Arrow schema of a token store, one row a document.
+
+    Args:
+        id_dtype: uint16 or uint32
+
+    Example:
+        >>> str(token_schema(np.dtype(np.uint16)).field("input_ids").type.value_type)
+        'uint16'
+    """
+    return pa.schema(
+        [
+            pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("position", pa.uint64(), nullable=False),
+            pa.field("input_ids", pa.large_list(_item(id_dtype)), nullable=False),
+            pa.field("sentence_lengths", pa.list_(_item(np.dtype(np.uint32))), nullable=False),
+        ]
+    )
+
+
+def example_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
+    """Return the Arrow schema of example shards, one row an example.
+
+    Args:
+        id_dtype: uint16 or uint32
+
+    Example:
+        >>> example_schema(np.dtype(np.uint32)).field("next_sentence_label").nullable
+        True
+    """
+    return pa.schema(
+        [
+            pa.field("input_ids", pa.list_(_item(id_dtype)), nullable=False),
+            pa.field("token_type_ids", pa.list_(_item(np.dtype(np.uint8))), nullable=False),
+            pa.field("masked_positions", pa.list_(_item(np.dtype(np.uint16))), nullable=False),
+            pa.field("masked_labels", pa.list_(_item(id_dtype)), nullable=False),
+            pa.field("next_sentence_label", pa.int8(), nullable=True),
+            pa.field("document_a", pa.uint64(), nullable=False),
+            pa.field("document_b", pa.uint64(), nullable=False),
+            pa.field("duplicate", pa.uint16(), nullable=False),
+        ]
+    )
+
+
+def dataset_schema(kind: Kind, id_dtype: np.dtype[Any]) -> pa.Schema:
+    """Return the Arrow schema of a kind of dataset."""
+    return token_schema(id_dtype) if kind == "tokens" else example_schema(id_dtype)
+
+
+def _item(dtype: np.dtype[Any]) -> pa.Field:
+    return pa.field("item", pa.from_numpy_dtype(dtype), nullable=False)
+
+
+def smallest_id_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the narrowest type that holds every id of a vocabulary.
+
+    Example:
+        >>> smallest_id_dtype(65536), smallest_id_dtype(65537)
+        (dtype('uint16'), dtype('uint32'))
+    """
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """Where an amount went: what was read equals what was written plus what was dropped."""
+
+    read: int
+    written: dict[str, int]  # split -> amount
+    dropped: dict[str, int]  # reason -> amount
+
+    @property
+    def total_written(self) -> int:
+        """The amount in all splits together."""
+        return sum(self.written.values())
+
+    @property
+    def total_dropped(self) -> int:
+        """The amount left out, for any reason."""
+        return sum(self.dropped.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """The conservation ledger of a build: a flow for each quantity (documents, bytes, tokens)."""
+
+    flows: dict[str, Flow]
+
+    def check(self) -> None:
+        """Raise unless every quantity balances.
+
+        Raises:
+            IntegrityError: read is not written + dropped for a quantity, which is a bug of ours
+
+        Example:
+            >>> flow = Flow(read=5, written={"train": 3}, dropped={"empty": 2})
+            >>> Ledger(flows={"documents": flow}).check()
+        """
+        for quantity, flow in self.flows.items():
+            if flow.read != flow.total_written + flow.total_dropped:
+                raise IntegrityError(
+                    f"the ledger does not balance: {flow.read} {quantity} read, but "
+                    f"{flow.total_written} written {flow.written} and "
+                    f"{flow.total_dropped} dropped {flow.dropped}; please report this"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerIdentity:
+    """Which tokenizer made the ids."""
+
+    hash: str  # xxh3_128, hexadecimal, of the canonical tokenizer.json
+    vocab_size: int
+    kind: str  # how it cuts: WordPiece, BPE, Unigram ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRecord:
+    """One input file; `documents` and `tokens` are what was written of it, where known."""
+
+    name: str
+    bytes: int
+    xxh3: str  # xxh3_128, hexadecimal, of the file's bytes as they lie on disk
+    documents: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """One Arrow file of a dataset."""
+
+    file: str
+    rows: int
+    tokens: int
+    bytes: int
+    xxh3: str  # xxh3_128, hexadecimal, of the file's bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that a dataset knows of itself; the same build gives the same bytes of JSON."""
+
+    kind: Kind
+    format_version: int
+    created_with: str  # package and version
+    configuration: dict[str, Any]
+    tokenizer: TokenizerIdentity
+    sources: tuple[SourceRecord, ...]
+    splits: dict[str, tuple[ShardRecord, ...]]
+    ledger: Ledger
+    notes: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """The xxh3_128 of the manifest's canonical JSON, hexadecimal."""
+        return xxhash.xxh3_128_hexdigest(to_json(self).encode())
+
+    def num_rows(self, split: str) -> int:
+        """The documents or examples of a split."""
+        return sum(shard.rows for shard in self.splits.get(split, ()))
+
+
+def to_json(value: Any) -> str:
+    """Return a dataclass as canonical JSON: sorted keys, ASCII, one line break at the end.
+
+    Example:
+        >>> print(to_json(TokenizerIdentity(hash="ab", vocab_size=5, kind="BPE")), end="")
+        {
+         "hash": "ab",
+         "kind": "BPE",
+         "vocab_size": 5
+        }
+    """
+    values = config_to_dict(value)
+    return json.dumps(_plain(values), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses inside dictionaries too become dictionaries."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(config_to_dict(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def parse_manifest(text: str, path: Path) -> Manifest:
+    """Return the manifest that a JSON text holds; `path` is for the messages.
+
+    Raises:
+        VersionError: a newer format version
+        IntegrityError: not a manifest, unknown or missing keys, a ledger that does not balance
+    """
+    values = parse_json_object(text, path)
+    version = values.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise VersionError(
+            f"{path} has format version {version}, lmdata {__version__} reads up to "
+            f"{FORMAT_VERSION}: upgrade lmdata, or build the dataset again"
+        )
+    try:
+        manifest = build_config(Manifest, values)
+    except ConfigError as error:
+        raise IntegrityError(
+            f"{path} is not a manifest: {error}; build the dataset again"
+        ) from error
+    manifest.ledger.check()
+    return manifest
+
+
+def parse_json_object(text: str, path: Path) -> dict[str, Any]:
+    """Return the object that a JSON text holds.
+
+    Raises:
+        IntegrityError: not JSON, or JSON of another type
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise IntegrityError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a dataset folder.
+
+    Raises:
+        IntegrityError: no such folder, an unfinished build, or a damaged manifest
+        VersionError: a newer format version
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IntegrityError(_why_no_manifest(folder)) from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise IntegrityError(f"can't read {path}: {error}") from error
+    return parse_manifest(text, path)
+
+
+def _why_no_manifest(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"no such dataset folder: {folder}; `lmdata tokenize` and `lmdata mask` make them"
+    if (folder / BUILD_FOLDER).is_dir():
+        return (
+            f"{folder} is an unfinished build (no {MANIFEST_NAME}): type the command that "
+            f"began it again to continue, or add --overwrite to start afresh"
+        )
+    return f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder?"

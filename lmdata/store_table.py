@@ -1,0 +1,202 @@
+"""A token store as a table of addresses that Numba kernels read without a copy.
+
+A store is many memory-mapped record batches. A kernel that serves any row of any batch needs all
+of them at once, so `StoreTable` holds where each batch's buffers lie, as plain integers. The
+`StoreArrays` that made the table keeps the buffers alive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from lmdata.errors import IntegrityError
+
+# One running token count is kept for each group of this many sentences: 8 bytes for 256.
+SENTENCE_GROUP = 256
+_GROUP_SHIFT = 8
+
+
+class Block(Protocol):
+    """What the table needs of one record batch of a store."""
+
+    first_row: int
+    ids: Any
+    id_offsets: Any
+    sentence_lengths: Any
+    sentence_offsets: Any
+
+
+class StoreTable(NamedTuple):
+    """Addresses of a store's buffers, one entry for each of its K blocks.
+
+    Attributes:
+        first_rows: int64 (K + 1,), the first document row of each block, then the number of rows
+        ids: int64 (K,), address of the ids, uint16 or uint32 (tokens,)
+        id_offsets: int64 (K,), address of int64 (rows + 1,)
+        sentence_lengths: int64 (K,), address of uint32 (sentences,)
+        sentence_offsets: int64 (K,), address of int32 or int64 (rows + 1,)
+        offset_bytes: int64 (K,), 4 or 8, the width of `sentence_offsets`
+        group_starts: int64 (K,), address of int64 (groups,): tokens before each group of sentences
+        first_tokens: int64 (K,), index in `ids` of the block's first token
+        first_sentences: int64 (K,), index in `sentence_lengths` of the block's first sentence
+    """
+
+    first_rows: np.ndarray
+    ids: np.ndarray
+    id_offsets: np.ndarray
+    sentence_lengths: np.ndarray
+    sentence_offsets: np.ndarray
+    offset_bytes: np.ndarray
+    group_starts: np.ndarray
+    first_tokens: np.ndarray
+    first_sentences: np.ndarray
+
+
+@dataclass(frozen=True)
+class StoreArrays:
+    """A `StoreTable` with the arrays it points into, and the totals of the store."""
+
+    table: StoreTable
+    num_documents: int
+    num_tokens: int
+    num_sentences: int
+    id_dtype: np.dtype[Any]
+    owners: tuple[Any, ...]
+
+
+def build_store_table(blocks: tuple[Block, ...]) -> StoreArrays:
+    """Return the table of a store's blocks.
+
+    Raises:
+        IntegrityError: the sentence lengths of a block do not sum to its number of tokens
+    """
+    groups = [_group_starts(block) for block in blocks]
+    first_rows = [block.first_row for block in blocks]
+    num_rows = first_rows[-1] + len(blocks[-1].id_offsets) - 1 if blocks else 0
+    table = StoreTable(
+        first_rows=np.array([*first_rows, num_rows], np.int64),
+        ids=_addresses([block.ids for block in blocks]),
+        id_offsets=_addresses([block.id_offsets for block in blocks]),
+        sentence_lengths=_addresses([block.sentence_lengths for block in blocks]),
+        sentence_offsets=_addresses([block.sentence_offsets for block in blocks]),
+        offset_bytes=np.array([block.sentence_offsets.itemsize for block in blocks], np.int64),
+        group_starts=_addresses(groups),
+        first_tokens=np.array([block.id_offsets[0] for block in blocks], np.int64),
+        first_sentences=np.array([block.sentence_offsets[0] for block in blocks], np.int64),
+    )
+    return StoreArrays(
+        table=table,
+        num_documents=num_rows,
+        num_tokens=sum(int(block.id_offsets[-1] - block.id_offsets[0]) for block in blocks),
+        num_sentences=sum(
+            int(block.sentence_offsets[-1] - block.sentence_offsets[0]) for block in blocks
+        ),
+        id_dtype=blocks[0].ids.dtype if blocks else np.dtype(np.uint16),
+        owners=(blocks, groups),
+    )
+
+
+def _addresses(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.array([array.ctypes.data for array in arrays], np.int64)
+
+
+def _group_starts(block: Block) -> np.ndarray:
+    first, last = int(block.sentence_offsets[0]), int(block.sentence_offsets[-1])
+    lengths = block.sentence_lengths[first:last]
+    num_tokens = int(block.id_offsets[-1] - block.id_offsets[0])
+    starts, total = _sum_groups(lengths)
+    if total != num_tokens:
+        raise IntegrityError(
+            f"the block of documents from row {block.first_row} has {num_tokens} tokens, but its "
+            f"sentence lengths sum to {total}: the store is damaged, tokenize again"
+        )
+    return starts  # type: ignore[no-any-return]
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_groups(lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    starts = np.zeros((len(lengths) >> _GROUP_SHIFT) + 1, np.int64)
+    total = 0
+    for index in range(len(lengths)):
+        if index & (SENTENCE_GROUP - 1) == 0:
+            starts[index >> _GROUP_SHIFT] = total
+        total += lengths[index]
+    if len(lengths) & (SENTENCE_GROUP - 1) == 0:
+        starts[len(lengths) >> _GROUP_SHIFT] = total
+    return starts, total
+
+
+@intrinsic
+def _pointer(typing_context, address, number_class):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return an address as a pointer to numbers of a class such as `np.uint32`."""
+    return _cast_to_pointer(types.CPointer(number_class.dtype), address, number_class)
+
+
+@intrinsic
+def _pointer_like(typing_context, address, array):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return an address as a pointer to numbers like those of `array`."""
+    return _cast_to_pointer(types.CPointer(array.dtype), address, array)
+
+
+def _cast_to_pointer(pointer: Any, *arguments: Any) -> tuple[Any, Any]:
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(pointer))
+
+    return pointer(*arguments), codegen
+
+
+
+@numba.njit(cache=True)
+def find_block(first_rows, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Return the block that holds a document row: `first_rows[block] <= row`, the last such."""
+    low, high = 0, len(first_rows) - 1
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if first_rows[middle] <= row:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@numba.njit(cache=True)
+def sentence_range(table, block, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Return the first sentence of a document and the one after its last, within its block."""
+    local = row - table.first_rows[block]
+    size = local + 2
+    if table.offset_bytes[block] == 4:
+        narrow = numba.carray(_pointer(table.sentence_offsets[block], np.int32), size)
+        return np.int64(narrow[local]), np.int64(narrow[local + 1])
+    wide = numba.carray(_pointer(table.sentence_offsets[block], np.int64), size)
+    return wide[local], wide[local + 1]
+
+
+@numba.njit(cache=True)
+def lengths_until(table, block, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Return the block's sentence lengths up to `stop`, uint32 (stop,), without a copy."""
+    return numba.carray(_pointer(table.sentence_lengths[block], np.uint32), stop)
+
+
+@numba.njit(cache=True)
+def ids_until(table, block, stop, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Return the block's ids up to `stop`, (stop,) of the dtype of `like`, without a copy."""
+    return numba.carray(_pointer_like(table.ids[block], like), stop)
+
+
+@numba.njit(cache=True)
+def token_start(table, block, sentence):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Return where in the block's ids a sentence begins, in at most 255 additions."""
+    first = table.first_sentences[block]
+    group = (sentence - first) >> _GROUP_SHIFT
+    starts = numba.carray(_pointer(table.group_starts[block], np.int64), group + 1)
+    lengths = lengths_until(table, block, sentence)
+    total = table.first_tokens[block] + starts[group]
+    for index in range(first + (group << _GROUP_SHIFT), sentence):
+        total += lengths[index]
+    return total

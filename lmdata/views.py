@@ -1,0 +1,352 @@
+"""What example i is: a view of a token store, computed, with random access.
+
+`lmdata mask` writes `view.examples(arange(len(view)))` and the trainer asks for the rows of a
+batch with a growing epoch: there is one implementation of an example. It depends on (store,
+recipe, seed, epoch, row, progress) and on nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.errors import DatasetError, TokenizerError
+from lmdata.layout import lay_pairs, lay_segments
+from lmdata.masking import MaskRules, mask_rules, mask_tokens
+from lmdata.order import check_rows, permute
+from lmdata.packing import PackingPlan, pack
+from lmdata.pairs import (
+    A_LENGTH,
+    A_ROW,
+    B_LENGTH,
+    B_ROW,
+    DUPLICATE,
+    LABEL,
+    NSP,
+    NUM_COLUMNS,
+    ORDINAL,
+    SINGLE,
+    SOP,
+    STATE_STRIDE,
+    ExampleIndex,
+    WalkRules,
+    count_documents,
+    find_pairs,
+    find_pieces,
+    index_pairs,
+    index_pieces,
+)
+from lmdata.recipes import RECIPES, Recipe
+from lmdata.rng import probability_word, stream_key
+from lmdata.store_table import Block, StoreArrays, build_store_table
+
+__all__ = ["NO_LABEL", "RECIPES", "ExampleBatch", "Recipe", "Store", "View", "view"]
+
+
+# Each pass corrects the share of random pairs for the lone sentences that the last one left.
+_BALANCE_PASSES = 4
+
+
+class Store(Protocol):
+    """What a view needs of a token store."""
+
+    @property
+    def blocks(self) -> Any:
+        """The record batches, each with the attributes of `store_table.Block`."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """With `special_ids`, `is_special` (V,), `continues_word` (V,)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The examples of one epoch; made by `view`.
+
+    Attributes:
+        recipe: what examples are
+        seed: of all draws
+        epoch: part of the address of all draws
+        notes: what a reader of the result should know, for the ledger
+    """
+
+    recipe: Recipe
+    seed: int
+    epoch: int
+    notes: dict[str, int | float | str]
+    _tokenizer: Any
+    _arrays: StoreArrays
+    _walk: WalkRules
+    _index: ExampleIndex
+    _plan: PackingPlan | None
+    _masks: MaskRules | None
+    _frame: tuple[int, int]
+    _num_examples: int
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return self._num_examples
+
+    def examples(self, rows: np.ndarray, *, progress: float = 0.0) -> ExampleBatch:
+        """Return the examples at some rows.
+
+        Args:
+            rows: int64 (B,), in [0, len(view)), in any order, also repeated
+            progress: of the training, 0 to 1; only a mask rate that changes uses it
+
+        Raises:
+            IndexError: a row is out of range
+        """
+        examples = self.canonical(rows)
+        if self.recipe.has_pairs:
+            return self._pairs(examples, progress)
+        return self._segments(examples, progress)
+
+    def canonical(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of the example at each row, in the order of the documents, int64."""
+        rows = np.ascontiguousarray(rows, np.int64)
+        if self.recipe.shuffle:
+            return permute(rows, len(self), seed=self.seed, epoch=self.epoch)
+        check_rows(rows, len(self))
+        return rows
+
+    def at_epoch(self, epoch: int) -> View:
+        """Return the view of another epoch of the same store, recipe and seed."""
+        if self.recipe.has_pairs:
+            return _view(self._arrays, self._tokenizer, self.recipe, self.seed, epoch)
+        masks = _masks(self.recipe, self._tokenizer, self.seed, epoch, self._arrays)
+        return replace(self, epoch=epoch, _masks=masks)
+
+    def _pairs(self, examples: np.ndarray, progress: float) -> ExampleBatch:
+        spans = np.empty((len(examples), NUM_COLUMNS), np.int64)
+        find_pairs(self._arrays.table, self._walk, self._index, examples, spans)
+        lengths = spans[:, A_LENGTH] + spans[:, B_LENGTH] + 3
+        offsets = _offsets(lengths)
+        ids = np.empty(offsets[-1], self._arrays.id_dtype)
+        types = np.empty(offsets[-1], np.uint8)
+        lay_pairs(self._arrays.table, spans, *self._frame, offsets, ids, types)
+        addresses = (spans[:, A_ROW].copy(), spans[:, ORDINAL].copy())
+        positions, labels, mask_offsets = self._mask(ids, offsets, addresses, progress)
+        return ExampleBatch(
+            input_ids=ids,
+            offsets=offsets,
+            token_type_ids=types,
+            masked_positions=positions,
+            mask_offsets=mask_offsets,
+            masked_labels=labels,
+            next_sentence_label=spans[:, LABEL].astype(np.int8),
+            document_a=spans[:, A_ROW].astype(np.uint64),
+            document_b=spans[:, B_ROW].astype(np.uint64),
+            duplicate=spans[:, DUPLICATE].astype(np.uint16),
+            segment_lengths=lengths.astype(np.int32),
+            segment_offsets=np.arange(len(examples) + 1, dtype=np.int64),
+        )
+
+    def _segments(self, examples: np.ndarray, progress: float) -> ExampleBatch:
+        rows, duplicates = np.divmod(examples, self.recipe.duplicates)
+        pieces, piece_offsets = _pieces_of_rows(self._plan, rows)
+        spans = np.empty((len(pieces), NUM_COLUMNS), np.int64)
+        find_pieces(self._arrays.table, self._walk, self._index, pieces, spans)
+        first_id, last_id = self._frame
+        lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
+        offsets = _offsets(lengths)[piece_offsets]
+        ids = np.empty(offsets[-1], self._arrays.id_dtype)
+        lay_segments(self._arrays.table, spans, first_id, last_id, ids)
+        positions, labels, mask_offsets = self._mask(ids, offsets, (rows, duplicates), progress)
+        return ExampleBatch(
+            input_ids=ids,
+            offsets=offsets,
+            token_type_ids=np.zeros(offsets[-1], np.uint8),
+            masked_positions=positions,
+            mask_offsets=mask_offsets,
+            masked_labels=labels,
+            next_sentence_label=np.full(len(examples), NO_LABEL, np.int8),
+            document_a=spans[piece_offsets[:-1], A_ROW].astype(np.uint64),
+            document_b=spans[piece_offsets[1:] - 1, A_ROW].astype(np.uint64),
+            duplicate=duplicates.astype(np.uint16),
+            segment_lengths=lengths.astype(np.int32),
+            segment_offsets=piece_offsets,
+        )
+
+    def _mask(
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        addresses: tuple[np.ndarray, np.ndarray],
+        progress: float,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if self._masks is None:
+            return np.empty(0, np.uint16), ids[:0].copy(), np.zeros(len(offsets), np.int64)
+        rate = self.recipe.rate_at(progress)
+        rules = self._masks._replace(rate=rate, rate_word=probability_word(rate))
+        return mask_tokens(ids, offsets, *addresses, rules)
+
+
+def view(store: Store, recipe: Recipe, *, seed: int, epoch: int = 0) -> View:
+    """Return a view of a store: its examples of one epoch, by row.
+
+    Args:
+        store: an open `dataset.TokenStore`, or anything with `blocks` and `tokenizer`
+        recipe: what examples are
+        seed: in [0, 2**63)
+        epoch: in [0, 2**32)
+
+    Raises:
+        DatasetError: the store has nothing to make such examples of
+        TokenizerError: the tokenizer lacks a special token that they need
+        IntegrityError: the sentence lengths of the store do not match its tokens
+    """
+    blocks: tuple[Block, ...] = tuple(store.blocks)
+    return _view(build_store_table(blocks), store.tokenizer, recipe, seed, epoch)
+
+
+def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch: int) -> View:
+    num_used, num_several = count_documents(arrays.table) if arrays.num_documents else (0, 0)
+    _check_store(arrays, recipe, num_used, num_several)
+    notes: dict[str, int | float | str] = {"documents": arrays.num_documents}
+    if num_used < arrays.num_documents:
+        notes["documents_empty"] = arrays.num_documents - num_used
+    frame = _frame(recipe, tokenizer)
+    walk = _walk_rules(recipe, seed, epoch, num_used, frame)
+    plan = None
+    if recipe.has_pairs:
+        walk, index, num_examples = _index_pairs(arrays, walk, recipe, num_used, notes)
+    else:
+        index, plan, num_examples = _index_segments(arrays, walk, recipe, frame, notes)
+    return View(
+        recipe, seed, epoch, notes, tokenizer, arrays, walk, index, plan,
+        _masks(recipe, tokenizer, seed, epoch, arrays), frame, num_examples,
+    )  # fmt: skip
+
+
+def _check_store(arrays: StoreArrays, recipe: Recipe, num_used: int, num_several: int) -> None:
+    if num_used == 0:
+        raise DatasetError(
+            f"the store has {arrays.num_documents} documents and not one token: "
+            "tokenize a corpus with text in it"
+        )
+    if recipe.has_pairs and num_several == 0:
+        raise DatasetError(
+            f"view={recipe.view} pairs sentences, but none of the {num_used} documents has two: "
+            "tokenize with sentence boundaries, or use view=single or view=packed"
+        )
+
+
+def _frame(recipe: Recipe, tokenizer: Any) -> tuple[int, int]:
+    """Return the special tokens around a segment, -1 for none in front (causal rows)."""
+    special_ids = tokenizer.special_ids
+    if recipe.corruption == "none":
+        last_id = special_ids.get("eos")
+        last_id = special_ids.get("sep") if last_id is None else last_id
+        if last_id is None:
+            raise TokenizerError(
+                "the tokenizer has neither an eos nor a sep token to end a document with: "
+                "use a tokenizer with one"
+            )
+        return -1, int(last_id)
+    missing = [name for name in ("cls", "sep") if special_ids.get(name) is None]
+    if missing:
+        raise TokenizerError(
+            f"view={recipe.view} needs a {' and a '.join(missing)} token, which the tokenizer "
+            "lacks: use a tokenizer with it, or corruption=none"
+        )
+    return int(special_ids["cls"]), int(special_ids["sep"])
+
+
+def _walk_rules(
+    recipe: Recipe, seed: int, epoch: int, num_used: int, frame: tuple[int, int]
+) -> WalkRules:
+    bert = recipe.compat == "bert"
+    only_neighbours = recipe.view == "sop" or (recipe.view == "nsp" and num_used == 1 and not bert)
+    num_special = 3 if recipe.has_pairs else 1 if frame[0] < 0 else 2
+    return WalkRules(
+        kind={"nsp": NSP, "sop": SOP}.get(recipe.view, SINGLE),
+        capacity=recipe.max_seq_length - num_special,
+        short_word=probability_word(recipe.short_probability),
+        random_word=0 if recipe.view == "nsp" and only_neighbours else probability_word(0.5),
+        min_sentences=2 if only_neighbours else 1,
+        duplicates=recipe.duplicates,
+        same_document=bert,
+        length_key=stream_key(seed, "length", epoch),
+        pair_key=stream_key(seed, "pairs", epoch),
+        truncate_key=stream_key(seed, "truncate", epoch),
+    )
+
+
+def _index_pairs(
+    arrays: StoreArrays,
+    walk: WalkRules,
+    recipe: Recipe,
+    num_used: int,
+    notes: dict[str, int | float | str],
+) -> tuple[WalkRules, ExampleIndex, int]:
+    before = np.empty(arrays.num_documents + 1, np.int64)
+    most = arrays.num_sentences * recipe.duplicates
+    states = np.empty(most // STATE_STRIDE + 1, np.int64)
+    total, forced, left_out = index_pairs(arrays.table, walk, before, states)
+    if recipe.balance_nsp and walk.random_word:
+        for _ in range(_BALANCE_PASSES):
+            share = max(0.0, (total / 2 - forced) / max(1, total - forced))
+            walk = walk._replace(random_word=probability_word(share))
+            total, forced, left_out = index_pairs(arrays.table, walk, before, states)
+        notes["random_share_of_free_pairs"] = round(walk.random_word / 2**32, 4)
+    notes["examples"] = total
+    if recipe.view == "nsp" and num_used == 1:
+        notes["one_document"] = "no pair is labelled random: there is no other document"
+    if left_out:
+        notes["sentences_without_pair"] = left_out
+    return walk, ExampleIndex(before, states[: total // STATE_STRIDE + 1].copy()), total
+
+
+def _index_segments(
+    arrays: StoreArrays,
+    walk: WalkRules,
+    recipe: Recipe,
+    frame: tuple[int, int],
+    notes: dict[str, int | float | str],
+) -> tuple[ExampleIndex, PackingPlan | None, int]:
+    before = np.empty(arrays.num_documents + 1, np.int64)
+    most = arrays.num_sentences + arrays.num_tokens // walk.capacity + 1
+    states = np.empty(most // STATE_STRIDE + 1, np.int64)
+    sizes = np.empty(most if recipe.view == "packed" else 0, np.uint16)
+    total = index_pieces(arrays.table, walk, before, states, sizes)
+    index = ExampleIndex(before, states[: total // STATE_STRIDE + 1].copy())
+    if recipe.view == "single":
+        notes["examples"] = total * recipe.duplicates
+        return index, None, total * recipe.duplicates
+    num_special = recipe.max_seq_length - walk.capacity
+    plan = pack(sizes[:total] + np.uint16(num_special), recipe.max_seq_length)
+    notes["segments"] = total
+    notes["examples"] = plan.num_rows * recipe.duplicates
+    notes["fill"] = round(
+        (arrays.num_tokens + num_special * total) / (plan.num_rows * recipe.max_seq_length), 4
+    )
+    return index, plan, plan.num_rows * recipe.duplicates
+
+
+def _masks(
+    recipe: Recipe, tokenizer: Any, seed: int, epoch: int, arrays: StoreArrays
+) -> MaskRules | None:
+    if recipe.corruption == "none":
+        return None
+    return mask_rules(recipe, tokenizer, seed=seed, epoch=epoch, id_dtype=arrays.id_dtype)
+
+
+def _pieces_of_rows(plan: PackingPlan | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pieces of some rows, int64 (S,), and where those of each row begin, (B + 1,)."""
+    if plan is None:
+        return rows, np.arange(len(rows) + 1, dtype=np.int64)
+    counts = plan.row_offsets[rows + 1] - plan.row_offsets[rows]
+    offsets = _offsets(counts)
+    index = np.arange(offsets[-1]) + np.repeat(plan.row_offsets[rows] - offsets[:-1], counts)
+    return plan.pieces[index].astype(np.int64), offsets
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    """Return where ragged rows begin and the last ends, int64 (B + 1,)."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

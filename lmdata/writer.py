@@ -1,0 +1,292 @@
+"""Atomic files and Arrow shards: a file is there in full under its name, or not at all.
+
+A file is written under `NAME.tmp` in the same folder, flushed, synchronised and renamed. The bytes
+of a shard depend on its rows alone, not on the batches in which they came.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from lmdata.errors import OutputError
+from lmdata.schema import ShardRecord
+from lmdata.shards import count_tokens, row_bytes
+
+TEMPORARY_SUFFIX = ".tmp"
+RECORD_BATCH_BYTES = 8 << 20  # a reader maps one at a time; small enough to be built in memory
+DEFAULT_SHARD_BYTES = 256_000_000
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def output_errors(path: Path, remedy: str = "what was finished is kept") -> Iterator[None]:
+    """Turn an OSError while writing `path` into an OutputError of one line.
+
+    Args:
+        path: the file or folder that is being written
+        remedy: what happens to the part that exists, for the message
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(_explain(error, path, remedy)) from error
+
+
+def _explain(error: OSError, path: Path, remedy: str) -> str:
+    if error.errno in _FULL:
+        return f"the disk is full: can't write {path}; {remedy}; free some space and run again"
+    if error.errno in _FORBIDDEN:
+        return f"{path.parent} can't be written ({error.strerror}): choose another --output"
+    if error.errno in {errno.ENOTDIR, errno.EEXIST}:
+        return f"{path} can't be made: a file is in the way; choose another --output"
+    return f"can't write {path}: {error.strerror or error}; {remedy}"
+
+
+class AtomicFile:
+    """A file that gets its name when it is complete; counts and hashes the bytes written.
+
+    A context manager: leaving it normally commits, leaving it with an exception removes what was
+    written. It is the sink that PyArrow writes to.
+    """
+
+    def __init__(self, path: Path, *, is_durable: bool = True) -> None:
+        """Open the temporary file; `is_durable` asks for safety against a power cut too."""
+        self.path = path
+        self._is_durable = is_durable
+        self.temporary_path = path.with_name(path.name + TEMPORARY_SUFFIX)
+        self.size_bytes = 0
+        self._hash = xxhash.xxh3_128()
+        self._file = self.temporary_path.open("wb", buffering=0)
+
+    def write(self, data: Any) -> int:
+        """Append a buffer."""
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        self.size_bytes += len(view)
+        position = 0
+        while position < len(view):
+            position += self._file.write(view[position:])
+        return len(view)
+
+    def tell(self) -> int:
+        """Return the bytes written so far."""
+        return self.size_bytes
+
+    def flush(self) -> None:
+        """Nothing is buffered; PyArrow asks."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file has been committed or abandoned; PyArrow asks."""
+        return self._file.closed
+
+    @property
+    def xxh3(self) -> str:
+        """The xxh3_128 of the bytes written so far, hexadecimal."""
+        return self._hash.hexdigest()
+
+    def commit(self) -> None:
+        """Put the file under its name."""
+        if self._is_durable:
+            os.fsync(self._file.fileno())
+        self._file.close()
+        self.temporary_path.replace(self.path)
+        if self._is_durable:
+            sync_folder(self.path.parent)
+
+    def close(self) -> None:
+        """Remove what was written, unless it has been committed."""
+        if not self._file.closed:
+            self._file.close()
+            self.temporary_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> AtomicFile:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exception_type is None:
+            self.commit()
+        self.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder safe against a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes, *, is_durable: bool = True) -> None:
+    """Write a small file, whole or not at all.
+
+    Raises:
+        OutputError: the folder can't be written or the disk is full
+    """
+    with output_errors(path), AtomicFile(path, is_durable=is_durable) as file:
+        file.write(data)
+
+
+class ShardFile:
+    """One Arrow IPC file, uncompressed so that it can be memory-mapped."""
+
+    def __init__(self, path: Path, schema: pa.Schema, *, is_durable: bool = True) -> None:
+        self._file = AtomicFile(path, is_durable=is_durable)
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), schema)
+        self._num_rows = 0
+        self._num_tokens = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append one record batch."""
+        self._writer.write_batch(batch)
+        self._num_rows += batch.num_rows
+        self._num_tokens += count_tokens(batch)
+
+    def commit(self) -> ShardRecord:
+        """Write the footer, give the file its name and return what the manifest keeps of it."""
+        self._writer.close()
+        self._file.commit()
+        return ShardRecord(
+            file=self._file.path.name, rows=self._num_rows, tokens=self._num_tokens,
+            bytes=self._file.size_bytes, xxh3=self._file.xxh3,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Remove the file, unless it has been committed."""
+        self._file.close()
+
+
+class ShardWriter:
+    """Rows in, shards `SPLIT-00000.arrow`, `SPLIT-00001.arrow` ... out, cut by size.
+
+    A record batch ends before the row that would make it larger than `batch_bytes`, a shard
+    before the row that would make it larger than `shard_bytes`; a row is never split, so a larger
+    one has a batch or a shard of its own.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, schema: pa.Schema, *,
+        shard_bytes: int = DEFAULT_SHARD_BYTES, batch_bytes: int = RECORD_BATCH_BYTES,
+        first_shard: int = 0,
+    ) -> None:  # fmt: skip
+        self.finished: list[ShardRecord] = []
+        self._folder, self._split, self._schema = folder, split, schema
+        self._shard_bytes, self._batch_bytes = shard_bytes, min(batch_bytes, shard_bytes)
+        self._next_shard = first_shard
+        self._open: ShardFile | None = None
+        self._open_bytes = 0
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows of any number; their columns are copied at the latest when a batch is full.
+
+        Raises:
+            OutputError: the disk is full or the folder can't be written; the open shard is removed
+        """
+        ends = np.cumsum(row_bytes(batch))
+        start = done = 0
+        while start < batch.num_rows:
+            stop = int(np.searchsorted(ends, done + self._room(), side="right"))
+            if stop == start and not self._pending:
+                stop = start + 1
+            if stop > start:
+                self._pending.append(batch.slice(start, stop - start))
+                self._pending_bytes += int(ends[stop - 1]) - done
+                start, done = stop, int(ends[stop - 1])
+            if start < batch.num_rows:
+                self._make_room(int(ends[start]) - done)
+
+    def end_shard(self) -> None:
+        """Finish the open shard, if there is one; the next row begins another."""
+        self._flush()
+        if self._open is not None:
+            shard, self._open, self._open_bytes = self._open, None, 0
+            with self._cleaned_up(shard):
+                self.finished.append(shard.commit())
+
+    def finish(self) -> list[ShardRecord]:
+        """Finish the last shard and return all that this writer finished."""
+        self.end_shard()
+        return self.finished
+
+    def close(self) -> None:
+        """Remove the open shard, if there is one."""
+        self._pending = []
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _room(self) -> int:
+        """The bytes that still fit into the pending batch."""
+        in_shard = self._shard_bytes - self._open_bytes - self._pending_bytes
+        return min(self._batch_bytes - self._pending_bytes, in_shard)
+
+    def _make_room(self, next_row_bytes: int) -> None:
+        """End the batch, and the shard if the next row does not fit into it."""
+        self._flush()
+        if self._open_bytes + next_row_bytes > self._shard_bytes:
+            self.end_shard()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        batch = join_batches(self._pending)
+        shard = self._open_shard()
+        with self._cleaned_up(shard):
+            shard.write(batch)
+        self._open_bytes += self._pending_bytes
+        self._pending, self._pending_bytes = [], 0
+
+    def _open_shard(self) -> ShardFile:
+        if self._open is None:
+            path = self._folder / shard_name(self._split, self._next_shard)
+            with output_errors(path):
+                self._open = ShardFile(path, self._schema)
+            self._next_shard += 1
+        return self._open
+
+    @contextmanager
+    def _cleaned_up(self, shard: ShardFile) -> Iterator[None]:
+        """Remove the open shard when writing it fails."""
+        path = self._folder / shard_name(self._split, self._next_shard - 1)
+        remedy = "the shards finished before it are kept and the open one was removed"
+        try:
+            with output_errors(path, remedy):
+                yield
+        except BaseException:
+            shard.close()
+            self._open = None
+            raise
+
+
+def shard_name(split: str, number: int) -> str:
+    """Return the file name of a shard.
+
+    Example:
+        >>> shard_name("train", 3)
+        'train-00003.arrow'
+    """
+    return f"{split}-{number:05d}.arrow"
+
+
+def join_batches(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return one record batch with the rows of all; no copy when there is only one."""
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)

@@ -1,0 +1,244 @@
+"""Softmax attention over packed sequences: one function, a plain reference and fast kernels.
+
+A token sees the tokens of its own sequence only; with `is_causal` no later ones, and with a
+`window` only those at most `window` places away. Every kernel gives the numbers of `reference`.
+
+    reference   the definition: one dense T x T mask
+    dense       all sequences equally long: a reshape and scaled_dot_product_attention
+    runs        one such call for each run of neighbours of equal length (CPU: no padding, no mask)
+    padded      gathered into (S, max_seqlen) with a mask; no step depends on values on the device
+    varlen      torch's own variable-length FlashAttention (CUDA, bf16 or fp16, no dropout)
+
+Shapes: T tokens, S sequences, L tokens of one sequence, H heads, K features of a head.
+"""
+
+from __future__ import annotations
+
+import inspect
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kernel = Literal["reference", "dense", "runs", "padded", "varlen"]
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    is_causal: bool = False,
+    window: int | None = None,
+    dropout_p: float = 0.0,
+    kernel: Kernel | None = None,
+) -> Tensor:
+    """Return softmax(q k' / sqrt(K)) v within each sequence.
+
+    Args:
+        q: floats (T, H, K)
+        k: as q
+        v: as q
+        cu_seqlens: int32 (S + 1,), where sequences begin; ends with T; empty ones are allowed
+        max_seqlen: no sequence is longer
+        is_causal: whether a token sees no later ones
+        window: how many places to either side a token sees; None: all
+        dropout_p: probability with which a weight is set to 0 (the others are scaled up)
+        kernel: None: `choose_kernel` chooses
+
+    Returns:
+        Floats (T, H, K).
+    """
+    if kernel is None:
+        kernel = choose_kernel(
+            q.device.type, q.dtype, q.shape[0], len(cu_seqlens) - 1, max_seqlen,
+            window=window, is_causal=is_causal, dropout_p=dropout_p,
+        )  # fmt: skip
+    if window is not None and window >= max_seqlen - 1:
+        window = None
+    if kernel == "dense":
+        return _dense(q, k, v, max_seqlen, is_causal, window, dropout_p)
+    if kernel == "runs":
+        return _runs(q, k, v, cu_seqlens, is_causal, window, dropout_p)
+    if kernel == "padded":
+        return _padded(q, k, v, cu_seqlens, max_seqlen, is_causal, window, dropout_p)
+    if kernel == "varlen":
+        return _varlen(q, k, v, cu_seqlens, max_seqlen, is_causal, window)
+    return reference(q, k, v, cu_seqlens, is_causal, window, dropout_p)
+
+
+def choose_kernel(
+    device: str,
+    dtype: torch.dtype,
+    num_tokens: int,
+    num_sequences: int,
+    max_seqlen: int,
+    *,
+    is_causal: bool = False,
+    window: int | None = None,
+    dropout_p: float = 0.0,
+) -> Kernel:
+    """Return the kernel for a shape: depends on shapes only, never on values on a device.
+
+    Example:
+        >>> choose_kernel("cpu", torch.float32, 4096, 32, 128)
+        'dense'
+        >>> choose_kernel("cpu", torch.float32, 4096, 40, 128)
+        'runs'
+        >>> choose_kernel("cuda", torch.float32, 4096, 40, 128)
+        'padded'
+    """
+    if num_sequences * max_seqlen == num_tokens:  # none is longer, so all are as long
+        return "dense"
+    if device != "cuda":
+        return "runs"
+    has_half = dtype in (torch.bfloat16, torch.float16)
+    if has_half and not dropout_p and has_varlen(window=window, is_causal=is_causal):
+        return "varlen"
+    return "padded"
+
+
+def reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    is_causal: bool = False,
+    window: int | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Return attention by its definition, in time and memory of T x T."""
+    place = torch.arange(len(q), device=q.device)
+    sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), place, right=True)
+    is_seen = sequence[:, None] == sequence[None, :]  # (T, T)
+    if is_causal:
+        is_seen &= place[None, :] <= place[:, None]
+    if window is not None:
+        is_seen &= (place[None, :] - place[:, None]).abs() <= window
+    scores = torch.einsum("qhk,shk->hqs", q, k) * q.shape[-1] ** -0.5  # (H, T, T)
+    weights = scores.masked_fill(~is_seen, float("-inf")).softmax(dim=-1)
+    return torch.einsum("hqs,shk->qhk", F.dropout(weights, dropout_p), v)  # (T, H, K)
+
+
+def _dense(
+    q: Tensor, k: Tensor, v: Tensor, length: int, is_causal: bool, window: int | None, p: float
+) -> Tensor:
+    """Return attention where every sequence has `length` tokens."""
+    num_tokens, num_heads, num_features = q.shape
+    shape = (num_tokens // length, length, num_heads, num_features)
+    q, k, v = (x.reshape(shape).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
+    mask = None
+    if window is not None and window < length - 1:
+        mask = _band(length, window, is_causal, q.device)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=p, is_causal=is_causal and mask is None
+    )
+    return out.transpose(1, 2).reshape(num_tokens, num_heads, num_features)
+
+
+def _runs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    is_causal: bool,
+    window: int | None,
+    p: float,
+) -> Tensor:
+    """Return attention by one dense call for each run of equally long neighbours."""
+    runs = [(length, n) for length, n in equal_runs(cu_seqlens.diff().tolist()) if length]
+    sizes = [length * n for length, n in runs]
+    parts = zip(runs, *(torch.split(x, sizes) for x in (q, k, v)), strict=True)
+    return torch.cat(
+        [_dense(qi, ki, vi, length, is_causal, window, p) for (length, _), qi, ki, vi in parts]
+    )
+
+
+def equal_runs(lengths: list[int]) -> list[tuple[int, int]]:
+    """Return (length, how many neighbours have it) for each run of equal lengths.
+
+    Example:
+        >>> equal_runs([3, 3, 5, 3])
+        [(3, 2), (5, 1), (3, 1)]
+    """
+    return [(length, len(list(group))) for length, group in groupby(lengths)]
+
+
+def _padded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    is_causal: bool,
+    window: int | None,
+    p: float,
+) -> Tensor:
+    """Return attention over sequences gathered into a padded (S, H, max_seqlen, K)."""
+    num_tokens = len(q)
+    starts = cu_seqlens[:-1].long()
+    place = torch.arange(max_seqlen, device=q.device)
+    rows = (starts[:, None] + place).clamp(max=num_tokens - 1)  # (S, L)
+    is_seen = (place < cu_seqlens.diff()[:, None])[:, None, None, :]  # (S, 1, 1, L)
+    # Padding queries of an empty sequence would see nothing and give NaN: let all see place 0.
+    is_seen = is_seen | (place == 0)
+    if is_causal or window is not None:
+        is_seen = is_seen & _band(max_seqlen, window, is_causal, q.device) | torch.diag(
+            torch.ones(max_seqlen, dtype=torch.bool, device=q.device)
+        )
+    q, k, v = (x[rows].transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=is_seen, dropout_p=p)
+    token = torch.arange(num_tokens, device=q.device)
+    sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), token, right=True)
+    return out.transpose(1, 2)[sequence, token - starts[sequence]]  # (T, H, K)
+
+
+def _band(length: int, window: int | None, is_causal: bool, device: torch.device) -> Tensor:
+    """Return which places see which: bool (L, L)."""
+    place = torch.arange(length, device=device)
+    distance = place[:, None] - place[None, :]
+    is_seen = torch.ones_like(distance, dtype=torch.bool)
+    if window is not None:
+        is_seen &= distance.abs() <= window
+    return is_seen & (distance >= 0) if is_causal else is_seen
+
+
+def has_varlen(*, window: int | None = None, is_causal: bool = False) -> bool:
+    """Whether this torch has a variable-length kernel with the mask asked for.
+
+    torch 2.10 brought `varlen_attn` with `is_causal`; 2.11 and later take `window_size` instead.
+    """
+    parameters = _varlen_parameters()
+    return "window_size" in parameters or ("is_causal" in parameters and window is None)
+
+
+def _varlen_parameters() -> tuple[str, ...]:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return ()
+    return tuple(inspect.signature(varlen_attn).parameters)
+
+
+def _varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    is_causal: bool,
+    window: int | None,
+) -> Tensor:
+    """Return attention by torch's variable-length kernel."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"is_causal": is_causal}
+    if "window_size" in _varlen_parameters():
+        left = -1 if window is None else window
+        options = {"window_size": (left, 0 if is_causal else left)}
+    out: Any = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
+    return out  # type: ignore[no-any-return]

@@ -1,0 +1,283 @@
+"""Everything that decides what a run computes, and nothing else.
+
+`load_train_config` reads defaults < TOML < KEY=VALUE. What is None there is filled by
+`resolve_config` once data and device are known; the resolved configuration lies beside the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lmdata.config import build_config, config_to_dict, read_toml, set_value
+from lmdata.errors import ConfigError
+from lmdata.recipes import RECIPES, Recipe
+from lmmodel.model import ModelConfig
+from lmmodel.objectives import ObjectiveConfig
+from lmmodel.optimizer import OptimizerConfig
+from lmmodel.schedule import ScheduleConfig
+
+DEFAULT_NUM_STEPS = 1000
+DEFAULT_RECIPES: dict[str, Recipe] = {
+    "mlm": Recipe(view="packed", count="bernoulli"),
+    "mlm+nsp": Recipe(view="nsp"),
+    "mlm+sop": Recipe(view="sop"),
+    "clm": Recipe(view="packed", corruption="none"),
+    "hybrid": Recipe(view="packed", count="bernoulli"),
+}
+"""How a token store is viewed, by objective, when the configuration does not say."""
+
+VIEW_OF_PAIRS = {"mlm+nsp": "nsp", "mlm+sop": "sop"}
+"""The view whose labels an objective's pair loss is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How many examples a step sees, and how they are cut."""
+
+    size: int | None = None
+    """Examples of a step over all processes, at least 1; None: 32 on a CPU, 256 on a GPU."""
+    micro_batch_tokens: int | None = None
+    """Tokens of one forward pass; the result does not depend on it. None: 4096, GPU 65,536."""
+    prefetch: int = 2
+    """Steps made ahead by the background thread, at least 0; no effect on the result."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "micro_batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.prefetch < 0:
+            raise ValueError(f"prefetch must be at least 0, got {self.prefetch}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """When training ends: one of the four; none of them means 1000 steps."""
+
+    num_steps: int | None = None
+    """Optimizer steps, at least 1."""
+    num_tokens: int | None = None
+    """Tokens read, rounded up to whole steps."""
+    num_epochs: float | None = None
+    """Passes over the data, above 0, rounded up to whole steps."""
+    num_minutes: float | None = None
+    """Wall-clock minutes, turned into steps by a short calibration and then frozen."""
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(f"the budget is one number, got {', '.join(sorted(given))}: keep one")
+        for name, value in given.items():
+            if value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """A stretch of training that overrides the data for a while: a curriculum is a list of them."""
+
+    until: float
+    """Share of the run at which the stage ends, in (0, 1]; the last one ends at 1."""
+    max_seq_length: int | None = None
+    """Tokens of the longest example."""
+    batch_size: int | None = None
+    """Examples of a step."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until <= 1:
+            raise ValueError(f"until must be in (0, 1], got {self.until}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """The held-out loss, at the same masks at every step and in every run."""
+
+    every_steps: int | None = None
+    """Steps between evaluations, at least 1; None: ten in the run."""
+    num_examples: int = 512
+    """Examples of the validation split, at least 0; 0 switches evaluation off."""
+
+    def __post_init__(self) -> None:
+        if self.num_examples < 0:
+            raise ValueError(f"num_examples must be at least 0, got {self.num_examples}")
+        _check_every_steps(self.every_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept to go on from. No effect on the result."""
+
+    every_steps: int | None = None
+    """Steps between checkpoints, at least 1; None: ten in the run. The last step is always kept."""
+    keep: int = 2
+    """Newest checkpoints that stay, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+        _check_every_steps(self.every_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is reported. No effect on the result."""
+
+    every_steps: int = 10
+    """Steps between lines of metrics.jsonl and progress reports, at least 1."""
+    tensorboard: bool = False
+    """Whether TensorBoard events are written as well."""
+
+    def __post_init__(self) -> None:
+        _check_every_steps(self.every_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragingConfig:
+    """Averaging of the weights over steps; what is evaluated and exported is the average."""
+
+    kind: Literal["none", "ema", "tail"] = "none"
+    """ema: exponential moving average; tail: plain mean of the last part of the run."""
+    ema_decay: float = 0.999
+    """Of ema: weight of the past at each step, in (0, 1)."""
+    tail_share: float = 0.2
+    """Of tail: the share of the run that is averaged, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
+        if not 0 < self.tail_share <= 1:
+            raise ValueError(f"tail_share must be in (0, 1], got {self.tail_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run."""
+
+    seed: int = 0
+    """Of weights, masks, pairs, order and dropout: in [0, 2**63)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers of the products; weights stay fp32. auto: bf16 where the hardware multiplies it."""
+    compile: bool = False
+    """Whether torch.compile is applied, with static shapes."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm, above 0; None: never."""
+    skip_bad_steps: bool = False
+    """Whether a step whose loss is not finite or explodes is left out instead of stopping."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    preset: str | None = None
+    """Recipe that `recipe` starts from: bert, roberta ...; None: what the objective needs."""
+    recipe: Recipe | None = None
+    """How a token store becomes examples; frozen shards have theirs already."""
+    stages: tuple[StageConfig, ...] = ()
+    """Curriculum over length and batch, in order; token stores only."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be above 0 or none, got {self.max_grad_norm}")
+        _check_stages(self.stages)
+        _check_recipe(self)
+        if self.model.family == "gpt2" and self.objective.name != "clm":
+            raise ValueError(
+                f"model.family=gpt2 only sees what came before: objective.name must be clm, "
+                f"got {self.objective.name}"
+            )
+
+
+def load_train_config(toml_path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Return the configuration of defaults, a TOML file and KEY=VALUE pairs, in this order.
+
+    `recipe` settings are laid over the preset, or over the recipe that the objective implies.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
+    """
+    values = read_toml(toml_path) if toml_path else {}
+    for override in overrides:
+        set_value(values, override)
+    if "recipe" in values or "preset" in values:
+        values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
+    return build_config(TrainConfig, values)
+
+
+def config_from_dict(values: dict[str, Any]) -> TrainConfig:
+    """Return a configuration that `lmdata.config.config_to_dict` wrote.
+
+    Raises:
+        ConfigError: written by another version with other settings
+    """
+    return build_config(TrainConfig, _without_none(values))
+
+
+def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
+    """Return the recipe with what the stage overrides."""
+    length = stage.max_seq_length
+    return recipe if length is None else dataclasses.replace(recipe, max_seq_length=length)
+
+
+def _preset_values(values: dict[str, Any]) -> dict[str, Any]:
+    objective = _table(values, "objective").get("name", ObjectiveConfig().name)
+    name = values.get("preset")
+    if name is not None and name not in RECIPES:
+        raise ConfigError(f"preset must be one of {', '.join(RECIPES)}, got {name!r}")
+    recipe = DEFAULT_RECIPES.get(objective) if name is None else RECIPES[name]
+    return {} if recipe is None else _without_none(config_to_dict(recipe))
+
+
+def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
+    table = values.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name} must be a table, got {table!r}")
+    return table
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop None at every level: TOML and the strict reader have no such value."""
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _check_every_steps(every_steps: int | None) -> None:
+    if every_steps is not None and every_steps < 1:
+        raise ValueError(f"every_steps must be at least 1, got {every_steps}")
+
+
+def _check_stages(stages: tuple[StageConfig, ...]) -> None:
+    ends = [stage.until for stage in stages]
+    if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
+        raise ValueError(f"stages must end at growing shares of the run, the last at 1, got {ends}")
+
+
+def _check_recipe(config: TrainConfig) -> None:
+    recipe, name = config.recipe, config.objective.name
+    if recipe is None:
+        return
+    if name in VIEW_OF_PAIRS and recipe.view != VIEW_OF_PAIRS[name]:
+        raise ValueError(
+            f"objective.name={name} learns from recipe.view={VIEW_OF_PAIRS[name]}, "
+            f"got {recipe.view}"
+        )
+    if recipe.max_seq_length > config.model.max_position_embeddings:
+        raise ValueError(
+            f"recipe.max_seq_length={recipe.max_seq_length} exceeds "
+            f"model.max_position_embeddings={config.model.max_position_embeddings}"
+        )

@@ -1,0 +1,158 @@
+"""A token store or example shards, opened for training: rows by epoch, and what they promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
+from lmdata.errors import IntegrityError
+from lmdata.order import permute
+from lmdata.recipes import Recipe
+from lmdata.schema import ExampleBatch, Manifest, read_manifest
+from lmdata.tokenizer import Tokenizer
+from lmdata.views import view
+from lmmodel.errors import FitError
+
+# Training epochs count from 0, so the evaluation's view is never one that was trained on.
+EVALUATION_EPOCH = 2**32 - 1
+EVALUATION_SEED = 0
+
+# Token counts of a sample this large are exact enough for a unigram distribution.
+MAX_COUNTED_EXAMPLES = 200_000
+
+
+class Rows(Protocol):
+    """Examples in an order that is fresh in each epoch."""
+
+    num_rows: int  # of an epoch
+
+    def take(self, epoch: int, rows: np.ndarray, progress: float = 0.0) -> ExampleBatch:
+        """Return the examples at int64 (B,) row numbers of an epoch, in this order.
+
+        `progress` of the training, in [0, 1], moves a mask rate that changes.
+        """
+
+
+class StoreRows:
+    """Views of a token store: other pairs, lengths and masks in each epoch."""
+
+    def __init__(self, store: TokenStore, recipe: Recipe, seed: int, first_epoch: int = 0) -> None:
+        self._view = view(store, recipe, seed=seed, epoch=first_epoch)
+        self.num_rows = len(self._view)
+
+    def take(self, epoch: int, rows: np.ndarray, progress: float = 0.0) -> ExampleBatch:
+        """As in `Rows`. The views of two epochs differ a little in length: rows wrap around."""
+        if self._view.epoch != epoch:
+            self._view = self._view.at_epoch(epoch)
+        return self._view.examples(rows % len(self._view), progress=progress)
+
+
+class ShardRows:
+    """Frozen examples, in another order in each epoch."""
+
+    def __init__(self, examples: ExampleSet, seed: int) -> None:
+        self._examples = examples
+        self._seed = seed
+        self.num_rows = examples.num_examples
+
+    def take(self, epoch: int, rows: np.ndarray, progress: float = 0.0) -> ExampleBatch:
+        """As in `Rows`; the masks are fixed, whatever the progress."""
+        order = permute(rows, self.num_rows, seed=self._seed, epoch=epoch)
+        return self._examples.rows(order)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A dataset folder and what to know of it before reading rows."""
+
+    path: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the folder holds example shards, whose masks are fixed, not a token store."""
+        return self.manifest.kind == "examples"
+
+    def rows(self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0) -> Rows:
+        """Return the rows of a split.
+
+        Raises:
+            FitError: the split is empty or absent
+        """
+        if not self.manifest.num_rows(split):
+            raise FitError(self._why_empty(split))
+        rows: Rows
+        if self.is_frozen:
+            rows = ShardRows(open_examples(self.path, split), seed)
+        else:
+            rows = StoreRows(open_store(self.path, split), recipe, seed, first_epoch)
+        if not rows.num_rows:
+            raise FitError(
+                f"split {split} of {self.path} gives no example of {recipe.view}: "
+                "its documents are too short for this recipe, or too few"
+            )
+        return rows
+
+    def held_out(
+        self, recipe: Recipe, num_examples: int, split: str = "validation"
+    ) -> ExampleBatch:
+        """Return the first examples of a held-out split, the same at every step and in every run.
+
+        Raises:
+            FitError: the split is empty or absent
+        """
+        rows = self.rows(split, recipe, seed=EVALUATION_SEED, first_epoch=EVALUATION_EPOCH)
+        return rows.take(EVALUATION_EPOCH, np.arange(min(num_examples, rows.num_rows)))
+
+    def count_tokens(self) -> np.ndarray:
+        """Return how often each id occurs in the training split, before corruption: int64 (V,)."""
+        size = self.tokenizer.vocab_size
+        if not self.is_frozen:
+            store = open_store(self.path, "train")
+            counts = [np.bincount(block.ids, minlength=size) for block in store.blocks]
+            return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
+        examples = open_examples(self.path, "train")
+        total = min(examples.num_examples, MAX_COUNTED_EXAMPLES)
+        batches = (
+            examples.rows(np.arange(start, min(start + 4096, total)))
+            for start in range(0, total, 4096)
+        )
+        counts = [_count_original(batch, size) for batch in batches]
+        return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
+
+    def _why_empty(self, split: str) -> str:
+        advice = {
+            "validation": "build it with a validation share, or set evaluation.num_examples=0"
+        }
+        there = ", ".join(sorted(name for name in self.manifest.splits)) or "none"
+        return (
+            f"split {split} of {self.path} is empty (splits there: {there}): "
+            f"{advice.get(split, 'build it from more text')}"
+        )
+
+
+def open_data(path: Path) -> TrainingData:
+    """Return the dataset in a folder, its training split checked by size.
+
+    Raises:
+        DatasetError: no dataset, unfinished, damaged, of a newer version or of another tokenizer
+        FitError: the training split is empty
+    """
+    manifest = read_manifest(path)
+    if not manifest.num_rows("train"):
+        raise FitError(f"split train of {path} is empty: build it from more text")
+    is_frozen = manifest.kind == "examples"
+    opened: TokenStore | ExampleSet = open_examples(path) if is_frozen else open_store(path)
+    if not len(opened):
+        raise IntegrityError(f"{path} promises {manifest.num_rows('train')} rows and has none")
+    return TrainingData(path=path, manifest=manifest, tokenizer=opened.tokenizer)
+
+
+def _count_original(examples: ExampleBatch, vocab_size: int) -> np.ndarray:
+    """Return id counts, int64 (V,), with the labels in place of what masks put there."""
+    return np.bincount(examples.original_ids(), minlength=vocab_size)

@@ -1,0 +1,247 @@
+"""How good a model is on text it was not trained on, at masks that never change."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmdata.tokenizer import Tokenizer
+from lmmodel.batch import IGNORED
+from lmmodel.config import TrainConfig
+from lmmodel.data import TrainingData, open_data
+from lmmodel.loader import MicroBatch, Shape, split_micro_batches
+from lmmodel.model import Transformer
+from lmmodel.objectives import Objective, make_objective, next_token_labels
+from lmmodel.plan import recipe_or_any
+from lmmodel.predict import load_run
+from lmmodel.run import check_tokenizer
+
+EVALUATION_MLM_PROBABILITY = 0.15
+
+# Training "sits on" the unigram line while its loss is no further below it than this, in nats.
+UNIGRAM_MARGIN = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Held-out figures; the absent ones are None."""
+
+    num_examples: int
+    num_labels: int  # predicted tokens
+    loss: float  # nats per predicted token
+    nats_per_byte: float  # the same per byte of the predicted tokens, free of the vocabulary
+    perplexity: float  # exp(loss)
+    accuracy: float  # share of the tokens whose most likely piece is the right one, in [0, 1]
+    top5_accuracy: float
+    unigram_loss: float | None  # nats per token of guessing by frequency in the training split
+    causal_loss: float | None  # of hybrid: nats per next token
+    pair_loss: float | None  # nats per pair
+    pair_accuracy: float | None  # in [0, 1]
+
+    @property
+    def is_at_unigram(self) -> bool:
+        """Whether the model does no better than guessing by frequency."""
+        return self.unigram_loss is not None and self.loss > self.unigram_loss - UNIGRAM_MARGIN
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out examples, packed once and scored as often as wanted."""
+
+    objective: Objective
+    micro_batches: tuple[MicroBatch, ...]
+    num_examples: int
+    piece_bytes: np.ndarray  # int64 (V,)
+    unigram_loss: float | None
+
+
+def make_held_out(
+    config: TrainConfig, data: TrainingData, *, num_examples: int, split: str = "validation"
+) -> HeldOut:
+    """Return held-out examples, the same at every step and in every run.
+
+    A token store is viewed with standard masks (0.15, single tokens) whatever the training's are.
+
+    Raises:
+        FitError: the split is empty or absent
+    """
+    recipe = recipe_or_any(config)
+    if recipe.corruption != "none":
+        recipe = dataclasses.replace(
+            recipe, corruption="token", coverage="independent", max_predictions=None,
+            mlm_probability=EVALUATION_MLM_PROBABILITY,
+        )  # fmt: skip
+    examples = data.held_out(recipe, num_examples, split)
+    objective = make_objective(config.objective)
+    tokens = config.batch.micro_batch_tokens or 4096
+    micro_batches = []
+    for index, part in enumerate(objective.parts):
+        own = next_token_labels(examples) if part.is_causal else examples
+        batches = split_micro_batches(own, Shape(tokens))
+        micro_batches += [MicroBatch(batch, index) for batch in batches]
+    first = objective.parts[0]
+    labels = next_token_labels(examples) if first.is_causal else examples
+    return HeldOut(
+        objective=objective,
+        micro_batches=tuple(micro_batches),
+        num_examples=len(examples),
+        piece_bytes=piece_bytes(data.tokenizer),
+        unigram_loss=unigram_cross_entropy(
+            labels.masked_labels, data.count_tokens(), data.tokenizer.is_special
+        ),
+    )
+
+
+@torch.no_grad()
+def evaluate(model: Transformer, held_out: HeldOut, device: torch.device) -> Evaluation:
+    """Return the figures of a model on held-out examples; leaves its mode as it was."""
+    was_training = model.training
+    model.eval()
+    scores = [_score(model, held_out.objective, micro, device) for micro in held_out.micro_batches]
+    model.train(was_training)
+    return _summarize(held_out, scores)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Of one micro-batch: per labelled token, per pair."""
+
+    part: int
+    labels: np.ndarray  # int64 (P,)
+    losses: np.ndarray  # float64 (P,)
+    ranks: np.ndarray  # int64 (P,) pieces more likely than the right one
+    pair_losses: np.ndarray  # float64 (S',)
+    pair_hits: np.ndarray  # bool (S',)
+
+
+def _score(
+    model: Transformer, objective: Objective, micro: MicroBatch, device: torch.device
+) -> _Scores:
+    part, batch = objective.parts[micro.part], micro.batch.to(device)
+    hidden = model(batch, is_causal=part.is_causal)
+    logits = model.lm_logits(hidden[batch.masked_positions]).float()  # (P, V)
+    losses, ranks = _losses_and_ranks(logits, batch.masked_labels)
+    pairs = batch.next_sentence_label != IGNORED
+    empty = np.zeros(0)
+    pair_losses, pair_ranks = empty, empty
+    if any(term.name in ("nsp", "sop") for term in part.terms):
+        pair_logits = model.nsp_logits(hidden[batch.first_positions[pairs]]).float()
+        pair_losses, pair_ranks = _losses_and_ranks(pair_logits, batch.next_sentence_label[pairs])
+    return _Scores(
+        part=micro.part,
+        labels=batch.masked_labels.cpu().numpy(),
+        losses=losses,
+        ranks=ranks,
+        pair_losses=pair_losses,
+        pair_hits=pair_ranks == 0,
+    )
+
+
+def _losses_and_ranks(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's loss, float64 (N,), and how many logits exceed the label's, int64 (N,)."""
+    right = logits.gather(1, labels[:, None])
+    losses = logits.logsumexp(1) - right[:, 0]
+    ranks = (logits > right).sum(1)
+    return losses.double().cpu().numpy(), ranks.cpu().numpy()
+
+
+def _summarize(held_out: HeldOut, scores: Sequence[_Scores]) -> Evaluation:
+    token = [score for score in scores if score.part == 0]
+    labels = np.concatenate([score.labels for score in token])
+    losses = np.concatenate([score.losses for score in token])
+    ranks = np.concatenate([score.ranks for score in token])
+    causal = [score.losses for score in scores if score.part > 0]
+    pair_losses = np.concatenate([score.pair_losses for score in scores])
+    pair_hits = np.concatenate([score.pair_hits for score in scores])
+    loss = float(losses.mean())
+    return Evaluation(
+        num_examples=held_out.num_examples,
+        num_labels=len(labels),
+        loss=loss,
+        nats_per_byte=float(losses.sum() / held_out.piece_bytes[labels].sum()),
+        perplexity=math.exp(min(loss, 700.0)),
+        accuracy=float((ranks == 0).mean()),
+        top5_accuracy=float((ranks < 5).mean()),
+        unigram_loss=held_out.unigram_loss,
+        causal_loss=float(np.concatenate(causal).mean()) if causal else None,
+        pair_loss=float(pair_losses.mean()) if len(pair_losses) else None,
+        pair_accuracy=float(pair_hits.mean()) if len(pair_hits) else None,
+    )
+
+
+def unigram_cross_entropy(labels: np.ndarray, counts: np.ndarray, is_special: np.ndarray) -> float:
+    """Return what guessing labels by their frequency in the training split costs, nats a label.
+
+    Counts are smoothed by one; special tokens are never guessed.
+
+    Args:
+        labels: uint16 or uint32 (P,) ids to guess
+        counts: int64 (V,) of each id in the training split
+        is_special: bool (V,)
+
+    Example:
+        >>> counts, special = np.array([9, 0, 1]), np.array([True, False, False])
+        >>> round(unigram_cross_entropy(np.array([2, 2]), counts, special), 4)  # 2 of 3: ln 1.5
+        0.4055
+    """
+    smoothed = np.where(is_special, 0, counts + 1).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        log_probabilities = np.log(smoothed / smoothed.sum())
+    guessed = labels[~is_special[labels]]
+    return float(-log_probabilities[guessed].mean()) if len(guessed) else 0.0
+
+
+def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """Return how many bytes of text each piece stands for, at least 1: int64 (V,).
+
+    WordPiece pieces do not hold the spaces between words; the others do.
+    """
+    kind = tokenizer.definition["model"]["type"]
+    is_byte_level = "ByteLevel" in str(tokenizer.definition.get("decoder"))
+    return np.array(
+        [_num_bytes(piece or "", kind, is_byte_level=is_byte_level) for piece in tokenizer.pieces],
+        np.int64,
+    )
+
+
+def _num_bytes(piece: str, kind: str, *, is_byte_level: bool) -> int:
+    if is_byte_level:
+        return max(1, len(piece))
+    text = piece.removeprefix("##") if kind == "WordPiece" else piece.replace("\u2581", " ")
+    return max(1, len(text.encode()))
+
+
+def evaluate_run(
+    run_path: Path, data_path: Path | None = None, *, split: str = "validation",
+    num_examples: int | None = None, device: str = "auto",
+) -> Evaluation:  # fmt: skip
+    """Return the held-out figures of a finished or unfinished run.
+
+    Args:
+        run_path: runs/NAME
+        data_path: token store or shards; None: those it was trained on
+        split: of the data
+        num_examples: None: as many as during training
+        device: "auto", "cpu" or "cuda"
+
+    Raises:
+        RunError: no run there
+        FitError: the split is empty
+        MismatchError: the data was made with another tokenizer
+    """
+    run = load_run(run_path, device=device)
+    data = open_data(data_path or Path(run.record.data_path))
+    check_tokenizer(run.record, data)
+    config = run.record.config
+    if data.is_frozen:
+        config = dataclasses.replace(config, recipe=None, stages=())
+    count = num_examples or config.evaluation.num_examples or 512
+    held_out = make_held_out(config, data, num_examples=count, split=split)
+    return evaluate(run.model, held_out, run.device)

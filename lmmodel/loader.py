@@ -1,0 +1,337 @@
+"""batch(step): which examples a step trains on, cut into packed micro-batches.
+
+There is no state: a step's batches follow from (data, recipe, seed, step), so resuming at step n is
+asking for step n. One background thread works ahead; how far, and whether at all, changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lmdata.order import batch_rows
+from lmdata.schema import ExampleBatch
+from lmmodel.batch import IGNORED, Batch, make_batch, pad_batch, spare_sequences
+from lmmodel.data import Rows
+from lmmodel.objectives import (
+    Objective,
+    causal_rows,
+    count_labels,
+    next_token_labels,
+)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass takes: a batch and the objective's part it belongs to."""
+
+    batch: Batch
+    part: int
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """All that one process does in one step."""
+
+    step: int
+    micro_batches: tuple[MicroBatch, ...]
+    num_labels: np.ndarray  # int64 (K,) labels of each term of the objective, in this process
+    num_tokens: int  # in this process
+    num_pairs: int  # tokens that attend to each other: the sum of squared sequence lengths
+    rows: tuple[tuple[int, np.ndarray], ...]  # (epoch, int64 row numbers) it consists of
+    documents: np.ndarray  # uint64 (B,) store rows of the first segments, for messages
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps from `first_step` on take `batch_size` rows each from these rows."""
+
+    first_step: int
+    rows: Rows
+    batch_size: int  # over all processes, a multiple of their number
+    first_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a micro-batch holds at most; with `is_static` exactly, filled up with padding."""
+
+    num_tokens: int
+    num_sequences: int = 2**31
+    num_labels: int = 2**31
+    max_seqlen: int | None = None
+    is_static: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """batch(step) for one process of a run."""
+
+    stages: tuple[Stage, ...]
+    objective: Objective
+    seed: int
+    num_steps: int  # of the whole run
+    shape: Shape
+    rank: int = 0
+    num_processes: int = 1
+    pin_memory: bool = False
+
+    def batch(self, step: int) -> StepBatch:
+        """Return what this process does in a step; the same whenever and wherever it is asked."""
+        stage = [stage for stage in self.stages if stage.first_step <= step][-1]
+        epochs, rows = batch_rows(
+            step - stage.first_step,
+            stage.batch_size // self.num_processes,
+            stage.rows.num_rows,
+            rank=self.rank,
+            num_ranks=self.num_processes,
+        )
+        addresses = tuple(
+            (stage.first_epoch + int(epoch), rows[epochs == epoch]) for epoch in np.unique(epochs)
+        )
+        progress = min(step / self.num_steps, 1.0)
+        examples = concatenate(
+            [stage.rows.take(epoch, rows, progress) for epoch, rows in addresses]
+        )
+        parts = self._split_parts(examples, addresses)
+        labels = [
+            count
+            for part, own in zip(self.objective.parts, parts, strict=True)
+            for count in count_labels(part, own)
+        ]
+        return StepBatch(
+            step=step,
+            micro_batches=tuple(self._micro_batches(parts)),
+            num_labels=np.array(labels, np.int64),
+            num_tokens=len(examples.input_ids),
+            num_pairs=int((examples.segment_lengths.astype(np.int64) ** 2).sum()),
+            rows=addresses,
+            documents=examples.document_a,
+        )
+
+    def with_tokens(self, num_tokens: int) -> Loader:
+        """Return the loader of the same steps, cut into micro-batches of so many tokens."""
+        return dataclasses.replace(
+            self, shape=dataclasses.replace(self.shape, num_tokens=num_tokens)
+        )
+
+    def _split_parts(
+        self, examples: ExampleBatch, addresses: tuple[tuple[int, np.ndarray], ...]
+    ) -> list[ExampleBatch]:
+        """Return the examples of each part of the objective, labelled its way."""
+        parts = self.objective.parts
+        share = sum(part.share for part in parts if part.is_causal)
+        drawn = [causal_rows(rows, epoch, share, self.seed) for epoch, rows in addresses]
+        is_causal = np.concatenate(drawn)
+        split = [
+            examples
+            if len(parts) == 1
+            else take_rows(examples, np.flatnonzero(is_causal == part.is_causal))
+            for part in parts
+        ]
+        return [
+            next_token_labels(own) if part.is_causal else own
+            for part, own in zip(parts, split, strict=True)
+        ]
+
+    def _micro_batches(self, parts: list[ExampleBatch]) -> Iterator[MicroBatch]:
+        for index, examples in enumerate(parts):
+            for batch in split_micro_batches(examples, self.shape):
+                yield MicroBatch(batch.pin_memory() if self.pin_memory else batch, index)
+
+
+def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
+    """Return the examples, shortest first, as packed micro-batches no larger than `shape`.
+
+    An example larger than that is a micro-batch of its own. Equal lengths become neighbours, which
+    is what attention on a CPU wants.
+    """
+    order = np.argsort(np.diff(examples.offsets), kind="stable")
+    ordered = take_rows(examples, order)
+    spare = spare_sequences(shape.num_tokens, shape.max_seqlen or 1) if shape.is_static else 0
+    ends = cut_rows(
+        [
+            (np.diff(ordered.offsets), shape.num_tokens),
+            (np.diff(ordered.segment_offsets), shape.num_sequences - spare),
+            (np.diff(ordered.mask_offsets), shape.num_labels),
+        ]
+    )
+    starts = [0, *ends[:-1]]
+    return [to_batch(slice_rows(ordered, *pair), shape) for pair in zip(starts, ends, strict=True)]
+
+
+def cut_rows(amounts: list[tuple[np.ndarray, int]]) -> list[int]:
+    """Return the row after the last one of each micro-batch, filled in order.
+
+    Args:
+        amounts: of each quantity, what every row has of it, int64 (B,), and the most allowed
+
+    Example:
+        >>> cut_rows([(np.array([2, 2, 3, 4, 9]), 7)])
+        [3, 4, 5]
+    """
+    totals = [(np.concatenate([[0], np.cumsum(amount)]), most) for amount, most in amounts]
+    num_rows = len(amounts[0][0])
+    ends: list[int] = []
+    start = 0
+    while start < num_rows:
+        fitting = [
+            int(np.searchsorted(total, total[start] + most, side="right")) - 1
+            for total, most in totals
+        ]
+        start = max(min(fitting), start + 1)
+        ends.append(start)
+    return ends
+
+
+def to_batch(examples: ExampleBatch, shape: Shape) -> Batch:
+    """Return examples as one packed batch of torch tensors, padded if the shape is static."""
+    lengths = examples.segment_lengths.astype(np.int64)
+    pairs = examples.next_sentence_label.astype(np.int64)
+    if len(pairs) != len(lengths):
+        pairs = np.full(len(lengths), -1)
+    batch = make_batch(
+        _tensor(examples.input_ids, np.int32),
+        torch.from_numpy(lengths),
+        max_seqlen=shape.max_seqlen,
+        token_type_ids=_tensor(examples.token_type_ids, np.int32),
+        masked_positions=torch.from_numpy(examples.flat_masked_positions()),
+        masked_labels=_tensor(examples.masked_labels, np.int64),
+        next_sentence_label=torch.from_numpy(np.where(pairs < 0, IGNORED, pairs)),
+    )
+    if not shape.is_static:
+        return batch
+    return pad_batch(
+        batch,
+        num_tokens=shape.num_tokens,
+        num_sequences=shape.num_sequences,
+        num_masked=shape.num_labels,
+    )
+
+
+def take_rows(examples: ExampleBatch, rows: np.ndarray) -> ExampleBatch:
+    """Return the examples at int64 (B',) rows, in this order."""
+    tokens, offsets = _ragged_index(examples.offsets, rows)
+    masks, mask_offsets = _ragged_index(examples.mask_offsets, rows)
+    segments, segment_offsets = _ragged_index(examples.segment_offsets, rows)
+    return ExampleBatch(
+        input_ids=examples.input_ids[tokens],
+        offsets=offsets,
+        token_type_ids=examples.token_type_ids[tokens],
+        masked_positions=examples.masked_positions[masks],
+        mask_offsets=mask_offsets,
+        masked_labels=examples.masked_labels[masks],
+        next_sentence_label=examples.next_sentence_label[rows],
+        document_a=examples.document_a[rows],
+        document_b=examples.document_b[rows],
+        duplicate=examples.duplicate[rows],
+        segment_lengths=examples.segment_lengths[segments],
+        segment_offsets=segment_offsets,
+    )
+
+
+def slice_rows(examples: ExampleBatch, start: int, stop: int) -> ExampleBatch:
+    """Return the rows [start, stop) as views on the same memory."""
+    tokens = slice(examples.offsets[start], examples.offsets[stop])
+    masks = slice(examples.mask_offsets[start], examples.mask_offsets[stop])
+    bounds = examples.segment_offsets[start : stop + 1]
+    return ExampleBatch(
+        input_ids=examples.input_ids[tokens],
+        offsets=examples.offsets[start : stop + 1] - tokens.start,
+        token_type_ids=examples.token_type_ids[tokens],
+        masked_positions=examples.masked_positions[masks],
+        mask_offsets=examples.mask_offsets[start : stop + 1] - masks.start,
+        masked_labels=examples.masked_labels[masks],
+        next_sentence_label=examples.next_sentence_label[start:stop],
+        document_a=examples.document_a[start:stop],
+        document_b=examples.document_b[start:stop],
+        duplicate=examples.duplicate[start:stop],
+        segment_lengths=examples.segment_lengths[bounds[0] : bounds[-1]],
+        segment_offsets=bounds - bounds[0],
+    )
+
+
+def concatenate(batches: list[ExampleBatch]) -> ExampleBatch:
+    """Return the rows of all batches, one after the other."""
+    if len(batches) == 1:
+        return batches[0]
+    values = {}
+    for field in dataclasses.fields(ExampleBatch):
+        join = _join_offsets if field.name.endswith("offsets") else np.concatenate
+        values[field.name] = join([getattr(batch, field.name) for batch in batches])
+    return ExampleBatch(**values)
+
+
+def _join_offsets(offsets: list[np.ndarray]) -> np.ndarray:
+    lengths = np.concatenate([np.diff(part) for part in offsets])
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _ragged_index(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flat index of the items of `rows`, int64 (N,), and their offsets (B'+1,)."""
+    lengths = np.diff(offsets)[rows]
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    shift = np.repeat(offsets[:-1][rows] - ends[:-1], lengths)
+    return np.arange(ends[-1]) + shift, ends
+
+
+def _tensor(array: np.ndarray, dtype: type[np.integer]) -> torch.Tensor:
+    return torch.from_numpy(array.astype(dtype))
+
+
+class Prefetcher:
+    """The batches of steps `start`, `start` + 1, ..., made ahead by one background thread."""
+
+    def __init__(self, loader: Loader, start: int, depth: int = 2) -> None:
+        self._loader = loader
+        self._depth = depth
+        self._next = start
+        self._queue: queue.Queue[StepBatch | BaseException] = queue.Queue(max(depth, 1))
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(start,), daemon=True)
+        if depth:
+            self._thread.start()
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        return self
+
+    def __next__(self) -> StepBatch:
+        if not self._depth:
+            self._next += 1
+            return self._loader.batch(self._next - 1)
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        self._is_closed.set()
+        if self._depth:
+            self._thread.join()
+
+    def _work(self, step: int) -> None:
+        while not self._is_closed.is_set():
+            item: StepBatch | BaseException
+            try:
+                item = self._loader.batch(step)
+            except BaseException as error:  # handed to the loop, which raises it
+                item = error
+            self._put(item)
+            if isinstance(item, BaseException):
+                return
+            step += 1
+
+    def _put(self, item: StepBatch | BaseException) -> None:
+        while not self._is_closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue

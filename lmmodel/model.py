@@ -1,0 +1,507 @@
+"""The Transformer: encoder or decoder, over packed sequences, in three families.
+
+    bert     post-norm, learned positions, segments      transformers' BertForPreTraining
+    modern   pre-norm, rotary, gated, no biases          transformers' ModernBertForMaskedLM
+    gpt2     pre-norm, learned positions, causal         transformers' GPT2LMHeadModel
+
+Shapes: B sequences, T tokens of all of them, P tokens that have a label, D hidden_size, H heads,
+K = D / H features of a head, F intermediate_size, V vocab_size.
+
+Weights are float32 and are cast to the numbers the activations have, so bf16 training needs no
+autocast: set `compute_dtype`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmmodel.attention import Kernel, attention
+from lmmodel.batch import Batch
+
+MODEL_SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},
+    "mini": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4},
+    "small": {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8},
+    "medium": {"num_hidden_layers": 8, "hidden_size": 512, "num_attention_heads": 8},
+    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
+}
+"""The shapes published with BERT (Turc et al., "Well-read students learn better", 2019)."""
+
+# What a family means where the configuration does not say otherwise.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {"positions": "learned", "norm_eps": 1e-12, "mlp_ratio": 4.0},
+    "modern": {"positions": "rotary", "norm_eps": 1e-5, "mlp_ratio": 1.5},
+    "gpt2": {"positions": "learned", "norm_eps": 1e-5, "mlp_ratio": 4.0},
+}
+
+UNSET: Any = None
+"""Default of a setting that `ModelConfig` takes from the size or the family."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The architecture. A setting left out follows from `size` and `family`."""
+
+    family: Literal["bert", "modern", "gpt2"] = "bert"
+    size: Literal["tiny", "mini", "small", "medium", "base"] = "mini"
+    vocab_size: int = UNSET  # ids; the trainer takes it from the tokenizer
+    num_hidden_layers: int = UNSET
+    hidden_size: int = UNSET
+    num_attention_heads: int = UNSET
+    intermediate_size: int = UNSET  # 4 x hidden_size; modern, which is gated: 1.5 x
+    max_position_embeddings: int = 512  # tokens of the longest sequence
+    type_vocab_size: int = 2  # segments; bert only
+    positions: Literal["learned", "sinusoidal", "rotary"] = UNSET
+    global_every: int = 3  # modern: layers 0, n, 2n, ... see everything, the others a window
+    local_window: int = 128  # modern: places a local layer sees, half of them to either side
+    global_rope_theta: float = 160_000.0  # modern: base of the rotary angles, global layers
+    local_rope_theta: float = 10_000.0  # modern: the same, local layers
+    norm_eps: float = UNSET  # added to the variance
+    initializer_range: float = 0.02  # standard deviation of fresh weights
+    dropout: float = 0.0  # probability, after embeddings, attention and feed-forward
+    attention_dropout: float = 0.0  # probability, on attention weights
+    has_nsp_head: bool = False  # pooler and two-way classifier on each sequence's first token
+
+    def __post_init__(self) -> None:
+        """Fill what is unset and check what is set."""
+        family = FAMILIES.get(self.family)
+        if family is None:
+            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
+        if self.size not in MODEL_SIZES:
+            raise ValueError(f"size must be one of {', '.join(MODEL_SIZES)}, got {self.size!r}")
+        for name, value in MODEL_SIZES[self.size].items():
+            self._fill(name, value)
+        self._fill("positions", family["positions"])
+        self._fill("norm_eps", family["norm_eps"])
+        self._fill("intermediate_size", int(family["mlp_ratio"] * self.hidden_size))
+        _check_config(self)
+
+    def _fill(self, name: str, value: Any) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
+
+    @property
+    def head_size(self) -> int:
+        """K: features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees no later ones unless `forward` is told otherwise."""
+        return self.family == "gpt2"
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether the family is modern: gated, without biases, the first norm left out."""
+        return self.family == "modern"
+
+    @property
+    def is_post_norm(self) -> bool:
+        """Whether a norm follows the residual sum (bert) or leads the branch (the others)."""
+        return self.family == "bert"
+
+    def window(self, layer: int) -> int | None:
+        """Return how many places to either side a layer sees; None is all of them.
+
+        Example:
+            >>> config = ModelConfig(family="modern", size="mini", vocab_size=64)
+            >>> [config.window(layer) for layer in range(4)]
+            [None, 64, 64, None]
+        """
+        is_local = self.is_modern and layer % self.global_every != 0
+        return self.local_window // 2 if is_local else None
+
+
+def _check_config(config: ModelConfig) -> None:
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
+                 "max_position_embeddings", "type_vocab_size", "global_every"):  # fmt: skip
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    for name in ("dropout", "attention_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(config, name)}")
+    if config.vocab_size is not None and config.vocab_size < 1:
+        raise ValueError(f"vocab_size must be at least 1, got {config.vocab_size}")
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size} "
+            f"and {config.num_attention_heads}"
+        )
+    if (config.positions == "rotary") != config.is_modern:
+        raise ValueError(
+            f"positions={config.positions!r} does not go with family={config.family!r}: "
+            "modern takes rotary, bert and gpt2 take learned or sinusoidal"
+        )
+    if config.positions == "rotary" and config.head_size % 2:
+        raise ValueError(f"rotary positions need an even head size, got {config.head_size}")
+    if config.is_modern and (config.local_window < 2 or config.local_window % 2):
+        raise ValueError(f"local_window must be even and at least 2, got {config.local_window}")
+    if config.has_nsp_head and config.family == "gpt2":
+        raise ValueError("has_nsp_head needs an encoder: family bert or modern, got gpt2")
+
+
+class Linear(nn.Linear):
+    """x W' + b in the numbers that x has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return floats (..., out_features)."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Zero mean and unit variance over the last axis, then scale and shift, in x's numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return floats of the shape of x."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+
+
+class Embeddings(nn.Module):
+    """Token + segment + position, then norm."""
+
+    sinusoids: Tensor  # float32 (max_position_embeddings, D), only where positions are sinusoidal
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size, length = config.hidden_size, config.max_position_embeddings
+        self.tokens = nn.Embedding(config.vocab_size, size)
+        if config.family == "bert":
+            self.segments = nn.Embedding(config.type_vocab_size, size)
+        if config.positions == "learned":
+            self.positions = nn.Embedding(length, size)
+        elif config.positions == "sinusoidal":
+            self.register_buffer("sinusoids", sinusoids(length, size), persistent=False)
+        if config.family != "gpt2":
+            self.norm = LayerNorm(size, eps=config.norm_eps, bias=not config.is_modern)
+        self.config = config
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return float32 (T, D)."""
+        x = self.tokens(batch.input_ids)
+        if self.config.family == "bert":
+            x = x + self.segments(batch.token_type_ids)
+        if self.config.positions == "learned":
+            x = x + self.positions(batch.position_ids)
+        elif self.config.positions == "sinusoidal":
+            x = x + self.sinusoids[batch.position_ids]
+        return x if self.config.family == "gpt2" else self.norm(x)  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within each sequence."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        has_bias = not config.is_modern
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=has_bias)
+        self.output = Linear(config.hidden_size, config.hidden_size, bias=has_bias)
+        self.window = config.window(layer)
+        self.config = config
+
+    def forward(self, x: Tensor, view: View) -> Tensor:
+        """Return floats (T, D)."""
+        qkv = self.qkv(x).view(len(x), 3, self.config.num_attention_heads, self.config.head_size)
+        q, k, v = qkv.unbind(dim=1)  # (T, H, K) each
+        if view.rotary is not None:
+            q, k = rotate(q, view.rotary), rotate(k, view.rotary)
+        heads = attention(
+            q, k, v, view.cu_seqlens, view.max_seqlen,
+            is_causal=view.is_causal, window=self.window, kernel=view.kernel,
+            dropout_p=self.config.attention_dropout if self.training else 0.0,
+        )  # fmt: skip
+        out: Tensor = self.output(heads.reshape(x.shape))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two layers with GELU between them; modern: the GELU gated by a third."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size, has_bias = config.intermediate_size, not config.is_modern
+        self.input = Linear(config.hidden_size, size * (1 + config.is_modern), bias=has_bias)
+        self.output = Linear(size, config.hidden_size, bias=has_bias)
+        self.approximate = "tanh" if config.family == "gpt2" else "none"
+        self.is_gated = config.is_modern
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return floats (T, D)."""
+        x = self.input(x)  # (T, F) or (T, 2 F)
+        if self.is_gated:
+            x, gate = x.chunk(2, dim=-1)
+            x = F.gelu(x) * gate
+        else:
+            x = F.gelu(x, approximate=self.approximate)
+        out: Tensor = self.output(x)
+        return out
+
+
+@dataclass(frozen=True)
+class View:
+    """What a layer's attention may see and how it is computed."""
+
+    cu_seqlens: Tensor  # int32 (B + 1,)
+    max_seqlen: int
+    is_causal: bool
+    rotary: tuple[Tensor, Tensor] | None  # cos and sin (T, 1, K / 2)
+    kernel: Kernel | None
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward, each added to what came in."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        size, eps, has_bias = config.hidden_size, config.norm_eps, not config.is_modern
+        # ModernBERT's first layer has no norm: the embeddings' norm is right before it.
+        has_norm = not (config.is_modern and layer == 0)
+        self.attention_norm = LayerNorm(size, eps, bias=has_bias) if has_norm else nn.Identity()
+        self.attention = Attention(config, layer)
+        self.mlp_norm = LayerNorm(size, eps, bias=has_bias)
+        self.mlp = FeedForward(config)
+        self.config = config
+
+    def forward(self, x: Tensor, view: View) -> Tensor:
+        """Return floats (T, D)."""
+        if self.config.is_post_norm:
+            x = self.attention_norm(x + self._drop(self.attention(x, view)))
+            x = self.mlp_norm(x + self._drop(self.mlp(x)))
+        else:
+            x = x + self._drop(self.attention(self.attention_norm(x), view))
+            x = x + self._drop(self.mlp(self.mlp_norm(x)))
+        return x
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.config.dropout, self.training)
+
+
+class VocabularyHead(nn.Module):
+    """Hidden states to vocabulary logits: a transform (encoders), then the tied embeddings."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size, has_bias = config.hidden_size, not config.is_modern
+        if config.family != "gpt2":
+            self.dense = Linear(size, size, bias=has_bias)
+            self.norm = LayerNorm(size, config.norm_eps, bias=has_bias)
+            self.bias = nn.Parameter(torch.empty(config.vocab_size))
+
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """Return floats (P, V) from hidden (P, D) and embeddings (V, D)."""
+        embeddings = embeddings.to(hidden.dtype)
+        if not hasattr(self, "dense"):
+            return F.linear(hidden, embeddings)
+        hidden = self.norm(F.gelu(self.dense(hidden)))
+        return F.linear(hidden, embeddings, self.bias.to(hidden.dtype))
+
+
+class SentenceHead(nn.Module):
+    """First token of a sequence to two logits: 0 the second segment follows, 1 it does not."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pooler = Linear(config.hidden_size, config.hidden_size)
+        self.classifier = Linear(config.hidden_size, 2)
+
+    def forward(self, first: Tensor) -> Tensor:
+        """Return floats (B, 2) from the hidden states of first tokens (B, D)."""
+        logits: Tensor = self.classifier(torch.tanh(self.pooler(first)))
+        return logits
+
+
+class Transformer(nn.Module):
+    """Embeddings, layers, heads.
+
+    `compute_dtype` (float32 or bfloat16) is what activations and products are in; `kernel` forces
+    one of attention's kernels. Neither is part of the state.
+    """
+
+    global_angles: Tensor  # float32 (max_position_embeddings, K / 2), rotary positions only
+    local_angles: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.vocab_size is None:
+            raise ValueError("vocab_size is not set: take it from the tokenizer")
+        self.config = config
+        self.compute_dtype = torch.float32
+        self.kernel: Kernel | None = None
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.final_norm = (
+            nn.Identity()
+            if config.is_post_norm
+            else LayerNorm(config.hidden_size, config.norm_eps, bias=not config.is_modern)
+        )
+        self.head = VocabularyHead(config)
+        if config.has_nsp_head:
+            self.nsp_head = SentenceHead(config)
+        if config.positions == "rotary":
+            for name in ("global", "local"):
+                angles = rotary_angles(config, getattr(config, f"{name}_rope_theta"))
+                self.register_buffer(f"{name}_angles", angles, persistent=False)
+
+    def forward(self, batch: Batch, *, is_causal: bool | None = None) -> Tensor:
+        """Return the last layer's hidden states.
+
+        Args:
+            batch: on the model's device; no sequence longer than `max_position_embeddings`
+            is_causal: whether a token sees no later ones; None: as the family does
+
+        Returns:
+            Floats of `compute_dtype` (T, D).
+        """
+        config = self.config
+        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, D)
+        x = F.dropout(x, config.dropout, self.training)
+        view_global, view_local = self._views(
+            batch, config.is_causal if is_causal is None else is_causal
+        )
+        for i, layer in enumerate(self.layers):
+            x = layer(x, view_global if config.window(i) is None else view_local)
+        x = self.final_norm(x)
+        return x
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Return vocabulary logits of `compute_dtype` (P, V) for hidden states (P, D)."""
+        logits: Tensor = self.head(hidden, self.embeddings.tokens.weight)
+        return logits
+
+    lm_logits = mlm_logits  # one head serves masked and next tokens, as in GPT-BERT
+
+    def nsp_logits(self, first: Tensor) -> Tensor:
+        """Return logits (B, 2) for the hidden states of the sequences' first tokens (B, D)."""
+        logits: Tensor = self.nsp_head(first)
+        return logits
+
+    def _views(self, batch: Batch, is_causal: bool) -> tuple[View, View]:
+        """Return what global and local layers see."""
+        rotary: list[Any] = [None, None]
+        if self.config.positions == "rotary":
+            angles = (self.global_angles, self.local_angles)  # (length, K / 2) each
+            rotary = [self._cos_sin(table[batch.position_ids]) for table in angles]
+        shape = (batch.cu_seqlens, batch.max_seqlen, is_causal)
+        return View(*shape, rotary[0], self.kernel), View(*shape, rotary[1], self.kernel)
+
+    def _cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        angles = angles[:, None, :]  # (T, 1, K / 2)
+        return angles.cos().to(self.compute_dtype), angles.sin().to(self.compute_dtype)
+
+
+def sinusoids(length: int, size: int) -> Tensor:
+    """Return fixed position embeddings: float32 (length, size), sines then cosines.
+
+    Vaswani et al., "Attention is all you need" (2017), section 3.5, with the two kinds side by
+    side instead of interleaved.
+
+    Example:
+        >>> sinusoids(2, 4)[0].tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
+    half = size // 2
+    rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, size % 2)).float()
+
+
+def rotary_angles(config: ModelConfig, theta: float) -> Tensor:
+    """Return the angle of each position and feature pair: float32 (length, K / 2).
+
+    Su et al., "RoFormer" (2021), section 3.2.2.
+    """
+    size = config.head_size
+    rates = 1.0 / theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    return torch.arange(config.max_position_embeddings, dtype=torch.float32)[:, None] * rates
+
+
+def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+    """Return x with features i and i + K/2 turned as one plane by the angle of its place.
+
+    Args:
+        x: floats (T, H, K)
+        cos_sin: floats (T, 1, K / 2) each
+    """
+    cos, sin = cos_sin
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+def make_model(config: ModelConfig, *, seed: int) -> Transformer:
+    """Return a model with fresh weights, the same on every machine for the same seed."""
+    model = Transformer(config)
+    init_weights(model, seed=seed)
+    return model
+
+
+@torch.no_grad()
+def init_weights(model: Transformer, *, seed: int) -> None:
+    """Fill the weights in place: norms 1, biases 0, the rest from a normal distribution.
+
+    Matrices that write to the residual stream of a pre-norm model get a standard deviation
+    smaller by sqrt(2 x layers) (GPT-2, ModernBERT). Each parameter's numbers depend on the seed
+    and its own name only, and are drawn on the CPU.
+    """
+    config = model.config
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name:
+            parameter.fill_(1.0)
+        else:
+            is_residual = name.endswith("output.weight") and not config.is_post_norm
+            scale = math.sqrt(2 * config.num_hidden_layers) if is_residual else 1.0
+            digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+            fresh = torch.empty(parameter.shape).normal_(generator=generator)
+            parameter.copy_(fresh * (config.initializer_range / scale))
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Return the number of weights.
+
+    Example:
+        >>> num_parameters(ModelConfig(size="base", vocab_size=30522, has_nsp_head=True))
+        110106428
+    """
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Transformer(config).parameters())
+
+
+def forward_flops(
+    config: ModelConfig, *, num_tokens: int, num_pairs: int, num_supervised: int
+) -> int:
+    """Return the floating-point operations of products in one forward pass.
+
+    Backward costs twice as much: a training step is three times this. A multiplication and an
+    addition count as two; norms, activations and softmax are left out, as is usual for MFU.
+
+    Args:
+        config: the architecture
+        num_tokens: T
+        num_pairs: sum over sequences of length x length (half of it where causal)
+        num_supervised: P, rows that the vocabulary head runs on
+
+    Example:
+        >>> config = ModelConfig(size="mini", vocab_size=16384)
+        >>> forward_flops(config, num_tokens=4096, num_pairs=32 * 128 * 128, num_supervised=614)
+        33148370944
+    """
+    size, layers = config.hidden_size, config.num_hidden_layers
+    mlp = (2 + config.is_modern) * size * config.intermediate_size
+    matrices = layers * (4 * size * size + mlp)
+    head = config.vocab_size * size + (size * size if config.family != "gpt2" else 0)
+    scores = 0
+    for layer in range(layers):
+        window = config.window(layer)
+        seen = num_pairs if window is None else min(num_pairs, num_tokens * (2 * window + 1))
+        scores += 2 * seen * size
+    return 2 * (num_tokens * matrices + num_supervised * head + scores)

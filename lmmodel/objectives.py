@@ -1,0 +1,228 @@
+"""What a model learns: view x corruption x head.
+
+The view and the corruption make the examples (`lmdata.views`). Here an objective says which rows of
+a step are read how, and which heads learn from them with which weight. A loss is a sum, never a
+mean: the step divides once, by the labels of the whole step over all processes, so that the result
+does not depend on how a step is cut into micro-batches.
+
+To add an objective: a head function if a new one is needed, and one entry in `OBJECTIVES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lmdata.rng import draw, stream_key
+from lmdata.schema import ExampleBatch
+from lmmodel.batch import IGNORED, Batch
+from lmmodel.errors import FitError
+from lmmodel.model import Transformer
+
+ObjectiveName = Literal["mlm", "mlm+nsp", "mlm+sop", "clm", "hybrid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is learned."""
+
+    name: ObjectiveName = "mlm+nsp"
+    """Masked tokens, alone or with sentence pairs; next tokens; or rows of both kinds."""
+    pair_weight: float = 1.0
+    """Weight of the pair loss (nsp, sop) beside the token loss; above 0."""
+    causal_share: float = 0.5
+    """Of `hybrid`: share of the rows read causally, and weight of their loss; in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        if self.pair_weight <= 0:
+            raise ValueError(f"pair_weight must be above 0, got {self.pair_weight}: use name=mlm")
+        if not 0 < self.causal_share < 1:
+            raise ValueError(
+                f"causal_share must be in (0, 1), got {self.causal_share}: use name=mlm or clm"
+            )
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss: the sum over its labels, in nats, and what it weighs."""
+
+    name: str
+    weight: float
+    count: Callable[[ExampleBatch], int]
+    loss: Callable[[Transformer, torch.Tensor, Batch], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows that are read one way, and the terms they are trained on."""
+
+    terms: tuple[Term, ...]
+    is_causal: bool = False
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Parts whose shares sum to 1."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All terms, in the order of every array of sums and counts."""
+        return tuple(term for part in self.parts for term in part.terms)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float64 (K,): what each term weighs in the loss."""
+        return np.array([term.weight for term in self.terms])
+
+
+def token_loss(model: Transformer, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the summed cross-entropy of the labelled tokens; logits of those rows only."""
+    logits = model.lm_logits(hidden[batch.masked_positions]).float()
+    return F.cross_entropy(logits, batch.masked_labels, reduction="sum", ignore_index=IGNORED)
+
+
+def pair_loss(model: Transformer, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the summed cross-entropy of the pair labels, from each sequence's first token."""
+    logits = model.nsp_logits(hidden[batch.first_positions]).float()
+    return F.cross_entropy(logits, batch.next_sentence_label, reduction="sum", ignore_index=IGNORED)
+
+
+def _num_token_labels(examples: ExampleBatch) -> int:
+    return len(examples.masked_labels)
+
+
+def _num_pair_labels(examples: ExampleBatch) -> int:
+    return int((examples.next_sentence_label >= 0).sum())
+
+
+def _masked(config: ObjectiveConfig, pair: str | None = None) -> tuple[Part, ...]:
+    terms = [Term("mlm", 1.0, _num_token_labels, token_loss)]
+    if pair is not None:
+        terms.append(Term(pair, config.pair_weight, _num_pair_labels, pair_loss))
+    return (Part(tuple(terms)),)
+
+
+def _causal() -> tuple[Part, ...]:
+    return (Part((Term("clm", 1.0, _num_token_labels, token_loss),), is_causal=True),)
+
+
+def _hybrid(config: ObjectiveConfig) -> tuple[Part, ...]:
+    share = config.causal_share
+    masked = Term("mlm", 1 - share, _num_token_labels, token_loss)
+    causal = Term("clm", share, _num_token_labels, token_loss)
+    return Part((masked,), share=1 - share), Part((causal,), is_causal=True, share=share)
+
+
+OBJECTIVES: dict[ObjectiveName, Callable[[ObjectiveConfig], tuple[Part, ...]]] = {
+    "mlm": _masked,
+    "mlm+nsp": lambda config: _masked(config, "nsp"),
+    "mlm+sop": lambda config: _masked(config, "sop"),
+    "clm": lambda config: _causal(),
+    "hybrid": _hybrid,
+}
+
+
+def make_objective(config: ObjectiveConfig) -> Objective:
+    """Return the objective of a configuration.
+
+    Example:
+        >>> [term.name for term in make_objective(ObjectiveConfig(name="mlm+nsp")).terms]
+        ['mlm', 'nsp']
+    """
+    return Objective(config.name, OBJECTIVES[config.name](config))
+
+
+def count_labels(part: Part, examples: ExampleBatch) -> list[int]:
+    """Return the labels that each term of a part finds in its examples."""
+    return [term.count(examples) for term in part.terms]
+
+
+def sum_losses(model: Transformer, part: Part, batch: Batch) -> torch.Tensor:
+    """Return the summed loss of each term of a part, in nats: float32 (terms of the part,)."""
+    hidden = model(batch, is_causal=part.is_causal)
+    return torch.stack([term.loss(model, hidden, batch) for term in part.terms])
+
+
+def combine(sums: torch.Tensor, weights: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the weighted sum of the means, a scalar; a term without labels contributes 0.
+
+    Args:
+        sums: float (K,) nats
+        weights: float (K,)
+        counts: int64 (K,) labels of the whole step over all processes
+
+    Example:
+        >>> combine(torch.tensor([6.0, 1.0]), torch.tensor([1.0, 0.5]), torch.tensor([3, 0])).item()
+        2.0
+    """
+    return (sums * weights * (counts > 0) / counts.clamp(min=1)).sum()
+
+
+def next_token_labels(examples: ExampleBatch) -> ExampleBatch:
+    """Return the same rows uncorrupted, each token labelled with the one after it.
+
+    The original ids come back from the labels of the corruption, so frozen masked shards serve too.
+    Segments of packed rows stay apart: the last token of each has no label.
+    """
+    input_ids = examples.original_ids()
+    lengths = examples.segment_lengths.astype(np.int64)
+    ends = np.cumsum(lengths)
+    has_next = np.ones(len(input_ids), bool)
+    has_next[ends[lengths > 0] - 1] = False
+    flat = np.flatnonzero(has_next)
+    starts = examples.offsets[:-1]
+    mask_offsets = np.searchsorted(flat, examples.offsets)
+    rows = np.repeat(np.arange(len(starts)), np.diff(mask_offsets))
+    return dataclasses.replace(
+        examples,
+        input_ids=input_ids,
+        masked_positions=(flat - starts[rows]).astype(examples.masked_positions.dtype),
+        mask_offsets=mask_offsets.astype(np.int64),
+        masked_labels=input_ids[flat + 1],
+    )
+
+
+def causal_rows(rows: np.ndarray, epoch: int, share: float, seed: int) -> np.ndarray:
+    """Return which rows are read causally: bool (B,), drawn by row number, so fixed for each row.
+
+    Args:
+        rows: int64 (B,) row numbers in the epoch's view
+        epoch: the view's epoch
+        share: in [0, 1]
+        seed: of the run
+
+    Example:
+        >>> causal_rows(np.arange(8), 0, 1.0, seed=1).all()
+        np.True_
+    """
+    words = draw(stream_key(seed, "objective", epoch), rows, np.zeros_like(rows))
+    return np.asarray(words < share * 2**32)
+
+
+def check_labels(objective: Objective, examples: ExampleBatch, source: str) -> None:
+    """Check that a sample of the data carries what the objective's terms need.
+
+    Raises:
+        FitError: a term would never see a label
+    """
+    for term in objective.terms:
+        if term.name in ("nsp", "sop") and term.count(examples) == 0:
+            raise FitError(
+                f"objective.name={objective.name} needs pair labels, and {source} has none: make "
+                f"it with pairs (view {term.name}), or train with objective.name=mlm"
+            )
+        if term.name == "mlm" and term.count(examples) == 0:
+            raise FitError(
+                f"objective.name={objective.name} needs masked tokens, and {source} has none: "
+                "mask it, or train with objective.name=clm"
+            )

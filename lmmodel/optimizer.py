@@ -1,0 +1,258 @@
+"""AdamW and Muon over named parameters; their state is a flat table of tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lmmodel.errors import CheckpointError
+
+# The odd polynomial a x + b x^3 + c x^5 of Muon (Jordan et al., "Muon", 2024): five rounds bring
+# every singular value in (0, 1] to about [0.7, 1.2].
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """What moves the weights."""
+
+    name: Literal["adamw", "muon"] = "adamw"  # muon: on the layers' matrices; adamw on the rest
+    lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
+    betas: tuple[float, float] = (0.9, 0.98)  # decay of the mean and the mean square, in [0, 1)
+    eps: float = 1e-6  # added to the root of the mean square
+    weight_decay: float = 0.01  # share of a weight lost per step at learning rate 1, AdamW
+    decay_embeddings: bool = False  # whether embeddings decay too (BERT: yes); bias, norm never
+    muon_lr: float = 0.02  # Muon's peak learning rate, in (0, 1]
+    muon_momentum: float = 0.95  # decay of Muon's mean, in [0, 1)
+    muon_weight_decay: float = 0.05  # as weight_decay, Muon
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("lr", "muon_lr"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}; "
+                    "1e-4 to 2e-3 is usual for lr, 0.005 to 0.05 for muon_lr"
+                )
+        for name, value in (*zip(("betas[0]", "betas[1]"), self.betas, strict=True),
+                            ("muon_momentum", self.muon_momentum)):  # fmt: skip
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        for name in ("eps", "weight_decay", "muon_weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+class Optimizer:
+    """AdamW, or Muon for the layers' matrices and AdamW for the rest, over one model.
+
+    Every parameter that is trained has state from the start, so the table of `state_tensors` has
+    the same keys at every step.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        is_muon = {name: config.name == "muon" and takes_muon(name, p) for name, p in named}
+        self.adamw = make_adamw([(n, p) for n, p in named if not is_muon[n]], config)
+        self.muon = Muon([(n, p) for n, p in named if is_muon[n]], config)
+        self._adamw_names = {p: n for n, p in named if not is_muon[n]}
+
+    def step(self, lr_ratio: float) -> None:
+        """Move the weights by their gradients at this share of the peak learning rates."""
+        for group in self.adamw.param_groups:
+            group["lr"].fill_(self.config.lr * lr_ratio)
+        self.adamw.step()
+        self.muon.step(lr_ratio)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+        self.muon.zero_grad()
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return the state, not copied: `NAME/mean`, `NAME/mean_square`, `NAME/momentum`, `step`.
+
+        Tensors are those that the next step changes in place.
+        """
+        tensors: dict[str, Tensor] = {}
+        for parameter, name in self._adamw_names.items():
+            state = self.adamw.state[parameter]
+            tensors[f"{name}/mean"] = state["exp_avg"]
+            tensors[f"{name}/mean_square"] = state["exp_avg_sq"]
+            tensors[f"{name}/step"] = state["step"]
+        return tensors | self.muon.state_tensors()
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state that `state_tensors` gave.
+
+        Raises:
+            CheckpointError: a tensor is missing, too many, or of another shape
+        """
+        mine = self.state_tensors()
+        if differing := sorted(mine.keys() ^ tensors.keys()):
+            raise CheckpointError(
+                f"the optimizer's state differs in {len(differing)} tensors, first {differing[0]}: "
+                f"was it saved with another optimizer than {self.config.name} or another model?"
+            )
+        for name, tensor in mine.items():
+            if tensor.shape != tensors[name].shape:
+                raise CheckpointError(
+                    f"optimizer state {name} has shape {tuple(tensors[name].shape)}, "
+                    f"this model needs {tuple(tensor.shape)}"
+                )
+            tensor.copy_(tensors[name])
+
+
+def takes_muon(name: str, parameter: Tensor) -> bool:
+    """Whether Muon is for this parameter: a matrix of a layer."""
+    return "layers." in name and parameter.ndim == 2
+
+
+def takes_decay(name: str, parameter: Tensor, *, decay_embeddings: bool) -> bool:
+    """Whether weights decay: matrices do, biases and norms never, embeddings by option.
+
+    Example:
+        >>> takes_decay("layers.0.mlp.input.weight", torch.ones(2, 3), decay_embeddings=False)
+        True
+    """
+    return parameter.ndim >= 2 and (decay_embeddings or "embeddings." not in name)
+
+
+def make_adamw(
+    named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """Return torch's fused AdamW in two groups, decayed and not, with its state in place.
+
+    The learning rate is a tensor, so that a compiled step is not compiled again when it changes.
+    """
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in named:
+        decays = takes_decay(name, parameter, decay_embeddings=config.decay_embeddings)
+        (decayed if decays else kept).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": decay,
+            "lr": torch.tensor(config.lr, device=parameters[0].device),
+        }
+        for parameters, decay in ((decayed, config.weight_decay), (kept, 0.0))
+        if parameters
+    ]
+    adamw = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+    for parameter in decayed + kept:
+        adamw.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return adamw
+
+
+class Muon:
+    """Momentum whose matrices are made orthogonal before they move the weights.
+
+    Matrices of one shape are stacked and go through the Newton-Schulz rounds as one batch. A
+    merged query-key-value matrix counts as three.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
+        self.config = config
+        self.named = list(named)
+        self.stacks: dict[tuple[int, ...], list[Tensor]] = {}
+        self._parts: dict[Tensor, int] = {p: num_parts(name) for name, p in self.named}
+        for _, parameter in self.named:
+            key = (self._parts[parameter], *parameter.shape)
+            self.stacks.setdefault(key, []).append(parameter)
+        self.momentum = {
+            key: torch.zeros_like(stack_matrices(stack, key[0]))
+            for key, stack in self.stacks.items()
+        }
+
+    @torch.no_grad()
+    def step(self, lr_ratio: float) -> None:
+        """Move the weights by their gradients."""
+        lr = self.config.muon_lr * lr_ratio
+        for key, parameters in self.stacks.items():
+            gradients = stack_matrices([_gradient(p) for p in parameters], key[0])
+            update = muon_update(gradients, self.momentum[key], self.config.muon_momentum)
+            shape = parameters[0].shape
+            torch._foreach_mul_(parameters, 1 - lr * self.config.muon_weight_decay)
+            updates = update.mul_(-lr).view(len(parameters), *shape).unbind()
+            torch._foreach_add_(parameters, updates)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for _, parameter in self.named:
+            parameter.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return `NAME/momentum` of each parameter, in its shape, not copied."""
+        views: dict[Tensor, Tensor] = {}
+        for key, parameters in self.stacks.items():
+            stack = self.momentum[key].view(len(parameters), *parameters[0].shape)
+            views |= dict(zip(parameters, stack.unbind(), strict=True))
+        return {f"{name}/momentum": views[parameter] for name, parameter in self.named}
+
+
+def num_parts(name: str) -> int:
+    """Return how many matrices a parameter merges along its rows.
+
+    Example:
+        >>> num_parts("layers.0.attention.qkv.weight"), num_parts("layers.0.mlp.input.weight")
+        (3, 1)
+    """
+    return 3 if ".qkv." in name else 1
+
+
+def stack_matrices(matrices: list[Tensor], parts: int) -> Tensor:
+    """Return n matrices (parts x R, C) as one stack (n x parts, R, C)."""
+    rows, columns = matrices[0].shape
+    return torch.stack(matrices).view(len(matrices) * parts, rows // parts, columns)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def muon_update(gradients: Tensor, momentum: Tensor, beta: float) -> Tensor:
+    """Return the orthogonal Nesterov step of each matrix; updates `momentum` in place.
+
+    Tall matrices are scaled by sqrt(R / C), so that the change of an output per step does not
+    depend on the shape (Jordan et al., 2024).
+
+    Args:
+        gradients: floats (n, R, C)
+        momentum: floats (n, R, C)
+        beta: decay of the momentum
+    """
+    momentum.lerp_(gradients, 1 - beta)
+    rows, columns = gradients.shape[-2:]
+    return orthogonalize(gradients.lerp(momentum, beta)) * math.sqrt(max(1.0, rows / columns))
+
+
+def orthogonalize(matrices: Tensor, num_rounds: int = 5) -> Tensor:
+    """Return U V' for each matrix U S V', about: singular values come near 1.
+
+    Newton-Schulz rounds of `NEWTON_SCHULZ`, in bfloat16 on a GPU and float32 elsewhere.
+
+    Args:
+        matrices: floats (n, R, C)
+        num_rounds: how often the polynomial is applied
+    """
+    a, b, c = NEWTON_SCHULZ
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if is_tall else matrices
+    x = x.to(torch.bfloat16 if x.is_cuda else torch.float32)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(num_rounds):
+        gram = x @ x.mT  # (n, R, R)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).to(matrices.dtype).contiguous()

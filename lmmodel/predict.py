@@ -1,0 +1,192 @@
+"""What a trained model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import torch
+from torch import Tensor
+
+from lmdata.errors import TokenizerError
+from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmmodel.batch import Batch, make_batch
+from lmmodel.checkpoint import load_tensors
+from lmmodel.device import resolve_device
+from lmmodel.errors import FitError, RunError
+from lmmodel.learner import load_weights
+from lmmodel.model import Transformer, make_model
+from lmmodel.run import WEIGHTS_NAME, RunRecord, read_record
+
+# Tokens of one forward pass.
+_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Filling:
+    """One guess for a masked place."""
+
+    piece: str
+    id: int
+    probability: float  # in [0, 1]
+    text: str  # the prompt with the guess in place
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model, its tokenizer and what it was trained by."""
+
+    path: Path
+    record: RunRecord
+    model: Transformer  # float32, in evaluation mode
+    tokenizer: Tokenizer
+    device: torch.device
+
+    def fill_mask(self, texts: Sequence[str] | str, top_k: int = 5) -> list[list[list[Filling]]]:
+        """Return guesses for each masked place of each text; see `fill_mask`."""
+        return fill_mask(self, [texts] if isinstance(texts, str) else texts, top_k=top_k)
+
+
+def load_run(path: Path | str, device: str = "auto") -> Run:
+    """Return the model in a run folder, ready to answer.
+
+    Raises:
+        RunError: no run there, or no weights yet
+        CheckpointError: the weights are damaged or of another model
+        DeviceError: a GPU is asked for and there is none
+    """
+    path = Path(path)
+    record, where = read_record(path), resolve_device(device)
+    if not (path / WEIGHTS_NAME).is_file():
+        raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
+    model = make_model(record.config.model, seed=0)
+    load_weights(model, load_tensors(path / WEIGHTS_NAME))
+    return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
+
+
+def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[list[Filling]]]:
+    """Return the most likely pieces for each mask token of each text.
+
+    Args:
+        run: of a masked model
+        texts: each with at least one mask token
+        top_k: guesses of each place, at least 1
+
+    Returns:
+        For each text, for each masked place in order, `top_k` guesses, best first.
+
+    Raises:
+        TokenizerError: the tokenizer has no mask token
+        FitError: a text has no mask token, or is longer than the model takes
+        ValueError: `top_k` is out of range
+    """
+    if not 1 <= top_k <= run.tokenizer.vocab_size:
+        raise ValueError(f"top_k must be in [1, {run.tokenizer.vocab_size}], got {top_k}")
+    encoded = encode_prompts(run, texts)
+    places = [np.flatnonzero(ids == _mask_id(run)) for ids in encoded]
+    for text, found in zip(texts, places, strict=True):
+        if not len(found):
+            raise FitError(
+                f"{text!r} has no {run.tokenizer.special_tokens['mask']}: put it where a word is "
+                "to be filled in"
+            )
+    logits = masked_logits(run, encoded, places)  # one (P_i, V) each
+    return [
+        [_fillings(run, ids, int(place), row, top_k) for place, row in zip(at, rows, strict=True)]
+        for ids, at, rows in zip(encoded, places, logits, strict=True)
+    ]
+
+
+def encode_prompts(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
+    """Return the ids of prompts, int64 (T_i,) each, special tokens read as such and added.
+
+    Raises:
+        FitError: a text is longer than the model takes
+    """
+    backend = tokenizers.Tokenizer.from_str(run.tokenizer.backend.to_str())
+    backend.encode_special_tokens = False
+    most = run.model.config.max_position_embeddings
+    encoded = [np.array(item.ids, np.int64) for item in backend.encode_batch(list(texts))]
+    for text, ids in zip(texts, encoded, strict=True):
+        if len(ids) > most:
+            raise FitError(
+                f"a text of {len(ids)} tokens is longer than the model takes, {most}: {text[:60]!r}"
+            )
+    return encoded
+
+
+def masked_logits(
+    run: Run, encoded: Sequence[np.ndarray], places: Sequence[np.ndarray]
+) -> list[Tensor]:
+    """Return the vocabulary logits at some places of each text, batched by length.
+
+    Args:
+        run: the model
+        encoded: int64 (T_i,) ids of each text
+        places: int64 (P_i,) positions in each text
+
+    Returns:
+        float32 (P_i, V) on the CPU for each text.
+    """
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    results: list[Tensor] = [torch.empty(0)] * len(encoded)
+    for group in _group(order, [len(ids) for ids in encoded]):
+        batch = _pack([encoded[index] for index in group], [places[index] for index in group])
+        logits = _logits(run, batch)
+        pieces = torch.split(logits, [len(places[index]) for index in group])
+        for index, piece in zip(group, pieces, strict=True):
+            results[index] = piece
+    return results
+
+
+def _group(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Return texts, shortest first, in groups of at most `_BATCH_TOKENS` tokens."""
+    groups: list[list[int]] = []
+    total = 0
+    for index in order:
+        if not groups or total + lengths[index] > _BATCH_TOKENS:
+            groups.append([])
+            total = 0
+        groups[-1].append(index)
+        total += lengths[index]
+    return groups
+
+
+def _pack(encoded: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Batch:
+    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    flat = np.concatenate([start + at for start, at in zip(starts, places, strict=True)])
+    return make_batch(
+        torch.from_numpy(np.concatenate(encoded)),
+        torch.from_numpy(lengths),
+        masked_positions=torch.from_numpy(flat),
+        masked_labels=torch.zeros(len(flat), dtype=torch.int64),
+    )
+
+
+@torch.no_grad()
+def _logits(run: Run, batch: Batch) -> Tensor:
+    batch = batch.to(run.device)
+    hidden = run.model(batch)
+    return run.model.lm_logits(hidden[batch.masked_positions]).float().cpu()
+
+
+def _mask_id(run: Run) -> int:
+    index = run.tokenizer.special_ids["mask"]
+    if index is None:
+        raise TokenizerError(f"the tokenizer of {run.path} has no mask token: it can't fill one in")
+    return index
+
+
+def _fillings(run: Run, ids: np.ndarray, place: int, logits: Tensor, top_k: int) -> list[Filling]:
+    probabilities, best = logits.softmax(0).topk(top_k)
+    fillings = []
+    for probability, index in zip(probabilities.tolist(), best.tolist(), strict=True):
+        filled = ids.copy()
+        filled[place] = index
+        text = run.tokenizer.decode(filled, skip_special_tokens=True)
+        fillings.append(Filling(run.tokenizer.piece(index), index, probability, text))
+    return fillings

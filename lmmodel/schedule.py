@@ -1,0 +1,78 @@
+"""The learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate rises and falls; every value is a share, of the steps or the peak."""
+
+    kind: Literal["constant", "linear", "cosine", "wsd"] = "linear"
+    warmup_ratio: float = 0.06  # of all steps, in [0, 1): the rate rises to its peak in a line
+    cooldown_ratio: float | None = None  # of all steps, wsd only: the final fall; None: 0.5
+    final_ratio: float = 0.0  # of the peak, in [0, 1]: the rate right after the last step
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+        if not 0 <= self.final_ratio <= 1:
+            raise ValueError(f"final_ratio must be in [0, 1], got {self.final_ratio}")
+        if self.kind == "constant" and self.final_ratio:
+            raise ValueError("final_ratio has no effect with kind=constant: leave it out")
+        if self.cooldown_ratio is not None and self.kind != "wsd":
+            raise ValueError(f"cooldown_ratio needs kind=wsd, got kind={self.kind}")
+        if self.kind == "wsd" and not 0 < self.fall_ratio <= 1 - self.warmup_ratio:
+            raise ValueError(
+                f"cooldown_ratio must be in (0, 1 - warmup_ratio={1 - self.warmup_ratio:g}], "
+                f"got {self.fall_ratio}"
+            )
+
+    @property
+    def fall_ratio(self) -> float:
+        """Share of the steps in which the rate falls."""
+        if self.kind == "wsd":
+            return 0.5 if self.cooldown_ratio is None else self.cooldown_ratio
+        return 0.0 if self.kind == "constant" else 1 - self.warmup_ratio
+
+
+def lr_ratio(step: int, num_steps: int, config: ScheduleConfig) -> float:
+    """Return the learning rate of a step as a share of the peak.
+
+    The first step of a warm-up of n steps has 1 / n; the fall ends at `final_ratio` one step
+    after the last, so that no step is lost. Linear is BERT's, cosine that of Loshchilov and
+    Hutter (2017), wsd (warm-up, stable, decay: a linear fall) that of Hu et al., "MiniCPM" (2024).
+
+    Args:
+        step: from 0; steps beyond the last have the final rate
+        num_steps: steps of the whole run
+        config: the shape
+
+    Example:
+        >>> def table(**options):
+        ...     config = ScheduleConfig(warmup_ratio=0.2, **options)
+        ...     return [round(lr_ratio(step, 10, config), 2) for step in range(11)]
+        >>> table(kind="constant")
+        [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+        >>> table(kind="linear")
+        [0.5, 1.0, 1.0, 0.88, 0.75, 0.62, 0.5, 0.38, 0.25, 0.12, 0.0]
+        >>> table(kind="cosine", final_ratio=0.1)
+        [0.5, 1.0, 1.0, 0.97, 0.87, 0.72, 0.55, 0.38, 0.23, 0.13, 0.1]
+        >>> table(kind="wsd", cooldown_ratio=0.4)
+        [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    num_warmup = round(config.warmup_ratio * num_steps)
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    num_fall = min(round(config.fall_ratio * num_steps), num_steps - num_warmup)
+    left = min(num_steps - step, num_fall)
+    if num_fall == 0:
+        return 1.0
+    remaining = max(left, 0) / num_fall  # 1 before the fall, 0 after the last step
+    if config.kind == "cosine":
+        remaining = (1 - math.cos(math.pi * remaining)) / 2
+    return config.final_ratio + (1 - config.final_ratio) * remaining

@@ -1,0 +1,165 @@
+"""One optimizer step: forward and backward over micro-batches, one gradient, one move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lmdata.rng import draw, stream_key
+from lmmodel.batch import Batch
+from lmmodel.loader import MicroBatch
+from lmmodel.model import Transformer
+from lmmodel.objectives import Objective, Part, combine, sum_losses
+
+# A loss this many times that of a uniform guess is called exploded.
+EXPLOSION_FACTOR = 3.0
+
+SumLosses = Callable[[Transformer, Part, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of one step, over all processes."""
+
+    total: float  # weighted sum of the means, nats
+    means: np.ndarray  # float64 (K,) mean of each term, nats; nan where it had no labels
+
+
+def accumulate(
+    model: Transformer,
+    objective: Objective,
+    micro_batches: Iterable[MicroBatch],
+    num_labels: Tensor,
+    *,
+    seeds: Callable[[int], int],
+    losses: SumLosses = sum_losses,
+) -> Tensor:
+    """Add the gradients of a step's mean loss to the parameters; return the summed losses.
+
+    Args:
+        model: in training mode
+        objective: K terms in all
+        micro_batches: of this process
+        num_labels: int64 (K,) labels of the whole step over all processes, on the model's device
+        seeds: of dropout, by the index of the micro-batch
+        losses: `sum_losses`, compiled or not
+
+    Returns:
+        float32 (K,) sums of each term in this process, nats.
+    """
+    device = num_labels.device
+    weights = torch.tensor(objective.weights, dtype=torch.float32, device=device)
+    sums = torch.zeros_like(weights)
+    spans = term_spans(objective)
+    for index, micro in enumerate(micro_batches):
+        torch.manual_seed(seeds(index))
+        span = spans[micro.part]
+        batch = micro.batch.to(device, non_blocking=True)
+        part_sums = losses(model, objective.parts[micro.part], batch)
+        combine(part_sums, weights[span], num_labels[span]).backward()  # type: ignore[no-untyped-call]
+        sums[span] += part_sums.detach()
+    return sums
+
+
+def term_spans(objective: Objective) -> list[slice]:
+    """Return where the terms of each part lie among all terms.
+
+    Example:
+        >>> from lmmodel.objectives import ObjectiveConfig, make_objective
+        >>> term_spans(make_objective(ObjectiveConfig(name="hybrid")))
+        [slice(0, 1, None), slice(1, 2, None)]
+    """
+    ends = np.cumsum([len(part.terms) for part in objective.parts]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def dropout_seeds(seed: int, step: int, rank: int) -> Callable[[int], int]:
+    """Return the seed of each micro-batch of a step: a function of its address alone.
+
+    Example:
+        >>> dropout_seeds(0, 5, 0)(1) == dropout_seeds(0, 5, 0)(1) != dropout_seeds(0, 6, 0)(1)
+        True
+    """
+    key = stream_key(seed, "dropout", step)
+
+    def seed_of(index: int) -> int:
+        position = np.array([2 * index, 2 * index + 1])
+        low, high = draw(key, np.array([rank]), position).tolist()
+        return int(low | (high & 0x7FFFFFFF) << 32)
+
+    return seed_of
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Replace the gradients by their sums over all processes, in one message."""
+    if not dist.is_initialized():
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = [
+        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for parameter in parameters
+    ]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.grad = piece.view_as(parameter)
+
+
+def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
+    """Scale the gradients so that their norm is at most `max_norm`; return the norm before.
+
+    Returns:
+        float32 scalar, on the model's device.
+    """
+    limit = math.inf if max_norm is None else max_norm
+    return nn.utils.clip_grad_norm_(model.parameters(), limit)
+
+
+def step_loss(sums: Tensor, num_labels: Tensor, objective: Objective) -> StepLoss:
+    """Return the loss of a step from its sums and counts over all processes.
+
+    Args:
+        sums: float32 (K,) nats
+        num_labels: int64 (K,)
+        objective: K terms
+    """
+    counts = num_labels.cpu().numpy()
+    totals = sums.double().cpu().numpy()
+    means = np.divide(totals, counts, out=np.full(len(totals), np.nan), where=counts > 0)
+    return StepLoss(float(np.sum(means * objective.weights, where=counts > 0)), means)
+
+
+def find_fault(
+    loss: StepLoss, grad_norm: float, vocab_size: int, objective: Objective
+) -> str | None:
+    """Return what is wrong with a step, or None.
+
+    Args:
+        loss: of the step
+        grad_norm: of its gradients
+        vocab_size: a uniform guess among so many pieces sets the limit
+        objective: its weights set the limit too
+
+    Example:
+        >>> from lmmodel.objectives import ObjectiveConfig, make_objective
+        >>> mlm = make_objective(ObjectiveConfig(name="mlm"))
+        >>> find_fault(StepLoss(math.nan, np.array([math.nan])), 1.0, 100, mlm)
+        'the loss is nan'
+    """
+    if not math.isfinite(loss.total):
+        return f"the loss is {loss.total}"
+    if not math.isfinite(grad_norm):
+        return f"the loss is {loss.total:.4g}, but its gradient's norm is {grad_norm}"
+    limit = EXPLOSION_FACTOR * math.log(vocab_size) * float(objective.weights.sum())
+    if loss.total > limit:
+        return (
+            f"the loss is {loss.total:.4g}, above {limit:.4g}: {EXPLOSION_FACTOR:g} times a guess"
+        )
+    return None
