@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,10 @@ from .options import (
     set_option,
 )
 from .progress import ProgressLine
-from .summaries import (
-    manifest_lines,
-    manifest_summary,
-    report_lines,
-    sample_corpus_lines,
-    stats_lines,
-    tokenizer_lines,
-)
+from .summaries import manifest_lines, manifest_summary, size, tokenizer_lines
 
 FOLDER = click.Path(path_type=Path)
+READING = ("text_field", "documents", "encoding", "errors")
 
 
 @click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
@@ -50,12 +46,9 @@ def main() -> None:
 @main.command("sample-corpus")
 @click.argument("output", type=FOLDER, default="corpus")
 @click.option("--max-megabytes", type=click.FloatRange(min=0.01), help="Stop after this much text.")
-@overwrite_option
 @json_option
 @quiet_option
-def sample_corpus(
-    output: Path, max_megabytes: float | None, overwrite: bool, as_json: bool, quiet: bool
-) -> None:
+def sample_corpus(output: Path, max_megabytes: float | None, as_json: bool, quiet: bool) -> None:
     """Write the English prose that this Python installation carries as a corpus.
 
     \b
@@ -64,51 +57,216 @@ def sample_corpus(
     from lmdata.sample_corpus import write_sample_corpus
 
     max_bytes = None if max_megabytes is None else int(max_megabytes * 1e6)
-    with ProgressLine("harvesting", unit="files", quiet=quiet) as line:
-        result = write_sample_corpus(
-            output, max_bytes=max_bytes, overwrite=overwrite, progress=line.update
-        )
-    lines = sample_corpus_lines(result, output)
-    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+    with ProgressLine("harvesting docstrings", quiet=quiet) as line:
+        result = write_sample_corpus(output, max_bytes=max_bytes, progress=line.update)
+    text = (
+        f"{output}/  {size(result.num_bytes)} of text: {result.num_documents:,} documents, "
+        f"{result.num_paragraphs:,} paragraphs"
+    )
+    echo_result({"output": str(output), **vars(result)}, as_json=as_json, quiet=quiet, lines=[text])
 
 
 @main.command("train-tokenizer")
 @click.argument("corpus", nargs=-1, required=True)
-@click.option("--model", type=click.Choice(["wordpiece", "bpe", "unigram"]),
-              help="Kind of tokenizer.  [default: wordpiece]")
+@click.option(
+    "--model",
+    type=click.Choice(["wordpiece", "bpe", "unigram"]),
+    help="Kind of tokenizer.  [default: wordpiece]",
+)
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
-@click.option("--special-token", "special_tokens", multiple=True, metavar="TOKEN",
-              help="Special token, in the order of their ids; may be repeated.")
+@click.option(
+    "--special-token",
+    "special_tokens",
+    multiple=True,
+    metavar="TOKEN",
+    help="Padding, unknown, begin, separator, mask, then any others: give all or none.",
+)
 @reading_options
 @output_option("tokenizer")
+@num_workers_option
 @overwrite_option
 @config_option
 @set_option
 @json_option
 @quiet_option
 def train_tokenizer(
-    corpus: tuple[str, ...], output: Path, overwrite: bool, as_json: bool, quiet: bool,
-    config_path: Path | None, overrides: tuple[str, ...], **options: Any,
-) -> None:
+    corpus: tuple[str, ...], output: Path, num_workers: int | None, overwrite: bool,
+    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Train a tokenizer that transformers.AutoTokenizer opens; the same text, the same bytes.
 
     \b
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
+    from lmdata.build import build_tokenizer
     from lmdata.corpus import CorpusConfig
-    from lmdata.training import TokenizerConfig, train_tokenizer_files
+    from lmdata.training import TokenizerConfig
 
-    reading = {name: options.pop(name) for name in READING}
+    reading = resolve(CorpusConfig, None, (), **{name: options.pop(name) for name in READING})
     options["special_tokens"] = options["special_tokens"] or None
     config = resolve(TokenizerConfig, config_path, overrides, **options)
-    corpus_config = resolve(CorpusConfig, None, (), **reading)
     with ProgressLine("training the tokenizer", quiet=quiet) as line:
-        tokenizer = train_tokenizer_files(
-            corpus, output, config, corpus_config, overwrite=overwrite, progress=line.update
-        )
-    summary = {"output": str(output), "vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash}
-    echo_result(summary, as_json=as_json, quiet=quiet, lines=tokenizer_lines(tokenizer, output))
+        tokenizer = build_tokenizer(
+            corpus, output, config, reading, num_workers=num_workers or num_cores(),
+            overwrite=overwrite, progress=line.update,
+        )  # fmt: skip
+    facts = {"output": str(output), "vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash}
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=tokenizer_lines(tokenizer, output))
 
 
-READING = ("text_field", "documents", "encoding", "errors")
+@main.command()
+@click.argument("corpus", nargs=-1, required=True)
+@click.option(
+    "--tokenizer",
+    "tokenizer_path",
+    type=FOLDER,
+    help="Folder, tokenizer.json, vocab.txt or vocab.json.  [default: tokenizer/]",
+)
+@click.option(
+    "--sentences",
+    type=click.Choice(["rules", "lines", "none"]),
+    help="Where sentences end.  [default: rules]",
+)
+@click.option(
+    "--shard-size",
+    "shard_megabytes",
+    type=click.IntRange(min=1),
+    metavar="MB",
+    help="Target size of a shard.  [default: 256]",
+)
+@click.option(
+    "--memory",
+    "memory_mebibytes",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    metavar="MIB",
+    help="Budget of all workers together.",
+)
+@click.option("--verbose", is_flag=True, help="Say how the text is encoded, and why so.")
+@reading_options
+@output_option("tokens")
+@seed_option
+@num_workers_option
+@overwrite_option
+@config_option
+@set_option
+@json_option
+@quiet_option
+def tokenize(
+    corpus: tuple[str, ...], tokenizer_path: Path | None, shard_megabytes: int | None,
+    memory_mebibytes: int, verbose: bool, output: Path, seed: int | None, num_workers: int | None,
+    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
+    quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Turn text into a token store: every document once, exactly as `tokenizers` encodes it.
+
+    Without a tokenizer, a WordPiece tokenizer is trained on the corpus first. An interrupted
+    command goes on where it stopped when it is typed again.
+
+    \b
+    Example: lmdata tokenize corpus/
+    Example: lmdata tokenize 'wiki/*.jsonl.zst' --tokenizer vocab.txt --output wiki-tokens
+    """
+    from lmdata.build import build_store
+    from lmdata.plan import TokenizeConfig
+
+    for name in READING:
+        options[f"corpus__{name}"] = options.pop(name)
+    shard_bytes = None if shard_megabytes is None else shard_megabytes * 1_000_000
+    config = resolve(
+        TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
+    )
+    start = time.perf_counter()
+    with ProgressLine("tokenizing", quiet=quiet) as line:
+        manifest = build_store(
+            corpus, output, config, tokenizer_path=tokenizer_path,
+            num_workers=num_workers or num_cores(), memory_bytes=memory_mebibytes << 20,
+            overwrite=overwrite, say=None if quiet else say, verbose=verbose,
+            progress=lambda done, total, documents: line.update(done, total),
+        )  # fmt: skip
+    report_dataset(manifest, output, start, "documents", as_json=as_json, quiet=quiet)
+
+
+@main.command()
+@click.argument("tokens", type=FOLDER, default="tokens")
+@click.option(
+    "--rate",
+    "mlm_probability",
+    type=float,
+    help="Share of the tokens to predict.  [default: the recipe's, 0.15]",
+)
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="bert",
+    show_default=True,
+    help="Named recipe to start from; see `lmdata recipes`.",
+)
+@click.option("--max-seq-length", type=int, help="Tokens of the longest example.")
+@click.option("--duplicates", type=int, help="Passes over the documents.")
+@click.option("--compat", type=click.Choice(["bert"]), help="Follow BERT's own script to the word.")
+@click.option(
+    "--epoch",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Which epoch of the view is frozen.",
+)
+@output_option("shards")
+@seed_option
+@num_workers_option
+@overwrite_option
+@config_option
+@set_option
+@json_option
+@quiet_option
+def mask(
+    tokens: Path, recipe_name: str, epoch: int, output: Path, seed: int | None,
+    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Freeze one view of a token store: pairs, masks and labels as files.
+
+    Training from tokens/ itself sees other pairs and masks in each epoch; these files are for
+    whoever wants them fixed.
+
+    \b
+    Example: lmdata mask --rate 0.15
+    Example: lmdata mask tokens/ --recipe roberta --max-seq-length 512 --output packed
+    """
+    from lmdata.config import config_to_dict
+    from lmdata.examples import write_examples
+    from lmdata.recipes import Recipe, named_recipe
+
+    base = {k: v for k, v in config_to_dict(named_recipe(recipe_name)).items() if v is not None}
+    recipe = resolve(Recipe, config_path, overrides, base=base, **options)
+    start = time.perf_counter()
+    with ProgressLine("making examples", unit="examples", quiet=quiet) as line:
+        manifest = write_examples(
+            tokens, recipe, output, seed=seed or 0, epoch=epoch,
+            num_workers=num_workers or num_cores(), overwrite=overwrite, progress=line.update,
+        )  # fmt: skip
+    report_dataset(manifest, output, start, "examples", as_json=as_json, quiet=quiet)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def say(text: str) -> None:
+    """Tell the user what was decided, beside the results."""
+    click.echo(text, err=True)
+
+
+def report_dataset(
+    manifest: Any, output: Path, start: float, rows: str, *, as_json: bool, quiet: bool
+) -> None:
+    """Print the summary of a dataset that was written since `start`."""
+    elapsed_s = time.perf_counter() - start
+    facts = manifest_summary(manifest, output, elapsed_s)
+    lines = manifest_lines(manifest, output, elapsed_s, rows)
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)

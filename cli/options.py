@@ -51,7 +51,7 @@ def output_option(default: str) -> Callable[[F], F]:
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw."
+    "--seed", type=click.IntRange(min=0), help="Seed of every random draw.  [default: 0]"
 )
 num_workers_option = click.option(
     "--num-workers", type=click.IntRange(min=1), default=None,
@@ -83,15 +83,21 @@ def reading_options(function: F) -> F:
     return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
 
 
-def resolve(cls: type[T], config_path: Path | None, overrides: Sequence[str], **options: Any) -> T:
-    """Return a configuration: defaults, then the TOML file, then options given, then --set.
+def resolve(
+    cls: type[T],
+    config_path: Path | None,
+    overrides: Sequence[str],
+    base: dict[str, Any] | None = None,
+    **options: Any,
+) -> T:
+    """Return a configuration: `base`, then the TOML file, then options given, then --set.
 
     An option that was not given is None. A name with a double underscore sets a nested key:
     `corpus__encoding` is `corpus.encoding`.
     """
     from lmdata.config import build_config, read_toml, set_value
 
-    values = read_toml(config_path) if config_path else {}
+    values = {**(base or {}), **(read_toml(config_path) if config_path else {})}
     for name, value in options.items():
         if value is not None:
             *tables, key = name.split("__")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmdata.schema import Flow, Manifest
     from lmdata.tokenizer import Tokenizer
+    from lmmodel.evaluation import Evaluation
+    from lmmodel.metrics import Progress
+    from lmmodel.plan import Plan
+    from lmmodel.predict import Filling
+    from lmmodel.trainer import Summary
 
 
 def size(num_bytes: float) -> str:
@@ -69,3 +77,108 @@ def _flow_line(name: str, flow: Flow) -> str:
         f"  {name:<10} {flow.read:>12,} in = {flow.total_written:,} out + "
         f"{flow.total_dropped:,} dropped{f' ({dropped})' if dropped else ''}"
     )
+
+
+def to_json_values(value: Any) -> Any:
+    """Return dataclasses, paths and sequences as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_json_values(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {str(key): to_json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json_values(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that reads best.
+
+    Example:
+        >>> duration(5.04), duration(125), duration(7260)
+        ('5.0 s', '2 min 5 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Return what a training run would do."""
+    config = plan.config
+    expected = "unknown" if plan.expected_s is None else duration(plan.expected_s)
+    shape = f"{config.model.num_hidden_layers} x {config.model.hidden_size}"
+    return [
+        f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
+        f"objective   {config.objective.name}",
+        f"data        {plan.tokens_per_step:,.0f} tokens a step, {plan.num_epochs:.2f} epochs",
+        f"steps       {plan.num_steps:,}, {plan.num_tokens:,} tokens",
+        f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
+        f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
+        f"time        {expected}",
+    ]
+
+
+def training_note(now: Progress) -> str:
+    """Return the short note beside the progress bar."""
+    mfu = "" if now.mfu is None else f", {now.mfu:.0%} MFU"
+    return (
+        f"loss {now.loss:.3f}, lr {now.lr:.2g}, {now.tokens_per_s:,.0f} tokens/s{mfu}, "
+        f"{now.data_wait_ratio:.1%} waiting{f'; {now.message}' if now.message else ''}"
+    )
+
+
+def training_lines(summary: Summary) -> list[str]:
+    """Return what a training run came to."""
+    rate = summary.num_tokens / max(summary.elapsed_s, 1e-9)
+    lines = [
+        f"{summary.output}/  {summary.num_steps:,} steps, {summary.num_tokens:,} tokens in "
+        f"{duration(summary.elapsed_s)}, {rate:,.0f} tokens/s",
+        f"  training loss   {summary.loss:.4f}",
+    ]
+    if summary.evaluation is not None:
+        lines += evaluation_lines(summary.evaluation)
+    return lines + [f"  note: {note}" for note in summary.notes]
+
+
+def evaluation_lines(result: Evaluation) -> list[str]:
+    """Return held-out figures, a line each."""
+    rows = [
+        ("held-out loss", f"{result.loss:.4f} nats a token, {result.nats_per_byte:.4f} a byte"),
+        ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
+         "nats a token: guessing by frequency"),
+        ("perplexity", f"{result.perplexity:,.1f}"),
+        ("accuracy", f"{result.accuracy:.2%}, right one in the top 5: {result.top5_accuracy:.2%}"),
+        ("causal loss", _optional(result.causal_loss, ".4f")),
+        ("pair loss", _optional(result.pair_loss, ".4f")),
+        ("pair accuracy", _optional(result.pair_accuracy, ".2%")),
+        ("scored", f"{result.num_labels:,} tokens in {result.num_examples:,} examples"),
+    ]  # fmt: skip
+    lines = [f"  {name:<15} {text}" for name, text in rows if text is not None]
+    if result.is_at_unigram:
+        lines.append(
+            "  warning: the model does no better than guessing by frequency; train longer, or "
+            "check the learning rate and the data"
+        )
+    return lines
+
+
+def _optional(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form)
+
+
+def filling_lines(
+    prompts: Sequence[str], filled: Sequence[Sequence[Sequence[Filling]]]
+) -> list[str]:
+    """Return the guesses for each masked place of each prompt."""
+    lines = []
+    for prompt, places in zip(prompts, filled, strict=True):
+        lines.append(prompt)
+        for number, guesses in enumerate(places):
+            if len(places) > 1:
+                lines.append(f"  mask {number + 1}")
+            lines += [f"  {guess.probability:7.2%}  {guess.piece}" for guess in guesses]
+    return lines

@@ -56,7 +56,8 @@ class ExampleBatch:
     def flat_masked_positions(self) -> np.ndarray:
         """Return the masked positions as indices into `input_ids`, int64 (P,)."""
         starts = np.repeat(self.offsets[:-1], np.diff(self.mask_offsets))
-        return starts + self.masked_positions
+        flat: np.ndarray = starts + self.masked_positions
+        return flat
 
     def arrays(self) -> dict[str, Any]:
         """Return the fields by name."""

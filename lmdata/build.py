@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lmdata.corpus import CorpusConfig, Documents, Source, find_sources, read_documents
+from lmdata.encoding import make_encoder
 from lmdata.errors import CorpusError, OutputError
 from lmdata.plan import TokenizeConfig
 from lmdata.schema import Manifest
@@ -57,6 +58,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
+    verbose: bool = False,
 ) -> Manifest:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -70,6 +72,7 @@ def build_store(
         overwrite: replace what is in `output`
         progress: called with (bytes done, bytes in all, documents done)
         say: called with a line about what was decided for the user
+        verbose: say how the text is encoded too, and why so
 
     Raises:
         LmdataError: as `build_tokenizer` and `lmdata.tokenize.tokenize_corpus`
@@ -84,6 +87,9 @@ def build_store(
             num_workers=num_workers,
         )  # fmt: skip
     tokenizer = load_tokenizer(tokenizer_path or DEFAULT_TOKENIZER)
+    if say and verbose:
+        encoder = make_encoder(tokenizer)
+        say(f"encoding by {encoder.kind}: {encoder.reason}")
     return tokenize_corpus(
         sources, config, tokenizer, output, num_workers=num_workers, memory_bytes=memory_bytes,
         overwrite=overwrite, progress=progress,
@@ -119,5 +125,3 @@ def _replace_folder(tokenizer: Tokenizer, output: Path) -> None:
         if output.exists():
             shutil.rmtree(output)
         temporary.rename(output)
-
-

@@ -13,6 +13,8 @@ a match begins whatever comes before, and where what follows does not change the
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +81,7 @@ def _cut(text: U8, offsets: I64, kinds: U8, cuts: I64) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def is_safe_cut(text: U8, position: int, stop: int, kinds: U8) -> bool:
+def is_safe_cut(text: U8, position: Any, stop: Any, kinds: U8) -> Any:
     """Return whether a position inside a document that ends at `stop` is a safe cut."""
     before, here = kinds[text[position - 1]], kinds[text[position]]
     if before == LETTER and here != SPACE:

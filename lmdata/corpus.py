@@ -78,7 +78,7 @@ def read_documents(
 ) -> Iterator[Documents]:
     """Yield the documents that begin in the bytes [start, stop) of a source, in batches.
 
-    Batches hold about `batch_bytes`, more where one document is longer. Peak memory is about four
+    Batches hold about `batch_bytes`, more where one document is longer. Peak memory is about three
     times the larger of `batch_bytes` and the longest document. With `errors = "skip"`, a damaged
     compressed file gives the whole documents before the damage; the cut one is dropped.
 
@@ -86,9 +86,11 @@ def read_documents(
         CorpusError: the source can't be read, decoded or parsed; the text names file and place
         ValueError: a range of a source that can't be split
     """
-    if not is_splittable(source, config) and (start or stop not in (None, source.size_bytes)):
-        raise ValueError(f"{source} can't be read in ranges, got [{start}, {stop})")
-    if source.format != "parquet" and is_splittable(source, config):
+    if not is_splittable(source, config):
+        if start or stop not in (None, source.size_bytes):
+            raise ValueError(f"{source} can't be read in ranges, got [{start}, {stop})")
+        stop = None
+    elif source.format != "parquet":
         start = align_offset(source, config, start)
         stop = source.size_bytes if stop is None else align_offset(source, config, stop)
     job = Job(source, config, start, stop, batch_bytes, Rejections(config.errors == "skip"))
@@ -109,7 +111,7 @@ def _clean(job: Job, records: Records) -> Documents:
         keep = np.ones(len(offsets) - 1, np.bool_)
     lengths = np.diff(offsets)
     for row in np.flatnonzero(keep & (lengths > job.config.max_document_bytes)).tolist():
-        where = f"{job.source} document {records.positions[row]}"
+        where = f"{job.source} record {records.positions[row] + 1}"
         message = job.too_large(where, int(lengths[row]))
         job.rejections.reject("too-large", int(lengths[row]), message)
         keep[row] = False
@@ -146,7 +148,7 @@ def _check_utf8(
         if job.config.errors == "replace":
             documents[row] = document.decode("utf-8", "replace").encode()
             continue
-        message = f"{job.source} document {positions[row]} is not UTF-8; take --errors replace"
+        message = f"{job.source} record {positions[row] + 1} is not UTF-8; take --errors replace"
         job.rejections.reject("not-utf-8", len(document), message)
         keep[row] = False
     lengths = np.fromiter(map(len, documents), np.int64, len(documents))

@@ -8,10 +8,12 @@ documents, on how they are batched, or on the number of threads.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from queue import SimpleQueue
 from typing import Protocol
 
 import numba
@@ -70,36 +72,50 @@ def count_words(
     rule: CountingRule,
     *,
     max_bytes: int,
+    num_threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Return how often each pre-token occurs in the documents.
-
-    A thread counts while the caller's thread reads the next batch.
 
     Args:
         batches: the documents
         backend: its normalizer and pre-tokenizer are used
         rule: how to cut
         max_bytes: take a sample of documents of at most this size (see `SampleLevels`)
+        num_threads: threads that count while the caller's thread reads the next batch
         progress: called with the number of bytes read so far
 
     Raises:
         TokenizerError: there is no text, or each document is larger than the sample may be
     """
     levels = SampleLevels(max_bytes)
-    counter = WordCounter(rule)
-    with ThreadPoolExecutor(1) as counting:
-        last = counting.submit(lambda: None)
+    counters = [WordCounter(rule) for _ in range(num_threads)]
+    idle: SimpleQueue[WordCounter] = SimpleQueue()
+    for counter in counters:
+        idle.put(counter)
+
+    def count(batch: DocumentBatch, batch_levels: U8, lowest: int) -> None:
+        counter = idle.get()
+        counter.add(batch, batch_levels, lowest)
+        idle.put(counter)
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        jobs: deque[Future[None]] = deque()
         for batch in batches:
             batch_levels = levels.of(batch)
-            job = counting.submit(counter.add, batch, batch_levels, levels.lowest)
-            last.result()
-            last = job
+            jobs.append(pool.submit(count, batch, batch_levels, levels.lowest))
+            if len(jobs) > num_threads:  # so that few batches are held at a time
+                jobs.popleft().result()
             if progress is not None:
                 progress(levels.num_bytes)
-        last.result()
+        for job in jobs:
+            job.result()
     levels.check()
-    return _pre_tokenize(counter.counts(levels.lowest), backend, rule)
+    raw = counters[0].counts(levels.lowest)
+    for counter in counters[1:]:
+        for word, number in counter.counts(levels.lowest).items():
+            raw[word] = raw.get(word, 0) + number
+    return _pre_tokenize(raw, backend, rule)
 
 
 class SampleLevels:
@@ -123,7 +139,7 @@ class SampleLevels:
 
     def of(self, batch: DocumentBatch) -> U8:
         """Return the level of each document of a batch, uint8 (D,), and count its bytes."""
-        text = memoryview(np.ascontiguousarray(batch.text))
+        text = memoryview(batch.text.tobytes())
         starts = batch.offsets.tolist()
         digest = xxhash.xxh3_64_intdigest
         hashes = [digest(text[start:stop]) for start, stop in pairwise(starts)]
@@ -156,7 +172,7 @@ class WordCounter:
         self._counts: I64 = np.zeros((NUM_LEVELS, 1 << 12), np.int64)
 
     def add(self, batch: DocumentBatch, levels: U8, lowest: int) -> None:
-        """Count the words of a batch, whose documents are on the given levels, from one level on."""
+        """Count the words of the documents that are on a level or above."""
         text, offsets, levels = _from_level(batch, levels, lowest)
         found = self._table.scan(text, self._cut(text, offsets), offsets)
         room = self._counts.shape[1]
@@ -202,7 +218,8 @@ def _pre_tokenize(
     for start in range(0, len(plain), _PLAIN_BLOCK):
         block = plain[start : start + _PLAIN_BLOCK]
         pre_tokens = split_text(backend, rule.joiner.join(block).decode())
-        for number, pre_token in zip(_numbers(raw, block, pre_tokens, rule), pre_tokens, strict=True):
+        numbers = _numbers(raw, block, pre_tokens, rule)
+        for pre_token, number in zip(pre_tokens, numbers, strict=True):
             totals[pre_token] = totals.get(pre_token, 0) + number
     for word, number in raw.items():
         if not rule.plain.fullmatch(word):

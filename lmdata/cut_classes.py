@@ -52,6 +52,8 @@ def find_obstacle(definition: dict[str, Any]) -> str | None:
         return f"the normalizer is {normalizer.get('type')}, not BertNormalizer"
     if definition.get("pre_tokenizer") != {"type": "BertPreTokenizer"}:
         return "the pre-tokenizer is not BertPreTokenizer"
+    if model["unk_token"] not in model["vocab"]:
+        return f"its unknown token {model['unk_token']!r} is not a piece"
     plain = [token["content"] for token in definition["added_tokens"] if not token["special"]]
     return f"the added token {plain[0]!r} is not special" if plain else None
 

@@ -13,18 +13,18 @@ from collections.abc import Iterator
 
 # Sections whose body is a list of names, types or references, not prose.
 _LIST_SECTIONS = frozenset(
-    """parameters|parameter|args|arguments|arg|params|kwargs|other parameters|keyword arguments
-    keyword args|optional args|returns|return|yields|yield|raises|raise|receives|except|exceptions
-    attributes|attribute|methods|members|see also|references|reference|inputs|input|outputs|output
-    shape|shapes|side effects|usage|functions|classes|constants|author|authors|copyright|license
-    todo|options|fields|environment variables|version|history|changelog|warns|properties|keywords
-    type parameters
-    """.replace("\n", "|")
-    .replace("|    ", "|")
-    .split("|")
+    re.findall(
+        r"\w[\w ]*",
+        """parameters|parameter|args|arguments|arg|params|kwargs|other parameters|keyword arguments|
+        keyword args|optional args|returns|return|yields|yield|raises|raise|receives|except|
+        exceptions|attributes|attribute|methods|members|see also|references|reference|inputs|input|
+        outputs|output|shape|shapes|side effects|usage|functions|classes|constants|author|authors|
+        copyright|license|todo|options|fields|environment variables|version|history|changelog|
+        warns|properties|keywords|type parameters""",
+    )
 )
 _PROSE_DIRECTIVES = frozenset(
-    "note warning tip important caution attention danger admonition hint topic".split()
+    ("note", "warning", "tip", "important", "caution", "attention", "danger", "hint", "topic")
 )
 _SECTION = re.compile(r"[*_]{0,2}([A-Za-z][A-Za-z ]{1,30})[*_]{0,2}:{1,2}[*_]{0,2}(?:\s|$)")
 _DIRECTIVE = re.compile(r"\.\. ?([A-Za-z_-]+)::\s*(.*)$")
@@ -49,19 +49,23 @@ _MARKUP = (
     (re.compile(r",\."), "."),
 )
 _ANY_MARKUP = re.compile(r"[`*_|\]]|::$")
-_SPACES = re.compile(r"\s+")
 _SPACE_BEFORE = re.compile(r" +([,.;:!?)])(?=\s|$)")
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
 _CODE = re.compile(
     r"[=<>{}\[\]\\|@~^$#_]|\w\(|\w\.\w|\w/\w|https?:|--\w|\b[a-z]+[A-Z]\w*|\d{3,}|::|\(\)|%\w|&|\*"
 )
 _FUNCTION_WORDS = frozenset(
-    "the a an of to in is are be been was were will would can could may might must should shall "
-    "and or but not no nor if then than that this these those it its they them their there which "
-    "who whose what when where while for from with without by as at on into onto over under "
-    "between through about after before during until because so such also only both each every "
-    "any some all most more less other another same own you your we our he his her i do does did "
-    "has have had how why one two first however instead since unless whether via per".split()  # noqa: SIM905 - a table
+    re.findall(
+        r"\w+",
+        """the a an of to in is are be been was were will would can could may might
+        must should shall and or but not no nor if then than that this these those
+        it its they them their there which who whose what when where while for from
+        with without by as at on into onto over under between through about after
+        before during until because so such also only both each every any some all
+        most more less other another same own you your we our he his her i do does
+        did has have had how why one two first however instead since unless whether
+        via per""",
+    )
 )
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*$")
 
@@ -141,7 +145,7 @@ def unwrap_markup(text: str) -> str:
     if _ANY_MARKUP.search(text):
         for pattern, replacement in _MARKUP:
             text = pattern.sub(replacement, text)
-    return _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text)).strip()
+    return _SPACE_BEFORE.sub(r"\1", " ".join(text.split()))
 
 
 def _may_be_prose(block: str) -> bool:

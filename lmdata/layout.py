@@ -5,14 +5,19 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.pairs import A_BLOCK, A_LENGTH, A_START, B_BLOCK, B_LENGTH, B_START
 from lmdata.store_table import StoreTable, ids_until
+from lmdata.walk import A_BLOCK, A_LENGTH, A_START, B_BLOCK, B_LENGTH, B_START
 
 
 @numba.njit(cache=True, nogil=True)
 def lay_pairs(
-    table: StoreTable, spans: np.ndarray, cls_id: int, sep_id: int, offsets: np.ndarray,
-    ids: np.ndarray, token_types: np.ndarray,
+    table: StoreTable,
+    spans: np.ndarray,
+    cls_id: int,
+    sep_id: int,
+    offsets: np.ndarray,
+    ids: np.ndarray,
+    token_types: np.ndarray,
 ) -> None:
     """Write `[CLS] A [SEP] B [SEP]` for each pair, type 0 through the first [SEP] (rule 14).
 
@@ -62,9 +67,7 @@ def lay_segments(
 
 
 @numba.njit(cache=True)
-def _copy(
-    table: StoreTable, block: int, start: int, length: int, ids: np.ndarray, at: int
-) -> int:
+def _copy(table: StoreTable, block: int, start: int, length: int, ids: np.ndarray, at: int) -> int:
     """Copy tokens of a block to `ids[at:]` and return where they end."""
     source = ids_until(table, block, start + length, ids)
     for index in range(length):

@@ -179,35 +179,50 @@ def _count_pairs(words: Words) -> Any:
 @numba.njit(cache=True)
 def _most_frequent_first(pairs: Pairs, min_frequency: int) -> Any:
     """Return a heap of (-count, key): the most frequent pair first, then the smallest ids."""
-    heap = [(np.int64(0), np.int64(0)) for _ in range(0)]
-    for pair in range(pairs.sizes[0]):
-        if pairs.counts[pair] >= min_frequency:
-            heap.append((-pairs.counts[pair], pairs.keys[pair]))
+    heap = [
+        (-pairs.counts[pair], pairs.keys[pair])
+        for pair in range(pairs.sizes[0])
+        if pairs.counts[pair] >= min_frequency
+    ]
     heapq.heapify(heap)
     return heap
 
 
 @numba.njit(cache=True)
-def _occurrences(words: Words, pairs: Pairs, pair: int) -> Any:
-    """Return the positions at which a pair occurs now, int32; ascending if they may overlap."""
+def _occurrences(words: Words, pairs: Pairs, pair: Any) -> Any:
+    """Return the positions at which to join a pair, int32; they do not overlap."""
     left, right = pairs.keys[pair] >> 32, pairs.keys[pair] & 0xFFFFFFFF
     positions = np.empty(pairs.num_occurrences[pair], np.int32)
     size = 0
     occurrence = pairs.heads[pair]
     while occurrence != GONE:
         position = pairs.places[occurrence]
-        following = words.after[position]
-        if words.symbols[position] == left and following != GONE:
-            if words.symbols[following] == right:
-                positions[size] = position
-                size += 1
         occurrence = pairs.older[occurrence]
-    return np.sort(positions[:size]) if left == right else positions[:size]
+        if left == right:
+            previous = words.before[position]
+            if previous != GONE and words.symbols[previous] == left:
+                continue  # of a run such as "aaaa", the first position adds every second one
+        while _is_pair(words, position, left, right):
+            positions[size] = position
+            size += 1
+            if left != right:
+                break
+            position = words.after[words.after[position]]
+            if position == GONE:
+                break
+    return positions[:size]
+
+
+@numba.njit(cache=True)
+def _is_pair(words: Words, position: Any, left: Any, right: Any) -> Any:
+    following = words.after[position]
+    is_left = words.symbols[position] == left
+    return is_left and following != GONE and words.symbols[following] == right
 
 
 @numba.njit(cache=True)
 def _merge_pair(
-    words: Words, pairs: Pairs, positions: Int32s, pair: int, piece: int, merge: int
+    words: Words, pairs: Pairs, positions: Int32s, pair: Any, piece: Any, merge: Any
 ) -> Any:
     """Join a pair at its positions; return the pairs whose count rose, int32."""
     raised = np.empty(2 * len(positions), np.int32)
@@ -216,8 +231,6 @@ def _merge_pair(
     left, right = pairs.keys[pair] >> 32, pairs.keys[pair] & 0xFFFFFFFF
     for position in positions:
         following = words.after[position]
-        if symbols[position] != left or following == GONE or symbols[following] != right:
-            continue  # the occurrence before it has used its symbols, as in "aaa"
         count = words.counts[words.word_of[position]]
         previous, beyond = words.before[position], words.after[following]
         if previous != GONE:
@@ -235,7 +248,7 @@ def _merge_pair(
 
 
 @numba.njit(cache=True)
-def _note(pairs: Pairs, raised: Int32s, num_raised: int, pair: int, merge: int) -> int:
+def _note(pairs: Pairs, raised: Int32s, num_raised: Any, pair: Any, merge: Any) -> Any:
     """Add a pair to `raised` unless it is there; return how many there are."""
     if pairs.stamps[pair] != merge:
         pairs.stamps[pair] = merge
@@ -245,7 +258,7 @@ def _note(pairs: Pairs, raised: Int32s, num_raised: int, pair: int, merge: int) 
 
 
 @numba.njit(cache=True)
-def _raise(pairs: Pairs, left: int, right: int, position: int, count: int) -> int:
+def _raise(pairs: Pairs, left: Any, right: Any, position: Any, count: Any) -> Any:
     """Count a pair at a position and return it; `_reserve` has made room."""
     key = (np.int64(left) << 32) | np.int64(right)
     slot = _slot(pairs, key)
@@ -266,36 +279,37 @@ def _raise(pairs: Pairs, left: int, right: int, position: int, count: int) -> in
 
 
 @numba.njit(cache=True)
-def _lower(pairs: Pairs, left: int, right: int, count: int) -> None:
+def _lower(pairs: Pairs, left: Any, right: Any, count: Any) -> None:
     """Take `count` from a pair that exists."""
     pairs.counts[_find(pairs, (np.int64(left) << 32) | np.int64(right))] -= count
 
 
 @numba.njit(cache=True)
-def _find(pairs: Pairs, key: int) -> int:
+def _find(pairs: Pairs, key: Any) -> Any:
     return pairs.slots[_slot(pairs, key)]
 
 
 @numba.njit(cache=True)
-def _slot(pairs: Pairs, key: int) -> int:
+def _slot(pairs: Pairs, key: Any) -> Any:
     """Return the slot that holds the pair, or the empty one where it belongs."""
     mask = len(pairs.slots) - 1
-    slot = _mix(np.uint64(key)) & mask
+    slot = _mix(key) & mask
     while pairs.slots[slot] != GONE and pairs.keys[pairs.slots[slot]] != key:
         slot = (slot + 1) & mask
     return slot
 
 
 @numba.njit(cache=True)
-def _mix(value: int) -> int:
+def _mix(key: Any) -> Any:
     """Return a well-spread hash in [0, 2**31): the finalizer of SplitMix64 (Steele et al. 2014)."""
+    value = np.uint64(key)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.int64(value >> np.uint64(33))
 
 
 @numba.njit(cache=True)
-def _reserve(pairs: Pairs, num_more: int) -> Any:
+def _reserve(pairs: Pairs, num_more: Any) -> Any:
     """Return the pairs with room for more of them, moved to larger arrays if necessary."""
     needed = pairs.sizes[0] + num_more
     if needed <= len(pairs.keys):
@@ -322,7 +336,8 @@ def _reserve(pairs: Pairs, num_more: int) -> Any:
 @numba.njit(cache=True)
 def _extend(array: Any, capacity: int) -> Any:
     longer = np.empty(capacity, array.dtype)
-    longer[: len(array)] = array
+    for index in range(len(array)):  # not a slice: its shape check takes seconds to compile
+        longer[index] = array[index]
     return longer
 
 
@@ -338,23 +353,31 @@ def _empty_pieces(num_symbols: int, max_new: int) -> Any:
 
 @numba.njit(cache=True)
 def _piece(
-    words: Words, pieces: Pieces, left: int, right: int, position: int, new_piece: int
-) -> int:
+    words: Words, pieces: Pieces, left: Any, right: Any, position: Any, new_piece: Any
+) -> Any:
     """Return the piece that is spelled at `position`: a known one, or `new_piece`, now known."""
     length = pieces.lengths[left] + pieces.lengths[right]
     spelling = words.original[position : position + length]
     mask = len(pieces.slots) - 1
-    hashed = np.uint64(length)
-    for symbol in spelling:
-        hashed = np.uint64(_mix(hashed ^ (np.uint64(symbol) << np.uint64(32))))
-    slot = np.int64(hashed) & mask
+    slot = _hash(spelling) & mask
     while pieces.slots[slot] != GONE:
         known = pieces.slots[slot]
-        start = pieces.starts[known]
         if pieces.lengths[known] == length:
-            if np.array_equal(words.original[start : start + length], spelling):
+            start = pieces.starts[known]
+            index = 0
+            while index < length and words.original[start + index] == spelling[index]:
+                index += 1
+            if index == length:
                 return known
         slot = (slot + 1) & mask
     pieces.slots[slot] = new_piece
     pieces.starts[new_piece], pieces.lengths[new_piece] = position, length
     return new_piece
+
+
+@numba.njit(cache=True)
+def _hash(spelling: Int32s) -> Any:
+    hashed = np.int64(len(spelling))
+    for symbol in spelling:
+        hashed = _mix((np.int64(symbol) << 32) | hashed)
+    return hashed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.rng import below_wide, philox_block, stream_key
+from lmdata.rng import below_wide, int64, philox_block, stream_key
 
 # Rounds of the Feistel network; from 6 on, chi-square tests of positions find nothing.
 _NUM_ROUNDS = 8
@@ -63,7 +63,7 @@ def check_rows(rows: np.ndarray, num_examples: int) -> None:
 def _permute(
     rows: np.ndarray, num_examples: int, key: tuple[int, int], examples: np.ndarray
 ) -> None:
-    height = np.int64(np.ceil(np.sqrt(num_examples)))
+    height = int64(np.ceil(np.sqrt(num_examples)))
     width = (num_examples + height - 1) // height
     for index in range(len(rows)):
         cell = _shuffle_cell(rows[index], height, width, key)

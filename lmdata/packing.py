@@ -45,9 +45,7 @@ def pack(sizes: np.ndarray, capacity: int) -> PackingPlan:
         [[2, 3], [0, 1], [4]]
     """
     if len(sizes) and not 1 <= sizes.min() <= sizes.max() <= capacity:
-        raise ValueError(
-            f"sizes must be in [1, {capacity}], got {sizes.min()} to {sizes.max()}"
-        )
+        raise ValueError(f"sizes must be in [1, {capacity}], got {sizes.min()} to {sizes.max()}")
     rows, num_rows = _best_fit(np.ascontiguousarray(sizes, np.uint16), capacity)
     dtype = np.uint32 if len(sizes) < 2**32 else np.int64
     return PackingPlan(*_group_by_row(rows, num_rows, np.empty(len(sizes), dtype)))

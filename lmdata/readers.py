@@ -59,45 +59,48 @@ def _read_jsonl(job: Job) -> Iterator[Records]:
 
 def _read_file(job: Job) -> Iterator[Records]:
     """Yield the whole file as one record, or none."""
-    stream = ByteStream(job.source, job.start, job.stop)
+    with ByteStream(job.source, job.start, job.stop) as stream:
+        content, num_bytes = _read_whole(job, stream)
+        stored = stream.tell_stored()
+    job.num_seen = 1 if num_bytes else 0
+    job.count_if_empty()
+    text = np.frombuffer(content, np.uint8)
+    offsets = np.array([0, len(text)] if content else [0], np.int64)
+    yield Records(text, offsets, np.zeros(len(offsets) - 1, np.int64), job.num_seen, stored)
+
+
+def _read_whole(job: Job, stream: ByteStream) -> tuple[bytes, int]:
+    """Return a whole text, empty where it was rejected, and its size."""
     parts: list[bytes] = []
     num_bytes = 0
     try:
         for piece in unify_newlines(read_utf8(stream, job.config)):
             num_bytes += len(piece)
-            parts.append(piece)
-            if num_bytes > job.config.max_document_bytes:
-                parts.clear()
+            if num_bytes <= job.config.max_document_bytes:
+                parts.append(piece)
+            else:
                 job.rejections.check(job.too_large(str(job.source), num_bytes))
     except DamagedError as error:
         job.rejections.reject("damaged", num_bytes, str(error))
-        parts.clear()
-    else:
-        if num_bytes > job.config.max_document_bytes:
-            job.rejections.add("too-large", 1, num_bytes)
-    stored = stream.tell_stored()
-    stream.close()
-    job.num_seen = 1 if num_bytes else 0
-    job.count_if_empty()
-    text = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
-    offsets = np.array([0, len(text)] if parts else [0], np.int64)
-    yield Records(text, offsets, np.zeros(len(offsets) - 1, np.int64), job.num_seen, stored)
+        return b"", num_bytes
+    if num_bytes > job.config.max_document_bytes:
+        job.rejections.add("too-large", 1, num_bytes)
+        return b"", num_bytes
+    return b"".join(parts), num_bytes
 
 
 def _read_blocks(job: Job, lines: _LineFormat) -> Iterator[Records]:
     """Yield the records of one block after the other."""
-    stream = ByteStream(job.source, job.start, job.stop)
     stored, num_done = job.start, 0
-    for block in _cut_blocks(job, stream, lines):
-        records = lines.split(job, np.frombuffer(block, np.uint8))
-        positions = records.positions + job.num_seen
-        job.num_seen += records.num_records
-        now = stream.tell_stored()
-        yield Records(
-            records.text, records.offsets, positions, job.num_seen - num_done, now - stored
-        )
-        stored, num_done = now, job.num_seen
-    stream.close()
+    with ByteStream(job.source, job.start, job.stop) as stream:
+        for block in _cut_blocks(job, stream, lines):
+            records = lines.split(job, np.frombuffer(block, np.uint8))
+            positions = records.positions + job.num_seen
+            job.num_seen += records.num_records
+            num_new, num_done = job.num_seen - num_done, job.num_seen
+            now = stream.tell_stored()
+            yield Records(records.text, records.offsets, positions, num_new, now - stored)
+            stored = now
     job.count_if_empty()
 
 
@@ -114,18 +117,19 @@ def _cut_blocks(job: Job, stream: ByteStream, lines: _LineFormat) -> Iterator[by
             num_bytes += len(piece)
             if num_bytes < job.batch_bytes:
                 continue
-            if num_bytes <= job.config.max_document_bytes + job.batch_bytes:
-                cut = lines.find_last(piece)
-                head, rest = parts[:-1], piece
-            else:
-                rest, head = b"".join(parts), []
-                cut = lines.find_last(rest)
+            is_over = num_bytes > job.config.max_document_bytes + job.batch_bytes
+            if is_over:
+                parts = [b"".join(parts)]
+            cut = lines.find_last(parts[-1])
             if cut:
-                yield b"".join([*head, rest[:cut]])
-                parts, num_bytes = [rest[cut:]], len(rest) - cut
-            elif not head:
-                rest = _pass_over(job, rest, pieces, lines)
-                parts, num_bytes = [rest], len(rest)
+                last = parts.pop()
+                block = b"".join([*parts, memoryview(last)[:cut]])
+                parts = [last[cut:]]
+                del last
+                yield block
+            elif is_over:
+                parts = [_pass_over(job, parts[0], pieces, lines)]
+            num_bytes = sum(map(len, parts))
     except DamagedError as error:
         whole = b"".join(parts)
         cut = lines.find_last(whole)
@@ -134,7 +138,9 @@ def _cut_blocks(job: Job, stream: ByteStream, lines: _LineFormat) -> Iterator[by
         job.rejections.reject("damaged", len(whole) - cut, str(error))
         return
     if num_bytes:
-        yield b"".join(parts)
+        block = b"".join(parts)
+        parts.clear()
+        yield block
 
 
 def _pass_over(job: Job, head: bytes, pieces: Iterator[bytes], lines: _LineFormat) -> bytes:

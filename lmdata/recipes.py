@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lmdata.errors import ConfigError
+
 PAIR_VIEWS = ("nsp", "sop")
 VIEWS = (*PAIR_VIEWS, "single", "packed")
 CORRUPTIONS = ("token", "whole-word", "span", "ngram", "none")
@@ -102,8 +104,8 @@ class Recipe:
             ValueError: the progress is outside [0, 1]
 
         Example:
-            >>> Recipe(mlm_probability=(0.30, 0.15)).rate_at(0.5)
-            0.225
+            >>> Recipe(mlm_probability=(0.50, 0.25)).rate_at(0.5)
+            0.375
         """
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress must be in [0, 1], got {progress}")
@@ -197,3 +199,18 @@ RECIPES: dict[str, Recipe] = {
 }
 """What the papers did, as near as it is data: BERT (Devlin et al., 2018), RoBERTa (Liu et al.,
 2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019)."""
+
+
+def named_recipe(name: str) -> Recipe:
+    """Return a recipe of `RECIPES`.
+
+    Raises:
+        ConfigError: no such recipe
+
+    Example:
+        >>> named_recipe("roberta").view
+        'packed'
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+    return RECIPES[name]

@@ -13,12 +13,16 @@ bits inside Numba kernels, in a form that LLVM vectorises (2,000 million words/s
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numba
 import numpy as np
 
 MASK32 = 0xFFFFFFFF
+
+int64 = cast("Callable[[Any], int]", np.int64)
+"""`np.int64` for Numba kernels, whose integers mypy takes for Python's."""
 
 # Multipliers and Weyl increments of Philox4x32 (Salmon et al., table 2 and section 4.3).
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
@@ -175,7 +179,7 @@ def philox_block(
         np.uint64(k0),
         np.uint64(k1),
     )
-    return np.int64(w0), np.int64(w1), np.int64(w2), np.int64(w3)
+    return int64(w0), int64(w1), int64(w2), int64(w3)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterator
@@ -50,14 +51,31 @@ def write_sample_corpus(
     in another module is left out. The same installation gives the same bytes.
 
     Args:
-        output: a folder that is empty or does not exist
+        output: a folder that is empty or does not exist; it appears when it is complete
         max_bytes: stop after about so many bytes; modules come in a mixed, fixed order
         progress: called with the bytes of source code read so far and in all
 
     Raises:
         OutputError: the folder is not empty or can't be written
     """
-    _prepare(output)
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise OutputError(f"{output} exists and is not empty: name another or remove it")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        summary = _write_documents(partial, max_bytes, progress)
+        partial.replace(output)
+    except OSError as error:
+        raise OutputError(f"can't write {output}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return summary
+
+
+def _write_documents(
+    folder: Path, max_bytes: int | None, progress: Callable[[int, int], None] | None
+) -> SampleSummary:
     modules = find_modules()
     total = sum(module.size for module in modules)
     seen: set[str] = set()
@@ -69,12 +87,12 @@ def write_sample_corpus(
         fresh = [text for text in dict.fromkeys(paragraphs) if text not in seen]
         num_repeated += len(paragraphs) - len(fresh)
         seen.update(fresh)
-        document = "\n\n".join(fresh) + "\n"
-        if len(document.encode()) >= _MIN_DOCUMENT_BYTES:
-            _write(output / f"{module.name}.txt", document)
+        document = ("\n\n".join(fresh) + "\n").encode()
+        if len(document) >= _MIN_DOCUMENT_BYTES:
+            (folder / f"{module.name}.txt").write_bytes(document)
             num_documents += 1
             num_paragraphs += len(fresh)
-            num_bytes += len(document.encode())
+            num_bytes += len(document)
         num_read += 1
         done += module.size
         if progress:
@@ -162,19 +180,3 @@ def _read_topics(source: str) -> Iterator[str]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             yield from ast.literal_eval(node.value).values()
-
-
-def _prepare(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if any(output.iterdir()):
-            raise OutputError(f"{output} is not empty: name another folder or empty it first")
-    except OSError as error:
-        raise OutputError(f"can't write to {output}: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"can't write {path}: {error.strerror}") from error

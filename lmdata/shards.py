@@ -79,6 +79,8 @@ def map_shard(path: Path, shard: ShardRecord, schema: pa.Schema) -> list[pa.Reco
                 f"({', '.join(map(str, reader.schema))}): restore it, or build it again"
             )
         batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        for batch in batches:
+            _validate(batch)
     except (pa.ArrowException, OSError) as error:
         raise IntegrityError(
             f"{path} is damaged ({error}): restore it, or build it again"
@@ -90,6 +92,14 @@ def map_shard(path: Path, shard: ShardRecord, schema: pa.Schema) -> list[pa.Reco
             f"{shard.tokens} (swapped?): restore it, or build it again"
         )
     return batches
+
+
+def _validate(batch: pa.RecordBatch) -> None:
+    """Raise ArrowInvalid for buffers that do not fit together; does not look at each value."""
+    batch.validate()
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if column.null_count and not field.nullable:
+            raise pa.ArrowInvalid(f"{column.null_count} nulls in column {field.name}")
 
 
 def count_tokens(batch: pa.RecordBatch) -> int:

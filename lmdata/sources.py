@@ -51,8 +51,9 @@ class CorpusConfig:
     """What `-` reads: a file name extension such as "jsonl" or "jsonl.zst"."""
 
     max_document_bytes: int = 64 << 20
-    """Longest document or line to accept, in bytes. Reading takes about `batch_bytes` plus four
-    times the longest document, in each worker: raise it together with the memory budget."""
+    """Longest document (or JSON or table record) to accept, in bytes. A reader takes about three
+    times the larger of `batch_bytes` and the longest document, in each worker: the default fits
+    two workers into 1 GiB. Raise it together with the memory budget."""
 
     def __post_init__(self) -> None:
         if self.max_document_bytes < 1:
@@ -227,6 +228,11 @@ def _make_source(
     if path is None:
         format_, compression = _parse_extensions(f"stdin.{config.stdin_format}")
         return Source(name=name, path=None, format=format_, compression=compression)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        message = f"the name of {os.fsencode(path)!r} is not UTF-8: rename the file"
+        raise CorpusError(message) from error
     kind = parse_extensions(path.name)
     if kind is None and str(path) == str(Path(argument)):
         raise CorpusError(f"{path} has no known extension: rename it to {_known_extensions()}")

@@ -14,8 +14,10 @@ import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from lmdata.errors import IntegrityError
+from lmdata.rng import int64
 
 # One running token count is kept for each group of this many sentences: 8 bytes for 256.
 SENTENCE_GROUP = 256
@@ -116,11 +118,11 @@ def _group_starts(block: Block) -> np.ndarray:
             f"the block of documents from row {block.first_row} has {num_tokens} tokens, but its "
             f"sentence lengths sum to {total}: the store is damaged, tokenize again"
         )
-    return starts  # type: ignore[no-any-return]
+    return starts
 
 
 @numba.njit(cache=True, nogil=True)
-def _sum_groups(lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sum_groups(lengths: np.ndarray) -> tuple[np.ndarray, int]:
     starts = np.zeros((len(lengths) >> _GROUP_SHIFT) + 1, np.int64)
     total = 0
     for index in range(len(lengths)):
@@ -132,16 +134,12 @@ def _sum_groups(lengths):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
     return starts, total
 
 
-@intrinsic
-def _pointer(typing_context, address, number_class):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return an address as a pointer to numbers of a class such as `np.uint32`."""
-    return _cast_to_pointer(types.CPointer(number_class.dtype), address, number_class)
+def _pointer_type(typing_context: Any, address: Any, number_class: Any) -> tuple[Any, Any]:
+    return _cast_to_pointer(_c_pointer(number_class.dtype), address, number_class)
 
 
-@intrinsic
-def _pointer_like(typing_context, address, array):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return an address as a pointer to numbers like those of `array`."""
-    return _cast_to_pointer(types.CPointer(array.dtype), address, array)
+def _pointer_type_like(typing_context: Any, address: Any, array: Any) -> tuple[Any, Any]:
+    return _cast_to_pointer(_c_pointer(array.dtype), address, array)
 
 
 def _cast_to_pointer(pointer: Any, *arguments: Any) -> tuple[Any, Any]:
@@ -151,9 +149,14 @@ def _cast_to_pointer(pointer: Any, *arguments: Any) -> tuple[Any, Any]:
     return pointer(*arguments), codegen
 
 
+_c_pointer: Any = types.CPointer
+# In a kernel: an address as a pointer to numbers of a class, as `np.uint32`, or of an array's type.
+_pointer: Any = intrinsic(_pointer_type)
+_pointer_like: Any = intrinsic(_pointer_type_like)
+
 
 @numba.njit(cache=True)
-def find_block(first_rows, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def find_block(first_rows: np.ndarray, row: int) -> int:
     """Return the block that holds a document row: `first_rows[block] <= row`, the last such."""
     low, high = 0, len(first_rows) - 1
     while high - low > 1:
@@ -166,37 +169,37 @@ def find_block(first_rows, row):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @numba.njit(cache=True)
-def sentence_range(table, block, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def sentence_range(table: StoreTable, block: int, row: int) -> tuple[int, int]:
     """Return the first sentence of a document and the one after its last, within its block."""
     local = row - table.first_rows[block]
     size = local + 2
     if table.offset_bytes[block] == 4:
-        narrow = numba.carray(_pointer(table.sentence_offsets[block], np.int32), size)
-        return np.int64(narrow[local]), np.int64(narrow[local + 1])
-    wide = numba.carray(_pointer(table.sentence_offsets[block], np.int64), size)
+        narrow = carray(_pointer(table.sentence_offsets[block], np.int32), size)
+        return int64(narrow[local]), int64(narrow[local + 1])
+    wide = carray(_pointer(table.sentence_offsets[block], np.int64), size)
     return wide[local], wide[local + 1]
 
 
 @numba.njit(cache=True)
-def lengths_until(table, block, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def lengths_until(table: StoreTable, block: int, stop: int) -> np.ndarray:
     """Return the block's sentence lengths up to `stop`, uint32 (stop,), without a copy."""
-    return numba.carray(_pointer(table.sentence_lengths[block], np.uint32), stop)
+    return carray(_pointer(table.sentence_lengths[block], np.uint32), stop)
 
 
 @numba.njit(cache=True)
-def ids_until(table, block, stop, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def ids_until(table: StoreTable, block: int, stop: int, like: np.ndarray) -> np.ndarray:
     """Return the block's ids up to `stop`, (stop,) of the dtype of `like`, without a copy."""
-    return numba.carray(_pointer_like(table.ids[block], like), stop)
+    return carray(_pointer_like(table.ids[block], like), stop)
 
 
 @numba.njit(cache=True)
-def token_start(table, block, sentence):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def token_start(table: StoreTable, block: int, sentence: int) -> int:
     """Return where in the block's ids a sentence begins, in at most 255 additions."""
     first = table.first_sentences[block]
     group = (sentence - first) >> _GROUP_SHIFT
-    starts = numba.carray(_pointer(table.group_starts[block], np.int64), group + 1)
+    starts = carray(_pointer(table.group_starts[block], np.int64), group + 1)
     lengths = lengths_until(table, block, sentence)
-    total = table.first_tokens[block] + starts[group]
+    total = int64(table.first_tokens[block] + starts[group])
     for index in range(first + (group << _GROUP_SHIFT), sentence):
         total += lengths[index]
     return total

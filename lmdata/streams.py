@@ -7,7 +7,7 @@ import lzma
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ from lmdata.errors import CorpusError
 from lmdata.sources import CorpusConfig, Source
 
 CHUNK_BYTES = 4 << 20
+# What is decompressed at once, and so lost in front of a damage: small; it costs no speed.
+_STEP_BYTES = 256 << 10
 _BOMS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -31,10 +33,14 @@ class DamagedError(CorpusError):
 
 
 class ByteStream:
-    """The decompressed bytes [start, stop) of a source, and how much of the file they took."""
+    """The decompressed bytes [start, stop) of a source, and how much of the file they took.
+
+    A context manager that closes the file; standard input stays open.
+    """
 
     def __init__(self, source: Source, start: int = 0, stop: int | None = None) -> None:
         self.source = source
+        self._damage: DamagedError | None = None
         self._left = None if stop is None else stop - start
         self._file, self._reader = _open(source)
         if start:
@@ -44,18 +50,20 @@ class ByteStream:
         """Return exactly `num_bytes` bytes, fewer only at the end.
 
         Raises:
-            DamagedError: the compressed data is truncated or broken
+            DamagedError: the compressed data is truncated or broken, and all before was returned
         """
         if self._left is not None:
             num_bytes = min(num_bytes, self._left)
         parts: list[bytes] = []
         wanted = num_bytes
-        while wanted > 0:
+        while wanted > 0 and not self._damage:
             part = self._read_some(wanted)
             if not part:
                 break
             parts.append(part)
             wanted -= len(part)
+        if self._damage and not parts:
+            raise self._damage
         if self._left is not None:
             self._left -= num_bytes - wanted
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -64,21 +72,27 @@ class ByteStream:
         """Return how many bytes of the file, as stored, have been read; 0 for a pipe."""
         return int(self._file.tell()) if self.source.path else 0
 
-    def close(self) -> None:
-        """Close the file (standard input stays open)."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.source.path:
             self._file.close()
 
     def _read_some(self, num_bytes: int) -> bytes:
+        """Return some bytes; none at the end or, noting it in `_damage`, where data is damaged."""
+        if self.source.compression:
+            num_bytes = min(num_bytes, _STEP_BYTES)
         try:
             return bytes(self._reader.read(num_bytes))
         except (OSError, EOFError, lzma.LZMAError) as error:
             if self.source.compression is None:
                 raise CorpusError(f"can't read {self.source}: {error}") from error
-            raise DamagedError(
+            self._damage = DamagedError(
                 f"{self.source} is truncated or not valid .{self.source.compression}: {error}; "
-                f"get it again, or --errors skip keeps the documents before the damage"
-            ) from error
+                f"get it again"
+            )
+            return b""
 
 
 def _open(source: Source) -> tuple[Any, Any]:
@@ -112,11 +126,9 @@ def spool(source: Source) -> pa.NativeFile:
             return pa.memory_map(str(source.path))
         except OSError as error:
             raise CorpusError(f"can't open {source}: {error}") from error
-    stream = ByteStream(source)
-    with tempfile.NamedTemporaryFile() as copy:
+    with ByteStream(source) as stream, tempfile.NamedTemporaryFile() as copy:
         while chunk := stream.read(CHUNK_BYTES):
             copy.write(chunk)
-        stream.close()
         copy.flush()
         return pa.memory_map(copy.name)
 

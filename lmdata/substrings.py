@@ -116,7 +116,7 @@ def _fill_slots(trie: Trie) -> None:
 
 
 @numba.njit(cache=True)
-def _slot(trie: Trie, parent: int, character: int) -> int:
+def _slot(trie: Trie, parent: Any, character: Any) -> Any:
     """Return the slot that holds the child of a node, or the empty one where it belongs."""
     mask = len(trie.slots) - 1
     mixed = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(character)
@@ -191,7 +191,7 @@ def _sum_paths(
 
 
 @numba.njit(cache=True)
-def _log_add(left: float, right: float) -> float:
+def _log_add(left: Any, right: Any) -> Any:
     """Return log(exp(left) + exp(right))."""
     if left < right:
         left, right = right, left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,28 +30,27 @@ def read_csv(job: Job) -> Iterator[Records]:
 
     The first row is the header; positions count the rows after it.
     """
-    stream = ByteStream(job.source)
-    rows = _parse_rows(job, unify_newlines(read_utf8(stream, job.config)))
-    header = next(rows, None)
-    names = header.cells if header and header.cells else []
-    column = _find_column(job, names) if header else 0
-    texts: list[bytes] = []
-    positions: list[int] = []
-    num_bytes = first = stored = 0
-    for row in rows:
-        text = _take_cell(job, row, len(names), column)
-        if text is not None:
-            texts.append(text)
-            positions.append(job.num_seen)
-            num_bytes += len(text)
-        job.num_seen += 1
-        if num_bytes >= job.batch_bytes:
-            now = stream.tell_stored()
-            yield make_records(texts, positions, job.num_seen - first, now - stored)
-            texts, positions, num_bytes, first, stored = [], [], 0, job.num_seen, now
-    job.count_if_empty()
-    yield make_records(texts, positions, job.num_seen - first, stream.tell_stored() - stored)
-    stream.close()
+    with ByteStream(job.source) as stream:
+        rows = _parse_rows(job, unify_newlines(read_utf8(stream, job.config)))
+        header = next(rows, None)
+        names = header.cells if header and header.cells else []
+        column = _find_column(job, names) if header else 0
+        texts: list[bytes] = []
+        positions: list[int] = []
+        num_bytes = first = stored = 0
+        for row in rows:
+            text = _take_cell(job, row, len(names), column)
+            if text is not None:
+                texts.append(text)
+                positions.append(job.num_seen)
+                num_bytes += len(text)
+            job.num_seen += 1
+            if num_bytes >= job.batch_bytes:
+                now = stream.tell_stored()
+                yield make_records(texts, positions, job.num_seen - first, now - stored)
+                texts, positions, num_bytes, first, stored = [], [], 0, job.num_seen, now
+        job.count_if_empty()
+        yield make_records(texts, positions, job.num_seen - first, stream.tell_stored() - stored)
 
 
 def _parse_rows(job: Job, pieces: Iterator[bytes]) -> Iterator[_Row]:
@@ -130,21 +129,46 @@ def _take_cell(job: Job, row: _Row, width: int, column: int) -> bytes | None:
 
 def read_parquet(job: Job) -> Iterator[Records]:
     """Yield the text column of the row groups that begin in the range."""
-    file = spool(job.source)
+    return _read_table(job, _open_parquet)
+
+
+def read_arrow(job: Job) -> Iterator[Records]:
+    """Yield the text column of an Arrow IPC file or stream."""
+    return _read_table(job, _open_arrow)
+
+
+def _read_table(
+    job: Job, open_batches: Callable[[Job, Any], tuple[Iterator[Any], int]]
+) -> Iterator[Records]:
+    """Yield the text column of the record batches that `open_batches` finds in a file."""
     try:
-        table = pq.ParquetFile(file, pre_buffer=False)
-        _check_column(job, table.schema_arrow)
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{job.source} is not valid .parquet: {error}") from error
-    stop = job.source.size_bytes if job.stop is None else job.stop
-    in_range = job.source.compression or job.source.path is None
+        file = spool(job.source)
+    except DamagedError as error:
+        job.rejections.reject("damaged", 0, str(error))
+        return
+    with file:
+        if file.size() == 0:
+            job.count_if_empty()
+            return
+        try:
+            batches, num_rows = open_batches(job, file)
+        except (pa.ArrowException, OSError) as error:
+            message = f"{job.source} is not valid .{job.source.format}: {error}"
+            job.rejections.reject("damaged", 0, message)
+            return
+        yield from _read_batches(job, batches, num_rows)
+
+
+def _open_parquet(job: Job, file: Any) -> tuple[Iterator[Any], int]:
+    """Return the record batches of the row groups in the range, and the rows of the file."""
+    table = pq.ParquetFile(file, pre_buffer=False)
+    _check_column(job, table.schema_arrow)
     groups = [
-        index
-        for index, start in enumerate(_row_group_starts(table.metadata))
-        if in_range or job.start <= start < stop
+        group
+        for group, start in enumerate(_row_group_starts(table.metadata))
+        if job.start <= start and (job.stop is None or start < job.stop)
     ]
-    yield from _read_batches(job, _row_group_batches(job, table, groups), table.metadata.num_rows)
-    file.close()
+    return _row_group_batches(job, table, groups), table.metadata.num_rows
 
 
 def _row_group_batches(job: Job, table: Any, groups: list[int]) -> Iterator[Any]:
@@ -167,24 +191,8 @@ def _row_group_starts(metadata: Any) -> list[int]:
     return starts
 
 
-def read_arrow(job: Job) -> Iterator[Records]:
-    """Yield the text column of an Arrow IPC file or stream."""
-    file = spool(job.source)
-    try:
-        reader = _open_arrow(job, file)
-    except (pa.ArrowException, OSError) as error:
-        message = f"{job.source} is not an Arrow IPC file or stream: {error}"
-        raise CorpusError(message) from error
-    if isinstance(reader, pa.RecordBatchFileReader):
-        batches: Iterator[Any] = map(reader.get_batch, range(reader.num_record_batches))
-    else:
-        batches = iter(reader)
-    yield from _read_batches(job, _slice_batches(job, batches), 0)
-    file.close()
-
-
-def _open_arrow(job: Job, file: Any) -> Any:
-    """Return a reader of an IPC file, or else of a stream, that decodes only the text column."""
+def _open_arrow(job: Job, file: Any) -> tuple[Iterator[Any], int]:
+    """Return the record batches of an IPC file, or else stream, with only the text column."""
     try:
         opener, reader = pa.ipc.open_file, pa.ipc.open_file(file)
     except pa.ArrowInvalid:
@@ -193,7 +201,13 @@ def _open_arrow(job: Job, file: Any) -> Any:
     _check_column(job, reader.schema)
     file.seek(0)
     index = reader.schema.get_field_index(job.config.text_field)
-    return opener(file, options=pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False))
+    options = pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
+    reader = opener(file, options=options)
+    if opener is pa.ipc.open_file:
+        batches: Iterator[Any] = map(reader.get_batch, range(reader.num_record_batches))
+    else:
+        batches = iter(reader)
+    return _slice_batches(job, batches), 0
 
 
 def _slice_batches(job: Job, batches: Iterator[Any]) -> Iterator[Any]:
@@ -226,7 +240,7 @@ def _read_batches(job: Job, batches: Iterator[Any], num_rows: int) -> Iterator[R
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError) as error:
-            message = f"{job.source} is damaged after row {job.num_seen}: {error}"
+            message = f"{job.source} is damaged after record {job.num_seen}: {error}"
             job.rejections.reject("damaged", 0, message)
             return
         if batch is None:
@@ -244,7 +258,7 @@ def _column_records(job: Job, column: Any) -> Records:
     if strings.null_count:
         is_null = strings.is_null().to_numpy(zero_copy_only=False)
         for row in positions[is_null].tolist():
-            message = f"{job.source} row {row + 1}: {job.config.text_field!r} is null"
+            message = f"{job.source} record {row + 1}: {job.config.text_field!r} is null"
             job.rejections.reject("null", 0, message)
         positions, strings = positions[~is_null], strings.drop_null()
     _, offsets_buffer, text_buffer = strings.buffers()

@@ -44,7 +44,7 @@ from lmdata.sentences import SPLITTER_VERSION
 from lmdata.shards import check_shard
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmdata.units import UnitReceipt, UnitSetup, read_receipt
-from lmdata.workers import Died, Failed, Finished, Message, Reported, WorkerPool
+from lmdata.workers import Died, Failed, Finished, Message, Reported, WorkerPool, start_tokenizing
 from lmdata.writer import AtomicFile, output_errors, write_atomically
 
 OnProgress = Callable[[int, int, int], None]
@@ -61,6 +61,7 @@ def tokenize_corpus(
     sources: Sequence[Source], config: TokenizeConfig, tokenizer: Tokenizer, output: Path, *,
     num_workers: int = 2, memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, unit_bytes: int = DEFAULT_UNIT_BYTES,
+    workers: WorkerPool | None = None,
 ) -> Manifest:  # fmt: skip
     """Write the token store of a corpus and return its manifest.
 
@@ -77,6 +78,7 @@ def tokenize_corpus(
         overwrite: replace what is in `output`
         progress: called with (bytes done, bytes in all, documents done), about 4 times a second
         unit_bytes: text that a worker takes at a time, and that a killed worker has to do again
+        workers: from `start_tokenizing`, when started early; ended here, sets `num_workers`
 
     Raises:
         ConfigError: the memory budget is too small for so many workers
@@ -87,25 +89,23 @@ def tokenize_corpus(
         LmdataError: a worker was killed
         KeyboardInterrupt: with a text that says what is kept
     """
-    batch_bytes, worker_bytes = divide_memory(memory_bytes, num_workers)
-    with (
-        WorkerPool(num_workers, "lmdata.units:prepare_units") as pool,
-        OutputFolder(output, overwrite=overwrite) as folder,
-    ):
-        build = _Build(list(sources), config, tokenizer, folder, unit_bytes)
-        try:
-            build.begin()
-            build.start_workers(pool, batch_bytes, worker_bytes)
-            build.run(pool, progress)
-            return build.finish()
-        except (CorpusError, TokenizerError):
-            pool.close()
-            build.discard_if_worthless()
-            raise
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(build.describe_state()) from None
-        finally:
-            build.close()
+    with workers or start_tokenizing(num_workers) as pool:
+        budget = divide_memory(memory_bytes, pool.num_workers)
+        with OutputFolder(output, overwrite=overwrite) as folder:
+            build = _Build(list(sources), config, tokenizer, folder, unit_bytes)
+            try:
+                build.begin()
+                build.start_workers(pool, *budget)
+                build.run(pool, progress)
+                return build.finish()
+            except (CorpusError, TokenizerError):
+                pool.close()
+                build.discard_if_worthless()
+                raise
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(build.describe_state()) from None
+            finally:
+                build.close()
 
 
 def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
@@ -210,8 +210,7 @@ class _Build:
         setup = UnitSetup(
             sources=self._sources, config=self._config, batch_bytes=batch_bytes,
             tokenizer_folder=self._folder.path / TOKENIZER_FOLDER,
-            tokenizer_hash=self._tokenizer.hash, build_folder=self._folder.build,
-            worker_bytes=worker_bytes,
+            build_folder=self._folder.build, worker_bytes=worker_bytes,
         )  # fmt: skip
         pool.prepare(setup, self._folder.lock)
         for worker in range(pool.num_workers):

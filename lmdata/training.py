@@ -1,12 +1,12 @@
-"""Train a tokenizer on documents: WordPiece, byte-level BPE or Unigram, the same bytes every time."""
+"""Train a tokenizer: WordPiece, byte-level BPE or Unigram, the same bytes every time."""
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lmdata.chunks import cut_chunks
-from lmdata.counting import CountingRule, DocumentBatch, count_words
+from lmdata.counting import CountingRule, DocumentBatch, count_words, split_text
 from lmdata.errors import TokenizerError
 from lmdata.merges import learn_merges
 from lmdata.symbols import Symbols, choose_alphabet, split_into_symbols
@@ -109,6 +109,8 @@ class Recipe:
 def train_tokenizer(
     batches: Iterable[DocumentBatch],
     config: TokenizerConfig,
+    *,
+    num_threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Tokenizer:
     """Return a tokenizer trained on documents, in whatever order and batches they come.
@@ -116,24 +118,37 @@ def train_tokenizer(
     Args:
         batches: the documents
         config: what to train
+        num_threads: threads that count while this one reads; does not change the result
         progress: called with the number of bytes read so far
 
     Raises:
         TokenizerError: there is no text, or the vocabulary is too small for its alphabet, or
-            larger than the text can fill
+            larger than the text can fill, or text could spell a special token
     """
     recipe = RECIPES[config.model]
     backend = recipe.make_backend(config)
+    _check_no_text_spells(config.special_tokens, backend)
     counts = count_words(
         batches,
         backend,
         recipe.rule,
         max_bytes=config.max_training_bytes,
+        num_threads=num_threads,
         progress=progress,
     )
     backend.model = recipe.learn(counts, config)
     _add_special_tokens(backend, config.special_tokens)
     return Tokenizer(backend, config.purposes)
+
+
+def _check_no_text_spells(special_tokens: Sequence[str], backend: tokenizers.Tokenizer) -> None:
+    """Raise a TokenizerError if a special token is a word, and so could be a piece of text."""
+    for token in special_tokens:
+        if any(word.endswith(token) for word in split_text(backend, token)):
+            raise TokenizerError(
+                f"the special token {token!r} could be a word of the text; begin it with "
+                "punctuation and put letters into it, as in [PAD] or <pad>"
+            )
 
 
 def _add_special_tokens(backend: tokenizers.Tokenizer, special_tokens: Sequence[str]) -> None:
@@ -167,20 +182,28 @@ def _make_bpe(config: TokenizerConfig) -> tokenizers.Tokenizer:
 
 
 def _make_unigram(config: TokenizerConfig) -> tokenizers.Tokenizer:
+    """Return an untrained Unigram tokenizer in which no text can spell a special token.
+
+    A Unigram model finds any of its pieces in text, the special ones too. So what special tokens
+    begin with is a word of its own.
+    """
     backend = tokenizers.Tokenizer(models.Unigram())
     steps: list[normalizers.Normalizer] = [normalizers.NFKC()]
     if config.is_lowercase:
         steps.append(normalizers.Lowercase())
     steps.append(normalizers.Replace(tokenizers.Regex(r"\s+"), " "))
     backend.normalizer = normalizers.Sequence(steps)
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    openings = sorted({token[0] for token in config.special_tokens} & set(string.punctuation))
+    splits = [pre_tokenizers.Split(opening, "isolated") for opening in openings]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), *splits])
     backend.decoder = decoders.Metaspace()
     return backend
 
 
 def _learn_wordpiece(words: dict[str, int], config: TokenizerConfig) -> models.Model:
     short = {word: n for word, n in words.items() if len(word) <= _MAX_WORDPIECE_CHARACTERS}
-    symbols = split_into_symbols(short, choose_alphabet(short, config.limit_alphabet, config.vocab_size), continuing_prefix="##")
+    alphabet = choose_alphabet(short, config.limit_alphabet, config.vocab_size)
+    symbols = split_into_symbols(short, alphabet, continuing_prefix="##")
     names, _ = _learn_pieces(symbols, config, continuing_prefix="##")
     vocabulary = {name: number for number, name in enumerate(names)}
     return models.WordPiece(

@@ -65,8 +65,8 @@ def learn_unigram(
         trie, scores = _shrink(split, trie, scores, num_pieces)
     ranking = np.where(trie.lengths == 1, math.inf, scores)
     trie, scores = _keep(trie, scores, _largest(ranking, num_pieces))
-    names = _spellings(trie, alphabet)
-    pieces = [(names[node], round(float(scores[node]), 6)) for node in np.flatnonzero(scores > -math.inf)]
+    spelled = zip(_spellings(trie, alphabet), scores.tolist(), strict=True)
+    pieces = [(piece, round(score, 6)) for piece, score in spelled if score > -math.inf]
     return sorted(pieces, key=lambda piece: (-piece[1], piece[0]))
 
 
@@ -136,9 +136,7 @@ def _improve(words: Words, trie: Trie, scores: Float64s) -> tuple[Trie, Float64s
     return _keep(trie, improved, is_kept)
 
 
-def _shrink(
-    words: Words, trie: Trie, scores: Float64s, num_pieces: int
-) -> tuple[Trie, Float64s]:
+def _shrink(words: Words, trie: Trie, scores: Float64s, num_pieces: int) -> tuple[Trie, Float64s]:
     """Return the pieces without those that matter least."""
     losses = removal_losses(trie, scores, count_best(words, trie, scores))
     size = int(np.isfinite(scores).sum())

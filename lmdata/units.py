@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lmdata.config import build_config
-from lmdata.corpus import Documents, Source, read_documents
+from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
 from lmdata.encoding import Encoded, check_encoding, make_encoder
-from lmdata.errors import ConfigError, CorpusError, IntegrityError, TokenizerError
+from lmdata.errors import ConfigError, CorpusError, IntegrityError
 from lmdata.plan import Piece, TokenizeConfig, Unit
 from lmdata.rng import draw, stream_key
 from lmdata.schema import ShardRecord, parse_json_object, to_json
@@ -37,7 +38,6 @@ class UnitSetup:
     sources: list[Source]
     config: TokenizeConfig
     tokenizer_folder: Path
-    tokenizer_hash: str
     build_folder: Path
     batch_bytes: int
     worker_bytes: int  # memory for one worker's documents
@@ -94,18 +94,13 @@ def read_receipt(build_folder: Path, number: int) -> UnitReceipt | None:
         return None  # a power cut can leave a receipt that was never written out
 
 
-def prepare_units(setup: UnitSetup) -> Callable[[Unit, Callable[[Any], None]], UnitReceipt]:
-    """Return the work function of a worker; runs once, before the workers fork.
-
-    Raises:
-        TokenizerError: the tokenizer's copy is not the tokenizer
-    """
+def prepare_units(
+    receive_setup: Callable[[], UnitSetup],
+) -> Callable[[Unit, Callable[[Any], None]], UnitReceipt]:
+    """Return the work function of a worker; runs once, before the workers fork."""
+    _load_kernels()
+    setup = receive_setup()
     tokenizer = load_tokenizer(setup.tokenizer_folder)
-    if tokenizer.hash != setup.tokenizer_hash:
-        raise TokenizerError(
-            f"{setup.tokenizer_folder} has hash {tokenizer.hash} instead of "
-            f"{setup.tokenizer_hash}: another program changed it; run again"
-        )
     encoder = make_encoder(tokenizer, num_threads=1)
 
     def work(unit: Unit, report: Callable[[Any], None]) -> UnitReceipt:
@@ -113,6 +108,17 @@ def prepare_units(setup: UnitSetup) -> Callable[[Unit, Callable[[Any], None]], U
             return run.run(report)
 
     return work
+
+
+def _load_kernels() -> None:
+    """Run a document through reader and splitter: loading compiled code takes half a second."""
+    with NamedTemporaryFile(suffix=".jsonl") as file:
+        file.write(b'{"text": "One. Two."}\n')
+        file.flush()
+        path = Path(file.name)
+        source = Source(name=path.name, path=path, format="jsonl", size_bytes=path.stat().st_size)
+        for documents in read_documents(source, CorpusConfig()):
+            find_sentence_starts(documents.text, documents.offsets)
 
 
 class UnitRun:

@@ -18,7 +18,12 @@ from lmdata.layout import lay_pairs, lay_segments
 from lmdata.masking import MaskRules, mask_rules, mask_tokens
 from lmdata.order import check_rows, permute
 from lmdata.packing import PackingPlan, pack
-from lmdata.pairs import (
+from lmdata.pairs import find_pairs, index_pairs
+from lmdata.recipes import RECIPES, Recipe
+from lmdata.rng import probability_word, stream_key
+from lmdata.segments import find_pieces, index_pieces
+from lmdata.store_table import Block, StoreArrays, build_store_table
+from lmdata.walk import (
     A_LENGTH,
     A_ROW,
     B_LENGTH,
@@ -34,20 +39,18 @@ from lmdata.pairs import (
     ExampleIndex,
     WalkRules,
     count_documents,
-    find_pairs,
-    find_pieces,
-    index_pairs,
-    index_pieces,
 )
-from lmdata.recipes import RECIPES, Recipe
-from lmdata.rng import probability_word, stream_key
-from lmdata.store_table import Block, StoreArrays, build_store_table
 
 __all__ = ["NO_LABEL", "RECIPES", "ExampleBatch", "Recipe", "Store", "View", "view"]
 
 
 # Each pass corrects the share of random pairs for the lone sentences that the last one left.
 _BALANCE_PASSES = 4
+# Packing tries longer and longer fillers, in average sentences, until rows are as full as this.
+_FILLER_FACTORS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
+_FULL_ENOUGH = 0.992
+
+Notes = dict[str, int | float | str]
 
 
 class Store(Protocol):
@@ -76,7 +79,7 @@ class View:
     recipe: Recipe
     seed: int
     epoch: int
-    notes: dict[str, int | float | str]
+    notes: Notes
     _tokenizer: Any
     _arrays: StoreArrays
     _walk: WalkRules
@@ -206,7 +209,7 @@ def view(store: Store, recipe: Recipe, *, seed: int, epoch: int = 0) -> View:
 def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch: int) -> View:
     num_used, num_several = count_documents(arrays.table) if arrays.num_documents else (0, 0)
     _check_store(arrays, recipe, num_used, num_several)
-    notes: dict[str, int | float | str] = {"documents": arrays.num_documents}
+    notes: Notes = {"documents": arrays.num_documents}
     if num_used < arrays.num_documents:
         notes["documents_empty"] = arrays.num_documents - num_used
     frame = _frame(recipe, tokenizer)
@@ -215,7 +218,7 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
     if recipe.has_pairs:
         walk, index, num_examples = _index_pairs(arrays, walk, recipe, num_used, notes)
     else:
-        index, plan, num_examples = _index_segments(arrays, walk, recipe, frame, notes)
+        walk, index, plan, num_examples = _index_segments(arrays, walk, recipe, notes)
     return View(
         recipe, seed, epoch, notes, tokenizer, arrays, walk, index, plan,
         _masks(recipe, tokenizer, seed, epoch, arrays), frame, num_examples,
@@ -268,6 +271,7 @@ def _walk_rules(
         short_word=probability_word(recipe.short_probability),
         random_word=0 if recipe.view == "nsp" and only_neighbours else probability_word(0.5),
         min_sentences=2 if only_neighbours else 1,
+        filler=0,
         duplicates=recipe.duplicates,
         same_document=bert,
         length_key=stream_key(seed, "length", epoch),
@@ -281,7 +285,7 @@ def _index_pairs(
     walk: WalkRules,
     recipe: Recipe,
     num_used: int,
-    notes: dict[str, int | float | str],
+    notes: Notes,
 ) -> tuple[WalkRules, ExampleIndex, int]:
     before = np.empty(arrays.num_documents + 1, np.int64)
     most = arrays.num_sentences * recipe.duplicates
@@ -292,8 +296,9 @@ def _index_pairs(
             share = max(0.0, (total / 2 - forced) / max(1, total - forced))
             walk = walk._replace(random_word=probability_word(share))
             total, forced, left_out = index_pairs(arrays.table, walk, before, states)
-        notes["random_share_of_free_pairs"] = round(walk.random_word / 2**32, 4)
     notes["examples"] = total
+    chosen = walk.random_word / 2**32 * (total - forced)
+    notes["expected_positive_share"] = (forced + chosen) / total
     if recipe.view == "nsp" and num_used == 1:
         notes["one_document"] = "no pair is labelled random: there is no other document"
     if left_out:
@@ -302,29 +307,54 @@ def _index_pairs(
 
 
 def _index_segments(
-    arrays: StoreArrays,
-    walk: WalkRules,
-    recipe: Recipe,
-    frame: tuple[int, int],
-    notes: dict[str, int | float | str],
-) -> tuple[ExampleIndex, PackingPlan | None, int]:
+    arrays: StoreArrays, walk: WalkRules, recipe: Recipe, notes: Notes
+) -> tuple[WalkRules, ExampleIndex, PackingPlan | None, int]:
+    if recipe.view == "single":
+        index, sizes = _find_sizes(arrays, walk)
+        notes["examples"] = len(sizes) * recipe.duplicates
+        return walk, index, None, len(sizes) * recipe.duplicates
+    walk, index, plan, fill = _pack_full(arrays, walk, recipe.max_seq_length)
+    num_examples = plan.num_rows * recipe.duplicates
+    notes.update(segments=len(plan.pieces), examples=num_examples, fill=round(fill, 4))
+    if walk.filler:
+        notes["filler_tokens"] = walk.filler
+    return walk, index, plan, num_examples
+
+
+def _find_sizes(arrays: StoreArrays, walk: WalkRules) -> tuple[ExampleIndex, np.ndarray]:
+    """Return the index of the single segments and the tokens of each, uint16 (segments,)."""
     before = np.empty(arrays.num_documents + 1, np.int64)
     most = arrays.num_sentences + arrays.num_tokens // walk.capacity + 1
     states = np.empty(most // STATE_STRIDE + 1, np.int64)
-    sizes = np.empty(most if recipe.view == "packed" else 0, np.uint16)
+    sizes = np.empty(most, np.uint16)
     total = index_pieces(arrays.table, walk, before, states, sizes)
-    index = ExampleIndex(before, states[: total // STATE_STRIDE + 1].copy())
-    if recipe.view == "single":
-        notes["examples"] = total * recipe.duplicates
-        return index, None, total * recipe.duplicates
-    num_special = recipe.max_seq_length - walk.capacity
-    plan = pack(sizes[:total] + np.uint16(num_special), recipe.max_seq_length)
-    notes["segments"] = total
-    notes["examples"] = plan.num_rows * recipe.duplicates
-    notes["fill"] = round(
-        (arrays.num_tokens + num_special * total) / (plan.num_rows * recipe.max_seq_length), 4
-    )
-    return index, plan, plan.num_rows * recipe.duplicates
+    return ExampleIndex(before, states[: total // STATE_STRIDE + 1].copy()), sizes[:total]
+
+
+def _pack_full(
+    arrays: StoreArrays, walk: WalkRules, max_seq_length: int
+) -> tuple[WalkRules, ExampleIndex, PackingPlan, float]:
+    """Return the first plan that is full enough, or else the fullest, and how full it is.
+
+    Documents that are longer than a row leave a gap at each cut, which whole documents rarely fit.
+    So where the gaps add up, short sentences at the cuts stand alone to fill them: on Wikipedia
+    at 512, 96.6 % becomes 99.4 %, while the average token keeps 97 % of its context.
+    """
+    num_special = max_seq_length - walk.capacity
+    mean = arrays.num_tokens / arrays.num_sentences
+    best = None
+    for factor in _FILLER_FACTORS:
+        tried = walk._replace(filler=int(factor * mean))
+        index, sizes = _find_sizes(arrays, tried)
+        plan = pack(sizes + np.uint16(num_special), max_seq_length)
+        num_tokens = arrays.num_tokens + num_special * len(sizes)
+        fill = num_tokens / (plan.num_rows * max_seq_length)
+        if best is None or fill > best[-1]:
+            best = (tried, index, plan, fill)
+        if fill >= _FULL_ENOUGH or len(sizes) == plan.num_rows == 1:
+            break
+    assert best is not None
+    return best
 
 
 def _masks(

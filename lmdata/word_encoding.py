@@ -8,14 +8,13 @@ words are copied in order.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from lmdata.cut_classes import cut_classes
 from lmdata.encoding import I64, U8, Encoded, Ids, assemble, check_sentence_starts
 from lmdata.plain_encoding import first_bytes, rust_threads, without_post_processor
 from lmdata.tokenizer import Tokenizer
-from lmdata.word_kernels import I32
+from lmdata.word_ids import WordIds
 from lmdata.wordpiece_matching import WordPieceMatcher
 from lmdata.words import Occurrences, WordTable
 
@@ -121,71 +120,6 @@ class WordEncoder:
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         each = [np.array(encoding.ids, np.int64) for encoding in encodings]
         return np.concatenate(each), np.array([len(ids) for ids in each], np.int64)
-
-
-class WordIds:
-    """The ids of every distinct word, by its number.
-
-    Example:
-        >>> store = WordIds(np.uint16)
-        >>> store.extend(np.array([7, 8, 9]), np.array([1, 2]))
-        >>> store.gather(np.array([1, 0, 1], np.int32), np.array([0, 2]))[0].tolist()
-        [8, 9, 7, 8, 9]
-    """
-
-    def __init__(self, id_dtype: type[np.uint16] | type[np.uint32]) -> None:
-        self.num_words = 0
-        self._num_ids = 0
-        self._ids: Ids = np.zeros(1 << 13, id_dtype)
-        self._spans: I64 = np.zeros(1 << 14, np.int64)
-
-    def extend(self, ids: I64, lengths: I64) -> None:
-        """Add words; a negative length adds one whose ids are still to be given."""
-        first, self.num_words = self.num_words, self.num_words + len(lengths)
-        if 2 * self.num_words > len(self._spans):
-            self._spans = np.resize(self._spans, 4 * self.num_words)
-        self.replace(np.arange(first, self.num_words), ids, np.maximum(lengths, 0))
-
-    def replace(self, numbers: I64, ids: Ids, lengths: I64) -> None:
-        """Give words their ids: int64 (W,) numbers, (T,) ids, int64 (W,) ids in each."""
-        first, self._num_ids = self._num_ids, self._num_ids + len(ids)
-        if self._num_ids > len(self._ids):
-            self._ids = np.resize(self._ids, 2 * self._num_ids)
-        self._ids[first : self._num_ids] = ids
-        stops = first + np.cumsum(lengths)
-        self._spans[2 * numbers] = stops - lengths
-        self._spans[2 * numbers + 1] = stops
-
-    def gather(self, words: I32, before_mark: I64) -> tuple[Ids, I64]:
-        """Return the ids of words in order, and how many are before each mark."""
-        return gather_ids(words, self._ids, self._spans, before_mark)
-
-
-@numba.njit(cache=True, nogil=True)
-def gather_ids(words: I32, ids: Ids, spans: I64, before_mark: I64) -> tuple[Ids, I64]:
-    """Return the ids of words in order, and how many are before each mark.
-
-    Args:
-        words: int32 (W,), numbers of words
-        ids: uint16 or uint32, the ids of all distinct words
-        spans: int64 (2 * distinct words,), where those of each word begin and end in `ids`
-        before_mark: int64 (M,), sorted, how many words are before each mark
-    """
-    total = 0
-    for word in words:
-        total += spans[2 * word + 1] - spans[2 * word]
-    gathered = np.empty(total, ids.dtype)
-    before = np.empty(len(before_mark), np.int64)
-    mark, used = 0, 0
-    for index in range(len(words)):
-        while mark < len(before_mark) and before_mark[mark] == index:
-            before[mark] = used
-            mark += 1
-        for source in range(spans[2 * words[index]], spans[2 * words[index] + 1]):
-            gathered[used] = ids[source]
-            used += 1
-    before[mark:] = used
-    return gathered, before
 
 
 def find_separator(tokenizer: Tokenizer) -> tuple[str | None, int]:

@@ -237,6 +237,37 @@ def cut_batch(
 
 
 @numba.njit(cache=True, nogil=True)
+def find_candidate(key: np.uint64, mixed: np.uint64, length: int, slots: U64) -> int:
+    """Return the first word with this key and length, which a long word need not be; -1 if none."""
+    mask = np.uint64(len(slots) // 2 - 1)
+    slot = mixed & mask
+    while True:
+        entry = slots[np.uint64(2) * slot + np.uint64(1)]
+        if entry == np.uint64(0):
+            return -1
+        same_length = np.int64(entry >> np.uint64(32)) == length
+        if same_length and slots[np.uint64(2) * slot] == key:
+            return np.int64(entry & _HALF) - 1
+        slot = (slot + np.uint64(1)) & mask
+
+
+@numba.njit(cache=True, nogil=True)
+def find_candidates(
+    num_words: int, bounds: I64, keys: U64, slots: U64, starts: I64, arena: U8, numbers: I64
+) -> None:
+    """Fill `numbers` for a batch of words and prefetch what is needed to verify the long ones."""
+    for index in range(num_words):
+        length = bounds[2 * index + 1] - bounds[2 * index]
+        number = find_candidate(keys[2 * index], keys[2 * index + 1], length, slots)
+        numbers[index] = number
+        if length > 8 and number >= 0:
+            prefetch(starts, number)
+    for index in range(num_words):
+        if bounds[2 * index + 1] - bounds[2 * index] > 8 and numbers[index] >= 0:
+            prefetch(arena, starts[numbers[index]])
+
+
+@numba.njit(cache=True, nogil=True)
 def find_word(
     text: U8, start: int, length: int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
     arena: U8,
@@ -257,13 +288,17 @@ def find_word(
 
 
 @numba.njit(cache=True, nogil=True)
-def add_word(
-    text: U8, start: int, length: int, key: np.uint64, slot: int, slots: U64, starts: I64,
+def find_or_add(
+    text: U8, start: int, length: int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
     arena: U8, state: I64,
 ) -> int:
-    """Give the next number to a word and return it; -TABLE_FULL or -BYTES_FULL if it can't."""
+    """Return the number of a word, the next one if it is new; -TABLE_FULL or -BYTES_FULL."""
+    number = find_word(text, start, length, key, mixed, slots, starts, arena)
+    if number >= 0:
+        return number
+    slot = ~number
     number, used = state[NUM_WORDS], state[NUM_BYTES]
-    if number + 1 >= len(starts) or 4 * number >= len(slots):
+    if number + 1 >= len(starts) or 3 * number >= len(slots):
         return -TABLE_FULL
     if used + length > len(arena):
         return -BYTES_FULL
@@ -298,18 +333,24 @@ def scan_words(
         cut: int64 (M,), filled with the start of the word that has a mark inside it
     """
     bounds, keys = np.empty(2 * BATCH, np.int64), np.empty(2 * BATCH, np.uint64)
+    numbers = np.empty(BATCH, np.int64)
     found, mark = state[FOUND], state[MARK]
     last = np.int64(len(text))
     next_mark = marks[mark] if mark < len(marks) else last
     num_cut = 1
     while num_cut > 0:
         num_cut = cut_batch(text, flags, offsets, classes, slots, state, bounds, keys)
+        find_candidates(num_cut, bounds, keys, slots, starts, arena, numbers)
         for index in range(num_cut):
             start, end = bounds[2 * index], bounds[2 * index + 1]
-            key, length = keys[2 * index], end - start
-            number = find_word(text, start, length, key, keys[2 * index + 1], slots, starts, arena)
-            if number < 0:
-                number = add_word(text, start, length, key, ~number, slots, starts, arena, state)
+            number, length = numbers[index], end - start
+            if number < 0 or (
+                length > 8 and not are_equal(text, start, arena, starts[number], length)
+            ):
+                number = find_or_add(
+                    text, start, length, keys[2 * index], keys[2 * index + 1],
+                    slots, starts, arena, state,
+                )  # fmt: skip
             if number < 0:
                 state[DOCUMENT] = np.searchsorted(offsets, start, side="right") - 1
                 state[POSITION], state[FOUND], state[MARK] = start, found, mark

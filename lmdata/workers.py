@@ -84,7 +84,8 @@ class WorkerPool:
 
         Args:
             num_workers: at least 1
-            prepare: "module:function" that turns the setup into the work function
+            prepare: "module:function"; the function gets another that waits for the setup, and
+                returns the work function. It runs once, before the workers fork.
         """
         if num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
@@ -157,7 +158,7 @@ class WorkerPool:
         return Died(None, f"was {_how_ended(self._process.wait())}")
 
     def close(self) -> None:
-        """End every process and wait until they are gone."""
+        """End every process and wait until they are gone; may be called again."""
         self._process.terminate()
         try:
             self._process.wait(timeout=10)
@@ -172,6 +173,11 @@ class WorkerPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def start_tokenizing(num_workers: int) -> WorkerPool:
+    """Return the pool that `tokenize_corpus` needs; worth doing before heavy imports."""
+    return WorkerPool(num_workers, "lmdata.units:prepare_units")
 
 
 def _how_ended(status: int) -> str:
@@ -193,16 +199,20 @@ def serve(descriptors: list[int], prepare: str, parent: int) -> NoReturn:
     module, function = prepare.split(":")
     try:
         make_work = getattr(import_module(module), function)
-        setup = nursery.recv()
-        lock = reduction.recv_handle(nursery)
-        work = make_work(setup)
+        work = make_work(lambda: _receive_setup(nursery))
     except EOFError:
         os._exit(0)
     except Exception as error:
         nursery.send(("failed", _portable(error)))
         os._exit(1)
-    os.set_inheritable(lock, False)
     _fork_workers(nursery, workers, work)
+
+
+def _receive_setup(nursery: Connection) -> Any:
+    """Wait for the setup, and hold the lock from then on."""
+    setup = nursery.recv()
+    os.set_inheritable(reduction.recv_handle(nursery), False)
+    return setup
 
 
 def die_with_parent(parent: int) -> None:

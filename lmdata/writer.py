@@ -288,5 +288,9 @@ def shard_name(split: str, number: int) -> str:
 
 
 def join_batches(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return one record batch with the rows of all; no copy when there is only one."""
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    """Return one record batch with the rows of all, always a copy.
+
+    PyArrow writes the bytes that follow a slice as its padding, so that the bytes of a file would
+    depend on what a slice was cut from; a copy has zeros there.
+    """
+    return pa.concat_batches(batches)

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmmodel.dropout import dropout
+
 Kernel = Literal["reference", "dense", "runs", "padded", "varlen"]
 
 
@@ -121,7 +123,7 @@ def reference(
         is_seen &= (place[None, :] - place[:, None]).abs() <= window
     scores = torch.einsum("qhk,shk->hqs", q, k) * q.shape[-1] ** -0.5  # (H, T, T)
     weights = scores.masked_fill(~is_seen, float("-inf")).softmax(dim=-1)
-    return torch.einsum("hqs,shk->qhk", F.dropout(weights, dropout_p), v)  # (T, H, K)
+    return torch.einsum("hqs,shk->qhk", dropout(weights, dropout_p), v)  # (T, H, K)
 
 
 def _dense(
@@ -134,10 +136,34 @@ def _dense(
     mask = None
     if window is not None and window < length - 1:
         mask = _band(length, window, is_causal, q.device)
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=p, is_causal=is_causal and mask is None
-    )
+    if q.device.type == "cpu" and (q.dtype == torch.bfloat16 or p):
+        if is_causal and mask is None:
+            mask = _band(length, None, is_causal, q.device)
+        out = _products(q, k, v, mask, p)
+    else:
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=p, is_causal=is_causal and mask is None
+        )
     return out.transpose(1, 2).reshape(num_tokens, num_heads, num_features)
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
+    """Return attention by two plain products: on a CPU in bf16 three times as fast as SDPA.
+
+    Args:
+        q: floats (S, H, L, K)
+        k: as q
+        v: as q
+        mask: bool (L, L), or None where all see all
+        p: probability with which a weight is set to 0
+    """
+    shape = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (S x H, L, K)
+    seen = q.new_zeros(())
+    if mask is not None:
+        seen = seen.masked_fill(~mask, float("-inf"))
+    scores = torch.baddbmm(seen, q, k.mT, beta=float(mask is not None), alpha=shape[-1] ** -0.5)
+    return torch.bmm(dropout(scores.softmax(dim=-1), p), v).view(shape)
 
 
 def _runs(

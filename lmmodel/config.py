@@ -98,7 +98,7 @@ class EvaluationConfig:
 
     every_steps: int | None = None
     """Steps between evaluations, at least 1; None: ten in the run."""
-    num_examples: int = 512
+    num_examples: int = 256
     """Examples of the validation split, at least 0; 0 switches evaluation off."""
 
     def __post_init__(self) -> None:

@@ -242,6 +242,6 @@ def evaluate_run(
     config = run.record.config
     if data.is_frozen:
         config = dataclasses.replace(config, recipe=None, stages=())
-    count = num_examples or config.evaluation.num_examples or 512
+    count = num_examples or config.evaluation.num_examples or 256
     held_out = make_held_out(config, data, num_examples=count, split=split)
     return evaluate(run.model, held_out, run.device)

@@ -136,7 +136,7 @@ def plot_losses(
 
     train = [(entry["step"], entry["lm_loss"]) for entry in entries if "lm_loss" in entry]
     held_out = [(e["step"], e["validation_loss"]) for e in entries if "validation_loss" in e]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     if train:
         steps, losses = np.array(train, np.float64).T

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lmmodel.attention import Kernel, attention
 from lmmodel.batch import Batch
+from lmmodel.dropout import dropout
 
 MODEL_SIZES: dict[str, dict[str, int]] = {
     "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},
@@ -207,8 +208,8 @@ class Attention(nn.Module):
         self.window = config.window(layer)
         self.config = config
 
-    def forward(self, x: Tensor, view: View) -> Tensor:
-        """Return floats (T, D)."""
+    def forward(self, x: Tensor, view: View, rows: Tensor | None) -> Tensor:
+        """Return floats (T, D), or those of some rows (R, D)."""
         qkv = self.qkv(x).view(len(x), 3, self.config.num_attention_heads, self.config.head_size)
         q, k, v = qkv.unbind(dim=1)  # (T, H, K) each
         if view.rotary is not None:
@@ -218,7 +219,8 @@ class Attention(nn.Module):
             is_causal=view.is_causal, window=self.window, kernel=view.kernel,
             dropout_p=self.config.attention_dropout if self.training else 0.0,
         )  # fmt: skip
-        out: Tensor = self.output(heads.reshape(x.shape))
+        heads = heads.reshape(x.shape)
+        out: Tensor = self.output(heads if rows is None else heads[rows])
         return out
 
 
@@ -270,18 +272,24 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.config = config
 
-    def forward(self, x: Tensor, view: View) -> Tensor:
-        """Return floats (T, D)."""
+    def forward(self, x: Tensor, view: View, rows: Tensor | None = None) -> Tensor:
+        """Return floats (T, D), or those of some rows (R, D)."""
         if self.config.is_post_norm:
-            x = self.attention_norm(x + self._drop(self.attention(x, view)))
+            branch = self._drop(self.attention(x, view, rows))
+            x = self.attention_norm(_take(x, rows) + branch)
             x = self.mlp_norm(x + self._drop(self.mlp(x)))
         else:
-            x = x + self._drop(self.attention(self.attention_norm(x), view))
+            branch = self._drop(self.attention(self.attention_norm(x), view, rows))
+            x = _take(x, rows) + branch
             x = x + self._drop(self.mlp(self.mlp_norm(x)))
         return x
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training)
+        return dropout(x, self.config.dropout if self.training else 0.0)
+
+
+def _take(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x[rows]
 
 
 class VocabularyHead(nn.Module):
@@ -350,24 +358,32 @@ class Transformer(nn.Module):
                 angles = rotary_angles(config, getattr(config, f"{name}_rope_theta"))
                 self.register_buffer(f"{name}_angles", angles, persistent=False)
 
-    def forward(self, batch: Batch, *, is_causal: bool | None = None) -> Tensor:
-        """Return the last layer's hidden states.
+    def forward(
+        self, batch: Batch, *, is_causal: bool | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """Return the last layer's hidden states, of all tokens or of the rows asked for.
+
+        Nothing reads the last layer's other rows, so with `rows` it is computed for those only:
+        the same numbers, for two thirds of a layer less work.
 
         Args:
             batch: on the model's device; no sequence longer than `max_position_embeddings`
             is_causal: whether a token sees no later ones; None: as the family does
+            rows: int64 (R,) in [0, T), like `masked_positions`; None: all
 
         Returns:
-            Floats of `compute_dtype` (T, D).
+            Floats of `compute_dtype` (T, D) or (R, D).
         """
         config = self.config
         x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, D)
-        x = F.dropout(x, config.dropout, self.training)
+        x = dropout(x, config.dropout if self.training else 0.0)
         view_global, view_local = self._views(
             batch, config.is_causal if is_causal is None else is_causal
         )
+        last = config.num_hidden_layers - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, view_global if config.window(i) is None else view_local)
+            view = view_global if config.window(i) is None else view_local
+            x = layer(x, view, rows if i == last else None)
         x = self.final_norm(x)
         return x
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from lmdata.rng import draw, stream_key
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import IGNORED, Batch
+from lmmodel.cross_entropy import summed_cross_entropy
 from lmmodel.errors import FitError
 from lmmodel.model import Transformer
 
@@ -87,8 +88,8 @@ class Objective:
 
 def token_loss(model: Transformer, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the summed cross-entropy of the labelled tokens; logits of those rows only."""
-    logits = model.lm_logits(hidden[batch.masked_positions]).float()
-    return F.cross_entropy(logits, batch.masked_labels, reduction="sum", ignore_index=IGNORED)
+    logits = model.lm_logits(hidden[batch.masked_positions])
+    return summed_cross_entropy(logits, batch.masked_labels)
 
 
 def pair_loss(model: Transformer, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -80,9 +80,11 @@ def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[li
 
     Raises:
         TokenizerError: the tokenizer has no mask token
-        FitError: a text has no mask token, or is longer than the model takes
+        FitError: the model is causal, or a text has no mask token or is too long
         ValueError: `top_k` is out of range
     """
+    if run.record.config.objective.name == "clm":
+        raise FitError(f"{run.path} was trained on next tokens: it can't fill in a mask")
     if not 1 <= top_k <= run.tokenizer.vocab_size:
         raise ValueError(f"top_k must be in [1, {run.tokenizer.vocab_size}], got {top_k}")
     encoded = encode_prompts(run, texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -27,6 +28,9 @@ from lmmodel.objectives import Objective
 
 PICTURE_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
+
+# Seconds that a picture stays as it is while training goes on: drawing takes half a second.
+REDRAW_S = 30.0
 
 Report = Callable[[Progress], None]
 
@@ -54,12 +58,13 @@ class Reporter:
         self.peak_flops = peak_flops
         self.report = report
         self.num_tokens = 0  # since the run began
-        self.last_loss = float("nan")  # mean of the last line, nats
+        self.last_loss = math.nan  # mean of the last line, nats
         self._sums = np.zeros(len(objective.terms) + 1)  # of total loss and terms
         self._counts = np.zeros(len(objective.terms) + 1, np.int64)
         self._flops = 0
         self._log: MetricsLog | None = None
         self._events: Any = None
+        self._drawn_s = -math.inf
 
     def open(self, step: int) -> None:
         """Begin writing after `step`; later lines of an earlier attempt are dropped."""
@@ -133,13 +138,16 @@ class Reporter:
         watch.reset()
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Write a line about an evaluation and draw the picture anew."""
+        """Write a line about an evaluation; draw the picture if the last one is old, or the end."""
         figures = {f"validation_{name}": value for name, value in asdict(evaluation).items()}
         self._write({"step": step, **figures})
-        self.draw(evaluation.unigram_loss)
+        is_old = time.monotonic() - self._drawn_s > REDRAW_S
+        if is_old or step == self.num_steps:
+            self.draw(evaluation.unigram_loss)
 
     def draw(self, unigram_loss: float | None) -> None:
         """Draw the losses so far."""
+        self._drawn_s = time.monotonic()
         entries = read_metrics(self.output / METRICS_NAME)
         plot_losses(entries, self.output / PICTURE_NAME, unigram_loss)
 
@@ -150,7 +158,7 @@ class Reporter:
             self.report(
                 Progress(
                     step=step, num_steps=self.num_steps, loss=self.last_loss, lr=0.0,
-                    tokens_per_s=0.0, mfu=None, data_wait_ratio=0.0, eta_s=float("nan"),
+                    tokens_per_s=0.0, mfu=None, data_wait_ratio=0.0, eta_s=math.nan,
                     message=message,
                 )
             )  # fmt: skip

@@ -305,7 +305,7 @@ class Trainer:
             self.evaluation = evaluate(self.learner.model, self.held_out, self.learner.device)
         if is_logged:
             self.reporter.evaluated(self.step, self.evaluation)
-        if self.evaluation.is_at_unigram and self.step * 2 >= self.record.num_steps:
+        if self.evaluation.is_at_unigram and self.step == self.record.num_steps:
             self._note(
                 f"held-out loss {self.evaluation.loss:.3f} is no better than guessing by frequency "
                 f"({self.evaluation.unigram_loss:.3f}): train longer, or try another optimizer.lr "
@@ -397,7 +397,6 @@ def _patience() -> Iterator[threading.Event]:
 def _no_garbage_collection() -> Iterator[None]:
     """Keep the cycle collector, whose pauses grow with the number of objects, out of a loop."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -7,6 +7,7 @@ compared example by example.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -153,6 +154,11 @@ class Pair:
     ordinal: int
 
 
+def flatten(lists: Sequence[list[Any]]) -> list[Any]:
+    """Return the items of lists, one after the other."""
+    return [item for items in lists for item in items]
+
+
 def create_pairs(
     documents: Sequence[Document],
     row: int,
@@ -195,7 +201,7 @@ def _pair_of_chunk(
     bert: bool,
 ) -> tuple[Pair, int]:
     a_end = draws.a_end(len(chunk)) if len(chunk) >= 2 else 1
-    tokens_a = sum(chunk[:a_end], [])
+    tokens_a = flatten(chunk[:a_end])
     if len(chunk) == 1 or draws.is_random(0.5):
         other, attempt = _other_document(documents, row, draws, bert)
         start = draws.start(attempt, len(documents[other]))
@@ -205,7 +211,7 @@ def _pair_of_chunk(
             if len(tokens_b) >= target - len(tokens_a):
                 break
         return Pair(tokens_a, tokens_b, 1, row, other, 0, 0), len(chunk) - a_end
-    return Pair(tokens_a, sum(chunk[a_end:], []), 0, row, row, 0, 0), 0
+    return Pair(tokens_a, flatten(chunk[a_end:]), 0, row, row, 0, 0), 0
 
 
 def _other_document(
@@ -335,12 +341,10 @@ def make_store(
     bounds = np.linspace(0, len(documents), num_blocks + 1).astype(int)
     blocks = [
         _make_block(documents[first:last], int(first), dtype, offset_dtype)
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+        for first, last in itertools.pairwise(bounds)
     ]
     tokenizer = tokenizer or make_tokenizer(1000)
-    return SimpleNamespace(
-        blocks=tuple(blocks), tokenizer=tokenizer, num_documents=len(documents)
-    )
+    return SimpleNamespace(blocks=tuple(blocks), tokenizer=tokenizer, num_documents=len(documents))
 
 
 def _make_block(
@@ -360,14 +364,21 @@ def _make_block(
 
 
 def make_documents(
-    seed: int, num_documents: int, *, most_sentences: int = 13, most_tokens: int = 31,
+    seed: int,
+    num_documents: int,
+    *,
+    most_sentences: int = 13,
+    most_tokens: int = 31,
     vocab_size: int = 1000,
 ) -> list[Document]:
     """Return random documents of ordinary pieces."""
     generator = random.Random(seed)
     return [
         [
-            [generator.randrange(UNK + 1, vocab_size) for _ in range(generator.randint(1, most_tokens))]
+            [
+                generator.randrange(UNK + 1, vocab_size)
+                for _ in range(generator.randint(1, most_tokens))
+            ]
             for _ in range(generator.randint(1, most_sentences))
         ]
         for _ in range(num_documents)

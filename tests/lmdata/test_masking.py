@@ -45,9 +45,7 @@ def make_batch(rows, dtype=np.uint16):
 def run(rows, recipe, seed=1, epoch=0, progress=0.0, dtype=np.uint16, first=0):
     """Return (ids, positions, labels) of each row, addressed (first + number, number)."""
     tokenizer = make_tokenizer(VOCABULARY, CONTINUES)
-    rules = mask_rules(
-        recipe, tokenizer, seed=seed, epoch=epoch, progress=progress, id_dtype=dtype
-    )
+    rules = mask_rules(recipe, tokenizer, seed=seed, epoch=epoch, progress=progress, id_dtype=dtype)
     ids, offsets = make_batch(rows, dtype)
     numbers = np.arange(len(rows))
     positions, labels, mask_offsets = mask_tokens(ids, offsets, first + numbers, numbers, rules)
@@ -123,7 +121,7 @@ def test_special_tokens_are_never_chosen_nor_produced(rows, seed, rate, corrupti
                 assert before == after
             else:
                 assert before >= UNK
-                assert after == MASK or after > UNK or after == before
+                assert after in (MASK, before) or after > UNK
         if corruption == "token" and count == "exact":
             k = num_to_mask(len(row), rate, recipe.most_predictions)
             assert len(positions) == min(k, sum(token >= UNK for token in row))

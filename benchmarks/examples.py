@@ -1,0 +1,209 @@
+"""Pairs and masks against Hugging Face's collator and BERT's procedure, in the same run.
+
+Ours reads a token store of Wikipedia from disk. The peers get the same tokens in memory: the
+collator as ready lists of 128 ids, BERT's procedure (the oracle of our tests, written from the
+rules) as lists of sentences. All of it runs on one core but for the disk-to-disk row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import DATA, environment, print_table, timed, write_result
+from lmdata.corpus import CorpusConfig, find_sources
+from lmdata.dataset import TokenStore, open_store
+from lmdata.examples import write_examples
+from lmdata.masking import mask_rules, mask_tokens
+from lmdata.tokenize import TokenizeConfig, tokenize_corpus
+from lmdata.tokenizer import load_tokenizer
+from lmdata.views import Recipe, view
+from tests import references
+
+LENGTH, BATCH_SIZE = 128, 256
+NUM_CORES_ON_DISK = 2
+MASKS = {
+    "Bernoulli": Recipe(view="single", count="bernoulli"),
+    "exact count": Recipe(view="single"),
+    "whole-word": Recipe(view="single", corruption="whole-word"),
+    "span": Recipe(view="single", corruption="span"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what the options ask for, print the table and keep it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks examples", description=__doc__)
+    parser.add_argument("--num-runs", type=int, default=5)
+    parser.add_argument("--files", type=int, default=2, help="Wikipedia files to use, of 8")
+    parser.add_argument("--num-rows", type=int, default=32_768, help="examples to mask at a time")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens"
+        make_store(path, options.files)
+        store = open_store(path)
+        rows = measure_masks(store, options.num_rows, options.num_runs)
+        rows += measure_views(store, options.num_runs)
+        rows.append(measure_disk(path, Path(folder) / "shards", options.num_runs))
+        rows += measure_collators(store, options.num_rows, options.num_runs)
+        rows.append(measure_oracle(store))
+        size = {"documents": store.num_documents, "tokens": store.num_tokens}
+    print_table(rows)
+    print(environment())
+    write_result("examples", {"input": size, "runs": options.num_runs, "rows": rows})
+
+
+def make_store(path: Path, num_files: int) -> None:
+    """Write the token store of some files of Wikipedia."""
+    files = sorted((DATA / "wikipedia-en").glob("*.jsonl.zst"))[:num_files]
+    config = TokenizeConfig(corpus=CorpusConfig())
+    sources = find_sources([str(file) for file in files], config.corpus)
+    tokenizer = load_tokenizer(DATA / "vocab" / "bert-base-uncased")
+    tokenize_corpus(sources, config, tokenizer, path)
+
+
+def row(
+    work: str, system: str, num_tokens: int, seconds: list[float], num_cores: int = 1
+) -> dict[str, Any]:
+    """Return a line of the table: the median rate and its range, in million tokens/s."""
+    rates = [num_tokens / second / 1e6 for second in seconds]
+    return {
+        "work": work,
+        "system": system,
+        "million_tokens_per_s": round(statistics.median(rates), 2),
+        "slowest": round(min(rates), 2),
+        "fastest": round(max(rates), 2),
+        "cores": num_cores,
+    }
+
+
+def warm(function: Callable[[], object], num_runs: int) -> list[float]:
+    """Return the seconds of `num_runs` calls after one that compiles and loads."""
+    function()
+    return timed(function, num_runs)
+
+
+def measure_masks(store: TokenStore, num_rows: int, num_runs: int) -> list[dict[str, Any]]:
+    """Measure masking alone: the copy of the ids, the choice, the replacement, the labels."""
+    rows = []
+    plain = view(store, MASKS["exact count"], seed=1)
+    batch = plain.examples(np.arange(min(num_rows, len(plain))))
+    ids, addresses = batch.original_ids(), np.arange(len(batch))
+    for name, recipe in MASKS.items():
+        rules = mask_rules(recipe, store.tokenizer, seed=1, id_dtype=ids.dtype)
+
+        def mask(rules: Any = rules) -> None:
+            mask_tokens(ids.copy(), batch.offsets, addresses, addresses, rules)
+
+        rows.append(row(f"masking alone, {name}", "lmdata", len(ids), warm(mask, num_runs)))
+    return rows
+
+
+def measure_views(store: TokenStore, num_runs: int) -> list[dict[str, Any]]:
+    """Measure batches of shuffled examples, each drawn afresh from the memory map."""
+    rows = []
+    for name, recipe in {
+        "NSP pairs and exact masks": Recipe(),
+        "SOP pairs and n-gram masks": Recipe(view="sop", corruption="ngram"),
+        "packed rows and Bernoulli masks": Recipe(view="packed", count="bernoulli"),
+    }.items():
+        examples = view(store, recipe, seed=1)
+        num_batches = min(100, len(examples) // BATCH_SIZE)
+
+        def run(examples: Any = examples, num_batches: int = num_batches) -> int:
+            return sum(
+                len(examples.examples(np.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)).input_ids)
+                for step in range(num_batches)
+            )  # fmt: skip
+
+        work = f"batch(step), {name}, {BATCH_SIZE} x {LENGTH}"
+        rows.append(row(work, "lmdata", run(), warm(run, num_runs)))
+    return rows
+
+
+def measure_disk(store: Path, output: Path, num_runs: int) -> dict[str, Any]:
+    """Measure NSP pairs with exact masks from the store on disk to shards on disk."""
+
+    def run() -> Any:
+        return write_examples(
+            store, Recipe(), output, seed=1, num_workers=NUM_CORES_ON_DISK, overwrite=True
+        )
+
+    manifest = run()
+    num_tokens = sum(shard.tokens for shards in manifest.splits.values() for shard in shards)
+    seconds = timed(run, num_runs)
+    return row("NSP and exact masks, disk to disk", "lmdata", num_tokens, seconds, 2)
+
+
+def measure_collators(store: TokenStore, num_rows: int, num_runs: int) -> list[dict[str, Any]]:
+    """Measure `DataCollatorForLanguageModeling`: masks only, of ready examples."""
+    import torch
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    torch.set_num_threads(1)
+    names = ("unk", "sep", "pad", "cls", "mask")
+    pieces = {f"{name}_token": store.tokenizer.special_tokens[name] for name in names}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=store.tokenizer.backend, **pieces)
+    part = view(store, MASKS["exact count"], seed=1)
+    batch = part.examples(np.arange(min(64 * 64, len(part))))
+    examples = [
+        {"input_ids": ids[:LENGTH].tolist()}
+        for ids in np.split(batch.original_ids(), batch.offsets[1:-1])
+    ]
+    num_tokens = sum(len(example["input_ids"]) for example in examples)
+    rows = []
+    for tensors in ("pt", "np"):
+        collate = DataCollatorForLanguageModeling(tokenizer, return_tensors=tensors)
+
+        def run(collate: Any = collate) -> None:
+            for first in range(0, len(examples), 64):
+                collate(examples[first : first + 64])
+
+        system = f"DataCollatorForLanguageModeling, {tensors}, 64 x {LENGTH}"
+        rows.append(row("masking alone, Bernoulli", system, num_tokens, warm(run, num_runs)))
+    collate = DataCollatorForLanguageModeling(tokenizer, return_tensors="pt")
+    tensor = torch.randint(1000, 30_000, (num_rows, LENGTH))
+    special = torch.zeros_like(tensor, dtype=torch.bool)
+
+    def one_tensor() -> None:
+        collate.torch_mask_tokens(tensor.clone(), special_tokens_mask=special)
+
+    system = "torch_mask_tokens, one tensor"
+    seconds = warm(one_tensor, num_runs)
+    return [*rows, row("masking alone, Bernoulli", system, tensor.numel(), seconds)]
+
+
+def measure_oracle(store: TokenStore, num_documents: int = 300) -> dict[str, Any]:
+    """Measure BERT's procedure: NSP pairs and exact masks of some documents, in memory."""
+    documents = []
+    for index in range(min(num_documents, store.num_documents)):
+        ids, lengths = store.document(index)
+        bounds = np.cumsum(lengths)[:-1]
+        documents.append([sentence.tolist() for sentence in np.split(ids, bounds)])
+    special_ids = store.tokenizer.special_ids
+    can_mask = set(range(store.tokenizer.vocab_size)) - {special_ids["cls"], special_ids["sep"]}
+    pieces = sorted(can_mask)
+    recipe = Recipe()
+
+    def run() -> int:
+        draws, num_tokens = references.PlainDraws(random.Random(1)), 0
+        for index in range(len(documents)):
+            for pair in references.create_pairs(documents, index, draws, max_seq_length=LENGTH):
+                tokens = [
+                    special_ids["cls"], *pair.tokens_a, special_ids["sep"], *pair.tokens_b,
+                    special_ids["sep"],
+                ]  # fmt: skip
+                k = references.num_to_mask(len(tokens), 0.15, recipe.most_predictions)
+                spans = [[i] for i in references.choose_tokens(tokens, can_mask, k, draws)]
+                references.replace_tokens(tokens, spans, pieces, draws)
+                num_tokens += len(tokens)
+        return num_tokens
+
+    work = "NSP pairs and exact masks, in memory"
+    return row(work, "BERT's procedure (tests/references.py)", run(), timed(run, 3))

@@ -1,0 +1,158 @@
+"""Statistics with verdicts: what was promised, what was found, what chance allows (pure)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmdata.batch import ExampleBatch
+
+# Standard errors that a share may be off: a sound dataset fails one check in 1.7 million.
+LIMIT = 5.0
+# Bins with less variance are left out: chi-square is an approximation that needs some counts.
+MIN_VARIANCE = 5.0
+# Examples shorter than this may be equal by chance.
+MIN_LENGTH_TO_COMPARE = 32
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise and what was found.
+
+    Attributes:
+        name: what is checked
+        expected: the value promised
+        observed: the value found
+        low: smallest value that passes
+        high: largest value that passes
+    """
+
+    name: str
+    expected: float
+    observed: float
+    low: float
+    high: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the observed value lies in the interval."""
+        return self.low <= self.observed <= self.high
+
+
+def none_of(name: str, count: int) -> Check:
+    """Return a check that something never happened."""
+    return Check(name, 0.0, float(count), 0.0, 0.0)
+
+
+def share(name: str, expected: float, count: int, total: int, width: float = 1.0) -> Check:
+    """Return a check that `count` of `total` independent choices is the expected share.
+
+    Args:
+        name: of the check
+        expected: probability of each choice
+        count: how often it happened
+        total: choices
+        width: factor on the binomial standard error, where choices hang together
+
+    Example:
+        >>> share("heads", 0.5, 5100, 10_000).passed, share("heads", 0.5, 53, 60).passed
+        (True, False)
+    """
+    observed = count / total if total else expected
+    error = width * LIMIT * math.sqrt(expected * (1 - expected) / max(1, total))
+    error += LIMIT / max(1, total)  # the binomial is skewed where little is expected
+    return Check(name, expected, observed, max(0.0, expected - error), min(1.0, expected + error))
+
+
+def uniformity(name: str, counts: np.ndarray) -> Check:
+    """Return a check that counts over equal bins are uniform (multinomial, chi-square).
+
+    Args:
+        name: of the check
+        counts: int64 (bins,)
+
+    Example:
+        >>> uniformity("dice", np.array([99, 102, 95, 104, 98, 102])).passed
+        True
+    """
+    means = np.full(len(counts), counts.sum() / len(counts))
+    return chi_square(name, counts, means, means)
+
+
+def chi_square(name: str, counts: np.ndarray, means: np.ndarray, variances: np.ndarray) -> Check:
+    """Return a check that counts deviate from their means as chance says.
+
+    The observed value is chi-square as standard errors of a normal (Wilson and Hilferty, 1931).
+
+    Args:
+        name: of the check
+        counts: int64 (bins,)
+        means: float64 (bins,), expected counts, of the same total
+        variances: float64 (bins,), of the counts, if the total were free
+    """
+    used = variances >= MIN_VARIANCE
+    degrees = int(used.sum()) - 1
+    name = f"{name}, deviation in standard errors"
+    if degrees < 1:
+        return Check(name, 0.0, 0.0, -math.inf, LIMIT)
+    statistic = float(((counts - means)[used] ** 2 / variances[used]).sum())
+    cube = 2 / (9 * degrees)
+    sigmas = ((statistic / degrees) ** (1 / 3) - (1 - cube)) / math.sqrt(cube)
+    return Check(name, 0.0, sigmas, -math.inf, LIMIT)
+
+
+def independence(name: str, first: ExampleBatch, second: ExampleBatch) -> Check:
+    """Return a check that two epochs mask the same examples independently of each other.
+
+    Args:
+        name: of the check
+        first: examples whose tokens are those of `second`, in the same order
+        second: the same examples of another epoch
+
+    Raises:
+        ValueError: the examples are not the same
+    """
+    if not np.array_equal(first.offsets, second.offsets):
+        raise ValueError("the two batches hold different examples: give the same rows unshuffled")
+    masked = [np.zeros(len(batch.input_ids), bool) for batch in (first, second)]
+    for is_masked, batch in zip(masked, (first, second), strict=True):
+        is_masked[batch.flat_masked_positions()] = True
+    starts = first.offsets[:-1]
+    one, two = (np.add.reduceat(part, starts, dtype=np.int64) for part in masked)
+    num_candidates = np.maximum(2, np.diff(first.offsets) - 2)
+    means = one * two / num_candidates
+    variances = means * (1 - one / num_candidates) * (num_candidates - two) / (num_candidates - 1)
+    observed = int((masked[0] & masked[1]).sum())
+    sigmas = (observed - means.sum()) / math.sqrt(max(1e-9, variances.sum()))
+    return Check(f"{name} overlap, deviation in standard errors", 0.0, float(sigmas), -LIMIT, LIMIT)
+
+
+def example_hashes(batch: ExampleBatch) -> np.ndarray:
+    """Return a 64-bit hash of each example that is long enough never to recur, uint64 (B',).
+
+    The tokens, their masks, the documents and the pass all enter; equal hashes mean that an
+    example was written twice.
+    """
+    is_long = np.diff(batch.offsets) >= MIN_LENGTH_TO_COMPARE
+    if not len(batch):
+        return np.empty(0, np.uint64)
+    lengths = np.diff(batch.offsets)
+    within = np.arange(len(batch.input_ids), dtype=np.uint64) - np.repeat(
+        batch.offsets[:-1].astype(np.uint64), lengths
+    )
+    mixed = _mix(batch.input_ids.astype(np.uint64) + (within << np.uint64(32)))
+    sums = np.add.reduceat(mixed, batch.offsets[:-1])
+    for part in (batch.document_a, batch.document_b, batch.duplicate):
+        sums = _mix(sums + part.astype(np.uint64))
+    hashes: np.ndarray = sums[is_long]
+    return hashes
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Return uint64 values through the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed

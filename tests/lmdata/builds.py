@@ -1,0 +1,126 @@
+"""Small tokenizers, corpora and finished datasets for the tests of building and opening."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmdata.corpus import CorpusConfig, find_sources
+from lmdata.errors import LmdataError
+from lmdata.plan import TokenizeConfig, Unit
+from lmdata.schema import Manifest
+from lmdata.tokenize import tokenize_corpus
+from lmdata.tokenizer import Tokenizer, wordpiece_backend
+from lmdata.units import UnitSetup, prepare_units
+from lmdata.workers import Failed, Finished, Message, Reported
+
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    ".",
+    ",",
+    "?",
+    "##s",
+    "##ing",
+]
+LINES = CorpusConfig(documents="line")
+
+
+def make_tokenizer(extra: Sequence[str] = ()) -> Tokenizer:
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *WORDS, *extra]
+    pieces += [f"##{letter}" for letter in letters]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    return Tokenizer(wordpiece_backend(vocabulary, lower_case=True))
+
+
+def write_corpus(folder: Path, files: dict[str, Sequence[str]]) -> Path:
+    """One document a line, or one a JSON line for names that end in .jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, documents in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"text": d}) if name.endswith("l") else d for d in documents]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def random_documents(num_documents: int, seed: int = 0) -> list[str]:
+    generator = np.random.default_rng(seed)
+    words = [word for word in WORDS if not word.startswith("##")]
+    return [
+        f"{index} " + " ".join(generator.choice(words, generator.integers(1, 40)))
+        for index in range(num_documents)
+    ]
+
+
+class InlineWorkers:
+    """Stands in for `WorkerPool` in this process; `seed` decides which worker is done first."""
+
+    def __init__(self, num_workers: int = 1, seed: int = 0) -> None:
+        self.num_workers = num_workers
+        self._tasks: list[tuple[int, Unit]] = []
+        self._generator = np.random.default_rng(seed)
+
+    def prepare(self, setup: UnitSetup, lock: int) -> None:
+        self._work = prepare_units(lambda: setup)
+
+    def submit(self, worker: int, task: Unit) -> None:
+        self._tasks.append((worker, task))
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        worker, task = self._tasks.pop(self._generator.integers(len(self._tasks)))
+        reports: list[Message] = []
+        try:
+            result = self._work(task, lambda value: reports.append(Reported(worker, value)))
+        except LmdataError as error:
+            return [*reports, Failed(worker, error)]
+        return [*reports, Finished(worker, result)]
+
+    def close(self) -> None:
+        self._tasks.clear()
+
+    def __enter__(self) -> InlineWorkers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def build(
+    corpus: Path, output: Path, tokenizer: Tokenizer | None = None, *,
+    num_workers: int = 1, seed_of_workers: int = 0, processes: bool = False,
+    reading: CorpusConfig = LINES, **options: Any,
+) -> Manifest:  # fmt: skip
+    """Tokenize a folder, in this process unless `processes`.
+
+    Fields of `TokenizeConfig` and arguments of `tokenize_corpus` are told apart by name.
+    """
+    names = {"memory_bytes", "overwrite", "progress", "unit_bytes"}
+    arguments = {name: options.pop(name) for name in names & options.keys()}
+    config = TokenizeConfig(corpus=reading, **options)
+    sources = find_sources([str(corpus)], config.corpus)
+    workers = None if processes else InlineWorkers(num_workers, seed_of_workers)
+    return tokenize_corpus(
+        sources, config, tokenizer or make_tokenizer(), output, num_workers=num_workers,
+        workers=workers, **arguments,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,262 @@
+"""Encoding: whatever the text, ids and sentences are those of `tokenizers`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import normalizers, pre_tokenizers
+
+from lmdata import word_encoding
+from lmdata.cut_classes import ask_classes, cut_classes, find_obstacle
+from lmdata.encoding import Encoded, assemble, check_encoding, first_difference, make_encoder
+from lmdata.errors import TokenizerError
+from lmdata.plain_encoding import PlainEncoder
+from lmdata.tokenizer import Tokenizer, wordpiece_backend
+from lmdata.word_encoding import WordEncoder, find_separator
+from lmdata.word_kernels import ISOLATED
+from tests.lmdata.encoding_oracle import assert_is_reference, packed, starts_with, trained
+
+KINDS = {
+    "wordpiece": "word-cache",
+    "wordpiece-cased": "word-cache",
+    "byte-level": "gigatoken",
+    "bpe": "plain",
+    "unigram": "plain",
+}
+
+WORDS = ["fox", "Quick", "the", "naïve", "ABC", "1,234", "don't", "[MASK]", "[SEP]", "##s", "ﬁ"]
+SPACES = [" ", "\t", "\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028", "\u3000"]
+CONTROLS = ["\x00", "\x07", "\x7f", "\xad", "\u200b", "\u200d", "\ufeff", "\ufffd", "\ue000"]
+MARKS = ["e\u0301", "\u0301", "\u0327\u0301", "\u302e", "\U0001d165", "\u3099", "\u0338", "क्ष"]
+PUNCTUATION = [".", "'", "``", "\u2019", "—", "。", "、", "？", "।", "؟", "≠", "\u037e", "\u1fef"]
+SCRIPTS = ["中", "文字", "か\u3099", "カタカナ", "한국", "\u1112\u1161\u11ab", "ไทย", "豈", "\U00020000"]
+OTHERS = ["😀", "👩‍👩‍👧", "🇩🇪", "İ", "ß", "Σς", "x" * 99, "y" * 101, "é" * 101, "𝔘", "\U0010ffff"]
+nasty = st.lists(
+    st.one_of(
+        st.sampled_from(WORDS + SPACES + CONTROLS + MARKS + PUNCTUATION + SCRIPTS + OTHERS),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=30,
+).map("".join)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.mark.parametrize("expected", [KINDS])
+def test_each_kind_of_tokenizer_gets_its_encoder(kind, expected):
+    encoder = make_encoder(trained(kind))
+    assert encoder.kind == expected[kind]
+    assert encoder.reason
+
+
+@given(st.lists(nasty, max_size=6), st.lists(st.integers(0, 200), max_size=6))
+@settings(max_examples=200)
+def test_any_text_has_the_ids_and_sentences_of_tokenizers(kind, documents, marks):
+    tokenizer = trained(kind)
+    size = sum(len(document.encode()) for document in documents)
+    more = [mark for mark in marks if mark < size]
+    assert_is_reference(tokenizer, make_encoder_once(kind), documents, more)
+
+
+ENCODERS = {}
+
+
+def make_encoder_once(kind):
+    """Return one encoder for all examples, so that what it has seen is put to the test too."""
+    if kind not in ENCODERS:
+        ENCODERS[kind] = make_encoder(trained(kind))
+    return ENCODERS[kind]
+
+
+@given(st.lists(nasty, max_size=5), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+@settings(max_examples=100)
+def test_every_setting_of_the_bert_normalizer_is_exact(documents, clean, chinese, strip, lower):
+    backend = tokenizers.Tokenizer.from_str(trained("wordpiece-cased").backend.to_str())
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=clean, handle_chinese_chars=chinese, strip_accents=strip, lowercase=lower
+    )
+    tokenizer = Tokenizer(backend)
+    assert_is_reference(tokenizer, WordEncoder(tokenizer), documents)
+
+
+@given(st.lists(st.text("abqtheTHEfox019 ", max_size=30), max_size=5))
+@settings(max_examples=200)
+def test_longest_match_of_ascii_words_is_that_of_tokenizers(documents):
+    for kind in ("wordpiece", "wordpiece-cased"):
+        assert_is_reference(trained(kind), make_encoder_once(kind), documents)
+
+
+def test_ids_do_not_depend_on_how_documents_are_put_into_blocks(kind):
+    documents = ["The fox. " * 5, "", "中文。字", " naïve  fox\u2028", "ab", "cd", "😀"] * 3
+    whole, piecewise = make_encoder(trained(kind)), make_encoder(trained(kind))
+    joined = whole.encode(*with_starts(documents)).ids
+    parts = [piecewise.encode(*with_starts([document])).ids for document in documents]
+    assert np.array_equal(joined, np.concatenate(parts))
+
+
+def with_starts(documents):
+    text, offsets = packed(documents)
+    return text, offsets, starts_with(text, offsets, [])
+
+
+def test_a_cache_that_is_full_starts_anew_and_changes_nothing(monkeypatch):
+    documents = [f"fox{number} naïve{number} 中{number}" for number in range(97)]
+    tokenizer = trained("wordpiece")
+    expected = WordEncoder(tokenizer).encode(*with_starts(documents)).ids
+    monkeypatch.setattr(word_encoding, "MAX_WORDS", 11)
+    encoder = WordEncoder(tokenizer)
+    parts = [encoder.encode(*with_starts([document])).ids for document in documents]
+    assert np.array_equal(np.concatenate(parts), expected)
+    assert encoder._table.num_words < 11 + 7
+
+
+def test_read_only_text_is_encoded_like_any_other(kind):
+    text, offsets, starts = with_starts(["The fox. naïve"])
+    writable = text.copy()
+    assert not text.flags.writeable
+    encoder = make_encoder(trained(kind))
+    first, second = (encoder.encode(array, offsets, starts).ids for array in (text, writable))
+    assert np.array_equal(first, second)
+
+
+def test_no_documents_and_empty_documents_have_no_tokens(kind):
+    encoder = make_encoder(trained(kind))
+    for documents in ([], [""], ["", "", ""]):
+        encoded = encoder.encode(*with_starts(documents))
+        assert len(encoded.ids) == len(encoded.sentence_lengths) == 0
+        assert encoded.document_offsets.tolist() == [0] * (len(documents) + 1)
+
+
+def test_a_document_that_begins_no_sentence_is_refused(kind):
+    text, offsets = packed(["ab", "cd"])
+    with pytest.raises(ValueError, match="start of every document"):
+        make_encoder(trained(kind)).encode(text, offsets, np.array([0]))
+
+
+def test_a_cut_in_an_unsafe_place_is_caught():
+    tokenizer = trained("wordpiece")
+    classes = cut_classes(tokenizer.backend, tokenizer.definition)
+    classes[ord("é")] = ISOLATED
+    text, offsets, starts = with_starts(["the fox", "Déjà vu"])
+    safe = WordEncoder(tokenizer).encode(text, offsets, starts)
+    unsafe = WordEncoder(tokenizer, classes=classes).encode(text, offsets, starts)
+    check_encoding(tokenizer, text, offsets, safe, [0, 1])
+    check_encoding(tokenizer, text, offsets, unsafe, [0])
+    with pytest.raises(TokenizerError, match=r"row 1: token \d+ differs from what"):
+        check_encoding(tokenizer, text, offsets, unsafe, [0, 1])
+
+
+def test_a_changed_a_missing_and_an_extra_token_are_caught():
+    tokenizer = trained("bpe")
+    text, offsets, starts = with_starts(["the fox", "the quick fox"])
+    good = PlainEncoder(tokenizer).encode(text, offsets, starts)
+    changed = good.ids.copy()
+    changed[-1] += 1
+    for ids in (changed, good.ids[:-1], np.append(good.ids, good.ids[:1])):
+        bounds = np.append(good.document_offsets[:-1], len(ids))
+        bad = Encoded(ids, bounds, good.sentence_lengths, good.sentence_offsets)
+        with pytest.raises(TokenizerError, match="row 1"):
+            check_encoding(tokenizer, text, offsets, bad, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "obstacle"),
+    [
+        ({"normalizer": {"type": "NFC"}}, "normalizer is NFC"),
+        ({"normalizer": None}, "normalizer is None"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "not BertPreTokenizer"),
+    ],
+)
+def test_a_tokenizer_with_other_rules_takes_the_plain_path_and_says_why(change, obstacle):
+    definition = {**trained("wordpiece").definition, **change}
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(definition)))
+    encoder = make_encoder(tokenizer)
+    assert encoder.kind == "plain"
+    assert obstacle in encoder.reason
+    assert_is_reference(tokenizer, encoder, ["The fox. naïve", "中文 [MASK]"])
+
+
+@pytest.mark.parametrize("kind_with_cache", ["wordpiece", "byte-level"])
+def test_an_added_token_that_is_not_special_takes_the_plain_path(kind_with_cache):
+    backend = tokenizers.Tokenizer.from_str(trained(kind_with_cache).backend.to_str())
+    backend.add_tokens(["x fo"])
+    tokenizer = Tokenizer(backend)
+    encoder = make_encoder(tokenizer)
+    assert encoder.kind == "plain"
+    assert "'x fo' is not special" in encoder.reason
+    assert_is_reference(tokenizer, encoder, ["the x fox", "x fo"])
+
+
+@pytest.mark.parametrize(
+    "pre_tokenizer",
+    [
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        ),
+    ],
+)
+def test_byte_level_bpe_with_other_rules_takes_the_plain_path(pre_tokenizer):
+    backend = tokenizers.Tokenizer.from_str(trained("byte-level").backend.to_str())
+    backend.pre_tokenizer = pre_tokenizer
+    tokenizer = Tokenizer(backend)
+    encoder = make_encoder(tokenizer)
+    assert encoder.kind == "plain"
+    assert "pre-tokenizer is not GPT-2's" in encoder.reason
+    assert_is_reference(tokenizer, encoder, ["The fox. naïve 1234", " a  b"], [3])
+
+
+def test_wordpiece_without_any_punctuation_is_exact():
+    vocabulary = {"[UNK]": 0, "the": 1, "fox": 2, "##é": 3, "e": 4, "naive": 5}
+    tokenizer = Tokenizer(wordpiece_backend(vocabulary, lower_case=True))
+    assert find_separator(tokenizer) == (None, -1)
+    assert_is_reference(tokenizer, WordEncoder(tokenizer), ["the fox, naïve é. 中", "", "!?"], [4])
+
+
+def test_wordpiece_whose_unknown_piece_is_missing_takes_the_plain_path():
+    definition = trained("wordpiece").definition
+    model = {**definition["model"], "unk_token": "[NONE]"}
+    assert "[NONE]" in str(find_obstacle({**definition, "model": model}))
+
+
+def test_the_tokenizer_is_asked_which_characters_it_cuts_at():
+    tokenizer = trained("wordpiece-cased")
+    codes = [ord(character) for character in "é\u3000。\u2028\u0085\u200b≠中"]
+    classes = ask_classes(tokenizer.backend, codes)
+    assert classes.tolist() == [0, 1, 2, 1, 0, 0, 0, 2]
+
+
+def test_sentences_without_tokens_vanish():
+    encoded = assemble(
+        np.arange(3), np.array([0, 0, 2, 2, 3]), np.array([0, 5, 5, 9]), np.array([0, 2, 4, 5, 8])
+    )
+    assert encoded.sentence_lengths.tolist() == [2, 1]
+    assert encoded.sentence_offsets.tolist() == [0, 1, 1, 2]
+    assert encoded.document_offsets.tolist() == [0, 2, 2, 3]
+
+
+def test_first_difference_sees_a_shorter_array():
+    assert first_difference(np.array([1, 2]), np.array([1, 2])) is None
+    assert first_difference(np.array([1, 2]), np.array([1])) == 1
+    assert first_difference(np.array([]), np.array([])) is None
+
+
+@pytest.mark.slow
+def test_every_character_is_classed_safely():
+    """Between letters, after a mark and before one, each character gives the reference ids."""
+    documents = [
+        "".join(f" a{chr(code)}b a\u0301{chr(code)}\u0327b {chr(code)}" for code in range(i, i + 256))
+        for i in range(0x20, 0x30000, 256)
+        if not 0xD800 <= i < 0xE000
+    ]
+    for kind in ("wordpiece", "wordpiece-cased"):
+        assert_is_reference(trained(kind), make_encoder_once(kind), documents)

@@ -1,0 +1,194 @@
+"""lmdata/readers.py, tables.py: every format, and every kind of broken record."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lmdata.corpus import (
+    CorpusConfig,
+    find_sources,
+    read_documents,
+)
+from lmdata.errors import CorpusError
+from tests.lmdata.corpus_files import (
+    COMPRESS,
+    encode,
+    read,
+    read_with_losses,
+    write,
+)
+
+TEXTS = ["One.\nTwo.", "naïve 日本語 😀", 'tab\tquote"back\\slash', "nul\0", "x" * 5000]
+
+
+@pytest.mark.parametrize("compression", ["", *COMPRESS])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow", ".stream", ".csv"])
+@pytest.mark.parametrize("batch_bytes", [1, 8 << 20])
+def test_every_format_gives_back_the_texts(
+    tmp_path: Path, suffix: str, compression: str, batch_bytes: int
+) -> None:
+    data = encode(list(TEXTS), suffix)
+    data = COMPRESS[compression](data) if compression else data
+    path = write(tmp_path / f"a{suffix.replace('stream', 'arrow')}{compression}", data)
+    texts, losses, positions = read_with_losses(path, batch_bytes)
+    assert texts == TEXTS
+    assert losses == {}
+    assert positions == list(range(len(TEXTS)))
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_compressed_files_may_consist_of_several_streams(tmp_path: Path, compression: str) -> None:
+    compress = COMPRESS[compression]
+    path = write(tmp_path / f"a.txt{compression}", compress(b"one\n") + compress(b"two\n"))
+    assert read(path) == ["one\ntwo\n"]
+
+
+def test_batches_are_bounded_and_positions_go_on(tmp_path: Path) -> None:
+    texts = [f"document {number} " * 50 for number in range(2000)]
+    path = write(tmp_path / "a.jsonl.gz", gzip.compress(encode(list(texts), ".jsonl")))
+    (source,) = find_sources([str(path)], CorpusConfig())
+    batches = list(read_documents(source, CorpusConfig(), batch_bytes=1 << 16))
+    assert len(batches) == 1 or max(len(batch.text) for batch in batches) < 5 << 20
+    assert np.concatenate([batch.positions for batch in batches]).tolist() == list(range(2000))
+    assert sum(batch.num_source_bytes for batch in batches) == path.stat().st_size
+
+
+@pytest.mark.parametrize("type_", ["large_string", "string_view", "dictionary"])
+def test_string_types_of_every_kind_are_text(tmp_path: Path, type_: str) -> None:
+    types = {
+        "large_string": pa.large_string(),
+        "string_view": pa.string_view(),
+        "dictionary": pa.dictionary(pa.int8(), pa.string()),
+    }
+    texts = ["one", "two", "one"]
+    table = pa.table({"text": pa.array(texts).cast(types[type_])})
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert read(tmp_path / "a.arrow") == texts
+    if type_ != "string_view":
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert read(tmp_path / "a.parquet") == texts
+
+
+def test_csv_fields_may_be_quoted_and_tsv_fields_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,n\r\n"a, ""b""\r\nc",1\r\n\r\nd,2\r\n')
+    texts, losses, positions = read_with_losses(path)
+    assert (texts, losses, positions) == (['a, "b"\nc', "d"], {"empty": (1, 0)}, [0, 2])
+    assert read(write(tmp_path / "a.tsv", 'n\ttext\n1\t"a\n2\tb"c"\n')) == ['"a', 'b"c"']
+
+
+def test_the_text_field_can_be_named(tmp_path: Path) -> None:
+    for suffix in (".jsonl", ".parquet", ".arrow", ".csv"):
+        path = write(tmp_path / f"a{suffix}", encode(["one"], suffix, "körper"))
+        assert read(path, text_field="körper") == ["one"]
+
+
+BROKEN = [
+    ('{"text": "a"', "broken", "line 2 is not valid JSON: Expecting"),
+    ('{"text": "a\tb"}', "broken", "line 2 is not valid JSON: Invalid control character"),
+    ('{"text": "a"} {"text": "b"}', "broken", "line 2 is not valid JSON: Extra data"),
+    ("[", "broken", "line 2 is not valid JSON: a JSON file must hold one object a line"),
+    ('["a"]', "broken", "line 2 is not a JSON object but a list"),
+    ("7", "broken", "line 2 is not a JSON object but a number"),
+    ('{"body": "a", "id": 1}', "missing-field", "line 2 has no field 'text', its fields are: body"),
+    ("{}", "missing-field", "line 2 has no field 'text', its fields are: none"),
+    ('{"text": null}', "null", "line 2: 'text' is null"),
+    ('{"text": 7}', "wrong-type", "line 2: 'text' is a number, not text"),
+    ('{"text": true}', "wrong-type", "line 2: 'text' is true or false, not text"),
+    ('{"text": ["a"]}', "wrong-type", "line 2: 'text' is a list, not text"),
+    ('{"text": "a\\ud800"}', "lone-surrogate", r"line 2: the text has a lone surrogate \(.ud800\)"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason", "message"), BROKEN)
+def test_a_broken_json_line_is_refused_with_its_number_or_counted(
+    tmp_path: Path, line: str, reason: str, message: str
+) -> None:
+    path = write(tmp_path / "a.jsonl", f'{{"text": "one"}}\n{line}\n{{"text": "two"}}\n')
+    with pytest.raises(CorpusError, match=f"a.jsonl {message}.*--errors skip"):
+        read(path)
+    texts, losses, positions = read_with_losses(path, errors="skip")
+    assert texts == ["one", "two"]
+    assert positions == [0, 2]
+    assert losses == {reason: (1, 0 if reason == "null" else len(line))}
+
+
+def test_a_lone_surrogate_can_be_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "a\\ud800b\\udc00\\ud83d\\ude00"}\n')
+    assert read(path, errors="replace") == ["a\ufffdb\ufffd\U0001f600"]
+
+
+def test_odd_lines_are_read_by_the_standard_parser(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "plain"}',
+        '{"te\\u0078t": "key with an escape"}',
+        '{"text": "first", "text": "the last one counts"}',
+        '{"text": "after NaN", "x": NaN}',
+        "",
+        f'{{"x": {"[" * 90}{"]" * 90}, "text": "deep"}}',
+        '{"text": "plain again"}',
+    ]
+    path = write(tmp_path / "a.jsonl", "\r\n".join(lines))
+    texts, losses, positions = read_with_losses(path)
+    assert texts == [
+        "plain", "key with an escape", "the last one counts", "after NaN", "deep", "plain again",
+    ]  # fmt: skip
+    assert positions == [0, 1, 2, 3, 5, 6]
+    assert losses == {"empty": (1, 0)}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow", ".csv"])
+def test_a_missing_column_names_those_that_are_there(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a{suffix}", encode(["one"], suffix, "body"))
+    message = f"a{suffix}.* has no field 'text', its fields are: id, body; name one with --text-f"
+    with pytest.raises(CorpusError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".stream"])
+def test_a_null_text_is_refused_or_counted(tmp_path: Path, suffix: str) -> None:
+    data = encode(["one", None, "two", None], suffix)
+    path = write(tmp_path / f"a{suffix.replace('stream', 'arrow')}", data)
+    with pytest.raises(CorpusError, match=r"record 2: 'text' is null; --errors skip"):
+        read(path)
+    assert read_with_losses(path, errors="skip") == (["one", "two"], {"null": (2, 0)}, [0, 2])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+@pytest.mark.parametrize("type_", [pa.int64(), pa.binary(), pa.list_(pa.string())])
+def test_a_column_of_the_wrong_type_is_refused(tmp_path: Path, suffix: str, type_: Any) -> None:
+    table = pa.table({"text": pa.array([], type_)})
+    if suffix == ".parquet":
+        pq.write_table(table, tmp_path / "a.parquet")
+    else:
+        with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(CorpusError, match=r"column 'text' is of type .*, not string"):
+        read(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('text,n\none,1\ntwo\nthree,3\n', "line 3 has 1 fields where the header has 2"),
+        ('text,n\none,1\ntwo,2,3\nthree,3\n', "line 3 has 3 fields where the header has 2"),
+        ('text,n\none,1\n"two"x,2\nthree,3\n', "line 3 is not valid .csv: ',' expected after"),
+    ],
+)  # fmt: skip
+def test_a_broken_csv_row_is_refused_with_its_line_or_counted(
+    tmp_path: Path, data: str, message: str
+) -> None:
+    path = write(tmp_path / "a.csv", data)
+    with pytest.raises(CorpusError, match=f"a.csv {message}"):
+        read(path)
+    texts, losses, positions = read_with_losses(path, errors="skip")
+    assert texts == ["one", "three"]
+    assert positions == [0, 2]
+    assert losses == {"broken": (1, len(data.split("\n")[2]) + 1)}

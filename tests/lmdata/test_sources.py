@@ -1,0 +1,218 @@
+"""lmdata/sources.py: which files, in which order, and what is passed over."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmdata.config import load_config
+from lmdata.corpus import (
+    CorpusConfig,
+    find_sources,
+    read_documents,
+    split_source,
+    survey_sources,
+)
+from lmdata.errors import ConfigError, CorpusError
+from tests.lmdata.corpus_files import (
+    texts_of,
+    write,
+)
+
+DEFAULT = CorpusConfig()
+
+
+def test_a_folder_gives_its_files_by_name_and_says_what_it_passed_over(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.jsonl.zst", "a.txt", "B.TXT.GZ", "x.parquet", ".hidden.txt"):
+        write(tmp_path / name)
+    write(tmp_path / ".git" / "c.txt")
+    write(tmp_path / "notes.pdf")
+    survey = survey_sources([str(tmp_path)], DEFAULT)
+    assert [source.name for source in survey.sources] == [
+        "B.TXT.GZ", "a.txt", "a/z.jsonl.zst", "b.txt", "x.parquet",
+    ]  # fmt: skip
+    assert {reason: len(paths) for reason, paths in survey.skipped.items()} == {
+        "hidden": 2, "unknown extension": 1,
+    }  # fmt: skip
+    assert survey.skipped["unknown extension"] == [str(tmp_path / "notes.pdf")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.txt", ("txt", None)),
+        ("a.text", ("txt", None)),
+        ("a.jsonl", ("jsonl", None)),
+        ("a.ndjson.bz2", ("jsonl", "bz2")),
+        ("a.json.xz", ("jsonl", "xz")),
+        ("a.parquet", ("parquet", None)),
+        ("a.arrow", ("arrow", None)),
+        ("a.feather.gz", ("arrow", "gz")),
+        ("a.csv", ("csv", None)),
+        ("a.b.tsv.zst", ("tsv", "zst")),
+    ],
+)
+def test_the_extension_says_what_a_file_is(tmp_path: Path, name: str, kind: Any) -> None:
+    (source,) = find_sources([str(write(tmp_path / name))], DEFAULT)
+    assert (source.format, source.compression) == kind
+    assert (source.name, source.size_bytes) == (name, 5)
+
+
+def test_the_order_does_not_depend_on_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        write(tmp_path / f"{number % 3}" / f"{number}.txt")
+    before = find_sources([str(tmp_path)], DEFAULT)
+    original = Path.iterdir
+
+    def shuffled(path: Path) -> Any:
+        entries = list(original(path))
+        random.Random(7).shuffle(entries)
+        return iter(entries)
+
+    monkeypatch.setattr(Path, "iterdir", shuffled)
+    assert find_sources([str(tmp_path)], DEFAULT) == before
+
+
+def test_the_order_of_the_arguments_does_not_matter(tmp_path: Path) -> None:
+    one, two = str(write(tmp_path / "one.txt")), str(write(tmp_path / "two.txt"))
+    assert find_sources([one, two], DEFAULT) == find_sources([two, one], DEFAULT)
+
+
+def test_a_glob_names_files_relative_to_its_fixed_part(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "a.txt")
+    write(tmp_path / "d" / "e" / "b.txt")
+    write(tmp_path / "d" / "c.pdf")
+    names = [s.name for s in find_sources([f"{tmp_path}/d/**/*.txt"], DEFAULT)]
+    assert names == ["a.txt", "e/b.txt"]
+    survey = survey_sources([f"{tmp_path}/*"], DEFAULT)
+    assert [source.name for source in survey.sources] == ["d/a.txt", "d/e/b.txt"]
+    assert list(survey.skipped) == ["unknown extension"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a[1].txt")
+    assert [source.path for source in find_sources([str(path)], DEFAULT)] == [path]
+
+
+def test_the_same_file_given_twice_is_taken_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "d" / "a.txt")
+    arguments = [str(path), str(path), str(path.parent), f"{tmp_path}/d/../d/*.txt"]
+    assert len(find_sources(arguments, DEFAULT)) == 1
+
+
+def test_two_files_with_one_name_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "a.txt")
+    write(tmp_path / "e" / "a.txt")
+    with pytest.raises(CorpusError, match=r"d/a.txt and .*e/a.txt would both be named a.txt"):
+        find_sources([f"{tmp_path}/d", f"{tmp_path}/e"], DEFAULT)
+
+
+def test_links_are_followed_but_loops_are_cut(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "a.txt")
+    (tmp_path / "d" / "up").symlink_to(tmp_path)
+    (tmp_path / "twin").symlink_to(tmp_path / "d")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "d" / "a.txt")
+    (tmp_path / "dead.txt").symlink_to(tmp_path / "nowhere")
+    survey = survey_sources([str(tmp_path)], DEFAULT)
+    assert [s.name for s in survey.sources] == ["b.txt", "d/a.txt", "twin/a.txt"]
+    assert len(survey.skipped["link to a folder above"]) == 2
+    assert survey.skipped["not a file"] == [str(tmp_path / "dead.txt")]
+
+
+def test_a_folder_named_like_a_file_is_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "x.txt" / "a.txt")
+    assert [s.name for s in find_sources([str(tmp_path)], DEFAULT)] == ["x.txt/a.txt"]
+    assert [s.name for s in find_sources([f"{tmp_path}/x.txt"], DEFAULT)] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no input: name a file, a folder, a glob pattern or -"),
+        (["missing"], "no such file or folder: missing"),
+        (["*.nothing"], r"no file matches \*.nothing"),
+        (["empty"], "no text in empty: nothing there; reads .txt"),
+        (["papers"], r"no text in papers: 1 passed over \(unknown extension, such as a.pdf\)"),
+        (["papers/a.pdf"], "papers/a.pdf has no known extension: rename it to .txt"),
+    ],
+)
+def test_what_cannot_be_found_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "papers" / "a.pdf")
+    with pytest.raises(CorpusError, match=message):
+        find_sources(arguments, DEFAULT)
+
+
+def test_an_unreadable_folder_or_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = find_sources([str(write(tmp_path / "d" / "a.txt"))], DEFAULT)
+
+    def refuse(path: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CorpusError, match=r"can't open .*a.txt: Permission denied"):
+        list(read_documents(source, DEFAULT))
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(CorpusError, match=r"can't read folder .*d: Permission denied"):
+        find_sources([str(tmp_path / "d")], DEFAULT)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.xz", "a.parquet", "a.arrow"])
+def test_a_file_that_vanished_is_a_clear_error(tmp_path: Path, name: str) -> None:
+    (source,) = find_sources([str(write(tmp_path / name))], DEFAULT)
+    (tmp_path / name).unlink()
+    with pytest.raises(CorpusError, match=rf"can't open .*{name}"):
+        list(read_documents(source, DEFAULT))
+
+
+@pytest.mark.parametrize(("format_", "data"), [
+    ("txt", b"one two\n"),
+    ("jsonl.gz", gzip.compress(b'{"text": "one two\\n"}\n')),
+])  # fmt: skip
+def test_standard_input_is_text_unless_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, format_: str, data: bytes
+) -> None:
+    config = CorpusConfig(stdin_format=format_)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    (source,) = find_sources(["-"], config)
+    assert source.name == "-"
+    assert source.path is None
+    ((start, stop),) = split_source(source, config, 1)
+    batches = list(read_documents(source, config, start=start, stop=stop))
+    assert texts_of(batches) == ["one two\n"]
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "caf\udce9.txt")
+    with pytest.raises(CorpusError, match=r"caf.xe9.txt' is not UTF-8: rename the file"):
+        find_sources([str(tmp_path)], DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("encoding=klingon", "encoding must be a Python codec .* got 'klingon'"),
+        ("encoding=base64", "encoding must be a Python codec .* got 'base64'"),
+        ("stdin_format=docx", "stdin_format must be one of .txt .* got 'docx'"),
+        ("max_document_bytes=0", "max_document_bytes must be at least 1, got 0"),
+        ("text_field=", "text_field must not be empty"),
+        ("errors=ignore", "errors must be one of strict, replace, skip"),
+        ("documents=page", "documents must be one of file, blank-line, line"),
+    ],
+)
+def test_a_wrong_setting_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(CorpusConfig, None, [setting])

@@ -1,0 +1,279 @@
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmdata.errors import DatasetError, TokenizerError
+from lmdata.views import NO_LABEL, RECIPES, Recipe, view
+from tests.references import (
+    CLS,
+    SEP,
+    AddressedDraws,
+    choose_tokens,
+    create_pairs,
+    flatten,
+    make_documents,
+    make_store,
+    make_tokenizer,
+    replace_tokens,
+)
+
+RAGGED = {
+    "input_ids": "offsets",
+    "token_type_ids": "offsets",
+    "masked_positions": "mask_offsets",
+    "masked_labels": "mask_offsets",
+    "segment_lengths": "segment_offsets",
+}
+WHOLE = ("next_sentence_label", "document_a", "document_b", "duplicate")
+RECIPES_TO_TRY = [
+    Recipe(max_seq_length=61),
+    Recipe(max_seq_length=61, corruption="whole-word", compat="bert", duplicates=2),
+    Recipe(max_seq_length=61, view="sop", corruption="ngram"),
+    Recipe(max_seq_length=61, view="single", corruption="span", duplicates=3),
+    Recipe(max_seq_length=61, view="single", coverage="balanced"),
+    Recipe(max_seq_length=61, view="packed", count="bernoulli"),
+    Recipe(max_seq_length=61, view="packed", corruption="none"),
+]
+names = [f"{recipe.view}-{recipe.corruption}" for recipe in RECIPES_TO_TRY]
+recipes = pytest.mark.parametrize("recipe", RECIPES_TO_TRY, ids=names)
+lengths_strategy = st.lists(
+    st.lists(st.integers(1, 71), max_size=13), min_size=1, max_size=11
+).filter(any)  # fmt: skip
+
+
+def number_tokens(lengths):
+    """Return documents of these sentence lengths in which every token is unique."""
+    numbers = iter(range(5, 60_000))
+    return [[[next(numbers) for _ in range(size)] for size in document] for document in lengths]
+
+
+def make_view(documents, recipe, seed=1, epoch=0, **store_settings):
+    tokenizer = make_tokenizer(60_000)
+    return view(
+        make_store(documents, tokenizer=tokenizer, **store_settings), recipe, seed=seed, epoch=epoch
+    )
+
+
+def rows_of(batch):
+    """Return every example of a batch as comparable values."""
+    rows = []
+    for i in range(len(batch)):
+        ragged = {
+            name: getattr(batch, name)[
+                getattr(batch, offsets)[i] : getattr(batch, offsets)[i + 1]
+            ].tolist()
+            for name, offsets in RAGGED.items()
+        }
+        rows.append(ragged | {name: getattr(batch, name)[i].item() for name in WHOLE})
+    return rows
+
+
+def segments_of(batch):
+    """Return the tokens of every segment, the corruption undone."""
+    bounds = np.cumsum(batch.segment_lengths)[:-1]
+    return [segment.tolist() for segment in np.split(batch.original_ids(), bounds)]
+
+
+@recipes
+def test_an_example_is_the_same_whatever_the_batch_the_worker_and_the_resume_point(recipe):
+    documents = make_documents(2, 31)
+    whole = make_view(documents, recipe)
+    expected = rows_of(whole.examples(np.arange(len(whole))))
+    for batch_size in (1, 7, len(whole)):
+        batches = np.array_split(np.arange(len(whole)), math.ceil(len(whole) / batch_size))
+        for num_workers in (1, 2, 5):
+            resumed = make_view(documents, recipe)
+            with ThreadPoolExecutor(num_workers) as pool:
+                parts = pool.map(lambda rows, v=resumed: rows_of(v.examples(rows)), batches)
+                assert [row for part in parts for row in part] == expected
+
+
+@recipes
+def test_an_example_is_the_same_however_the_store_is_cut(recipe):
+    documents = make_documents(2, 31)
+    expected = None
+    for num_blocks, dtype, offset_dtype in ((1, np.uint16, np.int32), (5, np.uint32, np.int64)):
+        part = make_view(
+            documents, recipe, num_blocks=num_blocks, dtype=dtype, offset_dtype=offset_dtype
+        )
+        batch = part.examples(np.arange(len(part)))
+        assert batch.input_ids.dtype == batch.masked_labels.dtype == dtype
+        expected = expected or rows_of(batch)
+        assert rows_of(batch) == expected
+
+
+@recipes
+def test_shuffled_rows_are_the_canonical_examples_in_another_order(recipe):
+    documents = make_documents(2, 31)
+    shuffled = make_view(documents, recipe)
+    plain = make_view(documents, Recipe(**{**vars(recipe), "shuffle": False}))
+    rows = np.arange(len(shuffled))
+    canonical = shuffled.canonical(rows)
+    assert sorted(canonical) == rows.tolist() != canonical.tolist()
+    assert rows_of(shuffled.examples(rows)) == rows_of(plain.examples(canonical))
+
+
+@recipes
+def test_epochs_and_seeds_differ_and_an_epoch_is_reached_from_another(recipe):
+    documents = make_documents(2, 31)
+    first = make_view(documents, recipe)
+    third = make_view(documents, recipe, epoch=3)
+    rows = np.arange(min(len(first), len(third)))
+    assert rows_of(first.at_epoch(3).examples(rows)) == rows_of(third.examples(rows))
+    assert rows_of(first.examples(rows)) != rows_of(third.examples(rows))
+    other = make_view(documents, recipe, seed=2)
+    rows = np.arange(min(len(first), len(other)))
+    assert rows_of(first.examples(rows)) != rows_of(other.examples(rows))
+
+
+@recipes
+def test_arrays_have_their_types_and_agree(recipe):
+    part = make_view(make_documents(2, 31), recipe)
+    batch = part.examples(np.arange(len(part)))
+    types = {name: array.dtype.name for name, array in batch.arrays().items()}
+    assert types == {
+        "input_ids": "uint16", "offsets": "int64", "token_type_ids": "uint8",
+        "masked_positions": "uint16", "mask_offsets": "int64", "masked_labels": "uint16",
+        "next_sentence_label": "int8", "document_a": "uint64", "document_b": "uint64",
+        "duplicate": "uint16", "segment_lengths": "int32", "segment_offsets": "int64",
+    }  # fmt: skip
+    assert len(batch) == len(part) == part.notes["examples"]
+    assert np.diff(batch.offsets).max() <= recipe.max_seq_length
+    starts = np.concatenate([[0], np.cumsum(batch.segment_lengths)])[batch.segment_offsets]
+    assert starts.tolist() == batch.offsets.tolist()
+    assert (batch.duplicate < recipe.duplicates).all()
+    assert ((batch.next_sentence_label == NO_LABEL) == (not recipe.has_pairs)).all()
+
+
+@recipes
+def test_torch_sees_the_same_numbers(recipe):
+    torch = pytest.importorskip("torch")
+    part = make_view(make_documents(2, 31), recipe)
+    batch = part.examples(np.arange(len(part)))
+    for array in batch.arrays().values():
+        assert torch.from_numpy(array).tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("rows", [[-1], [0, 10**9]])
+def test_rows_out_of_range_are_refused(rows):
+    for recipe in RECIPES_TO_TRY:
+        part = make_view(make_documents(2, 31), recipe)
+        with pytest.raises(IndexError, match=rf"row {rows[-1]} is outside \[0, {len(part)}\)"):
+            part.examples(np.array(rows))
+
+
+@pytest.mark.parametrize("recipe", RECIPES_TO_TRY)
+def test_an_empty_batch_is_empty(recipe):
+    part = make_view(make_documents(2, 31), recipe)
+    assert len(part.examples(np.empty(0, np.int64))) == 0
+
+
+@given(seed=st.integers(0, 2**40), num_documents=st.integers(2, 9), duplicates=st.integers(1, 2))
+def test_whole_examples_equal_the_oracle_given_the_same_draws(seed, num_documents, duplicates):
+    documents = make_documents(seed, num_documents)
+    recipe = Recipe(max_seq_length=53, duplicates=duplicates, shuffle=False)
+    store = make_store(documents)
+    part = view(store, recipe, seed=seed, epoch=5)
+    draws = AddressedDraws(seed, 5)
+    candidates = set(range(4, 1000))
+    expected = []
+    for row in range(num_documents):
+        for pair in create_pairs(documents, row, draws, max_seq_length=53, duplicates=duplicates):
+            tokens = [CLS, *pair.tokens_a, SEP, *pair.tokens_b, SEP]
+            draws.at(row, pair.duplicate, pair.ordinal)
+            k = min(recipe.most_predictions, max(1, round(len(tokens) * 0.15)))
+            spans = [[p] for p in choose_tokens(tokens, candidates, k, draws)]
+            expected.append(replace_tokens(tokens, spans, list(range(5, 1000)), draws))
+    found = rows_of(part.examples(np.arange(len(part))))
+    names = ("input_ids", "masked_positions", "masked_labels")
+    assert [tuple(row[name] for name in names) for row in found] == expected
+
+
+@given(lengths=lengths_strategy, max_seq_length=st.integers(8, 97), num_blocks=st.integers(1, 3))
+def test_single_segments_hold_every_token_once_in_order(lengths, max_seq_length, num_blocks):
+    documents = number_tokens(lengths)
+    recipe = Recipe(view="single", max_seq_length=max_seq_length, shuffle=False)
+    part = make_view(documents, recipe, num_blocks=num_blocks)
+    segments = segments_of(part.examples(np.arange(len(part))))
+    assert all(segment[0] == CLS and segment[-1] == SEP for segment in segments)
+    tokens = [token for segment in segments for token in segment[1:-1]]
+    assert tokens == flatten(flatten(documents))
+
+
+@given(
+    lengths=lengths_strategy, max_seq_length=st.integers(8, 97),
+    corruption=st.sampled_from(["token", "none"]),
+)  # fmt: skip
+def test_packed_rows_hold_every_token_once_and_crop_nothing(lengths, max_seq_length, corruption):
+    documents = number_tokens(lengths)
+    recipe = Recipe(view="packed", max_seq_length=max_seq_length, corruption=corruption)
+    part = make_view(documents, recipe)
+    batch = part.examples(np.arange(len(part)))
+    assert np.diff(batch.offsets).max() <= max_seq_length
+    num_special = 1 if corruption == "none" else 2
+    first = num_special - 1
+    segments = [segment[first:-1] for segment in segments_of(batch)]
+    assert sorted(flatten(segments)) == flatten(flatten(documents))
+    ends = {tokens[-1] for document in documents for tokens in document}
+    for document in documents:
+        tokens = flatten(document)
+        if 0 < len(tokens) <= max_seq_length - num_special:
+            assert tokens in segments  # what fits a row is not cut
+    for segment in segments:
+        longest = max_seq_length - num_special
+        assert segment[-1] in ends or len(segment) == longest  # cut at a sentence end, or hard
+        assert segment == list(range(segment[0], segment[0] + len(segment)))
+
+
+def test_packed_rows_name_their_first_and_last_document():
+    documents = number_tokens([[3], [4], [50]])
+    part = make_view(documents, Recipe(view="packed", max_seq_length=64, shuffle=False))
+    batch = part.examples(np.arange(len(part)))
+    for i, row in enumerate(rows_of(batch)):
+        first = int(batch.segment_offsets[i])
+        segments = segments_of(batch)[first : first + len(row["segment_lengths"])]
+        assert documents[row["document_a"]][0][0] == segments[0][1]
+        assert documents[row["document_b"]][0][0] == segments[-1][1]
+
+
+def test_causal_rows_end_each_document_with_the_end_token_and_mask_nothing():
+    store = make_store(number_tokens([[3, 4], [2]]))
+    store.tokenizer.special_ids = {**store.tokenizer.special_ids, "eos": 3, "cls": None}
+    recipe = Recipe(view="packed", corruption="none", max_seq_length=32)
+    batch = view(store, recipe, seed=1).examples(np.arange(1))
+    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9, 10, 11, 3, 12, 13, 3]
+    assert len(batch.masked_positions) == 0
+    store.tokenizer.special_ids = {**store.tokenizer.special_ids, "eos": None, "sep": None}
+    with pytest.raises(TokenizerError, match="neither an eos nor a sep token to end a document"):
+        view(store, recipe, seed=1)
+
+
+def test_balanced_coverage_reaches_every_token_within_a_cycle_of_epochs():
+    documents = number_tokens([[7, 11, 13]] * 5)
+    recipe = Recipe(view="single", coverage="balanced", max_seq_length=48)
+    first = make_view(documents, recipe)
+    masked = set()
+    for epoch in range(7):  # k = round(33 * 0.15) = 5 of 31 candidates
+        batch = first.at_epoch(epoch).examples(np.arange(len(first)))
+        masked |= set(batch.masked_labels.tolist())
+    assert masked == set(flatten(flatten(documents)))
+
+
+@pytest.mark.parametrize("name", ["single", "packed"])
+def test_single_and_packed_views_take_stores_that_pairs_can_not(name):
+    part = make_view([[[5, 6, 7]], []], Recipe(view=name))
+    assert part.examples(np.arange(1)).original_ids().tolist() == [CLS, 5, 6, 7, SEP]
+    assert part.notes["documents_empty"] == 1
+    with pytest.raises(DatasetError, match="the store has 1 documents and not one token"):
+        make_view([[]], Recipe(view=name))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_named_recipes_make_examples(name):
+    part = make_view(make_documents(4, 53, most_sentences=40), RECIPES[name])
+    batch = part.examples(np.arange(min(31, len(part))))
+    assert 0.05 < len(batch.masked_labels) / len(batch.input_ids) < 0.2

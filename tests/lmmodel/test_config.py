@@ -1,0 +1,81 @@
+"""Settings: what they default to, what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+from lmdata.config import config_to_dict
+from lmdata.errors import ConfigError
+
+from lmmodel.config import config_from_dict, load_train_config
+from lmmodel.model import num_parameters
+
+
+def test_defaults_load_and_survive_json():
+    config = load_train_config()
+    assert config.objective.name == "mlm+nsp"
+    assert config_from_dict(config_to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [("tiny", (2, 128)), ("mini", (4, 256)), ("small", (4, 512)), ("medium", (8, 512)),
+     ("base", (12, 768))],
+)  # fmt: skip
+def test_sizes_carry_the_published_names(size, shape):
+    model = load_train_config(None, [f"model.size={size}"]).model
+    assert (model.num_hidden_layers, model.hidden_size) == shape
+
+
+def test_any_size_can_be_configured():
+    overrides = ["model.num_hidden_layers=3", "model.hidden_size=35", "model.vocab_size=101",
+                 "model.num_attention_heads=5", "model.intermediate_size=53"]  # fmt: skip
+    assert num_parameters(load_train_config(None, overrides).model) > 0
+
+
+def test_a_toml_file_lies_under_the_overrides(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('seed = 3\n[optimizer]\nlr = 5e-4\nname = "muon"\n')
+    config = load_train_config(path, ["optimizer.lr=6e-4"])
+    assert (config.seed, config.optimizer.lr, config.optimizer.name) == (3, 6e-4, "muon")
+
+
+def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
+    overrides = ["objective.name=mlm+sop", "recipe.max_seq_length=64"]
+    recipe = load_train_config(None, overrides).recipe
+    assert (recipe.view, recipe.max_seq_length) == ("sop", 64)
+    recipe = load_train_config(None, [*overrides, "preset=albert"]).recipe
+    assert (recipe.view, recipe.corruption, recipe.max_seq_length) == ("sop", "ngram", 64)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optimizer.lr=0"], "optimizer: lr must be above 0 and at most 1, got 0.0"),
+        (["optimizer.lr=10"], "optimizer: lr must be above 0 and at most 1, got 10.0"),
+        (["optimiser.lr=1"], "unknown key optimiser, did you mean optimizer"),
+        (["batch.size=0"], "batch: size must be at least 1, got 0"),
+        (["batch.size=many"], "batch.size must be of type int, got 'many'"),
+        (["budget.num_steps=5", "budget.num_minutes=1"], "one number, got num_minutes, num_steps"),
+        (["budget.num_minutes=-1"], "num_minutes must be above 0"),
+        (["stages=[{until=0.5}]"], "the last at 1"),
+        (["stages=[{until=1.5}]"], r"until must be in \(0, 1\]"),
+        (["model.family=gpt2"], "objective.name must be clm, got mlm\\+nsp"),
+        (["recipe.view=packed"], "learns from recipe.view=nsp, got packed"),
+        (["recipe.max_seq_length=1024"], "exceeds model.max_position_embeddings=512"),
+        (["preset=bart"], "preset must be one of bert, .* got 'bart'"),
+        (["recipe=3"], "recipe must be a table"),
+        (["objective.pair_weight=0"], "pair_weight must be above 0"),
+        (["objective.causal_share=1"], r"causal_share must be in \(0, 1\)"),
+        (["averaging.ema_decay=1"], "ema_decay must be in"),
+        (["averaging.tail_share=0"], "tail_share must be in"),
+        (["checkpoint.keep=0"], "keep must be at least 1"),
+        (["logging.every_steps=0"], "every_steps must be at least 1"),
+        (["evaluation.num_examples=-1"], "num_examples must be at least 0"),
+        (["batch.prefetch=-1"], "prefetch must be at least 0"),
+        (["seed=-1"], r"seed must be in \[0, 2\*\*63\)"),
+        (["max_grad_norm=0"], "max_grad_norm must be above 0 or none"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        load_train_config(None, overrides)

@@ -1,0 +1,114 @@
+"""Labels, sums and counts of each objective."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lmdata.schema import ExampleBatch
+
+from lmmodel.batch import make_batch
+from lmmodel.errors import FitError
+from lmmodel.loader import Shape, to_batch
+from lmmodel.model import ModelConfig, make_model
+from lmmodel.objectives import (
+    ObjectiveConfig,
+    causal_rows,
+    check_labels,
+    combine,
+    count_labels,
+    make_objective,
+    next_token_labels,
+    sum_losses,
+)
+
+
+def make_examples() -> ExampleBatch:
+    """Two rows: 5 tokens with positions 1 and 3 masked; 2 + 3 tokens with position 4 masked."""
+    return ExampleBatch(
+        input_ids=np.array([1, 9, 3, 9, 5, 6, 7, 8, 2, 9], np.uint16),
+        offsets=np.array([0, 5, 10]),
+        token_type_ids=np.zeros(10, np.uint8),
+        masked_positions=np.array([1, 3, 4], np.uint16),
+        mask_offsets=np.array([0, 2, 3]),
+        masked_labels=np.array([2, 4, 3], np.uint16),
+        next_sentence_label=np.array([1, -1], np.int8),
+        document_a=np.zeros(2, np.uint64),
+        document_b=np.zeros(2, np.uint64),
+        duplicate=np.zeros(2, np.uint16),
+        segment_lengths=np.array([5, 2, 3], np.int32),
+        segment_offsets=np.array([0, 1, 3]),
+    )
+
+
+def test_next_tokens_are_labels_and_masks_are_undone_and_segments_stay_apart():
+    causal = next_token_labels(make_examples())
+    assert causal.input_ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 2, 3]
+    assert causal.masked_positions.tolist() == [0, 1, 2, 3, 0, 2, 3]
+    assert causal.mask_offsets.tolist() == [0, 4, 7]
+    assert causal.masked_labels.tolist() == [2, 3, 4, 5, 7, 2, 3]
+
+
+def test_each_term_counts_its_own_labels():
+    part = make_objective(ObjectiveConfig(name="mlm+nsp")).parts[0]
+    assert count_labels(part, make_examples()) == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "weights"),
+    [
+        ("mlm", ["mlm"], [1]),
+        ("mlm+nsp", ["mlm", "nsp"], [1, 0.5]),
+        ("mlm+sop", ["mlm", "sop"], [1, 0.5]),
+        ("clm", ["clm"], [1]),
+        ("hybrid", ["mlm", "clm"], [0.75, 0.25]),
+    ],
+)
+def test_an_objective_is_parts_and_weighted_terms(name, terms, weights):
+    objective = make_objective(ObjectiveConfig(name=name, pair_weight=0.5, causal_share=0.25))
+    assert [term.name for term in objective.terms] == terms
+    assert objective.weights.tolist() == weights
+    assert sum(part.share for part in objective.parts) == 1
+
+
+def test_sums_are_those_of_a_plain_loop_over_the_rows():
+    config = ModelConfig(
+        vocab_size=11, hidden_size=14, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=7, has_nsp_head=True, initializer_range=0.3,
+    )  # fmt: skip
+    model = make_model(config, seed=0).eval()
+    part = make_objective(ObjectiveConfig(name="mlm+nsp")).parts[0]
+    examples = make_examples()
+    sums = sum_losses(model, part, to_batch(examples, Shape(99)))
+    token = 0.0
+    for ids, labels in (([1, 9, 3, 9, 5], {1: 2, 3: 4}), ([6, 7], {}), ([8, 2, 9], {2: 3})):
+        hidden = model(make_batch(torch.tensor(ids), torch.tensor([len(ids)])), is_causal=False)
+        for position, label in labels.items():
+            token -= model.lm_logits(hidden[position : position + 1]).log_softmax(1)[0, label]
+    torch.testing.assert_close(sums[0], token)
+
+
+def test_a_share_of_the_rows_is_causal_and_always_the_same_ones():
+    rows = np.arange(10_000)
+    drawn = causal_rows(rows, 3, 0.25, seed=7)
+    assert abs(drawn.mean() - 0.25) < 0.02
+    assert np.array_equal(causal_rows(rows[::-1], 3, 0.25, seed=7), drawn[::-1])
+    assert not np.array_equal(causal_rows(rows, 4, 0.25, seed=7), drawn)
+
+
+def test_the_loss_divides_once_by_the_counts_of_the_whole_step():
+    weights, counts = torch.tensor([1.0, 0.5]), torch.tensor([4, 2])
+    parts = torch.tensor([[3.0, 1.0], [5.0, 3.0]])
+    total = sum(combine(sums, weights, counts) for sums in parts)
+    torch.testing.assert_close(total, torch.tensor(8 / 4 + 0.5 * 4 / 2))
+
+
+def test_missing_labels_are_an_error_that_says_what_to_do():
+    examples = make_examples()
+    unpaired = np.full(2, -1, np.int8)
+    object.__setattr__(examples, "next_sentence_label", unpaired)
+    with pytest.raises(FitError, match=r"needs pair labels, and x has none: .* objective.name=mlm"):
+        check_labels(make_objective(ObjectiveConfig(name="mlm+nsp")), examples, "x")
+    object.__setattr__(examples, "masked_labels", np.zeros(0, np.uint16))
+    with pytest.raises(FitError, match="needs masked tokens, and x has none"):
+        check_labels(make_objective(ObjectiveConfig(name="mlm")), examples, "x")

@@ -1,0 +1,244 @@
+"""Going on after a crash gives the weights that no crash would have given, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lmdata.errors import MismatchError
+
+from lmmodel.checkpoint import INDEX_NAME, list_checkpoints
+from lmmodel.errors import CheckpointError, ResumeError, RunError
+from lmmodel.loader import Loader
+from lmmodel.metrics import read_metrics
+from lmmodel.plan import make_loader, resolve_config
+from lmmodel.trainer import train
+from tests.lmmodel.conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+
+# Dropout, pairs, masks, four micro-batches a step, an average: everything that could drift.
+DRIFTING = (
+    "model.dropout=0.1", "model.attention_dropout=0.1", "batch.micro_batch_tokens=64",
+    "averaging.kind=ema", "budget.num_steps=12", "optimizer.name=muon",
+)  # fmt: skip
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def logged(run: Path) -> list[tuple[int, float]]:
+    return [(e["step"], e["loss"]) for e in read_metrics(run / "metrics.jsonl") if "loss" in e]
+
+
+class Killed(Exception):
+    """Raised in a progress report, as a crash that saves nothing."""
+
+
+def crash_at(step: int):
+    def report(progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory) -> Path:
+    """A run that was never interrupted."""
+    import torch
+    from lmmodel.config import load_train_config
+
+    run = tmp_path_factory.mktemp("whole") / "run"
+    torch.set_num_threads(1)
+    train(load_train_config(None, [*TINY, *DRIFTING]), store, run)
+    return run
+
+
+@pytest.mark.parametrize("steps", [(5,), (1,), (2, 3, 9), (7, 7, 7)])
+def test_crashes_leave_no_trace(tiny, store, tmp_path, whole, steps):
+    run = tmp_path / "run"
+    for number, step in enumerate(steps):
+        with pytest.raises(Killed):
+            train(tiny(*DRIFTING), store, run, resume=number > 0, progress=crash_at(step))
+    train(tiny(*DRIFTING), store, run, resume=True)
+    assert weights(run) == weights(whole)
+    assert logged(run) == logged(whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny, store, tmp_path, whole):
+    run = shutil.copytree(whole, tmp_path / "run")
+    for _ in range(2):
+        summary = train(None, None, run, resume=True)
+        assert summary.evaluation is not None
+    assert weights(run) == weights(whole)
+    assert logged(run) == logged(whole)
+
+
+def test_another_prefetch_and_logging_may_be_used_to_go_on(tiny, store, tmp_path, whole):
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(tiny(*DRIFTING), store, run, progress=crash_at(5))
+    config = tiny(*DRIFTING, "batch.prefetch=0", "checkpoint.keep=5", "evaluation.every_steps=7")
+    train(config, store, run, resume=True)
+    assert weights(run) == weights(whole)
+
+
+def start(store: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
+    code = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
+        "from lmmodel.config import load_train_config; from lmmodel.trainer import train;"
+        "store, run, resume, *overrides = sys.argv[1:];"
+        "train(load_train_config(None, overrides), Path(store), Path(run),"
+        " resume=resume == 'resume' and (Path(run) / 'config.json').exists(),"
+        " overwrite=False)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(store), str(run), *options], cwd=ROOT,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def kill_after_step(process: subprocess.Popen[bytes], run: Path, step: int, delay_s: float) -> bool:
+    """Kill -9 once `step` is logged and some time has passed; return whether it still ran."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        entries = read_metrics(run / "metrics.jsonl")
+        if entries and entries[-1]["step"] >= step:
+            time.sleep(delay_s)
+            break
+        time.sleep(0.005)
+    was_running = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return was_running
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error.decode()
+
+
+def test_kill_9_leaves_no_trace(store, tmp_path):
+    options = [*TINY, *DRIFTING, "budget.num_steps=40", "checkpoint.every_steps=3"]
+    finish(start(store, tmp_path / "whole", "new", *options))
+    run = tmp_path / "run"
+    assert kill_after_step(start(store, run, "new", *options), run, 10, 0.01)
+    finish(start(store, run, "resume", *options))
+    assert weights(run) == weights(tmp_path / "whole")
+    assert logged(run) == logged(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_leave_no_trace(store, tmp_path):
+    options = [*TINY, *DRIFTING, "budget.num_steps=300", "checkpoint.every_steps=3"]
+    finish(start(store, tmp_path / "whole", "new", *options))
+    run, draw, num_kills = tmp_path / "run", random.Random(0), 0
+    for number in range(20):
+        process = start(store, run, "resume", *options)
+        num_kills += kill_after_step(process, run, 13 * number, draw.uniform(0, 0.3))
+    finish(start(store, run, "resume", *options))
+    assert num_kills >= 15
+    assert weights(run) == weights(tmp_path / "whole")
+    assert logged(run) == logged(tmp_path / "whole")
+
+
+def spoil(run: Path, name: str, content: bytes | None) -> None:
+    path = list_checkpoints(run / "checkpoints")[0] / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.safetensors", None, "is missing"),
+        ("model.safetensors", b"half", "bytes instead of"),
+        ("optimizer.safetensors", b"\x80\x04pickle", "truncated or replaced"),
+        (INDEX_NAME, b'{"format_version": 1, "st', "has no whole checkpoint.json"),
+        (INDEX_NAME, b'{"format_version": 99}', "has checkpoint format 99, this version reads 1"),
+    ],
+)
+def test_a_spoilt_checkpoint_is_passed_over_for_the_last_good_one(
+    tiny, store, tmp_path, whole, name, content, words
+):
+    run = shutil.copytree(whole, tmp_path / "run")
+    spoil(run, name, content)
+    summary = train(None, None, run, resume=True)
+    assert words in summary.notes[0]
+    assert weights(run) == weights(whole)
+
+
+def test_no_good_checkpoint_is_an_error_that_loses_nothing(tiny, store, tmp_path, whole):
+    run = shutil.copytree(whole, tmp_path / "run")
+    for path in list_checkpoints(run / "checkpoints"):
+        (path / "model.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints .* is valid"):
+        train(None, None, run, resume=True)
+    assert weights(run) == weights(whole)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.lr=2e-3", r"optimizer\.lr was 0\.001, now 0\.002"),
+        ("seed=5", "seed was 0, now 5"),
+        ("recipe.mlm_probability=0.3", r"recipe\.mlm_probability was 0\.15, now 0\.3"),
+        ("budget.num_steps=99", r"budget\.num_steps was 12, now 99"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(tiny, store, whole, override, words):
+    with pytest.raises(ResumeError, match=f"another configuration: {words}"):
+        train(tiny(*DRIFTING, override), store, whole, resume=True)
+
+
+def test_other_data_is_refused(tiny, store, other_store, whole):
+    with pytest.raises(ResumeError, match="the run began with (data|tokenizer) "):
+        train(tiny(*DRIFTING), other_store, whole, resume=True)
+
+
+def test_there_must_be_a_run_to_resume(tiny, store, tmp_path):
+    with pytest.raises(RunError, match="holds no run: it has no config.json"):
+        train(tiny(), store, tmp_path / "nothing", resume=True)
+    with pytest.raises(ResumeError, match="contradict each other"):
+        train(tiny(), store, tmp_path / "nothing", resume=True, overwrite=True)
+
+
+def test_step_one_million_is_made_as_fast_as_step_one(tiny, store):
+    from lmmodel.data import open_data
+    from lmmodel.device import Processes, resolve_device
+
+    data = open_data(store)
+    config = resolve_config(tiny(), data, resolve_device("cpu"), Processes())
+    loader: Loader = make_loader(config, data, 2_000_000, Processes())
+    loader.batch(0)
+
+    def seconds(step: int) -> float:
+        began = time.perf_counter()
+        loader.batch(step)
+        return time.perf_counter() - began
+
+    first = sorted(seconds(step) for step in (300, 600, 900, 1200, 1500))[2]
+    late = sorted(seconds(1_000_000 + step) for step in (300, 600, 900, 1200, 1500))[2]
+    assert late < 5 * first + 0.05
+
+
+def test_metrics_are_whole_lines_after_a_crash_in_the_middle_of_one(tiny, store, tmp_path, whole):
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(list_checkpoints(run / "checkpoints")[0])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "lo')
+    train(None, None, run, resume=True)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["step"] <= 12 for line in lines)
+    assert logged(run) == logged(whole)

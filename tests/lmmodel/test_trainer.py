@@ -1,0 +1,258 @@
+"""The loop: it learns, repeats itself to the byte, and stops in words."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmmodel.checkpoint import list_checkpoints, load_tensors
+from lmmodel.errors import DeviceError, DivergedError, FitError, MemoryLimitError, RunError
+from lmmodel.metrics import read_metrics
+from lmmodel.run import read_record
+from lmmodel.trainer import Interrupted, plan, train
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def test_a_run_folder_holds_all_that_it_promises(tiny, store, tmp_path):
+    summary = train(tiny("logging.tensorboard=true"), store, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl",
+                     "loss.png", "checkpoints", "tensorboard"}  # fmt: skip
+    assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == [
+        "step-00000006", "step-00000004",
+    ]  # fmt: skip
+    assert summary.evaluation is not None
+    assert summary.evaluation.num_examples == 16
+
+
+def test_the_same_seed_gives_the_same_bytes(tiny, store, tmp_path):
+    config = tiny("model.dropout=0.1")
+    train(config, store, tmp_path / "a")
+    train(config, store, tmp_path / "b")
+    train(tiny("model.dropout=0.1", "seed=1"), store, tmp_path / "c")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_how_far_the_loader_works_ahead_changes_nothing(tiny, store, tmp_path):
+    for depth in (0, 1, 5):
+        train(tiny(f"batch.prefetch={depth}"), store, tmp_path / str(depth))
+    assert weights(tmp_path / "0") == weights(tmp_path / "1") == weights(tmp_path / "5")
+
+
+def test_the_size_of_a_micro_batch_does_not_change_the_result(tiny, store, tmp_path):
+    for tokens in (32, 100, 10_000):
+        train(tiny(f"batch.micro_batch_tokens={tokens}"), store, tmp_path / str(tokens))
+    reference = load_tensors(tmp_path / "10000/model.safetensors")
+    for tokens in (32, 100):
+        for name, tensor in load_tensors(tmp_path / f"{tokens}/model.safetensors").items():
+            torch.testing.assert_close(tensor, reference[name], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("objective.name=mlm",),
+        ("objective.name=mlm+nsp",),
+        ("objective.name=mlm+sop",),
+        ("objective.name=clm", "model.family=gpt2"),
+        ("objective.name=hybrid", "model.family=modern"),
+        ("averaging.kind=ema", "optimizer.name=muon"),
+        ("averaging.kind=tail", "schedule.kind=wsd"),
+        ("precision=bf16", "max_grad_norm=none"),
+    ],
+)
+def test_every_objective_family_and_option_learns(tiny, store, tmp_path, overrides):
+    config = tiny("budget.num_steps=40", "optimizer.lr=3e-3", "logging.every_steps=5",
+                  "evaluation.every_steps=40", "checkpoint.every_steps=40", *overrides)  # fmt: skip
+    train(config, store, tmp_path / "run")
+    losses = [entry["loss"] for entry in read_metrics(tmp_path / "run/metrics.jsonl")
+              if "loss" in entry]  # fmt: skip
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_model_overfits_a_single_batch(tiny, tmp_path):
+    from tests.lmmodel.conftest import make_store
+
+    store = make_store(tmp_path / "few", num_documents=12)
+    config = tiny(
+        "budget.num_steps=150", "recipe.shuffle=false", "objective.name=clm", "model.family=gpt2",
+        "recipe.max_seq_length=64", "batch.size=4", "optimizer.lr=1e-2", "logging.every_steps=10",
+        "evaluation.num_examples=0", "checkpoint.every_steps=150",
+    )  # fmt: skip
+    train(config, store, tmp_path / "run")
+    losses = [entry["loss"] for entry in read_metrics(tmp_path / "run/metrics.jsonl")]
+    assert losses[-1] < 0.5 < 3 < losses[0]
+
+
+def test_curriculum_stages_change_length_and_batch(tiny, store, tmp_path):
+    config = tiny("stages=[{until=0.5, max_seq_length=16, batch_size=4}, {until=1.0}]")
+    train(config, store, tmp_path / "run")
+    tokens = [entry["num_tokens"] for entry in read_metrics(tmp_path / "run/metrics.jsonl")
+              if "num_tokens" in entry]  # fmt: skip
+    sizes = np.diff([0, *tokens])
+    assert sizes[:3].max() <= 4 * 16
+    assert sizes[3:].min() > 4 * 16
+
+
+def test_a_budget_in_tokens_epochs_or_minutes_becomes_steps(tiny, store, tmp_path):
+    for name, budget in (("t", "budget.num_tokens=1500"), ("e", "budget.num_epochs=0.5"),
+                         ("m", "budget.num_minutes=0.02")):  # fmt: skip
+        config = tiny("budget.num_steps=none", budget)
+        summary = train(config, store, tmp_path / name)
+        assert summary.num_steps == read_record(tmp_path / name).num_steps >= 1
+    assert read_record(tmp_path / "t").num_steps < 8
+
+
+def test_a_plan_says_what_would_happen(tiny, store):
+    made = plan(tiny(), store)
+    assert made.num_steps == 6
+    assert made.num_parameters > 10_000
+    assert made.num_tokens == pytest.approx(6 * made.tokens_per_step, abs=1)
+    assert made.memory_bytes > 16 * made.num_parameters
+    assert made.expected_s is not None
+
+
+def test_progress_is_reported(tiny, store, tmp_path):
+    reports = []
+    train(tiny(), store, tmp_path / "run", progress=reports.append)
+    steps = [report.step for report in reports if report.message is None]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert all(0 <= report.data_wait_ratio <= 1 for report in reports)
+
+
+def test_a_run_folder_with_a_run_is_not_touched(tiny, store, tmp_path):
+    train(tiny(), store, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    with pytest.raises(RunError, match=r"already has a run: --resume .* --overwrite"):
+        train(tiny("seed=1"), store, tmp_path / "run")
+    assert weights(tmp_path / "run") == before
+    train(tiny("seed=1"), store, tmp_path / "run", overwrite=True)
+    assert weights(tmp_path / "run") != before
+
+
+def test_a_folder_that_is_no_run_is_never_deleted(tiny, store, tmp_path):
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(RunError, match="is not a run: choose another"):
+        train(tiny(), store, tmp_path, overwrite=True)
+    assert (tmp_path / "precious.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_leaves_with_a_message(tiny, store, tmp_path, name):
+    def kill_self(report):
+        if report.step == 3:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6; everything is saved"):
+        train(tiny(), store, tmp_path / "run", progress=kill_self)
+    train(None, None, tmp_path / "run", resume=True)
+    train(tiny(), store, tmp_path / "whole")
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def spoil_loss(monkeypatch, *, step, value):
+    from lmmodel import learner
+
+    true_accumulate = learner.accumulate
+    calls = []
+
+    def accumulate(*args, **options):
+        calls.append(None)
+        sums = true_accumulate(*args, **options)
+        return sums * value if len(calls) == step else sums
+
+    monkeypatch.setattr(learner, "accumulate", accumulate)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(float("nan"), "the loss is nan"), (1e3, "the loss is .* times a guess")]
+)
+def test_a_bad_loss_stops_with_the_rows_and_what_to_try(
+    tiny, store, tmp_path, monkeypatch, value, words
+):
+    spoil_loss(monkeypatch, step=4, value=value)
+    with pytest.raises(DivergedError, match=f"step 4: {words}.* rows of epoch 0: .*optimizer.lr"):
+        train(tiny(), store, tmp_path / "run")
+    assert list_checkpoints(tmp_path / "run/checkpoints")[0].name == "step-00000002"
+
+
+def test_bad_steps_are_skipped_when_asked(tiny, store, tmp_path, monkeypatch):
+    spoil_loss(monkeypatch, step=4, value=float("nan"))
+    summary = train(tiny("skip_bad_steps=true"), store, tmp_path / "run")
+    assert any("step 4 is left out" in note for note in summary.notes)
+    assert np.isfinite(summary.loss)
+
+
+def test_too_many_bad_steps_stop_the_run(tiny, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmmodel.trainer.MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("lmmodel.learner.find_fault", lambda *_: "the loss is nan")
+    with pytest.raises(DivergedError, match="3 bad steps in a row"):
+        train(tiny("skip_bad_steps=true"), store, tmp_path / "run")
+
+
+def test_out_of_memory_halves_the_micro_batches_and_keeps_the_result(
+    tiny, store, tmp_path, monkeypatch
+):
+    from lmmodel import learner
+
+    train(tiny("batch.micro_batch_tokens=256"), store, tmp_path / "roomy")
+    true_accumulate = learner.accumulate
+
+    def accumulate(model, objective, micro_batches, num_labels, **options):
+        if max(micro.batch.num_tokens for micro in micro_batches) > 100:
+            raise torch.OutOfMemoryError("no room")
+        return true_accumulate(model, objective, micro_batches, num_labels, **options)
+
+    monkeypatch.setattr(learner, "accumulate", accumulate)
+    summary = train(tiny("batch.micro_batch_tokens=256"), store, tmp_path / "tight")
+    assert sum("micro-batches are now 64 tokens" in note for note in summary.notes) == 1
+    roomy = load_tensors(tmp_path / "roomy/model.safetensors")
+    for name, tensor in load_tensors(tmp_path / "tight/model.safetensors").items():
+        torch.testing.assert_close(tensor, roomy[name], rtol=0, atol=2e-5)
+
+
+def test_no_micro_batch_is_small_enough(tiny, store, tmp_path, monkeypatch):
+    def accumulate(*_, **__):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("lmmodel.learner.accumulate", accumulate)
+    with pytest.raises(MemoryLimitError, match=r"not even a micro-batch of .* fits"):
+        train(tiny(), store, tmp_path / "run")
+
+
+def test_a_batch_that_no_memory_could_hold_is_refused_at_once(tiny, store, tmp_path):
+    config = tiny(
+        "model.hidden_size=65536", "model.num_attention_heads=64", "model.num_hidden_layers=1000"
+    )
+    with pytest.raises(MemoryLimitError, match=r"needs about \d+ GiB, the device has"):
+        train(config, store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error(tiny, store, tmp_path):
+    with pytest.raises(DeviceError, match="sees no CUDA device: use device=cpu"):
+        train(tiny("device=cuda"), store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model.vocab_size=20",), "model.vocab_size=20 is smaller than the vocabulary"),
+        (("stages=[{until=1.0, max_seq_length=128}]",), "up to 128 tokens, the model takes 64"),
+    ],
+)
+def test_data_and_model_that_do_not_fit_are_refused(tiny, store, tmp_path, overrides, words):
+    with pytest.raises(FitError, match=words):
+        train(tiny(*overrides), store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
