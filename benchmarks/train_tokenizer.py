@@ -126,8 +126,7 @@ def by_tokenizers(config: TokenizerConfig, texts: list[str]) -> Trained:
 
 def by_gigatoken(config: TokenizerConfig, data: bytes) -> Trained:
     """Train with gigatoken; its result has another form, so only its time is taken."""
-    source = gigatoken.BytesSource([data], separator="\0")
-    gigatoken.train_bpe(source, config.vocab_size, list(config.special_tokens))
+    gigatoken.train_bpe(data, config.vocab_size, list(config.special_tokens), separator=b"\0")
     return None
 
 

@@ -24,7 +24,15 @@ from .options import (
     set_option,
 )
 from .progress import ProgressLine
-from .summaries import manifest_lines, manifest_summary, size, tokenizer_lines
+from .summaries import (
+    manifest_lines,
+    manifest_summary,
+    recipe_lines,
+    report_lines,
+    size,
+    to_json_values,
+    tokenizer_lines,
+)
 
 FOLDER = click.Path(path_type=Path)
 READING = ("text_field", "documents", "encoding", "errors")
@@ -250,6 +258,47 @@ def mask(
             num_workers=num_workers or num_cores(), overwrite=overwrite, progress=line.update,
         )  # fmt: skip
     report_dataset(manifest, output, start, "examples", as_json=as_json, quiet=quiet)
+
+
+@main.command()
+@click.argument("dataset", type=FOLDER)
+@click.option(
+    "--store",
+    "store_path",
+    type=FOLDER,
+    help="Of example shards: the token store they were made from.",
+)
+@json_option
+@quiet_option
+@click.pass_context
+def verify(
+    context: click.Context, dataset: Path, store_path: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """Check that a dataset holds what it promises: files, ledger, statistics. Exit 1 if not.
+
+    \b
+    Example: lmdata verify shards/
+    """
+    from lmdata.verify import verify_dataset
+
+    report = verify_dataset(dataset, store_path=store_path)
+    facts = {**to_json_values(report), "passed": report.passed}
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
+    context.exit(0 if report.passed else 1)
+
+
+@main.command()
+@json_option
+def recipes(as_json: bool) -> None:
+    """Print the named recipes, each a small piece of data to start from.
+
+    \b
+    Example: lmdata recipes
+    """
+    from lmdata.recipes import RECIPES
+
+    facts = to_json_values(RECIPES)
+    echo_result(facts, as_json=as_json, quiet=False, lines=recipe_lines(facts))
 
 
 def num_cores() -> int:

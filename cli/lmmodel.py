@@ -21,6 +21,7 @@ from .options import (
 from .progress import ProgressLine
 from .summaries import (
     evaluation_lines,
+    export_lines,
     filling_lines,
     plan_lines,
     to_json_values,
@@ -29,6 +30,7 @@ from .summaries import (
 )
 
 FOLDER = click.Path(path_type=Path)
+DEFAULT_SIZE = "mini"
 TRAIN_KEYS = {
     "model_size": "model.size",
     "num_steps": "budget.num_steps",
@@ -63,7 +65,7 @@ def main() -> None:
     "--model",
     "size",
     type=click.Choice(["tiny", "mini", "small", "medium", "base"]),
-    help="Size of the model.  [default: tiny]",
+    help="Size of the model.  [default: mini]",
 )
 @click.option("--num-steps", type=click.IntRange(min=1), help="Optimizer steps.  [default: 1000]")
 @click.option(
@@ -105,7 +107,7 @@ def train(
     given = [f"{TRAIN_KEYS[k]}={json.dumps(v)}" for k, v in options.items() if v is not None]
     wanted = [*given, *overrides]
     config = load_train_config(config_path, wanted) if wanted or config_path or not resume else None
-    output = output or Path("runs") / (size or "tiny")
+    output = output or Path("runs") / (size or DEFAULT_SIZE)
     data = data or (None if resume else Path("shards"))
     if dry_run:
         if config is None or data is None:
@@ -206,4 +208,5 @@ def export(run: Path, output: Path, overwrite: bool, as_json: bool, quiet: bool)
     from lmmodel.exporting import export_run
 
     result = export_run(run, output, overwrite=overwrite)
-    echo_result(result.facts, as_json=as_json, quiet=quiet, lines=result.lines)
+    lines = export_lines(result)
+    echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
 
     from lmdata.schema import Flow, Manifest
     from lmdata.tokenizer import Tokenizer
+    from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
+    from lmmodel.exporting import Export
     from lmmodel.metrics import Progress
     from lmmodel.plan import Plan
     from lmmodel.predict import Filling
@@ -77,6 +80,36 @@ def _flow_line(name: str, flow: Flow) -> str:
         f"  {name:<10} {flow.read:>12,} in = {flow.total_written:,} out + "
         f"{flow.total_dropped:,} dropped{f' ({dropped})' if dropped else ''}"
     )
+
+
+def report_lines(report: Report) -> list[str]:
+    """Return the table of a verification."""
+    rows = [("check", "expected", "observed", "interval", "verdict")]
+    rows += [
+        (row.name, row.expected, row.observed, row.interval, row.verdict) for row in report.rows
+    ]
+    verdict = "passed" if report.passed else "FAILED"
+    return [*aligned(rows), f"{report.path}: {verdict}"]
+
+
+def recipe_lines(recipes: dict[str, Any]) -> list[str]:
+    """Return recipes as TOML tables, without what is not set."""
+    lines = []
+    for name, settings in recipes.items():
+        lines.append(f"[{name}]")
+        given = {key: value for key, value in settings.items() if value is not None}
+        lines += [f"{key} = {json.dumps(value)}" for key, value in given.items()]
+        lines.append("")
+    return lines[:-1]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines with aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def to_json_values(value: Any) -> Any:
@@ -182,3 +215,16 @@ def filling_lines(
                 lines.append(f"  mask {number + 1}")
             lines += [f"  {guess.probability:7.2%}  {guess.piece}" for guess in guesses]
     return lines
+
+
+def export_lines(result: Export) -> list[str]:
+    """Return what was exported and the proof."""
+    proof = (
+        "transformers is not installed: the logits were not compared"
+        if result.max_logit_difference is None
+        else f"largest difference of logits to transformers: {result.max_logit_difference:.2g}"
+    )
+    return [
+        f"{result.output}/  opens with transformers.{result.architecture}.from_pretrained",
+        f"  {proof}",
+    ]

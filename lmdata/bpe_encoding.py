@@ -6,6 +6,7 @@ in which sentence a token lies.
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -75,16 +76,17 @@ class GigatokenEncoder:
     def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> Encoded:
         """Return the ids of documents, as `lmdata.encoding.Encoder` says."""
         check_sentence_starts(offsets, sentence_starts)
-        raw = memoryview(np.ascontiguousarray(text))
+        raw = text.tobytes()
         bounds = offsets.tolist()
         parts: list[Ids] = [np.zeros(0, self._id_dtype)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             if stop > start:
-                found = self._gigatoken.encode(bytes(raw[start:stop]))
+                found = self._gigatoken.encode(raw[start:stop])
                 parts.append(found.astype(self._id_dtype))
         ids = np.concatenate(parts)
-        begins = np.cumsum(self._piece_bytes[ids]) - self._piece_bytes[ids] + offsets[0]
-        if len(ids) and begins[-1] + self._piece_bytes[ids[-1]] != offsets[-1]:
+        lengths = self._piece_bytes[ids]
+        begins = np.cumsum(lengths) - lengths + offsets[0]
+        if len(ids) and begins[-1] + lengths[-1] != offsets[-1]:
             raise TokenizerError(
                 "gigatoken's pieces do not add up to the text that they were made from; "
                 "please report this tokenizer and text"

@@ -25,6 +25,8 @@ I64 = npt.NDArray[np.int64]
 # Kinds of bytes: up to 0x20, so perhaps white space; ASCII letters and digits; and so on.
 SPACE, LETTER, PUNCTUATION, APOSTROPHE, OTHER = range(5)
 
+KEEP, CUT, LOOK = range(3)
+
 # First bytes of the UTF-8 of white space outside of ASCII (U+0085, U+00A0, U+1680, U+2000, ...).
 _LEADS_OF_SPACES = (0xC2, 0xE1, 0xE2, 0xE3)
 
@@ -45,7 +47,7 @@ def cut_chunks(text: U8, offsets: I64) -> I64:
         [0, 2, 5, 6, 9, 11, 14]
     """
     cuts = np.empty(len(text) + len(offsets), np.int64)
-    return cuts[: _cut(text, offsets.astype(np.int64), byte_kinds(), cuts)]
+    return cuts[: _cut(text, offsets.astype(np.int64), byte_kinds(), cut_rules(), cuts)]
 
 
 def byte_kinds() -> U8:
@@ -64,8 +66,23 @@ def byte_kinds() -> U8:
     return kinds
 
 
+def cut_rules() -> U8:
+    r"""Return what to do between two bytes, uint8 (256, 256): KEEP, CUT or LOOK at the next one.
+
+    Example:
+        >>> rules = cut_rules()
+        >>> [int(rules[ord(left), ord(right)]) for left, right in ("ab", "a,", ",a", "'s", "a ")]
+        [0, 1, 1, 0, 2]
+    """
+    before, here = byte_kinds()[:, None], byte_kinds()[None, :]
+    rules = np.where((before == PUNCTUATION) & (here == LETTER), CUT, KEEP).astype(np.uint8)
+    rules[(before == LETTER) & ((here == PUNCTUATION) | (here == APOSTROPHE))] = CUT
+    rules[:, 0x20] = LOOK
+    return rules
+
+
 @numba.njit(cache=True, nogil=True)
-def _cut(text: U8, offsets: I64, kinds: U8, cuts: I64) -> int:
+def _cut(text: U8, offsets: I64, kinds: U8, rules: U8, cuts: I64) -> int:
     """Write the cuts; return how many there are."""
     size = 0
     for document in range(len(offsets) - 1):
@@ -73,7 +90,8 @@ def _cut(text: U8, offsets: I64, kinds: U8, cuts: I64) -> int:
         cuts[size] = start
         size += 1
         for position in range(start + 1, stop):
-            if is_safe_cut(text, position, stop, kinds):
+            rule = rules[text[position - 1], text[position]]
+            if rule == CUT or (rule == LOOK and _begins_match(text, position, stop, kinds)):
                 cuts[size] = position
                 size += 1
     cuts[size] = offsets[-1]
@@ -81,15 +99,10 @@ def _cut(text: U8, offsets: I64, kinds: U8, cuts: I64) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def is_safe_cut(text: U8, position: Any, stop: Any, kinds: U8) -> Any:
-    """Return whether a position inside a document that ends at `stop` is a safe cut."""
-    before, here = kinds[text[position - 1]], kinds[text[position]]
-    if before == LETTER and here != SPACE:
-        return here in (PUNCTUATION, APOSTROPHE)
-    if text[position] != 0x20:
-        return before == PUNCTUATION and here == LETTER
+def _begins_match(text: U8, position: Any, stop: Any, kinds: U8) -> Any:
+    """Return whether the space at a position begins a match, cut there or not."""
     if position + 1 >= stop or kinds[text[position + 1]] == SPACE:
         return False
-    if kinds[text[position + 1]] != OTHER or before not in (SPACE, OTHER):
+    if kinds[text[position + 1]] != OTHER or kinds[text[position - 1]] not in (SPACE, OTHER):
         return True
     return text[position + 1] not in _LEADS_OF_SPACES

@@ -65,7 +65,8 @@ class Documents:
     """Lines or records consumed since the last batch."""
 
     num_source_bytes: int = 0
-    """Bytes of the file, as stored, read since the last batch: for progress, not exact at cuts."""
+    """Bytes of the file, as stored, read since the last batch: their sum is the size of the range
+    (of whole lines), so this is what progress counts. A batch may hold only this and `dropped`."""
 
 
 def read_documents(
@@ -94,12 +95,13 @@ def read_documents(
         start = align_offset(source, config, start)
         stop = source.size_bytes if stop is None else align_offset(source, config, stop)
     job = Job(source, config, start, stop, batch_bytes, Rejections(config.errors == "skip"))
+    num_left = (source.size_bytes if stop is None else stop) - start
     for records in read_records(job):
+        num_left -= records.num_source_bytes
         yield _clean(job, records)
-    dropped, dropped_bytes = job.rejections.take()
-    if dropped:
-        empty = np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.uint64)
-        yield Documents(*empty, dropped, dropped_bytes)
+    if job.rejections.dropped or num_left > 0:
+        nothing = np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int64)
+        yield _clean(job, Records(*nothing, 0, max(num_left, 0)))
 
 
 def _clean(job: Job, records: Records) -> Documents:

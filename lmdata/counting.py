@@ -30,7 +30,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 NUM_LEVELS = 16
-_PLAIN_BLOCK = 1024  # plain words that are normalised in one call
+_PLAIN_BLOCK = 4096  # plain words that are normalised in one call
 
 
 class DocumentBatch(Protocol):
@@ -55,8 +55,8 @@ class CountingRule:
         cut: text and offsets of documents -> offsets of parts that can be cut from each other
         plain: matches the raw words that may be joined into one text without changing each other
         joiner: what they are joined with
-        first: the character with which every joined raw word's first pre-token begins, or "" if
-            each of them is one pre-token
+        first: the character with which the first pre-token of each of them begins, or "" if each
+            of them, normalised, is one pre-token
     """
 
     classes: U8
@@ -213,35 +213,38 @@ def _pre_tokenize(
     raw: dict[bytes, int], backend: tokenizers.Tokenizer, rule: CountingRule
 ) -> dict[str, int]:
     """Return the counts of the pre-tokens of raw words."""
-    plain = [word for word in raw if rule.plain.fullmatch(word)]
+    is_plain = rule.plain.fullmatch
+    plain = [word for word in raw if is_plain(word)]
     totals: dict[str, int] = {}
     for start in range(0, len(plain), _PLAIN_BLOCK):
         block = plain[start : start + _PLAIN_BLOCK]
-        pre_tokens = split_text(backend, rule.joiner.join(block).decode())
-        numbers = _numbers(raw, block, pre_tokens, rule)
-        for pre_token, number in zip(pre_tokens, numbers, strict=True):
+        counts = [raw.pop(word) for word in block]
+        for pre_token, number in _split_block(block, counts, backend, rule):
             totals[pre_token] = totals.get(pre_token, 0) + number
     for word, number in raw.items():
-        if not rule.plain.fullmatch(word):
-            for pre_token in split_text(backend, word.decode()):
-                totals[pre_token] = totals.get(pre_token, 0) + number
+        for pre_token in split_text(backend, word.decode()):
+            totals[pre_token] = totals.get(pre_token, 0) + number
     return totals
 
 
-def _numbers(
-    raw: dict[bytes, int], block: Sequence[bytes], pre_tokens: Sequence[str], rule: CountingRule
-) -> list[int]:
-    """Return for each pre-token the count of the raw word of the block that it came from."""
-    counts = [raw[word] for word in block]
+def _split_block(
+    words: Sequence[bytes], counts: Sequence[int], backend: tokenizers.Tokenizer, rule: CountingRule
+) -> Iterable[tuple[str, int]]:
+    """Return the pre-tokens of plain words, each with the count of the word that it came from."""
+    text = rule.joiner.join(words).decode()
     if not rule.first:
-        return counts
+        return zip(normalize(backend, text).split(rule.joiner.decode()), counts, strict=True)
+    pre_tokens = split_text(backend, text)
     word_of = np.cumsum([token.startswith(rule.first) for token in pre_tokens]) - 1
-    assert word_of[-1] == len(block) - 1, "each plain word begins with a marked pre-token"
-    return [counts[number] for number in word_of.tolist()]
+    assert word_of[-1] == len(words) - 1, "each plain word begins with a marked pre-token"
+    return zip(pre_tokens, [counts[number] for number in word_of.tolist()], strict=True)
 
 
 def split_text(backend: tokenizers.Tokenizer, text: str) -> list[str]:
     """Return the pre-tokens of a text, by the tokenizer's own normalizer and pre-tokenizer."""
-    if backend.normalizer is not None:
-        text = backend.normalizer.normalize_str(text)
-    return [pre_token for pre_token, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+    return [token for token, _ in backend.pre_tokenizer.pre_tokenize_str(normalize(backend, text))]
+
+
+def normalize(backend: tokenizers.Tokenizer, text: str) -> str:
+    """Return a text as the tokenizer's own normalizer makes it."""
+    return text if backend.normalizer is None else backend.normalizer.normalize_str(text)

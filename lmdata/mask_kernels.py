@@ -94,11 +94,14 @@ def _choose_each(
     """Choose each candidate by itself: when the word at its position is below the rate's."""
     k0, k1 = rules.position_key
     fill_words(words, len(row), k0, k1, example, part)
-    count = 0
+    num_below = 0
     for position in range(len(row)):
-        if words[position] < rules.rate_word and rules.is_candidate[row[position]]:
-            chosen[count] = position
-            count += 1
+        chosen[num_below] = position
+        num_below += words[position] < rules.rate_word
+    count = 0
+    for index in range(num_below):
+        chosen[count] = chosen[index]
+        count += rules.is_candidate[row[chosen[index]]]
     return count
 
 

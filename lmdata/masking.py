@@ -209,7 +209,7 @@ def mask_tokens(
 def _most_masked(offsets: np.ndarray, rules: MaskRules) -> int:
     if rules.method in (BERNOULLI, WORDS_BERNOULLI):
         return int(offsets[-1])
-    return int(predictions(np.diff(offsets), rules.rate, rules.most).sum())
+    return min(int(offsets[-1]), rules.most * (len(offsets) - 1))
 
 
 def predictions(lengths: np.ndarray, rate: float, most: int) -> np.ndarray:

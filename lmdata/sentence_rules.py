@@ -35,6 +35,7 @@ from lmdata.sentence_characters import (
     QUOTE,
     SPACE,
     THAI,
+    UNCASED,
     UPPER,
     character_classes,
     class_at,
@@ -190,7 +191,10 @@ def last_word(text: np.ndarray, position: int, start: int, rules: Rules) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def word_shape(text: np.ndarray, start: int, stop: int, rules: Rules) -> tuple[int, int, bool]:
-    """Return how many letters and digits a word has and whether stops part single letters."""
+    """Return how many letters and digits a word has and whether stops part single letters.
+
+    Of scripts without case, several letters may stand for one: Hindi spells out Latin ones.
+    """
     letters, digits, run, has_stop, single = 0, 0, 0, False, True
     index = start
     while index < stop:
@@ -202,7 +206,7 @@ def word_shape(text: np.ndarray, start: int, stop: int, rules: Rules) -> tuple[i
             run = 2
         elif kind != MARK:
             letters += 1
-            run += 1
+            run += kind != UNCASED
         single = single and run < 2
         index += length
     return letters, digits, has_stop and single
@@ -237,7 +241,8 @@ def period_ends(
     kind = first_class(text, following, stop, rules)
     if flags & NEVER or (flags & BEFORE_NUMBER and kind == DIGIT):
         return False
-    is_initial = letters == 1 and digits == 0 and first_class(text, word, period, rules) == UPPER
+    first = first_class(text, word, period, rules)
+    is_initial = letters == 1 and digits == 0 and (first in (UPPER, UNCASED))
     if is_initial or is_acronym or flags & UNLESS_STARTER:
         return next_word_is(STARTER, text, following, stop, rules)
     return True

@@ -19,9 +19,9 @@ from numba.np.numpy_support import carray
 from lmdata.errors import IntegrityError
 from lmdata.rng import int64
 
-# One running token count is kept for each group of this many sentences: 8 bytes for 256.
-SENTENCE_GROUP = 256
-_GROUP_SHIFT = 8
+# One running token count is kept for each group of this many sentences: 8 bytes for 64.
+SENTENCE_GROUP = 64
+_GROUP_SHIFT = 6
 
 
 class Block(Protocol):
@@ -194,7 +194,7 @@ def ids_until(table: StoreTable, block: int, stop: int, like: np.ndarray) -> np.
 
 @numba.njit(cache=True)
 def token_start(table: StoreTable, block: int, sentence: int) -> int:
-    """Return where in the block's ids a sentence begins, in at most 255 additions."""
+    """Return where in the block's ids a sentence begins, in at most 63 additions."""
     first = table.first_sentences[block]
     group = (sentence - first) >> _GROUP_SHIFT
     starts = carray(_pointer(table.group_starts[block], np.int64), group + 1)

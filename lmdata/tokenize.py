@@ -50,8 +50,8 @@ from lmdata.writer import AtomicFile, output_errors, write_atomically
 OnProgress = Callable[[int, int, int], None]
 
 DEFAULT_MEMORY_BYTES = 1 << 30
-_OWN_BYTES = 160 << 20  # this process: interpreter, PyArrow, one batch being assembled
-_WORKER_BASE_BYTES = 160 << 20  # a worker before its first document: interpreter, word cache
+_OWN_BYTES = 200 << 20  # this process and the nursery: interpreters, one batch being assembled
+_WORKER_BASE_BYTES = 100 << 20  # a worker before its first document: tables, word cache
 _BATCH_SHARE = 12  # a worker's documents take about this many times the bytes of a batch
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 20, 8 << 20
 _POLL_S = 0.25
@@ -116,7 +116,7 @@ def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
 
     Example:
         >>> divide_memory(1 << 30, 2)
-        (8388608, 285212672)
+        (8388608, 327155712)
     """
     worker_bytes = (memory_bytes - _OWN_BYTES) // num_workers - _WORKER_BASE_BYTES
     batch_bytes = min(worker_bytes // _BATCH_SHARE, _MAX_BATCH_BYTES)

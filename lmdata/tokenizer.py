@@ -54,7 +54,7 @@ class Tokenizer:
     def __init__(
         self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str] | None = None
     ) -> None:
-        self.backend = backend
+        self.backend = _settled(backend)
         self.backend.no_truncation()
         self.backend.no_padding()
         self.backend.encode_special_tokens = True
@@ -94,7 +94,7 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> dict[str, int | None]:
-        """Id of each special token by purpose (pad, unk, cls, sep, mask, bos, eos), None if absent."""
+        """Id of each special token by purpose (a key of SPECIAL_NAMES), None if absent."""
         found = {name: self.special_tokens.get(name) for name in SPECIAL_NAMES}
         return {
             name: None if piece is None else self.backend.token_to_id(piece)
@@ -103,7 +103,7 @@ class Tokenizer:
 
     @functools.cached_property
     def is_special(self) -> npt.NDArray[np.bool_]:
-        """bool (V,): never drawn as a random piece, never masked but for the unknown piece."""
+        """Bool (V,): never drawn as a random piece, never masked but for the unknown piece."""
         special = np.zeros(self.vocab_size, np.bool_)
         added = self.backend.get_added_tokens_decoder()
         special[[index for index, token in added.items() if token.special]] = True
@@ -112,7 +112,7 @@ class Tokenizer:
 
     @functools.cached_property
     def continues_word(self) -> npt.NDArray[np.bool_]:
-        """bool (V,): the piece goes on with the word of the piece before it.
+        """Bool (V,): the piece goes on with the word of the piece before it.
 
         It says nothing of the first piece of a document, which always begins a word.
 
@@ -156,21 +156,36 @@ class Tokenizer:
         return _restore, (self.backend.to_str(), self.special_tokens)
 
 
+def _settled(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return a backend that comes out of its own tokenizer.json unchanged.
+
+    `tokenizers` reads the scores of Unigram with an error of the last binary digit; written and
+    read a few times, they stay.
+    """
+    if not isinstance(backend.model, models.Unigram):
+        return backend
+    written = backend.to_str()
+    for _ in range(16):
+        backend = tokenizers.Tokenizer.from_str(written)
+        if backend.to_str() == written:
+            return backend
+        written = backend.to_str()
+    raise TokenizerError("the scores of this Unigram tokenizer change whenever they are written")
+
+
 def _restore(definition: str, special_tokens: dict[str, str]) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(definition), special_tokens)
 
 
-def _find_special_tokens(
-    backend: tokenizers.Tokenizer, named: Mapping[str, str]
-) -> dict[str, str]:
+def _find_special_tokens(backend: tokenizers.Tokenizer, named: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for name, spellings in SPECIAL_NAMES.items():
         if name in named and backend.token_to_id(named[name]) is None:
-            raise TokenizerError(f"the {name} token {named[name]!r} is not a piece of the tokenizer")
+            raise TokenizerError(f"the {name} token {named[name]!r} is not a piece")
         known = (named[name],) if name in named else spellings
-        piece = next((spelling for spelling in known if backend.token_to_id(spelling) is not None), None)
-        if piece is not None:
-            found[name] = piece
+        present = [piece for piece in known if backend.token_to_id(piece) is not None]
+        if present:
+            found[name] = present[0]
     return found
 
 

@@ -3,6 +3,9 @@
 `lmdata mask` writes `view.examples(arange(len(view)))` and the trainer asks for the rows of a
 batch with a growing epoch: there is one implementation of an example. It depends on (store,
 recipe, seed, epoch, row, progress) and on nothing else.
+
+In memory a view holds 8 bytes a document, 8 for every 16 examples (0.004 bytes a token at length
+128) and 8 for every 64 sentences; the packed view 4 bytes a segment and 8 a row on top.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmdata.cut_classes import cut_classes
-from lmdata.encoding import I64, U8, Encoded, Ids, assemble, check_sentence_starts
+from lmdata.encoding import I64, U8, Encoded, assemble, check_sentence_starts
 from lmdata.plain_encoding import first_bytes, rust_threads, without_post_processor
 from lmdata.tokenizer import Tokenizer
 from lmdata.word_ids import WordIds
@@ -54,6 +54,13 @@ class WordEncoder:
         self._matcher = WordPieceMatcher(tokenizer.definition)
         self._table = WordTable(classes)
         self._word_ids = WordIds(tokenizer.id_dtype)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Encode the spellings of the pieces: processes forked from this one share the result."""
+        pieces = "\n".join(self._tokenizer.definition["model"]["vocab"]).encode("utf-8")
+        text = np.frombuffer(pieces, np.uint8)
+        self.encode(text, np.array([0, len(text)]), np.zeros(1, np.int64))
 
     def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> Encoded:
         """Return the ids of documents, as `lmdata.encoding.Encoder` says."""

@@ -12,7 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.word_kernels import I32, I64, prefetch
+from lmdata.intrinsics import prefetch
+from lmdata.word_kernels import I32, I64, Int
 
 Ids = npt.NDArray[Any]
 
@@ -93,14 +94,15 @@ def gather_ids(
     ids: Ids, before: I64,
 ) -> bool:  # fmt: skip
     """Copy the ids of words from where `state` says; return False if `ids` is full."""
-    mark, used = state[_MARK], state[_USED]
+    mark: Int = state[_MARK]
+    used: Int = state[_USED]
     next_mark = before_mark[mark] if mark < len(before_mark) else len(words) + 1
     for index in range(state[_WORD], len(words)):
         if index + AHEAD < len(words):
             prefetch(entries, 4 * words[index + AHEAD])
         entry = 4 * np.int64(words[index])
-        count = np.int64(entries[entry])
-        start = 0
+        count: Int = np.int64(entries[entry])
+        start: Int = 0
         if count > INLINE:
             place = 2 * (np.int64(entries[entry + 1]) | np.int64(entries[entry + 2]) << 16)
             start, count = long_spans[place], long_spans[place + 1] - long_spans[place]
@@ -112,11 +114,11 @@ def gather_ids(
             mark += 1
             next_mark = before_mark[mark] if mark < len(before_mark) else len(words) + 1
         if count <= INLINE:
-            for place in range(INLINE):
-                ids[used + place] = entries[entry + 1 + place]
+            for offset in range(INLINE):
+                ids[used + offset] = entries[entry + 1 + offset]
         else:
-            for place in range(count):
-                ids[used + place] = long_ids[start + place]
+            for offset in range(count):
+                ids[used + offset] = long_ids[start + offset]
         used += count
     before[mark:] = used
     state[_USED] = used

@@ -11,20 +11,20 @@ it has at most 8 bytes, else a 64-bit hash) and length << 32 | number + 1, 0 if 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from lmdata.intrinsics import load8, prefetch, trailing_zeros
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
+Int: TypeAlias = Any
+"""An integer in compiled code, where NumPy's and Python's are one."""
 
 WORD, SPACE, ISOLATED = 0, 1, 2
 NUM_CLASSES = 0x30000
@@ -43,49 +43,6 @@ _GATHER = np.uint64(0x0102040810204080)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _HALF = np.uint64(0xFFFFFFFF)
-
-
-def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.gep(array.data, [arguments[1]])
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def load8(_context: Any, array: Any, index: Any) -> Any:
-    """Return 8 bytes of a uint8 array from an index on as a little-endian uint64, unaligned."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = _address(context, builder, signature, arguments)
-        value = builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()))
-        value.align = 1
-        return value
-
-    return types.uint64(array, types.intp), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of an array element that is about to be read."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, integer, integer, integer])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        address = builder.bitcast(_address(context, builder, signature, arguments), pointer)
-        builder.call(function, [address, integer(0), integer(3), integer(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def trailing_zeros(_context: Any, value: Any) -> Any:
-    """Return the number of zero bits below the lowest one of a uint64 (64 for 0)."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.uint64(types.uint64), generate
 
 
 @numba.njit(cache=True, nogil=True)
@@ -108,7 +65,7 @@ def flag_alphanumeric(text: U8) -> U8:
 
 
 @numba.njit(cache=True, nogil=True)
-def character_at(text: U8, position: int, stop: int) -> tuple[int, int]:
+def character_at(text: U8, position: Int, stop: Int) -> tuple[Int, Int]:
     """Return code point and length in bytes of the UTF-8 character at a position."""
     first = np.int64(text[position])
     if first < 0x80:
@@ -124,18 +81,18 @@ def character_at(text: U8, position: int, stop: int) -> tuple[int, int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def run_end(flags: U8, position: int) -> int:
+def run_end(flags: U8, position: Int) -> Int:
     """Return where the run of flagged bytes that begins at a position ends."""
     while True:
         clear = ~(load8(flags, position >> 3) >> np.uint64(position & 7))
-        run = min(np.int64(trailing_zeros(clear)), 56)
+        run: Int = min(np.int64(trailing_zeros(clear)), 56)
         position += run
         if run < 56:
             return position
 
 
 @numba.njit(cache=True, nogil=True)
-def word_end(text: U8, flags: U8, position: int, stop: int, classes: U8) -> int:
+def word_end(text: U8, flags: U8, position: Int, stop: Int, classes: U8) -> Int:
     """Return where the run of WORD characters that begins at a position ends."""
     while position < stop:
         position = run_end(flags, position)
@@ -149,7 +106,7 @@ def word_end(text: U8, flags: U8, position: int, stop: int, classes: U8) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def word_key(text: U8, start: int, stop: int) -> np.uint64:
+def word_key(text: U8, start: Int, stop: Int) -> Int:
     """Return the word itself if it has at most 8 bytes, else a hash of it."""
     length = stop - start
     if length <= 8:
@@ -169,18 +126,19 @@ def word_key(text: U8, start: int, stop: int) -> np.uint64:
 
 
 @numba.njit(cache=True, nogil=True)
-def are_equal(text: U8, start: int, arena: U8, other: int, length: int) -> bool:
+def are_equal(text: U8, start: Int, arena: U8, other: Int, length: Int) -> bool:
     """Return whether two stretches of the same length, more than 8 bytes, are the same."""
     done = 0
     while done + 8 < length:
         if load8(text, start + done) != load8(arena, other + done):
             return False
         done += 8
-    return load8(text, start + length - 8) == load8(arena, other + length - 8)
+    same: bool = load8(text, start + length - 8) == load8(arena, other + length - 8)
+    return same
 
 
 @numba.njit(cache=True, nogil=True)
-def hash_of(key: np.uint64, length: int) -> np.uint64:
+def hash_of(key: np.uint64, length: Int) -> Int:
     """Return the hash whose low bits choose a slot."""
     mixed = (key ^ np.uint64(length)) * _MIX
     return mixed ^ (mixed >> np.uint64(32))
@@ -189,7 +147,7 @@ def hash_of(key: np.uint64, length: int) -> np.uint64:
 @numba.njit(cache=True, nogil=True)
 def cut_batch(
     text: U8, flags: U8, offsets: I64, classes: U8, slots: U64, state: I64, bounds: I64, keys: U64
-) -> int:
+) -> Int:
     """Cut the next words, BATCH at most, and return how many.
 
     Args:
@@ -237,7 +195,7 @@ def cut_batch(
 
 
 @numba.njit(cache=True, nogil=True)
-def find_candidate(key: np.uint64, mixed: np.uint64, length: int, slots: U64) -> int:
+def find_candidate(key: np.uint64, mixed: np.uint64, length: Int, slots: U64) -> Int:
     """Return the first word with this key and length, which a long word need not be; -1 if none."""
     mask = np.uint64(len(slots) // 2 - 1)
     slot = mixed & mask
@@ -253,7 +211,7 @@ def find_candidate(key: np.uint64, mixed: np.uint64, length: int, slots: U64) ->
 
 @numba.njit(cache=True, nogil=True)
 def find_candidates(
-    num_words: int, bounds: I64, keys: U64, slots: U64, starts: I64, arena: U8, numbers: I64
+    num_words: Int, bounds: I64, keys: U64, slots: U64, starts: I64, arena: U8, numbers: I64
 ) -> None:
     """Fill `numbers` for a batch of words and prefetch what is needed to verify the long ones."""
     for index in range(num_words):
@@ -269,9 +227,9 @@ def find_candidates(
 
 @numba.njit(cache=True, nogil=True)
 def find_word(
-    text: U8, start: int, length: int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
+    text: U8, start: Int, length: Int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
     arena: U8,
-) -> int:
+) -> Int:  # fmt: skip
     """Return the number of a word, or ~slot of the empty slot where it belongs."""
     mask = np.uint64(len(slots) // 2 - 1)
     slot = mixed & mask
@@ -289,9 +247,9 @@ def find_word(
 
 @numba.njit(cache=True, nogil=True)
 def find_or_add(
-    text: U8, start: int, length: int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
+    text: U8, start: Int, length: Int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
     arena: U8, state: I64,
-) -> int:
+) -> Int:  # fmt: skip
     """Return the number of a word, the next one if it is new; -TABLE_FULL or -BYTES_FULL."""
     number = find_word(text, start, length, key, mixed, slots, starts, arena)
     if number >= 0:
@@ -315,7 +273,7 @@ def find_or_add(
 def scan_words(
     text: U8, flags: U8, offsets: I64, marks: I64, classes: U8, slots: U64, starts: I64, arena: U8,
     state: I64, words: I32, before: I64, cut: I64,
-) -> int:
+) -> Int:  # fmt: skip
     """Number the words of documents from where `state` says; return why it stopped.
 
     Args:

@@ -58,7 +58,8 @@ def _pre_tokenizer_kinds(pre_tokenizer: dict[str, Any] | None) -> list[str]:
     if pre_tokenizer is None:
         return []
     if pre_tokenizer["type"] == "Sequence":
-        return [kind for part in pre_tokenizer["pretokenizers"] for kind in _pre_tokenizer_kinds(part)]
+        parts = pre_tokenizer["pretokenizers"]
+        return [kind for part in parts for kind in _pre_tokenizer_kinds(part)]
     return [pre_tokenizer["type"]]
 
 

@@ -9,17 +9,26 @@ again, and the unknown piece for the whole word if that fails or the word is too
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-from lmdata.word_kernels import I64, U8, U64, find_word, flag_alphanumeric, hash_of, run_end, word_key
+from lmdata.word_kernels import (
+    I64,
+    U8,
+    U64,
+    Int,
+    find_word,
+    flag_alphanumeric,
+    hash_of,
+    run_end,
+    word_key,
+)
 from lmdata.words import WordTable, ascii_classes, frozen
 
-Ids = npt.NDArray[Any]
+MAX_MATCHED_BYTES = 1 << 10
+"""Longer words, where a tokenizer allows them at all, are left to `tokenizers`."""
 
 
 class WordPieceMatcher:
@@ -88,8 +97,9 @@ def _is_plain(piece: str) -> bool:
 
 @numba.njit(cache=True, nogil=True)
 def longest_piece(
-    word: U8, start: int, stop: int, slots: U64, starts: I64, arena: U8, longest: int
-) -> tuple[int, int]:
+    word: U8, start: Int, stop: Int,
+    slots: U64, starts: I64, arena: U8, longest: Int,
+) -> tuple[Int, Int]:  # fmt: skip
     """Return number and end of the longest piece that [start, stop) begins with, -1 if none."""
     for end in range(min(stop, start + longest), start, -1):
         key = word_key(word, start, end)
@@ -102,10 +112,10 @@ def longest_piece(
 
 @numba.njit(cache=True, nogil=True)
 def match_word(
-    word: U8, length: int, ids: I64, used: int,
-    slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: int,
-    next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: int,
-) -> int:  # fmt: skip
+    word: U8, length: Int, ids: I64, used: Int,
+    slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: Int,
+    next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: Int,
+) -> Int:  # fmt: skip
     """Write the ids of one word at `used`; return how many, 0 if a part of it has no piece."""
     number, end = longest_piece(word, 0, length, slots, starts, arena, longest)
     if number < 0:
@@ -125,22 +135,23 @@ def match_word(
 
 @numba.njit(cache=True, nogil=True)
 def match_words(
-    words: U8, flags: U8, word_starts: I64, lower_case: bool, max_bytes: int, unknown_id: int,
-    slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: int,
-    next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: int,
+    words: U8, flags: U8, word_starts: I64, lower_case: bool, max_bytes: Int, unknown_id: Int,
+    slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: Int,
+    next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: Int,
 ) -> tuple[I64, I64]:  # fmt: skip
     """Return ids and lengths, as `WordPieceMatcher.match` says."""
     num_words = len(word_starts) - 1
     ids = np.empty(word_starts[-1] - word_starts[0], np.int64)
     lengths = np.full(num_words, -1, np.int64)
-    buffer = np.zeros(max_bytes + 8, np.uint8)
+    room = min(max_bytes, MAX_MATCHED_BYTES)
+    buffer = np.zeros(room + 8, np.uint8)
     used = 0
     for index in range(num_words):
         start, length = word_starts[index], word_starts[index + 1] - word_starts[index]
-        if run_end(flags, start) < start + length:
+        if run_end(flags, start) < start + length or room < length <= max_bytes:
             continue
         count = 0
-        if length <= max_bytes:
+        if length <= room:
             for place in range(length):
                 byte = words[start + place]
                 buffer[place] = byte | 32 if lower_case and byte >= 65 else byte

@@ -131,7 +131,8 @@ class WordTable:
 
     def _grow(self, status: int, text_bytes: int) -> None:
         if status == BYTES_FULL:
-            self.bytes = np.resize(self.bytes, max(2 * len(self.bytes), self.num_bytes + text_bytes))
+            least = self.num_bytes + text_bytes
+            self.bytes = np.resize(self.bytes, max(2 * len(self.bytes), least))
             return
         self.starts = np.resize(self.starts, 2 * len(self.starts))
         slots = np.zeros(2 * len(self._slots), np.uint64)

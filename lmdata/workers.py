@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -226,6 +227,8 @@ def die_with_parent(parent: int) -> None:
 def _fork_workers(nursery: Connection, connections: list[Connection], work: Work) -> NoReturn:
     own_id = os.getpid()
     workers: dict[int, int] = {}
+    # Python 3.12 warns of any thread; the only one here is the allocator's, which survives a fork.
+    warnings.simplefilter("ignore", DeprecationWarning)
     for index, connection in enumerate(connections):
         process_id = os.fork()
         if process_id == 0:

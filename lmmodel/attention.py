@@ -21,10 +21,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from lmmodel.dropout import dropout
 
 Kernel = Literal["reference", "dense", "runs", "padded", "varlen"]
+
+# torch 2.10 brought `varlen_attn` with `is_causal`; 2.11 and later take `window_size` instead.
+VARLEN_TAKES_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters
 
 
 def attention(
@@ -58,7 +62,7 @@ def attention(
     if kernel is None:
         kernel = choose_kernel(
             q.device.type, q.dtype, q.shape[0], len(cu_seqlens) - 1, max_seqlen,
-            window=window, is_causal=is_causal, dropout_p=dropout_p,
+            window=window, dropout_p=dropout_p,
         )  # fmt: skip
     if window is not None and window >= max_seqlen - 1:
         window = None
@@ -80,7 +84,6 @@ def choose_kernel(
     num_sequences: int,
     max_seqlen: int,
     *,
-    is_causal: bool = False,
     window: int | None = None,
     dropout_p: float = 0.0,
 ) -> Kernel:
@@ -99,7 +102,7 @@ def choose_kernel(
     if device != "cuda":
         return "runs"
     has_half = dtype in (torch.bfloat16, torch.float16)
-    if has_half and not dropout_p and has_varlen(window=window, is_causal=is_causal):
+    if has_half and not dropout_p and (VARLEN_TAKES_WINDOW or window is None):
         return "varlen"
     return "padded"
 
@@ -233,23 +236,6 @@ def _band(length: int, window: int | None, is_causal: bool, device: torch.device
     return is_seen & (distance >= 0) if is_causal else is_seen
 
 
-def has_varlen(*, window: int | None = None, is_causal: bool = False) -> bool:
-    """Whether this torch has a variable-length kernel with the mask asked for.
-
-    torch 2.10 brought `varlen_attn` with `is_causal`; 2.11 and later take `window_size` instead.
-    """
-    parameters = _varlen_parameters()
-    return "window_size" in parameters or ("is_causal" in parameters and window is None)
-
-
-def _varlen_parameters() -> tuple[str, ...]:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return ()
-    return tuple(inspect.signature(varlen_attn).parameters)
-
-
 def _varlen(
     q: Tensor,
     k: Tensor,
@@ -260,10 +246,8 @@ def _varlen(
     window: int | None,
 ) -> Tensor:
     """Return attention by torch's variable-length kernel."""
-    from torch.nn.attention.varlen import varlen_attn
-
     options: dict[str, Any] = {"is_causal": is_causal}
-    if "window_size" in _varlen_parameters():
+    if VARLEN_TAKES_WINDOW:
         left = -1 if window is None else window
         options = {"window_size": (left, 0 if is_causal else left)}
     out: Any = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)

@@ -85,7 +85,7 @@ def model_card(model: Transformer, figures: Mapping[str, Any]) -> str:
         lines += ["", "Ids beyond the tokenizer's last, if any, are padding of the matrix."]
     plain = {key: value for key, value in figures.items() if not isinstance(value, Mapping)}
     tables = {key: value for key, value in figures.items() if isinstance(value, Mapping)}
-    for title, table in ({"Figures": plain} if plain else {}).items() | tables.items():
+    for title, table in ({"Figures": plain, **tables} if plain else tables).items():
         lines += ["", f"## {title}", "", "| | |", "| --- | --- |"]
         lines += [f"| {key} | {value} |" for key, value in table.items()]
     return "\n".join(lines) + "\n"

@@ -141,7 +141,7 @@ def plot_losses(
     if train:
         steps, losses = np.array(train, np.float64).T
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1, label="training")
-        smoothed = smooth(losses, max(1.0, len(losses) / 50))
+        smoothed = smooth(losses, max(0.2, len(losses) / 50))
         axes.plot(steps, smoothed, color="tab:blue", label="training, smoothed")
     if held_out:
         steps, losses = np.array(held_out, np.float64).T

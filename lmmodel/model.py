@@ -220,7 +220,7 @@ class Attention(nn.Module):
             dropout_p=self.config.attention_dropout if self.training else 0.0,
         )  # fmt: skip
         heads = heads.reshape(x.shape)
-        out: Tensor = self.output(heads if rows is None else heads[rows])
+        out: Tensor = self.output(_take(heads, rows))
         return out
 
 
@@ -289,7 +289,7 @@ class Layer(nn.Module):
 
 
 def _take(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x if rows is None else x[rows]
+    return x if rows is None else x.index_select(0, rows)
 
 
 class VocabularyHead(nn.Module):

@@ -51,11 +51,12 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Term:
-    """One loss: the sum over its labels, in nats, and what it weighs."""
+    """One loss: which rows it reads, the sum over its labels, in nats, and what it weighs."""
 
     name: str
     weight: float
     count: Callable[[ExampleBatch], int]
+    rows: Callable[[Batch], torch.Tensor]
     loss: Callable[[Transformer, torch.Tensor, Batch], torch.Tensor]
 
 
@@ -86,15 +87,24 @@ class Objective:
         return np.array([term.weight for term in self.terms])
 
 
+def token_rows(batch: Batch) -> torch.Tensor:
+    """Return the rows of the labelled tokens."""
+    return batch.masked_positions
+
+
 def token_loss(model: Transformer, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the summed cross-entropy of the labelled tokens; logits of those rows only."""
-    logits = model.lm_logits(hidden[batch.masked_positions])
-    return summed_cross_entropy(logits, batch.masked_labels)
+    """Return the summed cross-entropy of the labelled tokens, from their hidden states."""
+    return summed_cross_entropy(model.lm_logits(hidden), batch.masked_labels)
+
+
+def pair_rows(batch: Batch) -> torch.Tensor:
+    """Return the rows of each sequence's first token."""
+    return batch.first_positions
 
 
 def pair_loss(model: Transformer, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the summed cross-entropy of the pair labels, from each sequence's first token."""
-    logits = model.nsp_logits(hidden[batch.first_positions]).float()
+    """Return the summed cross-entropy of the pair labels, from the first tokens' hidden states."""
+    logits = model.nsp_logits(hidden).float()
     return F.cross_entropy(logits, batch.next_sentence_label, reduction="sum", ignore_index=IGNORED)
 
 
@@ -107,20 +117,20 @@ def _num_pair_labels(examples: ExampleBatch) -> int:
 
 
 def _masked(config: ObjectiveConfig, pair: str | None = None) -> tuple[Part, ...]:
-    terms = [Term("mlm", 1.0, _num_token_labels, token_loss)]
+    terms = [Term("mlm", 1.0, _num_token_labels, token_rows, token_loss)]
     if pair is not None:
-        terms.append(Term(pair, config.pair_weight, _num_pair_labels, pair_loss))
+        terms.append(Term(pair, config.pair_weight, _num_pair_labels, pair_rows, pair_loss))
     return (Part(tuple(terms)),)
 
 
 def _causal() -> tuple[Part, ...]:
-    return (Part((Term("clm", 1.0, _num_token_labels, token_loss),), is_causal=True),)
+    return (Part((Term("clm", 1.0, _num_token_labels, token_rows, token_loss),), is_causal=True),)
 
 
 def _hybrid(config: ObjectiveConfig) -> tuple[Part, ...]:
     share = config.causal_share
-    masked = Term("mlm", 1 - share, _num_token_labels, token_loss)
-    causal = Term("clm", share, _num_token_labels, token_loss)
+    masked = Term("mlm", 1 - share, _num_token_labels, token_rows, token_loss)
+    causal = Term("clm", share, _num_token_labels, token_rows, token_loss)
     return Part((masked,), share=1 - share), Part((causal,), is_causal=True, share=share)
 
 
@@ -150,8 +160,11 @@ def count_labels(part: Part, examples: ExampleBatch) -> list[int]:
 
 def sum_losses(model: Transformer, part: Part, batch: Batch) -> torch.Tensor:
     """Return the summed loss of each term of a part, in nats: float32 (terms of the part,)."""
-    hidden = model(batch, is_causal=part.is_causal)
-    return torch.stack([term.loss(model, hidden, batch) for term in part.terms])
+    rows = [term.rows(batch) for term in part.terms]
+    hidden = model(batch, is_causal=part.is_causal, rows=torch.cat(rows))
+    pieces = torch.split(hidden, [len(own) for own in rows])
+    losses = zip(part.terms, pieces, strict=True)
+    return torch.stack([term.loss(model, piece, batch) for term, piece in losses])
 
 
 def combine(sums: torch.Tensor, weights: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

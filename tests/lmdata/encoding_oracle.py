@@ -14,7 +14,7 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SAMPLE = [
     "The quick brown fox jumps over the lazy dog; it's 1,234.56 km away (really!).",
     "Déjà vu: naïve façade, Ångström & Übergröße — “quoted” … 100 % sure?",
-    "中文维基百科是维基百科协作计划的中文版本。日本語の文章、カタカナとひらがな。한국어 위키백과 문서",
+    "中文维基百科是维基百科协作计划的中文版本。日本語の文章、カタカナとひらがな。한국어",
     "Русский текст; हिन्दी में लिखा हुआ। ภาษาไทยไม่มีช่องว่าง العربية؟ emoji 😀👩‍👩‍👧 [MASK] end",
 ] * 4
 

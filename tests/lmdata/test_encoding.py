@@ -34,7 +34,7 @@ SPACES = [" ", "\t", "\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u20
 CONTROLS = ["\x00", "\x07", "\x7f", "\xad", "\u200b", "\u200d", "\ufeff", "\ufffd", "\ue000"]
 MARKS = ["e\u0301", "\u0301", "\u0327\u0301", "\u302e", "\U0001d165", "\u3099", "\u0338", "क्ष"]
 PUNCTUATION = [".", "'", "``", "\u2019", "—", "。", "、", "？", "।", "؟", "≠", "\u037e", "\u1fef"]
-SCRIPTS = ["中", "文字", "か\u3099", "カタカナ", "한국", "\u1112\u1161\u11ab", "ไทย", "豈", "\U00020000"]
+SCRIPTS = ["中文", "か\u3099", "カタカナ", "한국", "\u1112\u1161\u11ab", "ไทย", "豈", "\U00020000"]
 OTHERS = ["😀", "👩‍👩‍👧", "🇩🇪", "İ", "ß", "Σς", "x" * 99, "y" * 101, "é" * 101, "𝔘", "\U0010ffff"]
 nasty = st.lists(
     st.one_of(
@@ -92,6 +92,17 @@ def test_every_setting_of_the_bert_normalizer_is_exact(documents, clean, chinese
 def test_longest_match_of_ascii_words_is_that_of_tokenizers(documents):
     for kind in ("wordpiece", "wordpiece-cased"):
         assert_is_reference(trained(kind), make_encoder_once(kind), documents)
+
+
+@pytest.mark.parametrize("limit", [3, 100, 5000])
+def test_words_at_and_over_the_longest_that_a_tokenizer_allows(limit):
+    definition = trained("wordpiece").definition
+    model = {**definition["model"], "max_input_chars_per_word": limit}
+    definition = {**definition, "model": model}
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(definition)))
+    lengths = [1, 2, 3, 4, 99, 100, 101, 1023, 1024, 1025, 4999, 5000, 5001]
+    documents = [f"fox {letter * length} the" for letter in "xé" for length in lengths]
+    assert_is_reference(tokenizer, WordEncoder(tokenizer), documents)
 
 
 def test_ids_do_not_depend_on_how_documents_are_put_into_blocks(kind):
@@ -254,9 +265,10 @@ def test_first_difference_sees_a_shorter_array():
 def test_every_character_is_classed_safely():
     """Between letters, after a mark and before one, each character gives the reference ids."""
     documents = [
-        "".join(f" a{chr(code)}b a\u0301{chr(code)}\u0327b {chr(code)}" for code in range(i, i + 256))
-        for i in range(0x20, 0x30000, 256)
-        if not 0xD800 <= i < 0xE000
+        f"a{chr(code)}b a\u0301{chr(code)}\u0327b {chr(code)} "
+        for code in range(0x20, 0x30000)
+        if not 0xD800 <= code < 0xE000
     ]
+    documents = ["".join(documents[i : i + 256]) for i in range(0, len(documents), 256)]
     for kind in ("wordpiece", "wordpiece-cased"):
         assert_is_reference(trained(kind), make_encoder_once(kind), documents)

@@ -177,21 +177,32 @@ def test_words_are_masked_whole(rows, seed, corruption):
             assert len(set(word) & set(positions)) in (0, len(word))
 
 
-def test_spans_decide_once_and_have_the_lengths_of_the_paper():
-    # SpanBERT: mean 3.8 words; [MASK], random or kept for the whole span.
+def test_spans_have_the_lengths_of_the_papers():
+    # SpanBERT: mean 3.8 words.
     weights = span_length_weights("span")
     assert (weights * np.arange(1, 11)).sum() == pytest.approx(3.8, abs=0.01)
-    row = [CLS, *[5 + i % 15 for i in range(200)], SEP]
-    recipe = Recipe(corruption="span", mlm_probability=0.02, max_seq_length=512)
-    kinds = set()
-    for ids, positions, labels in run([row] * 400, recipe):
-        if len(positions) == 4 and positions[3] - positions[0] == 3:
-            masked = [ids[position] == MASK for position in positions]
-            kept = [ids[p] == label for p, label in zip(positions, labels, strict=True)]
-            kinds.add((sum(masked), sum(kept) == 4))
-    assert {masked for masked, _ in kinds} <= {0, 1, 2, 3, 4}
-    whole = [masked for masked, _ in kinds if masked in (0, 4)]
-    assert 4 in whole
+    ngrams = span_length_weights("ngram")  # ALBERT: in proportion to 1 / n
+    assert (ngrams[0] / ngrams).tolist() == pytest.approx([1, 2, 3])
+
+
+def test_a_span_decides_once_and_words_decide_for_each_token():
+    row = [CLS, *range(5, 20), SEP]
+    for corruption, sames in (("span", {0, 2}), ("ngram", {0, 1, 2})):
+        recipe = Recipe(
+            corruption=corruption, mlm_probability=0.12, mask_proportion=0.5,
+            random_proportion=0.0, keep_proportion=0.5,
+        )  # fmt: skip
+        # With k = 2, a pair of neighbours that is not one span would need two spans side by side.
+        tokenizer = make_tokenizer(VOCABULARY, CONTINUES)
+        rules = mask_rules(recipe, tokenizer, seed=3)
+        rules = rules._replace(span_words=np.zeros(1, np.int64))  # every span has two words
+        ids, offsets = make_batch([row] * 300)
+        numbers = np.arange(300)
+        positions, _, _ = mask_tokens(ids, offsets, numbers, numbers, rules)
+        pairs = positions.reshape(300, 2).astype(np.int64)
+        together = np.diff(pairs)[:, 0] == 1
+        is_mask = ids.reshape(300, -1)[numbers[:, None], pairs] == MASK
+        assert set(is_mask[together].sum(axis=1).tolist()) == sames
 
 
 def test_balanced_coverage_masks_every_token_once_a_cycle():
@@ -221,9 +232,12 @@ def test_the_rate_may_change_over_the_training():
         recipe.rate_at(1.5)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @given(rows=rows_strategy, seed=st.integers(0, 2**40), rate=st.floats(0.01, 0.99))
-def test_kernel_numpy_and_torch_mask_alike(rows, seed, rate):
+def test_kernel_numpy_and_torch_mask_alike(device, rows, seed, rate):
     torch = pytest.importorskip("torch")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
     recipe = Recipe(count="bernoulli", mlm_probability=rate)
     rules = mask_rules(recipe, make_tokenizer(VOCABULARY), seed=seed)
     ids, offsets = make_batch(rows)
@@ -237,7 +251,9 @@ def test_kernel_numpy_and_torch_mask_alike(rows, seed, rate):
     tables = [rules.is_candidate, rules.random_pieces.astype(np.int64)]
     array_ids, is_masked = mask_each(*arrays, rules, *tables)
     tensor_ids, tensor_masked = mask_each(
-        *map(torch.from_numpy, arrays), rules, *map(torch.from_numpy, tables)
+        *(torch.from_numpy(array).to(device) for array in arrays),
+        rules,
+        *(torch.from_numpy(table).to(device) for table in tables),
     )
     positions, labels, mask_offsets = mask_tokens(ids, offsets, numbers + 2**40, numbers, rules)
     flat = np.repeat(offsets[:-1], np.diff(mask_offsets)) + positions

@@ -50,6 +50,18 @@ def test_compressed_files_may_consist_of_several_streams(tmp_path: Path, compres
     assert read(path) == ["one\ntwo\n"]
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet", ".arrow", ".csv"])
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_the_bytes_read_sum_to_the_size_of_the_file(
+    tmp_path: Path, suffix: str, compression: str
+) -> None:
+    data = b"text" if suffix == ".txt" else encode(list(TEXTS), suffix)
+    path = write(tmp_path / f"a{suffix}{compression}", gzip.compress(data) if compression else data)
+    (source,) = find_sources([str(path)], CorpusConfig())
+    batches = read_documents(source, CorpusConfig(), batch_bytes=1)
+    assert sum(batch.num_source_bytes for batch in batches) == source.size_bytes
+
+
 def test_batches_are_bounded_and_positions_go_on(tmp_path: Path) -> None:
     texts = [f"document {number} " * 50 for number in range(2000)]
     path = write(tmp_path / "a.jsonl.gz", gzip.compress(encode(list(texts), ".jsonl")))

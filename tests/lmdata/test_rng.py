@@ -151,3 +151,14 @@ def test_probabilities_become_bounds_of_words():
 def test_impossible_addresses_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         stream_key(*arguments)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_words_as_numpy():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    key = stream_key(11, "mask-positions")
+    examples, positions = np.arange(1009)[:, None] + 2**40, np.arange(53)
+    tensors = [torch.from_numpy(array).cuda() for array in (examples, positions)]
+    assert (draw(key, *tensors, 7).cpu().numpy() == draw(key, examples, positions, 7)).all()

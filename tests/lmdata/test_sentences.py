@@ -101,6 +101,7 @@ def test_closing_marks_belong_to_the_sentence_before(marked):
         "Im 19. Jahrhundert war es so.| Gut.",
         "Они жили на ул. Мира.| Потом нет.",
         "Пришёл А. С. Пушкин.| Все встали.",
+        "डॉ. ली एम.ए. की छात्रा है।| अच्छा।",
     ],
 )
 def test_abbreviations_initials_and_ordinals_go_on(marked):

@@ -1,12 +1,18 @@
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmdata.corpus import CorpusConfig, find_sources, read_documents
+from lmdata.encoding import make_encoder
 from lmdata.errors import DatasetError, TokenizerError
+from lmdata.sentences import find_sentence_starts
+from lmdata.tokenizer import load_tokenizer
 from lmdata.views import NO_LABEL, RECIPES, Recipe, view
 from tests.references import (
     CLS,
@@ -277,3 +283,53 @@ def test_named_recipes_make_examples(name):
     part = make_view(make_documents(4, 53, most_sentences=40), RECIPES[name])
     batch = part.examples(np.arange(min(31, len(part))))
     assert 0.05 < len(batch.masked_labels) / len(batch.input_ids) < 0.2
+
+
+@pytest.fixture(scope="module")
+def wikipedia(shared_data):
+    """One file of Wikipedia as a store in memory."""
+    tokenizer = load_tokenizer(shared_data / "vocab" / "bert-base-uncased")
+    encoder, config, blocks, first_row = make_encoder(tokenizer), CorpusConfig(), [], 0
+    files = sorted((shared_data / "wikipedia-en").glob("*.jsonl.zst"))[:1]
+    for source in find_sources([str(file) for file in files], config):
+        for batch in read_documents(source, config):
+            starts = find_sentence_starts(batch.text, batch.offsets)
+            encoded = encoder.encode(batch.text, batch.offsets, starts)
+            blocks.append(
+                SimpleNamespace(
+                    first_row=first_row,
+                    ids=encoded.ids,
+                    id_offsets=encoded.document_offsets,
+                    sentence_lengths=encoded.sentence_lengths,
+                    sentence_offsets=encoded.sentence_offsets,
+                )
+            )
+            first_row += len(batch.offsets) - 1
+    return SimpleNamespace(blocks=tuple(blocks), tokenizer=tokenizer)
+
+
+def test_packed_rows_of_wikipedia_are_99_percent_full(wikipedia):
+    part = view(wikipedia, Recipe(view="packed", max_seq_length=512), seed=1)
+    batch = part.examples(np.arange(len(part)))
+    assert len(batch.input_ids) / (512 * len(part)) > 0.99
+    assert part.notes["fill"] == round(len(batch.input_ids) / (512 * len(part)), 4)
+    num_tokens = sum(len(block.ids) for block in wikipedia.blocks)
+    assert len(batch.input_ids) - 2 * len(batch.segment_lengths) == num_tokens
+
+
+def test_examples_of_wikipedia_equal_the_oracle_given_the_same_draws(wikipedia):
+    documents = []
+    for block in wikipedia.blocks:
+        sentences = np.split(block.ids, np.cumsum(block.sentence_lengths)[:-1])
+        documents += [
+            [sentence.tolist() for sentence in sentences[first:last]]
+            for first, last in itertools.pairwise(block.sentence_offsets)
+        ]
+    part = view(wikipedia, Recipe(shuffle=False), seed=9)
+    draws = AddressedDraws(9)
+    pairs = flatten([create_pairs(documents, row, draws, max_seq_length=128) for row in range(5)])
+    batch = part.examples(np.arange(len(pairs)))
+    assert batch.next_sentence_label.tolist() == [pair.label for pair in pairs]
+    cls_id, sep_id = (wikipedia.tokenizer.special_ids[name] for name in ("cls", "sep"))
+    expected = flatten([[cls_id, *p.tokens_a, sep_id, *p.tokens_b, sep_id] for p in pairs])
+    assert batch.original_ids().tolist() == expected

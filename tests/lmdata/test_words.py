@@ -70,7 +70,8 @@ def test_numbers_do_not_depend_on_how_text_is_divided_into_blocks(blocks):
     classes = classes_with_chinese()
     piecewise, whole = WordTable(classes), WordTable(classes)
     parts = [piecewise.scan(*packed(block), np.zeros(0, np.int64)).words for block in blocks]
-    joined = whole.scan(*packed(sum(blocks, [])), np.zeros(0, np.int64)).words
+    documents = [document for block in blocks for document in block]
+    joined = whole.scan(*packed(documents), np.zeros(0, np.int64)).words
     assert np.array_equal(np.concatenate([np.zeros(0, np.int32), *parts]), joined)
     assert list(piecewise) == list(whole)
 

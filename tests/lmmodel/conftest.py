@@ -108,7 +108,8 @@ def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("trained") / "run"
     torch.set_num_threads(1)
     config = load_train_config(None, [
-        *TINY, "budget.num_steps=200", "optimizer.name=muon", "optimizer.lr=5e-3",
+        *TINY, "budget.num_steps=300", "optimizer.name=muon", "optimizer.lr=5e-3",
+
         "batch.size=24", "batch.micro_batch_tokens=1024", "evaluation.num_examples=64",
         "evaluation.every_steps=100", "checkpoint.every_steps=200", "logging.every_steps=20",
     ])  # fmt: skip

@@ -63,7 +63,7 @@ def test_no_checkpoint_is_none_but_none_valid_is_an_error(tmp_path):
     assert load_latest(tmp_path / "absent") == (None, [])
     path = save_checkpoint(tmp_path, 1, groups(), {}, keep=2)
     (path / INDEX_NAME).unlink()
-    with pytest.raises(CheckpointError, match="none of the 1 checkpoints in .* is valid"):
+    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* is valid"):
         load_latest(tmp_path)
 
 

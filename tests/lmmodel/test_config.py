@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from lmdata.config import config_to_dict
 from lmdata.errors import ConfigError
-
 from lmmodel.config import config_from_dict, load_train_config
 from lmmodel.model import num_parameters
 

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from lmdata.tokenizer import load_tokenizer
 
+from lmdata.tokenizer import load_tokenizer
 from lmmodel.data import open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError, RunError
@@ -83,8 +83,8 @@ def test_evaluating_a_run_repeats_what_training_logged(trained, store):
 
 
 def test_shards_can_be_evaluated_on(trained, shards, store):
-    from lmdata.recipes import Recipe
     from lmdata.examples import write_examples
+    from lmdata.recipes import Recipe
 
     assert evaluate_run(trained, shards).num_examples > 0
     other = shards.with_name("single")
@@ -137,5 +137,7 @@ def test_a_missing_validation_split_is_a_clear_error(tiny, store):
     splits = {"train": data.manifest.splits["train"]}
     lonely = dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, splits=splits))
     resolved = resolve_config(tiny(), data, resolve_device("cpu"), Processes())
-    with pytest.raises(FitError, match="split validation of .* is empty .*evaluation.num_examples=0"):
+    with pytest.raises(
+        FitError, match=r"split validation of .* is empty .*evaluation.num_examples=0"
+    ):
         make_held_out(resolved, lonely, num_examples=5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lmdata.schema import ExampleBatch
 
+from lmdata.schema import ExampleBatch
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.loader import Shape, to_batch

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from lmdata.errors import MismatchError
 
 from lmmodel.checkpoint import INDEX_NAME, list_checkpoints
 from lmmodel.errors import CheckpointError, ResumeError, RunError
@@ -55,6 +54,7 @@ def crash_at(step: int):
 def whole(store, tmp_path_factory) -> Path:
     """A run that was never interrupted."""
     import torch
+
     from lmmodel.config import load_train_config
 
     run = tmp_path_factory.mktemp("whole") / "run"
@@ -183,7 +183,7 @@ def test_no_good_checkpoint_is_an_error_that_loses_nothing(tiny, store, tmp_path
     run = shutil.copytree(whole, tmp_path / "run")
     for path in list_checkpoints(run / "checkpoints"):
         (path / "model.safetensors").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints .* is valid"):
+    with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints .* is valid"):
         train(None, None, run, resume=True)
     assert weights(run) == weights(whole)
 
@@ -203,12 +203,12 @@ def test_another_configuration_is_refused_by_name(tiny, store, whole, override, 
 
 
 def test_other_data_is_refused(tiny, store, other_store, whole):
-    with pytest.raises(ResumeError, match="the run began with (data|tokenizer) "):
+    with pytest.raises(ResumeError, match=r"the run began with (data|tokenizer) "):
         train(tiny(*DRIFTING), other_store, whole, resume=True)
 
 
 def test_there_must_be_a_run_to_resume(tiny, store, tmp_path):
-    with pytest.raises(RunError, match="holds no run: it has no config.json"):
+    with pytest.raises(RunError, match=r"holds no run: it has no config.json"):
         train(tiny(), store, tmp_path / "nothing", resume=True)
     with pytest.raises(ResumeError, match="contradict each other"):
         train(tiny(), store, tmp_path / "nothing", resume=True, overwrite=True)

@@ -1,0 +1,233 @@
+"""Rows of a dataset for the eye: what was masked and how, where sentences end, where it came from.
+
+Everything is returned as text; with `colour`, marks are ANSI styles instead of brackets.
+
+    [MASK→dog]   a piece that became [MASK], after the arrow what it was
+    {cat→dog}    a piece that was replaced at random
+    <dog>        a piece that was kept and is to be predicted all the same
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
+from lmdata.errors import MismatchError
+from lmdata.examples import frame_ids
+from lmdata.schema import read_manifest
+from lmdata.tokenizer import Tokenizer
+
+_RESET, _DIM = "\x1b[0m", "\x1b[2m"
+_STYLES = {"mask": "\x1b[1;33m", "random": "\x1b[1;31m", "keep": "\x1b[4;32m", "special": _DIM}
+_STRUCK, _PLAIN = "\x1b[9m", "\x1b[29m"
+
+
+def show_row(
+    path: Path | str, row: int, *, split: str = "train", with_source: bool = False,
+    max_tokens: int = 512, colour: bool = False,
+) -> str:  # fmt: skip
+    """Return a row of a token store or of example shards as text.
+
+    Args:
+        path: a dataset folder
+        row: within the split
+        split: "train", "validation" or "test"
+        with_source: say from which files and lines the row comes
+        max_tokens: of a document, how many to show
+        colour: ANSI styles for a terminal
+
+    Raises:
+        IndexError: no such row
+        MismatchError: `with_source`, and the store that the shards were made from is another now
+        IntegrityError: the dataset, or that store, is not whole
+    """
+    folder = Path(path)
+    if read_manifest(folder).kind == "tokens":
+        store = open_store(folder, split)
+        text = show_document(store, row, max_tokens=max_tokens, colour=colour)
+        return f"{text}\n{describe_source(store, row)}" if with_source else text
+    examples = open_examples(folder, split)
+    text = show_example(examples, row, colour=colour)
+    if not with_source:
+        return text
+    store = open_own_store(folder, examples)
+    batch = examples.rows(np.array([row]))
+    documents = dict.fromkeys([int(batch.document_a[0]), int(batch.document_b[0])])
+    return "\n".join([text, *(describe_source(store, document) for document in documents)])
+
+
+def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
+    """Return the split of the token store that examples were made from.
+
+    Raises:
+        MismatchError: the store was built anew since
+        IntegrityError: it is no longer where it was
+    """
+    configuration = examples.manifest.configuration
+    path = folder / str(configuration.get("store", ""))
+    store = open_store(path, examples.split)
+    if store.manifest.hash != configuration.get("store_manifest"):
+        raise MismatchError(
+            f"{path} is no longer the store that {folder} was made from: its manifest has hash "
+            f"{store.manifest.hash} instead of {configuration.get('store_manifest')}; build "
+            f"{folder} again"
+        )
+    return store
+
+
+def describe_source(store: TokenStore, row: int) -> str:
+    """Return the file of a document and the line or record, counted from 1, where it begins."""
+    name, position = store.provenance(row)
+    return f"document {row} of {store.split}: {name}, line or record {position + 1}"
+
+
+def show_document(
+    store: TokenStore, row: int, *, max_tokens: int = 512, colour: bool = False
+) -> str:
+    """Return a document of a store, one line a sentence.
+
+    Raises:
+        IndexError: no such row
+    """
+    ids, lengths = store.document(row)
+    header = f"document {row} of {store.split}: {len(ids):,} tokens, {len(lengths):,} sentences"
+    lines = [_paint(header, _DIM, colour)]
+    begin = 0
+    for number, length in enumerate(lengths.tolist()):
+        if begin >= max_tokens:
+            lines.append(f"... {len(ids) - begin:,} more tokens")
+            break
+        text = "".join(piece_texts(store.tokenizer, ids[begin : begin + length])).strip()
+        lines.append(f"{_paint(f'{number:>5}', _DIM, colour)}  {_visible(text)}")
+        begin += length
+    return "\n".join(lines)
+
+
+def show_example(examples: ExampleSet, row: int, *, colour: bool = False) -> str:
+    """Return an example: its facts, its segments with the masks marked, and what the marks mean.
+
+    Raises:
+        IndexError: no such row
+    """
+    batch = examples.rows(np.array([row]))
+    tokenizer = examples.tokenizer
+    texts = mark_pieces(batch, tokenizer, colour=colour)
+    lines = [_paint(f"example {row} of {examples.split}: {_facts(batch)}", _DIM, colour)]
+    lines += [
+        f"{name:>3}  {''.join(texts[first:last]).strip()}"
+        for name, first, last in _segments(batch, tokenizer)
+    ]
+    if len(batch.masked_positions):
+        lines.append(
+            f"     {_paint(mask_summary(batch, tokenizer), _DIM, colour)}   {_legend(colour)}"
+        )
+    return "\n".join(lines)
+
+
+def _legend(colour: bool) -> str:
+    """Return what the marks mean, in the marks themselves."""
+    samples = (
+        ("original", "[MASK]", "mask"),
+        ("original", "random", "random"),
+        ("kept", "", "keep"),
+    )
+    return "  ".join(_mark(text, found, way, colour) for text, found, way in samples)
+
+
+def mark_pieces(batch: ExampleBatch, tokenizer: Tokenizer, *, colour: bool = False) -> list[str]:
+    """Return the text of each piece of one example, what was done to it marked."""
+    original = batch.original_ids()
+    texts = [_visible(text) for text in piece_texts(tokenizer, original)]
+    found = [_visible(text).strip() for text in piece_texts(tokenizer, batch.input_ids)]
+    mask_id = tokenizer.special_ids.get("mask")
+    for position in batch.masked_positions.tolist():
+        if batch.input_ids[position] == original[position]:
+            way = "keep"
+        else:
+            way = "mask" if batch.input_ids[position] == mask_id else "random"
+        texts[position] = _mark(texts[position], found[position], way, colour)
+    for position in np.flatnonzero(tokenizer.is_special[original]).tolist():
+        texts[position] = _paint(texts[position], _STYLES["special"], colour)
+    return texts
+
+
+def _mark(text: str, found: str, way: str, colour: bool) -> str:
+    """Mark one piece.
+
+    Example:
+        >>> _mark(" dog", "cat", "random", False), _mark("##s", "s", "keep", False)
+        (' {cat→dog}', '<##s>')
+    """
+    bare = text.lstrip(" ")
+    space = text[: len(text) - len(bare)]
+    if way == "keep":
+        return space + (_paint(bare, _STYLES[way], True) if colour else f"<{bare}>")
+    if colour:
+        struck = found if way == "mask" else f"{_STRUCK}{found}{_PLAIN}"
+        return space + _paint(f"{struck}→{bare}", _STYLES[way], True)
+    if way == "mask":
+        return f"{space}[MASK→{bare}]"
+    return f"{space}{{{found}→{bare}}}"
+
+
+def piece_texts(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
+    """Return the text of each piece; one that begins a word has the space before it.
+
+    Bytes of a byte-level vocabulary that are not whole characters show as U+FFFD.
+    """
+    if (tokenizer.definition.get("decoder") or {}).get("type") == "ByteLevel":
+        return tokenizer.backend.decode_batch(
+            [[index] for index in ids.tolist()], skip_special_tokens=False
+        )
+    starts = ~tokenizer.continues_word[ids]
+    return [
+        (" " if starts_word else "") + tokenizer.piece(index).removeprefix("##").lstrip("▁")
+        for index, starts_word in zip(ids.tolist(), starts.tolist(), strict=True)
+    ]
+
+
+def mask_summary(batch: ExampleBatch, tokenizer: Tokenizer) -> str:
+    """Return how many pieces were masked, and what they became."""
+    ids = batch.input_ids[batch.flat_masked_positions()]
+    is_kept = ids == batch.masked_labels
+    is_mask = ~is_kept & (ids == tokenizer.special_ids.get("mask"))
+    num_random = int((~is_kept & ~is_mask).sum())
+    share = len(ids) / len(batch.input_ids)
+    return (
+        f"{len(ids)} masked ({share:.1%}): {int(is_mask.sum())} [MASK], {num_random} random, "
+        f"{int(is_kept.sum())} kept"
+    )
+
+
+def _facts(batch: ExampleBatch) -> str:
+    first, last = int(batch.document_a[0]), int(batch.document_b[0])
+    documents = f"document {first}" if first == last else f"documents {first} and {last}"
+    label = int(batch.next_sentence_label[0])
+    relation = "" if label == NO_LABEL else f", next_sentence_label {label}"
+    return f"{len(batch.input_ids)} tokens, {documents}, pass {int(batch.duplicate[0])}{relation}"
+
+
+def _segments(batch: ExampleBatch, tokenizer: Tokenizer) -> list[tuple[str, int, int]]:
+    """Return name and bounds of each segment: A and B of a pair, else one each up to its end."""
+    num_tokens = len(batch.input_ids)
+    if int(batch.next_sentence_label[0]) != NO_LABEL:
+        middle = int(np.count_nonzero(batch.token_type_ids == 0))
+        return [("A", 0, middle), ("B", middle, num_tokens)]
+    ids = batch.original_ids()
+    ends = frame_ids(tokenizer) - {tokenizer.special_ids.get("cls")}
+    bounds = [0, *(np.flatnonzero(np.isin(ids, list(ends))) + 1).tolist()]
+    if bounds[-1] != num_tokens:
+        bounds.append(num_tokens)
+    return [(str(i + 1), bounds[i], bounds[i + 1]) for i in range(len(bounds) - 1)]
+
+
+def _visible(text: str) -> str:
+    """Return a text on one line: line ends and tabs as symbols."""
+    return text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "")
+
+
+def _paint(text: str, style: str, colour: bool) -> str:
+    return f"{style}{text}{_RESET}" if colour else text
