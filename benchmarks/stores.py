@@ -71,9 +71,7 @@ def encode_lines(
     return np.concatenate(ids), np.concatenate(lengths)
 
 
-def write_synthetic_store(
-    folder: Path, *, num_tokens: int, vocab_size: int, seed: int = 0
-) -> None:
+def write_synthetic_store(folder: Path, *, num_tokens: int, vocab_size: int, seed: int = 0) -> None:
     """Write a store of made-up documents, so that a machine without data can be measured."""
     words = [f"w{index}" for index in range(vocab_size - len(SPECIALS))]
     vocabulary = {piece: index for index, piece in enumerate([*SPECIALS, *words])}

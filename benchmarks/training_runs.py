@@ -206,9 +206,7 @@ def _their_model(work: Work) -> Any:
     if wanted.vocab_size is None:
         object.__setattr__(wanted, "vocab_size", tokenizer.vocab_size)
     config = to_their_config(wanted, tokenizer.special_ids)
-    return getattr(transformers, architecture(wanted))(
-        transformers.AutoConfig.for_model(**config)
-    )
+    return getattr(transformers, architecture(wanted))(transformers.AutoConfig.for_model(**config))
 
 
 def _arguments(work: Work, folder: str) -> Any:

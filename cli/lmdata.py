@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from .options import (
     FriendlyGroup,
     config_option,
     echo_result,
+    gather,
     json_option,
     num_workers_option,
     output_option,
@@ -27,6 +29,7 @@ from .progress import ProgressLine
 from .summaries import (
     manifest_lines,
     manifest_summary,
+    passed_over_lines,
     recipe_lines,
     report_lines,
     size,
@@ -36,6 +39,13 @@ from .summaries import (
 
 FOLDER = click.Path(path_type=Path)
 READING = ("text_field", "documents", "encoding", "errors")
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="train",
+    show_default=True,
+    help="Split of the dataset.",
+)
 
 
 @click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
@@ -54,9 +64,12 @@ def main() -> None:
 @main.command("sample-corpus")
 @click.argument("output", type=FOLDER, default="corpus")
 @click.option("--max-megabytes", type=click.FloatRange(min=0.01), help="Stop after this much text.")
+@overwrite_option
 @json_option
 @quiet_option
-def sample_corpus(output: Path, max_megabytes: float | None, as_json: bool, quiet: bool) -> None:
+def sample_corpus(
+    output: Path, max_megabytes: float | None, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
     """Write the English prose that this Python installation carries as a corpus.
 
     \b
@@ -66,7 +79,9 @@ def sample_corpus(output: Path, max_megabytes: float | None, as_json: bool, quie
 
     max_bytes = None if max_megabytes is None else int(max_megabytes * 1e6)
     with ProgressLine("harvesting docstrings", quiet=quiet) as line:
-        result = write_sample_corpus(output, max_bytes=max_bytes, progress=line.update)
+        result = write_sample_corpus(
+            output, max_bytes=max_bytes, overwrite=overwrite, progress=line.update
+        )
     text = (
         f"{output}/  {size(result.num_bytes)} of text: {result.num_documents:,} documents, "
         f"{result.num_paragraphs:,} paragraphs"
@@ -109,12 +124,14 @@ def train_tokenizer(
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
     from lmdata.build import build_tokenizer
+    from lmdata.config import build_config
     from lmdata.corpus import CorpusConfig
     from lmdata.training import TokenizerConfig
 
-    reading = resolve(CorpusConfig, None, (), **{name: options.pop(name) for name in READING})
     options["special_tokens"] = options["special_tokens"] or None
-    config = resolve(TokenizerConfig, config_path, overrides, **options)
+    settings = gather(config_path, overrides, **nest_reading(options))
+    reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
+    config = build_config(TokenizerConfig, settings)
     with ProgressLine("training the tokenizer", quiet=quiet) as line:
         tokenizer = build_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
@@ -181,21 +198,23 @@ def tokenize(
     from lmdata.build import build_store
     from lmdata.plan import TokenizeConfig
 
-    for name in READING:
-        options[f"corpus__{name}"] = options.pop(name)
     shard_bytes = None if shard_megabytes is None else shard_megabytes * 1_000_000
     config = resolve(
-        TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
-    )
+        TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed,
+        **nest_reading(options),
+    )  # fmt: skip
     start = time.perf_counter()
     with ProgressLine("tokenizing", quiet=quiet) as line:
-        manifest = build_store(
+        built = build_store(
             corpus, output, config, tokenizer_path=tokenizer_path,
             num_workers=num_workers or num_cores(), memory_bytes=memory_mebibytes << 20,
             overwrite=overwrite, say=None if quiet else say, verbose=verbose,
             progress=lambda done, total, documents: line.update(done, total),
         )  # fmt: skip
-    report_dataset(manifest, output, start, "documents", as_json=as_json, quiet=quiet)
+    report_dataset(
+        built.manifest, output, start, "documents", skipped=built.skipped, as_json=as_json,
+        quiet=quiet,
+    )  # fmt: skip
 
 
 @main.command()
@@ -301,6 +320,58 @@ def recipes(as_json: bool) -> None:
     echo_result(facts, as_json=as_json, quiet=False, lines=recipe_lines(facts))
 
 
+@main.command()
+@click.argument("dataset", type=FOLDER, default="shards")
+@split_option
+@click.option("--plot", type=FOLDER, help="Picture to write: a .png, or an .html page.")
+@json_option
+@quiet_option
+def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bool) -> None:
+    """Describe a token store or shards: lengths, fill, fertility, masks by position.
+
+    \b
+    Example: lmdata stats tokens/ --plot tokens.png
+    """
+    from lmdata.stats import dataset_statistics
+    from lmdata.stats_report import statistics_lines, write_report
+
+    statistics = dataset_statistics(dataset, split=split)
+    if plot is not None:
+        write_report(statistics, plot)
+    lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
+    echo_result(to_json_values(statistics), as_json=as_json, quiet=quiet, lines=lines)
+
+
+@main.command()
+@click.argument("dataset", type=FOLDER, default="shards")
+@split_option
+@click.option(
+    "--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row to show."
+)
+@click.option(
+    "--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows to show."
+)
+@click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
+@json_option
+def show(dataset: Path, split: str, row: int, num_rows: int, source: bool, as_json: bool) -> None:
+    """Print rows readably: what is masked, replaced or kept, where sentences end.
+
+    \b
+    Example: lmdata show shards/ --row 7 --source
+    """
+    from lmdata.show import show_rows
+
+    colour = not as_json and sys.stdout.isatty()
+    shown = show_rows(dataset, row, num_rows, split=split, with_source=source, colour=colour)
+    facts = [{"row": row + index, "text": text} for index, text in enumerate(shown)]
+    echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown)])
+
+
+def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
+    return {f"corpus__{name}" if name in READING else name: v for name, v in options.items()}
+
+
 def num_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
@@ -312,10 +383,14 @@ def say(text: str) -> None:
 
 
 def report_dataset(
-    manifest: Any, output: Path, start: float, rows: str, *, as_json: bool, quiet: bool
-) -> None:
+    manifest: Any, output: Path, start: float, rows: str, *,
+    skipped: dict[str, list[str]] | None = None, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
     """Print the summary of a dataset that was written since `start`."""
     elapsed_s = time.perf_counter() - start
     facts = manifest_summary(manifest, output, elapsed_s)
     lines = manifest_lines(manifest, output, elapsed_s, rows)
+    if skipped is not None:
+        facts["passed_over"] = {reason: len(paths) for reason, paths in skipped.items()}
+        lines += passed_over_lines(skipped)
     echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +118,29 @@ def train(
         return echo_result(
             to_json_values(result), as_json=as_json, quiet=quiet, lines=plan_lines(result)
         )
-    with ProgressLine("training", unit="steps", quiet=quiet) as line:
+    with ProgressLine("training", unit="steps", quiet=quiet) as line, saying_what_is_kept(output):
         summary = run_training(
             config, data, output, resume=resume, overwrite=overwrite,
             progress=lambda now: line.update(now.step, now.num_steps, training_note(now)),
         )  # fmt: skip
     lines = training_lines(summary)
     return echo_result(to_json_values(summary), as_json=as_json, quiet=quiet, lines=lines)
+
+
+@contextlib.contextmanager
+def saying_what_is_kept(output: Path) -> Iterator[None]:
+    """Have an interrupted training end with what is kept and how to go on."""
+    from lmmodel.trainer import Interrupted
+
+    try:
+        yield
+    except Interrupted as error:
+        raise KeyboardInterrupt(str(error)) from error
+    except KeyboardInterrupt as error:
+        if not (output / "config.json").exists():
+            raise KeyboardInterrupt("Nothing was begun; type the same command again.") from error
+        text = f"The last checkpoint in {output} is kept: go on with --resume --output {output}"
+        raise KeyboardInterrupt(text) from error
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import sys
@@ -15,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, what a shell expects
+_USER_CAN_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class FriendlyGroup(click.Group):
@@ -31,9 +33,23 @@ class FriendlyGroup(click.Group):
             sys.stderr.close()  # a closed pipe on stdout, as with `| head`, is the reader's choice
             ctx.exit(0)
         except Exception as error:
-            if type(error).__module__ not in {"lmdata.errors", "lmmodel.errors"}:
+            line = _describe(error)
+            if line is None:
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(line) from error
+
+
+def _describe(error: Exception) -> str | None:
+    """Return the one line for an error that the user can mend, None for a bug."""
+    from lmdata.errors import LmdataError
+    from lmmodel.errors import LmmodelError
+
+    if isinstance(error, LmdataError | LmmodelError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _USER_CAN_MEND:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}: free some space there or choose another place"
+    return None
 
 
 def _how_to_go_on(interruption: KeyboardInterrupt) -> str:
@@ -95,7 +111,19 @@ def resolve(
     An option that was not given is None. A name with a double underscore sets a nested key:
     `corpus__encoding` is `corpus.encoding`.
     """
-    from lmdata.config import build_config, read_toml, set_value
+    from lmdata.config import build_config
+
+    return build_config(cls, gather(config_path, overrides, base, **options))
+
+
+def gather(
+    config_path: Path | None,
+    overrides: Sequence[str],
+    base: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return the settings that `resolve` makes a configuration of, as nested tables."""
+    from lmdata.config import read_toml, set_value
 
     values = {**(base or {}), **(read_toml(config_path) if config_path else {})}
     for name, value in options.items():
@@ -107,10 +135,10 @@ def resolve(
             place[key] = list(value) if isinstance(value, tuple) else value
     for override in overrides:
         set_value(values, override)
-    return build_config(cls, values)
+    return values
 
 
-def echo_result(result: dict[str, Any], *, as_json: bool, quiet: bool, lines: list[str]) -> None:
+def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) -> None:
     """Print a command's result on stdout: JSON for machines, lines for people, or nothing."""
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))

@@ -1,23 +1,14 @@
-"""Progress on stderr: a live line on a terminal, a line now and then in a log, nothing if quiet."""
+"""Progress on stderr: a live line on a terminal, nothing in a log or if quiet."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 SHOW_AFTER_S = 2.0
 
@@ -53,19 +44,35 @@ class ProgressLine:
         if not self._is_visible or time.monotonic() - self._started_at < SHOW_AFTER_S:
             return
         if self._progress is None:
-            self._progress = Progress(*self._columns(), console=Console(stderr=True))
-            self._progress.start()
+            self._progress = _start_bar(self._unit)
             self._progress.add_task(self._title, total=total, note="")
         task = self._progress.tasks[0].id
         self._progress.update(task, completed=done, total=total, note=note)
 
-    def _columns(self) -> list[ProgressColumn]:
-        counted: list[ProgressColumn] = (
-            [DownloadColumn(), TransferSpeedColumn()]
-            if self._unit == "bytes"
-            else [MofNCompleteColumn(), TextColumn(self._unit)]
-        )
-        return [
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
-            *counted, TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        ]  # fmt: skip
+
+def _start_bar(unit: str) -> Progress:
+    """Return a bar on stderr; Rich is imported only here, `--help` does without it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    counted: list[ProgressColumn] = (
+        [DownloadColumn(), TransferSpeedColumn()]
+        if unit == "bytes"
+        else [MofNCompleteColumn(), TextColumn(unit)]
+    )
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
+        *counted, TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )  # fmt: skip
+    bar.start()
+    return bar

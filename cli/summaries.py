@@ -74,6 +74,20 @@ def manifest_lines(manifest: Manifest, output: Path, elapsed_s: float, rows: str
     return lines + [f"  note       {note}" for note in manifest.notes]
 
 
+def passed_over_lines(skipped: dict[str, list[str]]) -> list[str]:
+    """Return which files of a corpus were not read, a line for each reason.
+
+    Example:
+        >>> passed_over_lines({"hidden": ["corpus/.git", "corpus/.cache"]})
+        ['  passed over 2 files: hidden (such as .git)']
+    """
+    return [
+        f"  passed over {len(paths):,} file{'s' if len(paths) != 1 else ''}: {reason} "
+        f"(such as {Path(paths[0]).name})"
+        for reason, paths in sorted(skipped.items())
+    ]
+
+
 def _flow_line(name: str, flow: Flow) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in flow.dropped.items() if count)
     return (

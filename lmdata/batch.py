@@ -62,3 +62,26 @@ class ExampleBatch:
     def arrays(self) -> dict[str, Any]:
         """Return the fields by name."""
         return dict(vars(self))
+
+
+def split_segments(
+    input_ids: np.ndarray, offsets: np.ndarray, end_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the segments of packed rows, found by the special token that ends each.
+
+    Args:
+        input_ids: (T,), rows that end with `end_id`, as it is never masked nor put in
+        offsets: int64 (B + 1,), where rows begin
+        end_id: of the special token
+
+    Returns:
+        segment_lengths int32 (S,) and segment_offsets int64 (B + 1,), as in `ExampleBatch`.
+
+    Example:
+        >>> ids = np.array([2, 7, 3, 2, 3, 2, 9, 9, 3])
+        >>> [part.tolist() for part in split_segments(ids, np.array([0, 5, 9]), 3)]
+        [[3, 2, 4], [0, 2, 3]]
+    """
+    ends = np.flatnonzero(input_ids == end_id) + 1
+    lengths = np.diff(ends, prepend=0).astype(np.int32)
+    return lengths, np.searchsorted(ends, offsets, side="right").astype(np.int64)

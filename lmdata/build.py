@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from lmdata.corpus import CorpusConfig, Documents, Source, find_sources, read_documents
+from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
 from lmdata.encoding import make_encoder
 from lmdata.errors import CorpusError, OutputError
 from lmdata.plan import TokenizeConfig
@@ -17,6 +19,12 @@ from lmdata.training import TokenizerConfig, train_tokenizer
 from lmdata.writer import output_errors
 
 DEFAULT_TOKENIZER = Path("tokenizer")
+
+# What a tokenizer's folder may hold; nothing else is ever replaced.
+_TOKENIZER_FILES = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
+    "vocab.json", "merges.txt",
+}  # fmt: skip
 
 OnBytes = Callable[[int, int], None]
 OnProgress = Callable[[int, int, int], None]
@@ -42,15 +50,21 @@ def build_tokenizer(
         TokenizerError: the text can't give such a tokenizer
         OutputError: `output` exists or can't be written
     """
-    if output.exists() and not overwrite:
-        raise OutputError(
-            f"{output} exists: add --overwrite to replace it, or choose another --output"
-        )
-    sources = find_sources(arguments, corpus)
-    batches = _documents_of(sources, corpus, progress)
-    tokenizer = train_tokenizer(batches, config, num_threads=num_workers)
-    _replace_folder(tokenizer, output)
+    sources = survey_sources(arguments, corpus).sources
+    with _new_folder(output, overwrite) as temporary:
+        batches = _documents_of(sources, corpus, progress)
+        tokenizer = train_tokenizer(batches, config, num_threads=num_workers)
+        with output_errors(output, "nothing was written"):
+            save_tokenizer(tokenizer, temporary)
     return tokenizer
+
+
+@dataclass(frozen=True)
+class StoreBuild:
+    """A finished token store, and the files of the corpus that were not read, by reason."""
+
+    manifest: Manifest
+    skipped: dict[str, list[str]]
 
 
 def build_store(
@@ -59,7 +73,7 @@ def build_store(
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
     verbose: bool = False,
-) -> Manifest:  # fmt: skip
+) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
     Args:
@@ -77,7 +91,8 @@ def build_store(
     Raises:
         LmdataError: as `build_tokenizer` and `lmdata.tokenize.tokenize_corpus`
     """
-    sources = find_sources(arguments, config.corpus)
+    survey = survey_sources(arguments, config.corpus)
+    sources = survey.sources
     if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
         _check_readable_twice(sources)
         if say:
@@ -90,10 +105,11 @@ def build_store(
     if say and verbose:
         encoder = make_encoder(tokenizer)
         say(f"encoding by {encoder.kind}: {encoder.reason}")
-    return tokenize_corpus(
+    manifest = tokenize_corpus(
         sources, config, tokenizer, output, num_workers=num_workers, memory_bytes=memory_bytes,
         overwrite=overwrite, progress=progress,
     )  # fmt: skip
+    return StoreBuild(manifest, survey.skipped)
 
 
 def _documents_of(
@@ -116,12 +132,38 @@ def _check_readable_twice(sources: Sequence[Source]) -> None:
         )
 
 
-def _replace_folder(tokenizer: Tokenizer, output: Path) -> None:
-    """Write the tokenizer's folder beside its place, then move it there."""
+@contextmanager
+def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder beside `output` that takes its place if all goes well.
+
+    Raises:
+        OutputError: `output` exists, holds something that is no tokenizer, or can't be written
+    """
+    _check_replaceable(output, overwrite)
     temporary = output.with_name(f".{output.name}.tmp")
-    with output_errors(output):
+    try:
+        with output_errors(output):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        yield temporary
+        with output_errors(output):
+            shutil.rmtree(output, ignore_errors=True)
+            temporary.rename(output)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        save_tokenizer(tokenizer, temporary)
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
+
+
+def _check_replaceable(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not overwrite:
+        raise OutputError(
+            f"{output} exists: add --overwrite to replace it, or choose another --output"
+        )
+    found = {entry.name for entry in output.iterdir()} if output.is_dir() else {output.name}
+    strangers = sorted(found - _TOKENIZER_FILES)
+    if strangers:
+        raise OutputError(
+            f"{output} holds more than a tokenizer (such as {strangers[0]}), which --overwrite "
+            f"leaves alone: choose another --output"
+        )

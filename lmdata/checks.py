@@ -57,7 +57,7 @@ def share(name: str, expected: float, count: int, total: int, width: float = 1.0
         width: factor on the binomial standard error, where choices hang together
 
     Example:
-        >>> share("heads", 0.5, 5100, 10_000).passed, share("heads", 0.5, 80, 100).passed
+        >>> share("heads", 0.5, 5100, 10_000).passed, share("heads", 0.5, 95, 100).passed
         (True, False)
     """
     observed = count / total if total else expected

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lmdata.batch import ExampleBatch
+from lmdata.batch import ExampleBatch, split_segments
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.schema import (
     TOKENIZER_FOLDER,
@@ -108,6 +108,7 @@ class ExampleSet:
         self.tokenizer = tokenizer
         self.split = split
         self.num_examples = manifest.num_rows(split)
+        self._segment_end = _segment_end(manifest, tokenizer)
         self._blocks = blocks
         self._first_rows = np.array([block.first_row for block in blocks], np.int64)
 
@@ -132,6 +133,9 @@ class ExampleSet:
         ]
         ids, offsets = _gather_lists(picked, rows, "input_ids")
         positions, mask_offsets = _gather_lists(picked, rows, "masked_positions")
+        lengths, segments = np.diff(offsets).astype(np.int32), np.arange(len(rows) + 1)
+        if self._segment_end is not None:
+            lengths, segments = split_segments(ids, offsets, self._segment_end)
         return ExampleBatch(
             input_ids=ids,
             offsets=offsets,
@@ -143,9 +147,18 @@ class ExampleSet:
             document_a=_gather_values(picked, rows, "document_a"),
             document_b=_gather_values(picked, rows, "document_b"),
             duplicate=_gather_values(picked, rows, "duplicate"),
-            segment_lengths=np.diff(offsets).astype(np.int32),
-            segment_offsets=np.arange(len(rows) + 1),
+            segment_lengths=lengths,
+            segment_offsets=segments,
         )
+
+
+def _segment_end(manifest: Manifest, tokenizer: Tokenizer) -> int | None:
+    """Return the special token that ends each segment of a packed row, None for other views."""
+    recipe = manifest.configuration.get("recipe", {})
+    if recipe.get("view") != "packed":
+        return None
+    end = tokenizer.special_ids.get("eos") if recipe.get("corruption") == "none" else None
+    return tokenizer.special_ids.get("sep") if end is None else end
 
 
 _Picked = list[tuple[_ExampleBlock, np.ndarray]]  # blocks and, of each, places in the answer

@@ -11,8 +11,8 @@ from lmdata.batch import NO_LABEL, ExampleBatch
 def to_record_batch(batch: ExampleBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Return examples as one record batch of `schema.example_schema`.
 
-    Columns that already have the right type are not copied. Which segments attend to each other
-    in a packed row is not kept: each ends with its special token.
+    Columns that already have the right type are not copied. The segments of a packed row are not
+    kept: each ends with its special token, by which `batch.split_segments` finds them again.
     """
     types = {field.name: field.type for field in schema}
     has_label = batch.next_sentence_label != NO_LABEL

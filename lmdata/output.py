@@ -21,6 +21,7 @@ from lmdata.schema import (
 from lmdata.writer import TEMPORARY_SUFFIX, output_errors, sync_folder, write_atomically
 
 _OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.arrow({re.escape(TEMPORARY_SUFFIX)})?")
+PLAN_NAME = "plan.json"  # in `.build`
 _LOCK_WAIT_S = 5.0  # killed processes may take a moment to go
 
 
@@ -44,10 +45,14 @@ class OutputFolder:
         with output_errors(self.build):
             self.build.mkdir(parents=True, exist_ok=True)
             self.lock = os.open(self.build / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        self._lock()
-        if overwrite:
-            with output_errors(path):
-                self._remove_contents(keep=("lock",))
+        try:
+            self._lock()
+            if overwrite:
+                with output_errors(path):
+                    self._remove_contents(keep=("lock",))
+        except BaseException:
+            os.close(self.lock)
+            raise
 
     def _refuse_existing(self) -> None:
         if (self.path / MANIFEST_NAME).exists():
@@ -71,7 +76,6 @@ class OutputFolder:
                 return
             except BlockingIOError as error:
                 if time.monotonic() > patience_ends_at:
-                    os.close(self.lock)
                     raise OutputError(
                         f"{self.path} is being written by another process: wait for it, or choose "
                         f"another --output"
@@ -109,14 +113,17 @@ class OutputFolder:
             self.path.rmdir()
 
     def _remove_contents(self, keep: tuple[str, ...] = ()) -> None:
-        """Remove a dataset's own files, manifest first; files of others stay."""
+        """Remove a dataset's own files, manifest first; files of others stay.
+
+        The plan goes last: as long as receipts are there, it says what they are receipts for.
+        """
         (self.path / MANIFEST_NAME).unlink(missing_ok=True)
         sync_folder(self.path)
         shutil.rmtree(self.path / TOKENIZER_FOLDER, ignore_errors=True)
         for path in self.path.iterdir():
             if _OURS.fullmatch(path.name):
                 path.unlink()
-        for path in list(self.build.iterdir()):
+        for path in sorted(self.build.iterdir(), key=lambda path: path.name == PLAN_NAME):
             if path.name not in keep:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not keep:

@@ -17,6 +17,8 @@ from lmdata.corpus import CorpusConfig, Source, split_source
 from lmdata.errors import MismatchError
 from lmdata.schema import FORMAT_VERSION
 from lmdata.sentences import SPLITTER_VERSION
+from lmdata.shards import hash_file
+from lmdata.sources import STDIN
 from lmdata.writer import DEFAULT_SHARD_BYTES
 
 DEFAULT_UNIT_BYTES = 32 << 20
@@ -130,13 +132,16 @@ def describe_plan(
         "sentence_splitter": SPLITTER_VERSION,
         "tokenizer": tokenizer_hash,
         "configuration": config_to_dict(config),
-        "sources": {source.name: _stamp(source.path, source.size_bytes) for source in sources},
+        "sources": {source.name: _stamp(source) for source in sources},
     }
 
 
-def _stamp(path: Path | None, size_bytes: int) -> list[int]:
-    """Return size and time of change; of standard input, only the size."""
-    return [size_bytes, path.stat().st_mtime_ns if path else 0]
+def _stamp(source: Source) -> list[int | str]:
+    """Return what tells a changed source: size and time of change; of standard input, its hash."""
+    assert source.path is not None
+    if source.name == STDIN:
+        return [source.size_bytes, hash_file(source.path)]
+    return [source.size_bytes, source.path.stat().st_mtime_ns]
 
 
 def check_same_plan(begun: dict[str, Any], now: dict[str, Any], output: Path) -> None:

@@ -89,7 +89,9 @@ class Job:
         """Return the error text for a document over the limit."""
         return (
             f"{what} takes {num_bytes} bytes or more, max_document_bytes is "
-            f"{self.config.max_document_bytes}: raise it, and the memory for it"
+            f"{self.config.max_document_bytes}: raise it by --set "
+            f"corpus.max_document_bytes={max(num_bytes, 2 * self.config.max_document_bytes)}, and "
+            f"the memory for it"
         )
 
     def missing_field(self, where: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ their quotes, not by a parser: `ast` takes a minute for what this scan takes sec
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ _SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "testing", "idle_test", "_vendor", "__pycache__", "site-packages", "lib2to3"}
 )
 _MIN_DOCUMENT_BYTES = 300
+_RECORD_NAME = ".sample-corpus.json"  # hidden: readers of a corpus pass it over
 
 
 @dataclass(frozen=True)
@@ -43,34 +45,70 @@ def write_sample_corpus(
     output: Path,
     *,
     max_bytes: int | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SampleSummary:
     """Write the prose of this Python installation as .txt files, one document a file.
 
     A paragraph is one line, paragraphs are separated by blank lines. A paragraph that came before
-    in another module is left out. The same installation gives the same bytes.
+    in another module is left out. The same installation gives the same bytes. A hidden record of
+    what was written lies beside them.
 
     Args:
         output: a folder that is empty or does not exist; it appears when it is complete
         max_bytes: stop after about so many bytes; modules come in a mixed, fixed order
+        overwrite: replace a folder that this function wrote and nobody changed since
         progress: called with the bytes of source code read so far and in all
 
     Raises:
-        OutputError: the folder is not empty or can't be written
+        OutputError: the folder is not empty, not ours to replace, or can't be written
     """
     partial = output.with_name(f".{output.name}.partial")
     try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise OutputError(f"{output} exists and is not empty: name another or remove it")
+        _check_replaceable(output, overwrite)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         summary = _write_documents(partial, max_bytes, progress)
+        record = _describe_files(partial)
+        (partial / _RECORD_NAME).write_text(record, encoding="utf-8")
+        if overwrite:
+            shutil.rmtree(output, ignore_errors=True)
         partial.replace(output)
     except OSError as error:
         raise OutputError(f"can't write {output}: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return summary
+
+
+def _check_replaceable(output: Path, overwrite: bool) -> None:
+    """Raise unless nothing would be lost that this module can't write again."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise OutputError(
+            f"{output} exists and is not empty: name another, or replace it by --overwrite"
+        )
+    if not (output / _RECORD_NAME).is_file():
+        raise OutputError(
+            f"{output} was not written by this command, so --overwrite leaves it alone: name "
+            f"another folder"
+        )
+    if _describe_files(output) != (output / _RECORD_NAME).read_text(encoding="utf-8"):
+        raise OutputError(
+            f"{output} has been changed since it was written, so --overwrite leaves it alone: "
+            f"name another folder, or remove it yourself"
+        )
+
+
+def _describe_files(folder: Path) -> str:
+    """Return the CRC-32 of every entry of a folder by its name as JSON, 0 for what is no file."""
+    checksums = {
+        path.name: zlib.crc32(path.read_bytes()) if path.is_file() else 0
+        for path in sorted(folder.iterdir())
+        if path.name != _RECORD_NAME
+    }
+    return json.dumps(checksums, indent=0)
 
 
 def _write_documents(

@@ -59,6 +59,28 @@ def show_row(
     return "\n".join([text, *(describe_source(store, document) for document in documents)])
 
 
+def show_rows(
+    path: Path | str, first: int, num_rows: int, *, split: str = "train",
+    with_source: bool = False, colour: bool = False,
+) -> list[str]:  # fmt: skip
+    """Return up to `num_rows` rows of a dataset as texts, fewer where the split ends.
+
+    Raises:
+        MismatchError: there is no such first row, and else as `show_row`
+        IntegrityError: as `show_row`
+    """
+    num_present = read_manifest(Path(path)).num_rows(split)
+    if not 0 <= first < num_present:
+        raise MismatchError(
+            f"{path} has no row {first} in split {split}, which has {num_present:,} rows: name "
+            f"one from 0 on"
+        )
+    rows = range(first, min(first + num_rows, num_present))
+    return [
+        show_row(path, row, split=split, with_source=with_source, colour=colour) for row in rows
+    ]
+
+
 def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
     """Return the split of the token store that examples were made from.
 

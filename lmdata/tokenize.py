@@ -23,7 +23,7 @@ from lmdata.config import config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, LmdataError, TokenizerError
 from lmdata.ledger import combine_receipts, describe_nothing, describe_sources
-from lmdata.output import OutputFolder
+from lmdata.output import PLAN_NAME, OutputFolder
 from lmdata.plan import (
     DEFAULT_UNIT_BYTES,
     TokenizeConfig,
@@ -176,7 +176,7 @@ class _Build:
 
     def _agree_on_plan(self) -> None:
         """Write the plan, or make sure that the build that is there has the same."""
-        path = self._folder.build / "plan.json"
+        path = self._folder.build / PLAN_NAME
         plan = describe_plan(self._sources, self._config, self._tokenizer.hash, self._unit_bytes)
         try:
             begun = parse_json_object(path.read_text(encoding="utf-8"), path)

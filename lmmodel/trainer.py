@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
 
+from lmmodel.calibration import calibrate, measure_step
 from lmmodel.checkpoint import load_latest, save_checkpoint, save_tensors
 from lmmodel.config import TrainConfig
 from lmmodel.data import TrainingData, open_data
@@ -24,7 +24,6 @@ from lmmodel.device import (
     join_processes,
     peak_flops,
     resolve_device,
-    sum_over_processes,
 )
 from lmmodel.errors import DivergedError, LmmodelError, ResumeError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate, make_held_out
@@ -53,10 +52,6 @@ from lmmodel.run import (
 
 # So many steps in a row may be skipped as bad before the run stops.
 MAX_SKIPPED_IN_A_ROW = 20
-
-# Calibration ends after so many seconds, or this share of the budget if that is less.
-_CALIBRATION_S = 15.0
-_CALIBRATION_SHARE = 0.03
 
 
 class Interrupted(LmmodelError):
@@ -159,32 +154,6 @@ def plan(config: TrainConfig, data_path: Path) -> Plan:
     return make_plan(config, data_path, seconds)
 
 
-def measure_step(
-    config: TrainConfig,
-    data: TrainingData,
-    device: torch.device,
-    processes: Processes,
-    *,
-    limit_s: float,
-) -> float:
-    """Return the seconds of a step, the mean over all processes, from a model that is thrown away.
-
-    The first step, which compiles and warms up, does not count.
-    """
-    loader = make_loader(config, data, 1_000_000, processes)
-    check_memory(config, loader.batch(0), device)
-    learner = Learner(config, loader, device)
-    seconds: list[float] = []
-    started = time.perf_counter()
-    while len(seconds) < 4 or time.perf_counter() - started < limit_s:
-        began = time.perf_counter()
-        batch = loader.batch(len(seconds))
-        learner.learn(batch, learner.add_up(batch).num_labels)
-        seconds.append(time.perf_counter() - began)
-    own = torch.tensor([float(np.median(seconds[1:]))], dtype=torch.float64, device=device)
-    return float(sum_over_processes(own)) / processes.size
-
-
 def _config_of(record: RunRecord | None) -> TrainConfig:
     assert record is not None
     return record.config
@@ -197,8 +166,7 @@ def _begin(
     seconds = None
     minutes = config.budget.num_minutes
     if minutes is not None:
-        limit_s = min(_CALIBRATION_S, _CALIBRATION_SHARE * minutes * 60)
-        seconds = measure_step(config, data, device, processes, limit_s=limit_s)
+        seconds = calibrate(config, data, device, processes, minutes=minutes)
     loader = make_loader(config, data, 1, processes)
     num_steps = budget_steps(config.budget, loader, seconds_per_step=seconds)
     return make_record(config, num_steps, data, describe_environment(device))

@@ -27,7 +27,7 @@ FOLDERS = [
     "tasks",
     "vocab",
 ]
-SLICE_BYTES = 500
+SLICE_BYTES = 300
 PART_CHARACTERS = 20_000
 MAX_FILE_BYTES = 2 << 20
 

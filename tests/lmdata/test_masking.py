@@ -59,6 +59,27 @@ def run(rows, recipe, seed=1, epoch=0, progress=0.0, dtype=np.uint16, first=0):
     ]
 
 
+def masks_of_the_oracle(rows, recipe, seed, epoch):
+    """Return what `run(rows, recipe, seed, epoch, first=5)` must return."""
+    bert = recipe.compat == "bert"
+    can_mask = set(range(VOCABULARY)) - ({CLS, SEP} if bert else set(range(UNK)))
+    random_pieces = list(range(0 if bert else UNK + 1, VOCABULARY))
+    expected = []
+    for number, row in enumerate(rows):
+        draws = AddressedDraws(seed, epoch, masked=(number + 5, number))
+        k = num_to_mask(len(row), recipe.mlm_probability, recipe.most_predictions)
+        if recipe.corruption == "token":
+            spans = [[position] for position in choose_tokens(row, can_mask, k, draws)]
+        else:
+            words = group_words(row, can_mask, CONTINUES, bert)
+            spans = choose_words(words, k, draws, recipe.corruption)
+        one_decision = recipe.corruption == "span"
+        expected.append(
+            replace_tokens(row, spans, random_pieces, draws, one_decision_a_span=one_decision)
+        )
+    return expected
+
+
 @given(
     rows=rows_strategy, seed=st.integers(0, 2**40), epoch=st.integers(0, 3),
     rate=st.floats(0.01, 0.9), most=st.one_of(st.none(), st.integers(1, 9)),
@@ -71,24 +92,19 @@ def test_masks_equal_the_oracle_given_the_same_draws(
     recipe = Recipe(
         corruption=corruption, mlm_probability=rate, max_predictions=most, compat=compat
     )
-    bert = compat == "bert"
-    can_mask = set(range(VOCABULARY)) - ({CLS, SEP} if bert else set(range(UNK)))
-    random_pieces = list(range(0 if bert else UNK + 1, VOCABULARY))
-    expected = []
-    for number, row in enumerate(rows):
-        draws = AddressedDraws(seed, epoch, masked=(number + 5, number))
-        k = num_to_mask(len(row), rate, recipe.most_predictions)
-        if corruption == "token":
-            spans = [[position] for position in choose_tokens(row, can_mask, k, draws)]
-        else:
-            words = group_words(row, can_mask, CONTINUES, bert)
-            spans = choose_words(words, k, draws, corruption)
-        expected.append(
-            replace_tokens(
-                row, spans, random_pieces, draws, one_decision_a_span=corruption == "span"
-            )
-        )
+    expected = masks_of_the_oracle(rows, recipe, seed, epoch)
     assert run(rows, recipe, seed, epoch, dtype=dtype, first=5) == expected
+
+
+@pytest.mark.parametrize("compat", [None, "bert"])
+@pytest.mark.parametrize("corruption", ["token", "whole-word", "span", "ngram"])
+def test_masks_of_long_rows_equal_the_oracle_too(corruption, compat):
+    # Long enough for spans to meet each other, the special tokens and the end of the budget.
+    generator = np.random.default_rng(11)
+    pieces = [CLS, SEP, UNK, *range(5, VOCABULARY)]
+    rows = [generator.choice(pieces, size).tolist() for size in range(20, 80, 3)]
+    recipe = Recipe(corruption=corruption, mlm_probability=0.25, compat=compat)
+    assert run(rows, recipe, 7, 1, first=5) == masks_of_the_oracle(rows, recipe, 7, 1)
 
 
 def test_masks_by_hand():
@@ -134,6 +150,9 @@ def test_the_number_of_masks_rounds_halves_to_even_as_python_does():
         expected = [num_to_mask(int(length), rate, 77) for length in lengths]
         assert predictions(lengths, rate, 77).tolist() == expected
     assert predictions(np.array([50, 90]), 0.15, 77).tolist() == [8, 14]
+    rows = [[5] * length for length in (10, 14, 18, 22)]  # 2.5, 3.5, 4.5, 5.5
+    masked = run(rows, Recipe(mlm_probability=0.25))
+    assert [len(positions) for _, positions, _ in masked] == [2, 4, 4, 6]
     assert Recipe(max_seq_length=128).most_predictions == 20
     assert Recipe(max_seq_length=20).most_predictions == 3
 

@@ -52,7 +52,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read_all(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_text() for path in sorted(folder.glob("[!.]*"))}
 
 
 def test_a_module_becomes_a_document_of_its_prose(installation: Path) -> None:
@@ -97,9 +97,25 @@ def test_max_bytes_stops_early_and_progress_is_told(installation: Path) -> None:
 
 def test_a_folder_with_something_in_it_is_refused(installation: Path) -> None:
     with pytest.raises(
-        OutputError, match="stdlib exists and is not empty: name another or remove it"
+        OutputError, match="stdlib exists and is not empty: name another, or replace it by --overwrite"
     ):
         write_sample_corpus(installation / "stdlib")
+
+
+def test_overwrite_replaces_only_what_it_wrote_and_nobody_changed(installation: Path) -> None:
+    corpus = installation / "corpus"
+    write_sample_corpus(corpus)
+    before = read_all(corpus)
+    (installation / "stdlib" / "numbers.py").write_text(MODULE.replace("One module", "A module"))
+    write_sample_corpus(corpus, overwrite=True)
+    assert read_all(corpus) != before
+    before = read_all(corpus)
+    (corpus / "mine.txt").write_text("My own text.")
+    with pytest.raises(OutputError, match=r"corpus has been changed since .* remove it yourself"):
+        write_sample_corpus(corpus, overwrite=True)
+    assert read_all(corpus) == {**before, "mine.txt": "My own text."}
+    with pytest.raises(OutputError, match="stdlib was not written by this command"):
+        write_sample_corpus(installation / "stdlib", overwrite=True)
 
 
 def test_an_output_that_cannot_be_written_is_refused(

@@ -10,7 +10,7 @@ from lmdata.dataset import open_examples, open_store
 from lmdata.errors import DatasetError, MismatchError
 from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
-from lmdata.show import mark_pieces, piece_texts, show_row
+from lmdata.show import mark_pieces, piece_texts, show_row, show_rows
 from tests.lmdata.builds import build, make_tokenizer, write_corpus
 from tests.lmdata.test_examples import make_sentences
 
@@ -144,3 +144,11 @@ def test_a_row_that_is_not_there_and_a_store_that_changed_are_named(folder, tmp_
     shutil.rmtree(copy / "tokens")
     with pytest.raises(DatasetError, match="no such dataset folder"):
         show_row(copy / "nsp", 0, with_source=True)
+
+
+def test_several_rows_end_where_the_split_ends(folder):
+    num_rows = len(open_examples(folder / "nsp"))
+    texts = show_rows(folder / "nsp", num_rows - 2, 5)
+    assert texts == [show_row(folder / "nsp", row) for row in (num_rows - 2, num_rows - 1)]
+    with pytest.raises(MismatchError, match=f"no row {num_rows} in split train"):
+        show_rows(folder / "nsp", num_rows, 1)

@@ -129,3 +129,12 @@ def test_lengths_are_those_of_all_batches_together(batches):
 def test_reach_counts_the_examples_that_have_a_position(lengths, longest):
     expected = [sum(length > position for length in lengths) for position in range(longest)]
     assert reach(np.array(lengths, np.int64), longest).tolist() == expected
+
+
+def test_a_split_without_rows_is_described_too(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", {"a.txt": ["The cat sat. The dog ran."]})
+    build(corpus, tmp_path / "tokens", validation_ratio=1e-9)
+    found = dataset_statistics(tmp_path / "tokens", split="validation")
+    assert (found.documents, found.tokens, found.pieces.used) == (0, 0, 0)
+    assert statistics_lines(found)
+    write_report(found, tmp_path / "report.png")

@@ -364,9 +364,8 @@ def test_standard_input_is_a_source(tmp_path: Path) -> None:
         "tokenize_corpus(find_sources(['-'], LINES), config, make_tokenizer(), Path(sys.argv[1]))\n"
     )
     text = b"the cat sat\na dog ran\n"
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "t")], input=text, check=True, cwd=ROOT
-    )
+    command = [sys.executable, "-c", code, str(tmp_path / "t")]
+    subprocess.run(command, input=text, check=True, cwd=ROOT)
     manifest = json.loads((tmp_path / "t/manifest.json").read_text())
     assert manifest["sources"][0]["name"] == "-"
     assert manifest["sources"][0]["bytes"] == len(text)
@@ -429,6 +428,29 @@ def test_a_changed_source_is_noticed(tmp_path: Path, change: str) -> None:
     message = {"edited": "a.txt has changed", "added": "f.txt is new", "removed": "a.txt is gone"}
     with pytest.raises(MismatchError, match=f"source {message[change]}"):
         build(tmp_path / "corpus", tmp_path / "t", **SMALL)
+
+
+def test_clearing_away_a_build_keeps_the_plan_until_no_receipt_is_left(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(corpus, tmp_path / "t")
+    num_removed = 0
+    unlink = Path.unlink
+
+    def unlink_or_die(path: Path, missing_ok: bool = False) -> None:
+        nonlocal num_removed
+        num_removed += path.parent.name == ".build"
+        if num_removed > 5:
+            raise InterruptedError("killed")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_or_die)
+    with pytest.raises(OutputError):
+        build(corpus, tmp_path / "t", overwrite=True, **{**SMALL, "seed": 9})
+    monkeypatch.undo()
+    assert list((tmp_path / "t/.build").glob("unit-*.json"))
+    with pytest.raises(MismatchError, match="seed"):
+        build(corpus, tmp_path / "t", **{**SMALL, "seed": 9})
 
 
 def test_skipping_errors_may_continue_a_strict_build(corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""Compiled kernels that no longer match their sources are forgotten before they can run.
+
+Numba keeps a kernel on disk until the file that defines it changes. A kernel also contains what it
+calls from other files, and a change there goes unnoticed: it would go on with the old code, and
+its results would be wrong. So the checksums of all sources are kept beside the compiled kernels,
+and those of every module that imports a changed one, directly or not, are deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+_IMPORT = re.compile(r"^from lmdata\.(\w+) import", re.MULTILINE)
+
+
+def forget_stale_kernels(package: Path) -> None:
+    """Delete the compiled kernels that depend on a changed source of a package.
+
+    Args:
+        package: folder of the sources, with Numba's files in its `__pycache__`; where that can't
+            be written, Numba keeps its files elsewhere and nothing is done
+    """
+    cache = package / "__pycache__"
+    if not os.access(cache, os.W_OK):
+        return
+    sources = {path.stem: path.read_bytes() for path in package.glob("*.py")}
+    checksums = {name: zlib.crc32(source) for name, source in sources.items()}
+    record = cache / "kernel_sources.json"
+    known = _read_checksums(record)
+    if known == checksums:
+        return
+    changed = {name for name, checksum in checksums.items() if known.get(name) != checksum}
+    for name in find_dependents(changed, sources):
+        for compiled in cache.glob(f"{name}.*.nb[ic]"):
+            compiled.unlink(missing_ok=True)
+    temporary = cache / f"kernel_sources.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(checksums), encoding="utf-8")
+    temporary.replace(record)
+
+
+def find_dependents(changed: set[str], sources: dict[str, bytes]) -> set[str]:
+    """Return the modules that import a changed one, directly or not, and the changed themselves.
+
+    Example:
+        >>> sources = {"a": b"", "b": b"from lmdata.a import x", "c": b"from lmdata.b import y"}
+        >>> sorted(find_dependents({"a"}, sources)), sorted(find_dependents({"c"}, sources))
+        (['a', 'b', 'c'], ['c'])
+    """
+    imports = {
+        name: set(_IMPORT.findall(source.decode("utf-8"))) for name, source in sources.items()
+    }
+    found, before = set(changed), set[str]()
+    while found != before:
+        before = set(found)
+        found |= {name for name, imported in imports.items() if imported & before}
+    return found
+
+
+def _read_checksums(record: Path) -> dict[str, int]:
+    """Return the checksums that were kept, none where there are none or they can't be read."""
+    with suppress(OSError, ValueError):
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        if isinstance(kept, dict):
+            return kept
+    return {}
