@@ -21,7 +21,13 @@ import pyarrow as pa
 from lmdata import __version__
 from lmdata.config import build_config, config_to_dict
 from lmdata.dataset import TokenStore, open_store
-from lmdata.errors import ConfigError, DatasetError, IntegrityError, MismatchError
+from lmdata.errors import (
+    ConfigError,
+    DatasetError,
+    IntegrityError,
+    LmdataError,
+    MismatchError,
+)
 from lmdata.example_columns import to_record_batch
 from lmdata.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.output import OutputFolder
@@ -166,8 +172,13 @@ class _Build:
         self._agree_on_plan()
         with output_errors(self._folder.path / TOKENIZER_FOLDER):
             save_tokenizer(self._tokenizer, self._folder.path / TOKENIZER_FOLDER)
-        for split, store in self._stores.items():
-            self._add_view(split, store)
+        try:
+            for split, store in self._stores.items():
+                self._add_view(split, store)
+        except LmdataError:
+            if not any(self._folder.build.glob("*.arrow.json")):
+                self._folder.discard()
+            raise
 
     def _agree_on_plan(self) -> None:
         path = self._folder.build / "plan.json"

@@ -118,10 +118,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file atomically: temporary name, fsync, rename."""
+    """Write a safetensors file atomically: temporary name, fsync, rename.
+
+    Raises:
+        CheckpointError: the disk is full, or the file can't be written
+    """
     on_cpu = {name: _own_memory(tensor.detach().cpu()) for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.partial")
-    save_file(on_cpu, temporary, metadata=dict(metadata or {"format": "pt"}))
+    try:
+        save_file(on_cpu, temporary, metadata=dict(metadata or {"format": "pt"}))
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"can't write {path} ({error}): free some space there and run again"
+        ) from error
     _finish(temporary, path)
 
 

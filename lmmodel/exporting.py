@@ -30,11 +30,10 @@ def export_run(run_path: Path, output: Path, *, overwrite: bool = False) -> Expo
     """Write a folder that a stock transformers class opens; it appears whole or not at all.
 
     Raises:
-        RunError: no run there, or `output` exists
+        RunError: no run there, `output` exists, or it is no export and thus not replaced
         HuggingFaceError: transformers, where installed, computes other logits from the export
     """
-    if output.exists() and not overwrite:
-        raise RunError(f"{output} exists: add --overwrite to replace it, or choose another folder")
+    _check_replaceable(output, overwrite)
     run = load_run(run_path, device="cpu")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp")
@@ -53,6 +52,18 @@ def export_run(run_path: Path, output: Path, *, overwrite: bool = False) -> Expo
         architecture=architecture(run.model.config),
         max_logit_difference=difference,
     )
+
+
+def _check_replaceable(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not overwrite:
+        raise RunError(f"{output} exists: add --overwrite to replace it, or choose another folder")
+    is_empty = output.is_dir() and not any(output.iterdir())
+    if not is_empty and not (output / "model.safetensors").is_file():
+        raise RunError(
+            f"{output} is no exported model, so --overwrite leaves it alone: choose another folder"
+        )
 
 
 def _check_difference(difference: float | None) -> None:

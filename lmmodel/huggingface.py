@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmmodel.batch import Batch, make_batch
+from lmmodel.checkpoint import save_tensors
 from lmmodel.errors import HuggingFaceError
 from lmmodel.huggingface_names import (
     architecture,
@@ -52,7 +52,7 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
     weights = to_their_weights(state, model.config)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "model.safetensors", weights)
     theirs = to_their_config(model.config, tokenizer.special_ids)
     _write_text(folder / "config.json", json.dumps(theirs, indent=2) + "\n")
     save_tokenizer(tokenizer, folder)

@@ -72,7 +72,9 @@ class Learner:
     def add_up(self, batch: StepBatch, *, wants_stop: bool = False) -> Totals:
         """Return what all processes must agree on before a step."""
         own = torch.tensor([*batch.num_labels, batch.num_tokens, wants_stop], dtype=torch.int64)
-        *labels, num_tokens, num_stopping = sum_over_processes(own.to(self.device)).tolist()
+        if self.loader.num_processes > 1:  # alone, nothing need wait for the device
+            own = sum_over_processes(own.to(self.device))
+        *labels, num_tokens, num_stopping = own.tolist()
         num_labels = torch.tensor(labels, device=self.device)
         return Totals(num_labels, num_tokens, wants_stop=num_stopping > 0)
 

@@ -235,6 +235,13 @@ def test_packed_rows_hold_every_token_once_and_crop_nothing(lengths, max_seq_len
         assert segment == list(range(segment[0], segment[0] + len(segment)))
 
 
+@pytest.mark.parametrize("name", ["single", "packed"])
+def test_a_document_that_fits_exactly_is_not_cut(name):
+    part = make_view(number_tokens([[30, 31]]), Recipe(view=name, max_seq_length=63))
+    assert part.examples(np.arange(1)).segment_lengths.tolist() == [63]
+    assert len(part) == 1
+
+
 def test_packed_rows_name_their_first_and_last_document():
     documents = number_tokens([[3], [4], [50]])
     part = make_view(documents, Recipe(view="packed", max_seq_length=64, shuffle=False))

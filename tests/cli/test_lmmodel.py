@@ -1,0 +1,99 @@
+"""`lmmodel`: what each verb makes and says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import TRAIN_FAST, Road, as_json, invoke, succeed
+
+
+def test_a_run_is_trained_from_the_defaults_of_the_verbs_before(
+    inside: Path, road: Road
+) -> None:
+    (inside / "shards").symlink_to(road.shards)
+    lines = succeed("lmmodel", "train", "--num-steps", "1", *TRAIN_FAST).stdout
+    assert lines.startswith("runs/tiny/  1 steps, ")
+    assert "held-out loss" in lines
+    assert "unigram loss" in lines
+    assert {path.name for path in (inside / "runs" / "tiny").iterdir()} >= {
+        "model.safetensors", "config.json", "metrics.jsonl", "loss.png", "checkpoints",
+        "tokenizer.json",
+    }  # fmt: skip
+
+
+def test_a_run_on_the_store_itself_and_its_resumption(road: Road, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ("lmmodel", "train", road.tokens, "--output", run, *TRAIN_FAST,
+                 "--set", "recipe.max_seq_length=32")  # fmt: skip
+    first = as_json(*arguments, "--num-steps", "2", "--seed", "5")
+    again = as_json("lmmodel", "train", "--resume", "--output", run)
+    assert first["num_steps"] == again["num_steps"] == 2
+    assert json.loads((run / "config.json").read_text())["config"]["seed"] == 5
+
+
+def test_a_dry_run_plans_and_writes_nothing(road: Road, tmp_path: Path) -> None:
+    plan = succeed("lmmodel", "train", road.shards, "--output", tmp_path / "run", "--dry-run",
+                   "--num-steps", "7", *TRAIN_FAST).stdout  # fmt: skip
+    assert "steps       7, " in plan
+    assert "2 x 128" in plan
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_config_file_and_the_options_are_one_configuration(
+    road: Road, tmp_path: Path
+) -> None:
+    (tmp_path / "it.toml").write_text('[optimizer]\nname = "muon"\n[budget]\nnum_steps = 9\n')
+    plan = as_json("lmmodel", "train", road.shards, "--dry-run", "--num-steps", "3",
+                   "--config", tmp_path / "it.toml", *TRAIN_FAST)  # fmt: skip
+    assert plan["num_steps"] == 3
+    assert plan["config"]["optimizer"]["name"] == "muon"
+
+
+def test_evaluate_prints_the_held_out_figures(road: Road) -> None:
+    lines = succeed("lmmodel", "evaluate", road.run, "--num-examples", "4").stdout
+    assert "held-out loss" in lines
+    assert "pair accuracy" in lines
+    other = as_json("lmmodel", "evaluate", road.run, road.shards, "--num-examples", "4",
+                    "--split", "train")  # fmt: skip
+    assert other["num_examples"] == 4
+
+
+def test_fill_mask_prints_guesses_for_each_mask(road: Road, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("The [MASK] sees a [MASK].\n")
+    lines = succeed("lmmodel", "fill-mask", road.run, "A [MASK].", "--top-k", "3",
+                    "--file", tmp_path / "texts").stdout.splitlines()  # fmt: skip
+    assert lines[0] == "A [MASK]."
+    assert lines[4:6] == ["The [MASK] sees a [MASK].", "  mask 1"]
+    assert len(lines) == 1 + 3 + 1 + 2 * (1 + 3)
+    found = as_json("lmmodel", "fill-mask", road.run, "--file", "-", input="A [MASK].\n")
+    assert len(found[0][0]) == 5
+
+
+def test_export_is_opened_by_transformers_with_the_same_logits(
+    road: Road, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    found = as_json("lmmodel", "export", road.run, tmp_path / "bert")
+    assert found["max_logit_difference"] < 1e-4
+    transformers.BertForPreTraining.from_pretrained(tmp_path / "bert")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "bert")
+    assert succeed("lmmodel", "export", road.run, tmp_path / "bert", "--overwrite")
+
+
+def test_an_interrupted_training_exits_130_and_says_how_to_go_on(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmmodel.trainer import Interrupted
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise Interrupted("stopped after step 3 of 9; everything is saved: go on with --resume")
+
+    monkeypatch.setattr("lmmodel.trainer.train", interrupt)
+    result = invoke("lmmodel", "train", road.shards, "--output", tmp_path / "run", *TRAIN_FAST)
+    assert result.exit_code == 130
+    assert result.stderr == (
+        "\nInterrupted. stopped after step 3 of 9; everything is saved: go on with --resume\n"
+    )
