@@ -24,7 +24,7 @@ import torch
 from benchmarks.gpu_checks import CHECKS
 from benchmarks.measure import RESULTS, environment, print_table
 from benchmarks.stores import write_synthetic_store
-from benchmarks.train import BASE, GPU_VOCAB_SIZE, gpu_work, trainer_work
+from benchmarks.train import BASE, GPU_VOCAB_SIZE, STORE_TOKENS, gpu_work, trainer_work
 from benchmarks.training_runs import Work, run_apart, run_module
 
 VOCAB = "vocab_size=30528"
@@ -40,7 +40,7 @@ TOY_SHAPES: dict[str, tuple[str, ...]] = {
     "bert toy": ("size=tiny",),
     "modern toy": ("size=tiny", "family=modern"),
 }
-STORE_TOKENS, TOY_STORE_TOKENS = 16_000_000, 50_000
+TOY_STORE_TOKENS = 50_000
 TOY_VOCAB_SIZE = 500
 LONGEST_CHECK_S, LONGEST_RUN_S = 150.0, 150.0
 NUM_CHECKS_AT_ONCE = 4

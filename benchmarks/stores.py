@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.measure import DATA
+from lmdata.building.output import OutputFolder
 from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
 from lmdata.encoding import make_encoder
-from lmdata.output import OutputFolder
 from lmdata.schema import (
     FORMAT_VERSION,
     TOKENIZER_FOLDER,

@@ -196,7 +196,7 @@ def tokenize(
     Example: lmdata tokenize 'wiki/*.jsonl.zst' --tokenizer vocab.txt --output wiki-tokens
     """
     from lmdata.build import build_store
-    from lmdata.plan import TokenizeConfig
+    from lmdata.building.plan import TokenizeConfig
 
     shard_bytes = None if shard_megabytes is None else shard_megabytes * 1_000_000
     config = resolve(

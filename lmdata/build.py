@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
 from lmdata.encoding import make_encoder
 from lmdata.errors import CorpusError, OutputError
-from lmdata.plan import TokenizeConfig
 from lmdata.schema import Manifest
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer

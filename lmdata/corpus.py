@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.blank_lines import find_blank_documents
-from lmdata.ranges import align_offset, is_splittable, split_source
-from lmdata.readers import read_records
-from lmdata.records import Job, Records, Rejections, lengths_to_offsets
-from lmdata.sources import CorpusConfig, Source, Survey, find_sources, survey_sources
-from lmdata.streams import is_utf8
+from lmdata.reading.blank_lines import find_blank_documents
+from lmdata.reading.ranges import align_offset, is_splittable, split_source
+from lmdata.reading.readers import read_records
+from lmdata.reading.records import Job, Records, Rejections, lengths_to_offsets
+from lmdata.reading.sources import CorpusConfig, Source, Survey, find_sources, survey_sources
+from lmdata.reading.streams import is_utf8
 
 __all__ = [
     "CorpusConfig",

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import ExampleBatch, split_segments
+from lmdata.building.shards import Verify, read_batches
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.schema import (
     TOKENIZER_FOLDER,
@@ -20,7 +21,6 @@ from lmdata.schema import (
     Manifest,
     read_manifest,
 )
-from lmdata.shards import Verify, read_batches
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 
 

@@ -68,15 +68,15 @@ def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
         num_threads: 1 in a worker process, so that workers do not compete; more lets gigatoken and
             `tokenizers` use the threads that they choose themselves
     """
-    from lmdata.cut_classes import find_obstacle
-    from lmdata.plain_encoding import PlainEncoder
+    from lmdata.encoders.cut_classes import find_obstacle
+    from lmdata.encoders.plain_encoding import PlainEncoder
 
     obstacle = find_obstacle(tokenizer.definition)
     if obstacle is None:
-        from lmdata.word_encoding import WordEncoder
+        from lmdata.encoders.word_encoding import WordEncoder
 
         return WordEncoder(tokenizer, num_threads=num_threads)
-    from lmdata.bpe_encoding import GigatokenEncoder, find_bpe_obstacle
+    from lmdata.encoders.bpe_encoding import GigatokenEncoder, find_bpe_obstacle
 
     bpe_obstacle = find_bpe_obstacle(tokenizer.definition)
     if bpe_obstacle is None:

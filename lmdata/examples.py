@@ -19,6 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
+from lmdata.building.output import OutputFolder
+from lmdata.building.shards import check_shard, map_shard
+from lmdata.checking.example_columns import to_record_batch
+from lmdata.checking.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.config import build_config, config_to_dict
 from lmdata.dataset import TokenStore, open_store
 from lmdata.errors import (
@@ -28,9 +32,6 @@ from lmdata.errors import (
     LmdataError,
     MismatchError,
 )
-from lmdata.example_columns import to_record_batch
-from lmdata.example_ledger import ExampleCounts, describe_flows, sum_examples
-from lmdata.output import OutputFolder
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     FORMAT_VERSION,
@@ -44,7 +45,6 @@ from lmdata.schema import (
     read_manifest,
     to_json,
 )
-from lmdata.shards import check_shard, map_shard
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmdata.views import View, view
 from lmdata.writer import (

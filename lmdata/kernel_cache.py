@@ -15,20 +15,20 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-_IMPORT = re.compile(r"^from lmdata\.(\w+) import", re.MULTILINE)
+_IMPORT = re.compile(r"^from lmdata\.([\w.]+) import", re.MULTILINE)
 
 
 def forget_stale_kernels(package: Path) -> None:
     """Delete the compiled kernels that depend on a changed source of a package.
 
     Args:
-        package: folder of the sources, with Numba's files in its `__pycache__`; where that can't
+        package: folder of the sources, with Numba's files in `__pycache__`; where that can't
             be written, Numba keeps its files elsewhere and nothing is done
     """
     cache = package / "__pycache__"
     if not os.access(cache, os.W_OK):
         return
-    sources = {path.stem: path.read_bytes() for path in package.glob("*.py")}
+    sources = {_module_name(path, package): path.read_bytes() for path in package.rglob("*.py")}
     checksums = {name: zlib.crc32(source) for name, source in sources.items()}
     record = cache / "kernel_sources.json"
     known = _read_checksums(record)
@@ -36,11 +36,16 @@ def forget_stale_kernels(package: Path) -> None:
         return
     changed = {name for name, checksum in checksums.items() if known.get(name) != checksum}
     for name in find_dependents(changed, sources):
-        for compiled in cache.glob(f"{name}.*.nb[ic]"):
+        *folders, module = name.split(".")
+        for compiled in package.joinpath(*folders, "__pycache__").glob(f"{module}.*.nb[ic]"):
             compiled.unlink(missing_ok=True)
     temporary = cache / f"kernel_sources.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(checksums), encoding="utf-8")
     temporary.replace(record)
+
+
+def _module_name(path: Path, package: Path) -> str:
+    return ".".join(path.relative_to(package).with_suffix("").parts)
 
 
 def find_dependents(changed: set[str], sources: dict[str, bytes]) -> set[str]:

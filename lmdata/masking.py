@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmdata.errors import TokenizerError
-from lmdata.mask_kernels import BERNOULLI, EXACT, WORDS, WORDS_BERNOULLI, mask_batch
 from lmdata.recipes import Recipe
 from lmdata.rng import draw, probability_word, stream_key
+from lmdata.viewing.mask_kernels import BERNOULLI, EXACT, WORDS, WORDS_BERNOULLI, mask_batch
 
 # SpanBERT (Joshi et al., 2019, section 3.1): lengths from Geo(0.2), cut at 10 and renormalised.
 _SPAN_PROBABILITY, _SPAN_LONGEST = 0.2, 10

@@ -10,14 +10,14 @@ import numba
 import numpy as np
 
 from lmdata.rng import below, below_wide, int64, philox_block
-from lmdata.store_table import (
+from lmdata.viewing.store_table import (
     StoreTable,
     find_block,
     lengths_until,
     sentence_range,
     token_start,
 )
-from lmdata.walk import (
+from lmdata.viewing.walk import (
     A_BLOCK,
     A_LENGTH,
     A_ROW,

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmdata.docstring_prose import extract_paragraphs
 from lmdata.errors import OutputError
+from lmdata.reading.docstring_prose import extract_paragraphs
 
 _TRIPLE_QUOTE = re.compile(r'"""|' + "'''")
 _BEFORE_DOCSTRING = re.compile(r"(?:^|[:,(]|\n)\s*[rRuU]?$")

@@ -11,7 +11,7 @@ space, so that white space leads the sentence that follows. Each document is spl
 - `.`, `!`, `?`, their runs and ellipses end one before white space, unless a lower-case letter
   follows; a sentence that itself began in lower case may be followed by another of the kind.
 - A single full stop is weighed with the word before it (abbreviations, initials, acronyms,
-  numbers that open an item) and the word after it (`lmdata.abbreviations`).
+  numbers that open an item) and the word after it (`lmdata.splitting.abbreviations`).
 - A space that was forgotten ("was late.The bus") is a boundary between two plain words only.
 - Thai and Lao have no terminator, and a full stop only in abbreviations: a space between two of
   their letters ends a sentence that is at least 48 letters long; shorter stretches are phrases.
@@ -26,8 +26,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.line_wrapping import is_deliberate_break, page_width
-from lmdata.sentence_characters import (
+from lmdata.splitting.line_wrapping import is_deliberate_break, page_width
+from lmdata.splitting.sentence_characters import (
     FULL_STOP,
     NEWLINE,
     PARAGRAPH,
@@ -36,7 +36,7 @@ from lmdata.sentence_characters import (
     class_at,
     trigger_bytes,
 )
-from lmdata.sentence_rules import (
+from lmdata.splitting.sentence_rules import (
     Rules,
     closers_end,
     make_rules,

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from lmdata.batch import ExampleBatch
+from lmdata.checking.example_checks import Counts, count_examples
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
-from lmdata.example_checks import Counts, count_examples
 from lmdata.examples import read_recipe
 from lmdata.schema import read_manifest
 from lmdata.tokenizer import Tokenizer

@@ -18,13 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from lmdata import __version__
-from lmdata.assembly import Assembly
-from lmdata.config import config_to_dict
-from lmdata.corpus import Source
-from lmdata.errors import ConfigError, CorpusError, IntegrityError, LmdataError, TokenizerError
-from lmdata.ledger import combine_receipts, describe_nothing, describe_sources
-from lmdata.output import PLAN_NAME, OutputFolder
-from lmdata.plan import (
+from lmdata.building.assembly import Assembly
+from lmdata.building.ledger import combine_receipts, describe_nothing, describe_sources
+from lmdata.building.output import PLAN_NAME, OutputFolder
+from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
     TokenizeConfig,
     Unit,
@@ -32,6 +29,20 @@ from lmdata.plan import (
     describe_plan,
     make_units,
 )
+from lmdata.building.shards import check_shard
+from lmdata.building.units import UnitReceipt, UnitSetup, read_receipt
+from lmdata.building.workers import (
+    Died,
+    Failed,
+    Finished,
+    Message,
+    Reported,
+    WorkerPool,
+    start_tokenizing,
+)
+from lmdata.config import config_to_dict
+from lmdata.corpus import Source
+from lmdata.errors import ConfigError, CorpusError, IntegrityError, LmdataError, TokenizerError
 from lmdata.schema import (
     FORMAT_VERSION,
     TOKENIZER_FOLDER,
@@ -41,10 +52,7 @@ from lmdata.schema import (
     parse_json_object,
 )
 from lmdata.sentences import SPLITTER_VERSION
-from lmdata.shards import check_shard
 from lmdata.tokenizer import Tokenizer, save_tokenizer
-from lmdata.units import UnitReceipt, UnitSetup, read_receipt
-from lmdata.workers import Died, Failed, Finished, Message, Reported, WorkerPool, start_tokenizing
 from lmdata.writer import AtomicFile, output_errors, write_atomically
 
 OnProgress = Callable[[int, int, int], None]

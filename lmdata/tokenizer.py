@@ -22,8 +22,8 @@ import tokenizers
 import xxhash
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from lmdata.encoders.word_starts import continues_word
 from lmdata.errors import TokenizerError
-from lmdata.word_starts import continues_word
 
 SPECIAL_NAMES: dict[str, tuple[str, ...]] = {
     "pad": ("[PAD]", "<pad>"),

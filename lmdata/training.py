@@ -13,14 +13,14 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from lmdata.chunks import cut_chunks
-from lmdata.counting import CountingRule, DocumentBatch, count_words, split_text
+from lmdata.encoders.words import NUM_CLASSES, SPACE, WORD, ascii_classes
 from lmdata.errors import TokenizerError
-from lmdata.merges import learn_merges
-from lmdata.symbols import Symbols, choose_alphabet, split_into_symbols
+from lmdata.learning.chunks import cut_chunks
+from lmdata.learning.counting import CountingRule, DocumentBatch, count_words, split_text
+from lmdata.learning.merges import learn_merges
+from lmdata.learning.symbols import Symbols, choose_alphabet, split_into_symbols
+from lmdata.learning.unigram import learn_unigram
 from lmdata.tokenizer import Tokenizer
-from lmdata.unigram import learn_unigram
-from lmdata.words import NUM_CLASSES, SPACE, WORD, ascii_classes
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]

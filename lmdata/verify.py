@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmdata.building.shards import check_shard, map_shard
+from lmdata.checking.shard_checks import check_shards
+from lmdata.checking.store_checks import check_store
+from lmdata.checking.verdicts import Row, Verdict, exact
 from lmdata.errors import IntegrityError, LmdataError
 from lmdata.schema import (
     TOKENIZER_FOLDER,
@@ -18,11 +22,7 @@ from lmdata.schema import (
     read_manifest,
     smallest_id_dtype,
 )
-from lmdata.shard_checks import check_shards
-from lmdata.shards import check_shard, map_shard
-from lmdata.store_checks import check_store
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmdata.verdicts import Row, Verdict, exact
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from lmdata.building.shards import count_tokens, row_bytes
 from lmdata.errors import OutputError
 from lmdata.schema import ShardRecord
-from lmdata.shards import count_tokens, row_bytes
 
 TEMPORARY_SUFFIX = ".tmp"
 RECORD_BATCH_BYTES = 8 << 20  # a reader maps one at a time; small enough to be built in memory

@@ -59,26 +59,26 @@ def test_a_made_up_store_holds_the_documents_drawn(store):
     assert sentences.max() <= stores.SENTENCE_TOKENS
 
 
-def test_lines_become_documents(tmp_path):
-    words = ["the", "cat", "sat", "on", "mat"]
+def make_tokenizer(*words: str) -> Tokenizer:
     pieces = [*stores.SPECIALS, *words]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(wordpiece_backend(vocabulary, lower_case=True))
+    return Tokenizer(wordpiece_backend(vocabulary, lower_case=True))
+
+
+def test_lines_become_documents():
+    tokenizer = make_tokenizer("the", "cat", "sat", "on", "mat")
     text = b"the cat\nsat on the mat\n\ncat"
     batch = Documents(
         text=np.frombuffer(text, np.uint8), offsets=np.array([0, 23, len(text)]),
         positions=np.arange(2, dtype=np.uint64), dropped={}, dropped_bytes={}, num_records=2,
     )  # fmt: skip
     ids, lengths = stores.encode_lines(tokenizer, iter([batch]))
-    assert [tokenizer.piece(i) for i in ids] == "the cat sat on the mat cat".split()
+    assert [tokenizer.piece(i) for i in ids] == ["the", "cat", "sat", "on", "the", "mat", "cat"]
     assert [n for n in lengths.tolist() if n] == [2, 4, 1]
 
 
 def test_an_example_of_the_single_view_is_a_document(tmp_path):
-    _, _, vocabulary = (None, None, [*stores.SPECIALS, "a", "b"])
-    tokenizer = Tokenizer(
-        wordpiece_backend({piece: i for i, piece in enumerate(vocabulary)}, lower_case=True)
-    )
+    tokenizer = make_tokenizer("a", "b")
     lengths = np.array([62, 17, 1, 62])
     ids = np.arange(lengths.sum()) % 2 + 5
     stores.write_store(tmp_path / "s", tokenizer, ids, lengths, lengths)
@@ -93,6 +93,31 @@ def test_ours_trains_and_is_timed(work):
     assert figures["tokens_per_s"] > 0
     assert 0 <= figures["data_wait_ratio"] <= 1
     assert 0 < figures["loss"] < 2 * math.log(VOCAB_SIZE)
+
+
+# What a machine with nothing but the packages that training needs lacks.
+ABSENT = ("polars", "gigatoken", "zstandard", "matplotlib", "datasets", "scipy", "transformers",
+          "accelerate", "pandas", "blingfire", "pysbd", "hypothesis", "pytest")  # fmt: skip
+RUN_WITHOUT = """
+import sys
+class Absent:
+    def find_spec(name, path, target=None):
+        if name.split(".")[0] in {absent}:
+            raise ModuleNotFoundError(name + " is absent")
+sys.meta_path.insert(0, Absent)
+import benchmarks.gpu, benchmarks.gpu_checks, benchmarks.training_runs
+benchmarks.training_runs.main()
+"""
+
+
+def test_the_gpu_script_needs_few_packages(work):
+    code = RUN_WITHOUT.replace("{absent}", repr(ABSENT))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "ours", json.dumps(vars(work))],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["tokens_per_s"] > 0
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers and accelerate

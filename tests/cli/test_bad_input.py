@@ -212,7 +212,12 @@ CASES = {
     ),
     "existing store": Case(
         lambda _, road: [
-            "lmdata", "tokenize", road.corpus, "--tokenizer", road.tokenizer, "--output",
+            "lmdata",
+            "tokenize",
+            road.corpus,
+            "--tokenizer",
+            road.tokenizer,
+            "--output",
             road.tokens,
         ],
         "exists and is complete: add --overwrite",
@@ -242,7 +247,8 @@ CASES = {
     ),
     "evaluation with another tokenizer": Case(evaluate_other_tokenizer, "tokenizer"),
     "shards of a newer version": Case(
-        copy_of_shards(from_the_future, "lmmodel", "train"), "has format version 999, lmdata .* reads up to 1: upgrade lmdata"
+        copy_of_shards(from_the_future, "lmmodel", "train"),
+        "has format version 999, lmdata .* reads up to 1: upgrade lmdata",
     ),
     "a truncated shard": Case(copy_of_shards(truncate, "lmdata", "stats"), r"train-00000\.arrow"),
     "no such run": Case(lambda *_: ["lmmodel", "evaluate", "nowhere"], "nowhere holds no run"),

@@ -10,9 +10,7 @@ import pytest
 from tests.cli.conftest import TRAIN_FAST, Road, as_json, invoke, succeed
 
 
-def test_a_run_is_trained_from_the_defaults_of_the_verbs_before(
-    inside: Path, road: Road
-) -> None:
+def test_a_run_is_trained_from_the_defaults_of_the_verbs_before(inside: Path, road: Road) -> None:
     (inside / "shards").symlink_to(road.shards)
     lines = succeed("lmmodel", "train", "--num-steps", "1", *TRAIN_FAST).stdout
     assert lines.startswith("runs/tiny/  1 steps, ")
@@ -34,17 +32,24 @@ def test_a_run_on_the_store_itself_and_its_resumption(road: Road, tmp_path: Path
     assert json.loads((run / "config.json").read_text())["config"]["seed"] == 5
 
 
+@pytest.fixture
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan times a few steps for five seconds."""
+    monkeypatch.setattr("lmmodel.trainer.measure_step", lambda *_, **__: 0.25)
+
+
+@pytest.mark.usefixtures("known_speed")
 def test_a_dry_run_plans_and_writes_nothing(road: Road, tmp_path: Path) -> None:
     plan = succeed("lmmodel", "train", road.shards, "--output", tmp_path / "run", "--dry-run",
                    "--num-steps", "7", *TRAIN_FAST).stdout  # fmt: skip
     assert "steps       7, " in plan
+    assert "time        1." in plan
     assert "2 x 128" in plan
     assert not list(tmp_path.iterdir())
 
 
-def test_the_config_file_and_the_options_are_one_configuration(
-    road: Road, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("known_speed")
+def test_the_config_file_and_the_options_are_one_configuration(road: Road, tmp_path: Path) -> None:
     (tmp_path / "it.toml").write_text('[optimizer]\nname = "muon"\n[budget]\nnum_steps = 9\n')
     plan = as_json("lmmodel", "train", road.shards, "--dry-run", "--num-steps", "3",
                    "--config", tmp_path / "it.toml", *TRAIN_FAST)  # fmt: skip
@@ -72,9 +77,7 @@ def test_fill_mask_prints_guesses_for_each_mask(road: Road, tmp_path: Path) -> N
     assert len(found[0][0]) == 5
 
 
-def test_export_is_opened_by_transformers_with_the_same_logits(
-    road: Road, tmp_path: Path
-) -> None:
+def test_export_is_opened_by_transformers_with_the_same_logits(road: Road, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     found = as_json("lmmodel", "export", road.run, tmp_path / "bert")
     assert found["max_logit_difference"] < 1e-4

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from lmdata.building.plan import TokenizeConfig, Unit
+from lmdata.building.units import UnitSetup, prepare_units
+from lmdata.building.workers import Failed, Finished, Message, Reported
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.errors import LmdataError
-from lmdata.plan import TokenizeConfig, Unit
 from lmdata.schema import Manifest
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
-from lmdata.units import UnitSetup, prepare_units
-from lmdata.workers import Failed, Finished, Message, Reported
 
 WORDS = [
     "the",

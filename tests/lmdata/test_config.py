@@ -40,9 +40,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, "num_steps = 7\n[optimizer]\nlr = 1\nbetas = [0.8, 0.9]\n")
     config = load_config(Config, path, ["num_steps=9", "optimizer.name=muon"])
-    assert config == Config(
-        num_steps=9, optimizer=Optimizer(lr=1.0, name="muon", betas=(0.8, 0.9))
-    )
+    assert config == Config(num_steps=9, optimizer=Optimizer(lr=1.0, name="muon", betas=(0.8, 0.9)))
     assert isinstance(config.optimizer.lr, float)
 
 

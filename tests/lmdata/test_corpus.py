@@ -105,7 +105,7 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 def test_a_document_over_the_limit_is_refused_or_counted(
     tmp_path: Path, name: str, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmdata.streams.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("lmdata.reading.streams.CHUNK_BYTES", 1000)
     texts = ["first", "x" * 200_000, "second", "third"]
     path = write_texts(tmp_path / name, texts)
     strict = CorpusConfig(documents="line", max_document_bytes=199_999)
@@ -125,7 +125,7 @@ def test_a_document_over_the_limit_is_refused_or_counted(
 def test_long_text_documents_are_refused_or_counted(
     tmp_path: Path, documents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmdata.streams.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("lmdata.reading.streams.CHUNK_BYTES", 1000)
     path = write(tmp_path / "a.txt", "one\n\n" + "two\n" * 5000 + "\nthree\n\nfour\n")
     strict = CorpusConfig(documents=documents, max_document_bytes=3000)
     with pytest.raises(CorpusError, match=r"a.txt takes .* max_document_bytes is 3000: raise it"):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.chunks import cut_chunks
-from lmdata.counting import count_words, split_text
 from lmdata.errors import TokenizerError
+from lmdata.learning.chunks import cut_chunks
+from lmdata.learning.counting import count_words, split_text
 from lmdata.training import RECIPES, TokenizerConfig
 
 MODELS = ("wordpiece", "bpe", "unigram")

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmdata.building.output import OutputFolder
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError, MismatchError, VersionError
-from lmdata.output import OutputFolder
 from lmdata.schema import (
     FORMAT_VERSION,
     TOKENIZER_FOLDER,

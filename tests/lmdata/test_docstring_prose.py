@@ -1,10 +1,10 @@
-"""lmdata/docstring_prose.py: only whole English sentences are left of a docstring."""
+"""lmdata/reading/docstring_prose.py: only whole English sentences are left of a docstring."""
 
 from __future__ import annotations
 
 import pytest
 
-from lmdata.docstring_prose import extract_paragraphs, is_prose, unwrap_markup
+from lmdata.reading.docstring_prose import extract_paragraphs, is_prose, unwrap_markup
 
 PROSE = "Return whether all of the values in the list are positive numbers."
 LONG = "This sentence is here because a document must have a certain length to be worth a file."

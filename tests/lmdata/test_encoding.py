@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
-from lmdata import word_encoding
-from lmdata.cut_classes import ask_classes, cut_classes, find_obstacle
+from lmdata.encoders import word_encoding
+from lmdata.encoders.cut_classes import ask_classes, cut_classes, find_obstacle
+from lmdata.encoders.plain_encoding import PlainEncoder
+from lmdata.encoders.word_encoding import WordEncoder, find_separator
+from lmdata.encoders.word_kernels import ISOLATED
 from lmdata.encoding import Encoded, assemble, check_encoding, first_difference, make_encoder
 from lmdata.errors import TokenizerError
-from lmdata.plain_encoding import PlainEncoder
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
-from lmdata.word_encoding import WordEncoder, find_separator
-from lmdata.word_kernels import ISOLATED
 from tests.lmdata.encoding_oracle import assert_is_reference, packed, starts_with, trained
 
 KINDS = {

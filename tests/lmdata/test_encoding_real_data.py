@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import zstandard
 
+from lmdata.encoders.plain_encoding import PlainEncoder
 from lmdata.encoding import make_encoder
-from lmdata.plain_encoding import PlainEncoder
 from lmdata.tokenizer import load_tokenizer
 from tests.lmdata.encoding_oracle import packed, starts_with, trained
 

@@ -1,4 +1,4 @@
-"""lmdata/json_lines.py: the scanner agrees with the standard parser, and never guesses."""
+"""lmdata/reading/json_lines.py: the scanner agrees with the standard parser, and never guesses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmdata.json_lines import extract_field
+from lmdata.reading.json_lines import extract_field
 from tests.lmdata.corpus_files import (
     read_with_losses,
     write,

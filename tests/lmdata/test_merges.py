@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.merges import learn_merges
+from lmdata.learning.merges import learn_merges
 
 Word = tuple[int, ...]
 

@@ -1,4 +1,4 @@
-"""lmdata/readers.py, tables.py: every format, and every kind of broken record."""
+"""lmdata/reading/readers.py, tables.py: every format, and every kind of broken record."""
 
 from __future__ import annotations
 

@@ -97,7 +97,8 @@ def test_max_bytes_stops_early_and_progress_is_told(installation: Path) -> None:
 
 def test_a_folder_with_something_in_it_is_refused(installation: Path) -> None:
     with pytest.raises(
-        OutputError, match="stdlib exists and is not empty: name another, or replace it by --overwrite"
+        OutputError,
+        match="stdlib exists and is not empty: name another, or replace it by --overwrite",
     ):
         write_sample_corpus(installation / "stdlib")
 

@@ -10,10 +10,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.abbreviations import hash_word, word_flags, word_table
-from lmdata.line_wrapping import page_width
-from lmdata.sentence_characters import character_classes
 from lmdata.sentences import find_sentence_starts
+from lmdata.splitting.abbreviations import hash_word, word_flags, word_table
+from lmdata.splitting.line_wrapping import page_width
+from lmdata.splitting.sentence_characters import character_classes
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 CLASSES = character_classes()

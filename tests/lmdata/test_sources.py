@@ -1,4 +1,4 @@
-"""lmdata/sources.py: which files, in which order, and what is passed over."""
+"""lmdata/reading/sources.py: which files, in which order, and what is passed over."""
 
 from __future__ import annotations
 

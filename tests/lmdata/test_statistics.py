@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lmdata import checks
-from lmdata.checks import Check, example_hashes, independence, share, uniformity
-from lmdata.example_checks import count_examples, judge
+from lmdata.checking import checks
+from lmdata.checking.checks import Check, example_hashes, independence, share, uniformity
+from lmdata.checking.example_checks import count_examples, judge
 from lmdata.masking import mask_rules, mask_tokens
 from lmdata.pairs import target_length
 from lmdata.views import ExampleBatch, Recipe, view

@@ -1,4 +1,4 @@
-"""lmdata/streams.py: decompressing and decoding, whole or broken, wherever a chunk ends."""
+"""lmdata/reading/streams.py: decompressing and decoding, whole or broken, wherever a chunk ends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_encodings_are_decoded_wherever_a_chunk_ends(
     given_as: str,
     chunk_bytes: int,
 ) -> None:
-    monkeypatch.setattr("lmdata.streams.CHUNK_BYTES", max(chunk_bytes, 4))
+    monkeypatch.setattr("lmdata.reading.streams.CHUNK_BYTES", max(chunk_bytes, 4))
     text = "日本語 abc\r\nと\rEnglish\n"
     path = write(tmp_path / "a.txt", text.encode(encoding))
     assert read(path, encoding=given_as) == ["日本語 abc\nと\nEnglish\n"]
@@ -72,7 +72,7 @@ BAD = b"good one\nbad \xff one\ngood two\n"
 def test_what_is_not_utf8_is_refused_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr("lmdata.streams.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lmdata.reading.streams.CHUNK_BYTES", chunk_bytes)
     path = write(tmp_path / "a.txt", BAD)
     message = r"a.txt is not UTF-8 at byte 13 \(0xff\): name its --encoding .* --errors replace"
     with pytest.raises(CorpusError, match=message):
@@ -91,7 +91,7 @@ def test_a_utf16_file_is_recognised_by_its_mark(tmp_path: Path) -> None:
 def test_another_encoding_is_refused_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr("lmdata.streams.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("lmdata.reading.streams.CHUNK_BYTES", chunk_bytes)
     path = write(tmp_path / "a.txt", "日本".encode("cp932") + b"\x81 \n")
     with pytest.raises(CorpusError, match=r"a.txt is not cp932 at byte 4 .*: name another"):
         read(path, encoding="cp932")

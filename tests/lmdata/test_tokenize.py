@@ -14,6 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmdata.building.plan import TokenizeConfig, make_units
+from lmdata.building.splits import assign_splits
+from lmdata.building.units import take_lists
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.errors import (
@@ -23,11 +26,8 @@ from lmdata.errors import (
     OutputError,
     TokenizerError,
 )
-from lmdata.plan import TokenizeConfig, make_units
 from lmdata.schema import Manifest
-from lmdata.splits import assign_splits
 from lmdata.tokenize import divide_memory
-from lmdata.units import take_lists
 from tests.lmdata.builds import (
     LINES,
     all_bytes,
@@ -276,7 +276,7 @@ def test_an_output_that_is_a_file_is_refused(corpus: Path, tmp_path: Path) -> No
 def test_two_builds_of_one_output_do_not_mix(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmdata import output
+    from lmdata.building import output
 
     monkeypatch.setattr(output, "_LOCK_WAIT_S", 0.1)
     with (
@@ -325,7 +325,7 @@ def test_a_corpus_without_text_says_what_was_dropped(tmp_path: Path) -> None:
 def test_a_wrong_encoder_stops_the_build(
     tmp_path: Path, document: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmdata import units
+    from lmdata.building import units
 
     corpus = write_corpus(tmp_path / "corpus", {"a.txt": [document]})
     build(corpus, tmp_path / "right")

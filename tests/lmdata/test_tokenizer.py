@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
+from lmdata.encoders.word_starts import byte_of_character
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, wordpiece_backend
-from lmdata.word_starts import byte_of_character
 from tests.lmdata.encoding_oracle import trained
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", ",", "\u2028", "é"]

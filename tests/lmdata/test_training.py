@@ -18,7 +18,7 @@ import zstandard
 from tokenizers import models, trainers
 
 from lmdata.errors import TokenizerError
-from lmdata.symbols import choose_alphabet, split_into_symbols
+from lmdata.learning.symbols import choose_alphabet, split_into_symbols
 from lmdata.tokenizer import load_tokenizer, save_tokenizer
 from lmdata.training import RECIPES, TokenizerConfig, train_tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.substrings import (
+from lmdata.learning.substrings import (
     MAX_LENGTH,
     Words,
     count_best,
@@ -17,7 +17,7 @@ from lmdata.substrings import (
     keep_nodes,
     removal_losses,
 )
-from lmdata.unigram import cut_words, learn_unigram
+from lmdata.learning.unigram import cut_words, learn_unigram
 
 counted_words = st.dictionaries(
     st.text("abc", min_size=1, max_size=7), st.integers(1, 5), min_size=1, max_size=11

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata import writer
+from lmdata.building.shards import count_tokens, hash_file, row_bytes
 from lmdata.errors import OutputError
 from lmdata.schema import example_schema, token_schema
-from lmdata.shards import count_tokens, hash_file, row_bytes
 from lmdata.writer import AtomicFile, ShardWriter, output_errors, write_atomically
 
 SCHEMA = token_schema(np.dtype(np.uint16))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.examples import write_examples
-from lmdata.plan import TokenizeConfig
 from lmdata.recipes import Recipe
 from lmdata.tokenize import tokenize_corpus
 from lmdata.training import TokenizerConfig, train_tokenizer

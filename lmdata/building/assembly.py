@@ -1,0 +1,199 @@
+"""Parts in, shards out: the rows of all units, in order, cut into files of the target size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lmdata.building.plan import TokenizeConfig
+from lmdata.building.shards import check_shard, map_shard
+from lmdata.building.units import UnitReceipt, part_schema
+from lmdata.config import build_config
+from lmdata.corpus import Source
+from lmdata.errors import ConfigError, IntegrityError
+from lmdata.schema import ShardRecord, parse_json_object, to_json, token_schema
+from lmdata.writer import ShardWriter, shard_name, write_atomically
+
+# A shard's dictionary lists at most this many consecutive sources, so that a corpus of a million
+# small files does not repeat a million names in every shard.
+DICTIONARY_SIZE = 1 << 16
+
+
+class Assembly:
+    """The shards of all splits, growing with each unit that is done; resumable at whole shards."""
+
+    def __init__(
+        self, output: Path, build: Path, sources: Sequence[Source], config: TokenizeConfig,
+        id_dtype: np.dtype[Any],
+    ) -> None:  # fmt: skip
+        self._output, self._build = output, build
+        self._names = [source.name for source in sources]
+        self._schema, self._part_schema = token_schema(id_dtype), part_schema(id_dtype)
+        self._splits = {
+            split: _SplitAssembly(output, build, split, self._schema, config.shard_bytes)
+            for split in config.split_ratios
+        }
+        self._num_records: dict[int, int] = {}  # source -> lines or records in the units so far
+        self._window: tuple[int, pa.Array] = (-1, None)
+        self._has_forgotten = False
+
+    def needs(self, receipt: UnitReceipt) -> list[ShardRecord]:
+        """Return the parts of the next unit whose rows are not all in finished shards.
+
+        To be asked for every unit in order, before anything is added; `forget` for one without a
+        receipt. All parts are needed from there on, since nobody knows which rows they hold.
+        """
+        return [
+            part
+            for split, part in receipt.parts.items()
+            if self._splits[split].expect(part.rows) or self._has_forgotten
+        ]
+
+    def forget(self) -> None:
+        """Pass over a unit that has to be done again."""
+        self._has_forgotten = True
+
+    def add(self, receipt: UnitReceipt) -> None:
+        """Append the rows of the next unit.
+
+        Raises:
+            IntegrityError: a part is missing or damaged
+            OutputError: the disk is full or the folder can't be written
+        """
+        for split, part in receipt.parts.items():
+            place = self._splits[split]
+            skipped = place.begin_part(self._build / part.file, part.rows)
+            if skipped < part.rows:
+                for batch in map_shard(self._build / part.file, part, self._part_schema):
+                    rows = batch.slice(min(skipped, batch.num_rows))
+                    skipped -= batch.num_rows - rows.num_rows
+                    for window, ready in self._finish_rows(rows):
+                        place.write(window, ready)
+            place.remove_done_parts()
+        for source, count in receipt.records.items():
+            self._num_records[int(source)] = self._num_records.get(int(source), 0) + count
+
+    def finish(self) -> dict[str, tuple[ShardRecord, ...]]:
+        """Finish the last shard of every split and return all shards."""
+        return {split: place.finish() for split, place in self._splits.items()}
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether any shard is finished."""
+        return any(place.has_shards for place in self._splits.values())
+
+    def close(self) -> None:
+        """Remove the open shards."""
+        for place in self._splits.values():
+            place.close()
+
+    def _finish_rows(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield the rows as they lie in a shard, by dictionary window."""
+        sources = batch.column("source").to_numpy()
+        windows = sources // DICTIONARY_SIZE
+        bounds = [0, *(np.flatnonzero(np.diff(windows)) + 1).tolist(), len(sources)]
+        for start, stop in pairwise(bounds):
+            if stop > start:
+                window = int(windows[start])
+                yield window, self._finish_window(batch.slice(start, stop - start), window)
+
+    def _finish_window(self, batch: pa.RecordBatch, window: int) -> pa.RecordBatch:
+        sources = batch.column("source").to_numpy()
+        before = [self._num_records.get(source, 0) for source in range(sources[0], sources[-1] + 1)]
+        positions = batch.column("position").to_numpy()
+        positions = positions + np.array(before, np.uint64)[sources - sources[0]]
+        if self._window[0] != window:
+            first = window * DICTIONARY_SIZE
+            self._window = window, pa.array(self._names[first : first + DICTIONARY_SIZE])
+        codes = pa.array(sources - window * DICTIONARY_SIZE, pa.int32())
+        names = pa.DictionaryArray.from_arrays(codes, self._window[1])
+        return pa.RecordBatch.from_arrays(
+            [names, pa.array(positions), *batch.columns[2:]], schema=self._schema
+        )
+
+
+class _SplitAssembly:
+    """The shards of one split, and the parts that still wait for theirs."""
+
+    def __init__(
+        self, output: Path, build: Path, split: str, schema: pa.Schema, shard_bytes: int
+    ) -> None:
+        self._build, self._split = build, split
+        self._shards = list(read_shard_receipts(output, build, split))
+        self._writer = ShardWriter(
+            output, split, schema, shard_bytes=shard_bytes, first_shard=len(self._shards)
+        )
+        self._num_finished_rows = sum(shard.rows for shard in self._shards)
+        self._num_expected_rows = self._num_begun_rows = 0
+        self._window = -1
+        self._waiting: list[tuple[int, Path]] = []  # rows of the split up to and with this part
+
+    @property
+    def has_shards(self) -> bool:
+        return bool(self._shards)
+
+    def expect(self, num_rows: int) -> bool:
+        """Return whether the next part has rows that are in no finished shard yet."""
+        self._num_expected_rows += num_rows
+        return self._num_expected_rows > self._num_finished_rows
+
+    def begin_part(self, path: Path, num_rows: int) -> int:
+        """Return how many rows at the beginning of the next part are in finished shards."""
+        first_row = self._num_begun_rows
+        self._num_begun_rows += num_rows
+        self._waiting.append((self._num_begun_rows, path))
+        return min(max(self._num_finished_rows - first_row, 0), num_rows)
+
+    def write(self, window: int, batch: pa.RecordBatch) -> None:
+        if window != self._window:
+            self._writer.end_shard()
+            self._window = window
+        self._writer.write(batch)
+        self._keep_receipts()
+
+    def remove_done_parts(self) -> None:
+        """Remove the parts whose rows are all in finished shards."""
+        while self._waiting and self._waiting[0][0] <= self._num_finished_rows:
+            self._waiting.pop(0)[1].unlink(missing_ok=True)
+
+    def finish(self) -> tuple[ShardRecord, ...]:
+        self._writer.finish()
+        self._keep_receipts()
+        self.remove_done_parts()
+        return tuple(self._shards)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _keep_receipts(self) -> None:
+        for shard in self._writer.finished:
+            path = shard_receipt_path(self._build, self._split, len(self._shards))
+            write_atomically(path, to_json(shard).encode())
+            self._shards.append(shard)
+            self._num_finished_rows += shard.rows
+        self._writer.finished.clear()
+
+
+def shard_receipt_path(build: Path, split: str, number: int) -> Path:
+    """Return where the receipt of a finished shard lies."""
+    return build / f"{shard_name(split, number)}.json"
+
+
+def read_shard_receipts(output: Path, build: Path, split: str) -> Iterator[ShardRecord]:
+    """Yield the records of the shards that an earlier run finished, up to the first gap."""
+    number = 0
+    while True:
+        path = shard_receipt_path(build, split, number)
+        try:
+            values = parse_json_object(path.read_text(encoding="utf-8"), path)
+            shard = build_config(ShardRecord, values)
+            check_shard(output, shard, verify="sizes")
+        except (FileNotFoundError, IntegrityError, ConfigError):
+            return  # from here on shards are made again, from the parts or from the sources
+        yield shard
+        number += 1

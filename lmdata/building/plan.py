@@ -1,0 +1,176 @@
+"""The plan of a tokenization: its settings, its units of work, and whether two plans are the same.
+
+A unit is a few small files, a file, or a byte range of one. Units depend on the sources alone,
+never on the number of workers, so any number of them makes the same parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lmdata import __version__
+from lmdata.building.shards import hash_file
+from lmdata.config import config_to_dict
+from lmdata.corpus import CorpusConfig, Source, split_source
+from lmdata.errors import MismatchError
+from lmdata.reading.sources import STDIN
+from lmdata.schema import FORMAT_VERSION
+from lmdata.sentences import SPLITTER_VERSION
+from lmdata.writer import DEFAULT_SHARD_BYTES
+
+DEFAULT_UNIT_BYTES = 32 << 20
+_EXPANSION = 4  # compressed text weighs about this many times its stored size
+
+# Made stricter or laxer, these change nothing in a unit that went through with `errors=strict`.
+_HARMLESS_AFTER_STRICT = ("corpus.errors", "corpus.max_document_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeConfig:
+    """How a corpus becomes a token store; every field changes the result."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    """How files become documents."""
+
+    sentences: Literal["rules", "lines", "none"] = "rules"
+    """Where sentences end: by rules, at line ends, or nowhere (a document is one sentence)."""
+
+    validation_ratio: float = 0.01
+    """Share of documents in the validation split, in [0, 1)."""
+
+    test_ratio: float = 0.0
+    """Share of documents in the test split, in [0, 1)."""
+
+    seed: int = 0
+    """Which documents are held out, in [0, 2**63)."""
+
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    """Target size of a shard in bytes; only a single document may make one larger."""
+
+    def __post_init__(self) -> None:
+        for name in ("validation_ratio", "test_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.validation_ratio + self.test_ratio >= 1:
+            raise ValueError(
+                f"validation_ratio + test_ratio must be below 1, got "
+                f"{self.validation_ratio} + {self.test_ratio}: nothing is left to train on"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
+
+    @property
+    def split_ratios(self) -> dict[str, float]:
+        """The share of documents of each split that exists, train first."""
+        held_out = {"validation": self.validation_ratio, "test": self.test_ratio}
+        present = {split: ratio for split, ratio in held_out.items() if ratio > 0}
+        return {"train": 1 - sum(present.values()), **present}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The bytes [start, stop) of a source, or all of it when `stop` is None."""
+
+    source: int  # index into the sources
+    start: int
+    stop: int | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Work for one worker at a time, whose result depends on nothing else."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def sources(self) -> list[int]:
+        """The sources that this unit reads, in order."""
+        return sorted({piece.source for piece in self.pieces})
+
+
+def make_units(sources: Sequence[Source], config: CorpusConfig, unit_bytes: int) -> list[Unit]:
+    """Return the units of a corpus: small files together, large ones in ranges."""
+    units: list[Unit] = []
+    pending: list[Piece] = []
+    pending_bytes = 0
+    for piece, weight in _weigh_pieces(sources, config, unit_bytes):
+        if pending and pending_bytes + weight > unit_bytes:
+            units.append(Unit(len(units), tuple(pending)))
+            pending, pending_bytes = [], 0
+        pending.append(piece)
+        pending_bytes += weight
+    if pending:
+        units.append(Unit(len(units), tuple(pending)))
+    return units
+
+
+def _weigh_pieces(
+    sources: Sequence[Source], config: CorpusConfig, unit_bytes: int
+) -> Iterator[tuple[Piece, int]]:
+    for index, source in enumerate(sources):
+        expansion = _EXPANSION if source.compression else 1
+        ranges = split_source(source, config, unit_bytes)
+        for start, stop in ranges:
+            is_whole = len(ranges) == 1
+            yield Piece(index, start, None if is_whole else stop), (stop - start) * expansion
+
+
+def describe_plan(
+    sources: Sequence[Source], config: TokenizeConfig, tokenizer_hash: str, unit_bytes: int
+) -> dict[str, Any]:
+    """Return what a build depends on, as JSON values: the same plan can continue it."""
+    return {
+        "created_with": f"lmdata {__version__}",
+        "format_version": FORMAT_VERSION,
+        "unit_bytes": unit_bytes,
+        "sentence_splitter": SPLITTER_VERSION,
+        "tokenizer": tokenizer_hash,
+        "configuration": config_to_dict(config),
+        "sources": {source.name: _stamp(source) for source in sources},
+    }
+
+
+def _stamp(source: Source) -> list[int | str]:
+    """Return what tells a changed source: size and time of change; of standard input, its hash."""
+    assert source.path is not None
+    if source.name == STDIN:
+        return [source.size_bytes, hash_file(source.path)]
+    return [source.size_bytes, source.path.stat().st_mtime_ns]
+
+
+def check_same_plan(begun: dict[str, Any], now: dict[str, Any], output: Path) -> None:
+    """Raise unless an unfinished build can go on under the plan of this command.
+
+    Raises:
+        MismatchError: names the first difference
+    """
+    differences = list(_compare(begun, now, ""))
+    if begun["configuration"]["corpus"]["errors"] == "strict":
+        harmless = tuple(f"configuration.{name}:" for name in _HARMLESS_AFTER_STRICT)
+        differences = [text for text in differences if not text.startswith(harmless)]
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise MismatchError(
+            f"{output} holds an unfinished build of another plan: {differences[0]}{more}; put it "
+            f"back to continue, or add --overwrite to start afresh"
+        )
+
+
+def _compare(begun: dict[str, Any], now: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key in sorted(begun.keys() | now.keys()):
+        before, after = begun.get(key), now.get(key)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _compare(before, after, f"{prefix}{key}.")
+        elif prefix == "sources.":
+            change = "is new" if before is None else "is gone" if after is None else "has changed"
+            yield f"source {key} {change}"
+        else:
+            yield f"{prefix}{key}: was {before!r}, is {after!r}"

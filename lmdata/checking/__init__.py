@@ -1,0 +1,1 @@
+"""What is checked about a dataset, and how a verdict is reached."""

@@ -1,0 +1,1 @@
+"""How text becomes ids: the word cache, byte-level BPE, and the plain path."""

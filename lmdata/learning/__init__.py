@@ -1,0 +1,1 @@
+"""How a tokenizer is learned: counting words, joining pieces, choosing pieces."""

@@ -1,0 +1,1 @@
+"""How files become documents: finding, decompressing, decoding, cutting into records."""

@@ -1,0 +1,288 @@
+"""Formats -> records: text and JSON lines here, tables in `tables`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmdata.reading.blank_lines import (
+    copy_lines,
+    copy_paragraphs,
+    find_after_blank,
+    find_last_blank,
+)
+from lmdata.reading.json_lines import count_lines, extract_field
+from lmdata.reading.records import Job, Records, lengths_to_offsets
+from lmdata.reading.streams import ByteStream, DamagedError, read_utf8, unify_newlines
+from lmdata.reading.tables import read_arrow, read_csv, read_parquet
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def read_records(job: Job) -> Iterator[Records]:
+    """Yield the records of a range of a source, in order."""
+    return _READERS[job.source.format](job)
+
+
+@dataclass(frozen=True)
+class _LineFormat:
+    """How a text is cut into records, by lines."""
+
+    split: Callable[[Job, U8], Records]
+    find_last: Callable[[bytes], int]
+    """Return where the last record that may begin in a block begins; 0 if none does."""
+
+    find_first: Callable[[bytes], int]
+    """Return where the first record after a line begins, given that line and more; 0 if none."""
+
+    newlines: bool
+    """Whether CRLF and CR are line ends, too."""
+
+
+def _read_txt(job: Job) -> Iterator[Records]:
+    if job.config.documents == "file":
+        return _read_file(job)
+    return _read_blocks(job, _LINES if job.config.documents == "line" else _PARAGRAPHS)
+
+
+def _read_jsonl(job: Job) -> Iterator[Records]:
+    return _read_blocks(job, _JSON)
+
+
+def _read_file(job: Job) -> Iterator[Records]:
+    """Yield the whole file as one record, or none."""
+    with ByteStream(job.source, job.start, job.stop) as stream:
+        content, num_bytes = _read_whole(job, stream)
+        stored = stream.tell_stored()
+    job.num_seen = 1 if num_bytes else 0
+    job.count_if_empty()
+    text = np.frombuffer(content, np.uint8)
+    offsets = np.array([0, len(text)] if content else [0], np.int64)
+    yield Records(text, offsets, np.zeros(len(offsets) - 1, np.int64), job.num_seen, stored)
+
+
+def _read_whole(job: Job, stream: ByteStream) -> tuple[bytes, int]:
+    """Return a whole text, empty where it was rejected, and its size."""
+    parts: list[bytes] = []
+    num_bytes = 0
+    try:
+        for piece in unify_newlines(read_utf8(stream, job.config)):
+            num_bytes += len(piece)
+            if num_bytes <= job.config.max_document_bytes:
+                parts.append(piece)
+            else:
+                job.rejections.check(job.too_large(str(job.source), num_bytes))
+    except DamagedError as error:
+        job.rejections.reject("damaged", num_bytes, str(error))
+        return b"", num_bytes
+    if num_bytes > job.config.max_document_bytes:
+        job.rejections.add("too-large", 1, num_bytes)
+        return b"", num_bytes
+    return b"".join(parts), num_bytes
+
+
+def _read_blocks(job: Job, lines: _LineFormat) -> Iterator[Records]:
+    """Yield the records of one block after the other."""
+    stored, num_done = job.start, 0
+    with ByteStream(job.source, job.start, job.stop) as stream:
+        for block in _cut_blocks(job, stream, lines):
+            records = lines.split(job, np.frombuffer(block, np.uint8))
+            positions = records.positions + job.num_seen
+            job.num_seen += records.num_records
+            num_new, num_done = job.num_seen - num_done, job.num_seen
+            now = stream.tell_stored()
+            yield Records(records.text, records.offsets, positions, num_new, now - stored)
+            stored = now
+    job.count_if_empty()
+
+
+def _cut_blocks(job: Job, stream: ByteStream, lines: _LineFormat) -> Iterator[bytes]:
+    """Yield blocks of whole records of about `batch_bytes`, or longer where one record is."""
+    pieces = read_utf8(stream, job.config)
+    if lines.newlines:
+        pieces = unify_newlines(pieces)
+    parts: list[bytes] = []
+    num_bytes = 0
+    try:
+        for piece in pieces:
+            parts.append(piece)
+            num_bytes += len(piece)
+            if num_bytes < job.batch_bytes:
+                continue
+            is_over = num_bytes > job.config.max_document_bytes + job.batch_bytes
+            if is_over:
+                parts = [b"".join(parts)]
+            cut = lines.find_last(parts[-1])
+            if cut:
+                last = parts.pop()
+                block = b"".join([*parts, memoryview(last)[:cut]])
+                parts = [last[cut:]]
+                del last
+                yield block
+            elif is_over:
+                parts = [_pass_over(job, parts[0], pieces, lines)]
+            num_bytes = sum(map(len, parts))
+    except DamagedError as error:
+        whole = b"".join(parts)
+        cut = lines.find_last(whole)
+        if cut:
+            yield whole[:cut]
+        job.rejections.reject("damaged", len(whole) - cut, str(error))
+        return
+    if num_bytes:
+        block = b"".join(parts)
+        parts.clear()
+        yield block
+
+
+def _pass_over(job: Job, head: bytes, pieces: Iterator[bytes], lines: _LineFormat) -> bytes:
+    """Leave out a record that does not fit into memory; return what was read behind it."""
+    job.rejections.check(job.too_large(f"a document of {job.source}", len(head)))
+    num_bytes, num_lines = len(head), head.count(b"\n")
+    line = head[head.rfind(b"\n") + 1 :][:4096]
+    rest = b""
+    for piece in pieces:
+        cut = max(0, lines.find_first(line + piece) - len(line))
+        num_bytes += cut or len(piece)
+        num_lines += piece.count(b"\n", 0, cut or len(piece))
+        if cut:
+            rest = piece[cut:]
+            break
+        line = (line + piece)[(line + piece).rfind(b"\n") + 1 :][:4096]
+    job.rejections.add("too-large", 1, num_bytes)
+    job.num_seen += num_lines
+    return rest
+
+
+def _find_last_line(block: bytes) -> int:
+    return block.rfind(b"\n") + 1
+
+
+def _find_first_line(block: bytes) -> int:
+    return block.find(b"\n") + 1
+
+
+def _find_last_paragraph(block: bytes) -> int:
+    return int(find_last_blank(np.frombuffer(block, np.uint8)))
+
+
+def _find_first_paragraph(block: bytes) -> int:
+    return max(0, int(find_after_blank(np.frombuffer(block, np.uint8), True, True)[0]))
+
+
+def _split_lines(job: Job, block: U8) -> Records:
+    """Return every line as a record."""
+    num_lines = count_lines(block)
+    text = np.empty(len(block), np.uint8)
+    offsets = np.zeros(num_lines + 1, np.int64)
+    length = copy_lines(block, text, offsets)
+    return Records(text[:length], offsets, np.arange(num_lines), num_lines)
+
+
+def _split_paragraphs(job: Job, block: U8) -> Records:
+    """Return the lines between blank lines as records."""
+    num_lines = count_lines(block)
+    text = np.empty(len(block), np.uint8)
+    offsets = np.zeros(num_lines + 1, np.int64)
+    positions = np.zeros(num_lines, np.int64)
+    count = copy_paragraphs(block, text, offsets, positions)
+    return Records(text[: offsets[count]], offsets[: count + 1], positions[:count], num_lines)
+
+
+def _split_json(job: Job, block: U8) -> Records:
+    """Return the text field of every line, odd lines by way of `json.loads`."""
+    text, offsets, lines, odd = extract_field(block, job.config.text_field.encode())
+    kept = np.ones(len(odd), np.bool_)
+    if odd.any():
+        text, offsets, kept = _read_odd_lines(job, block, text, offsets, lines, odd)
+    return Records(text, offsets, np.flatnonzero(kept), len(odd))
+
+
+def _read_odd_lines(
+    job: Job, block: U8, text: U8, offsets: I64, lines: I64, odd: npt.NDArray[np.bool_]
+) -> tuple[U8, I64, npt.NDArray[np.bool_]]:
+    """Return text and offsets of the lines that hold a text, and which lines these are."""
+    kept = np.ones(len(odd), np.bool_)
+    lengths = np.diff(offsets)
+    parts: list[U8] = []
+    done = 0
+    for line in np.flatnonzero(odd).tolist():
+        found = _read_odd_line(job, block[lines[line] : lines[line + 1]].tobytes(), line)
+        kept[line] = found is not None
+        if found:
+            parts += [text[done : offsets[line]], np.frombuffer(found, np.uint8)]
+            done = int(offsets[line])
+            lengths[line] = len(found)
+    if parts:
+        text = np.concatenate([*parts, text[done:]])
+    return text, lengths_to_offsets(lengths[kept]), kept
+
+
+def _read_odd_line(job: Job, raw: bytes, line: int) -> bytes | None:
+    """Return the text of one JSON line, b"" for a blank one, None when it was rejected."""
+    raw = raw.rstrip(b"\r\n")
+    if not raw.strip():
+        return b""
+    where = f"{job.source} line {job.num_seen + line + 1}"
+    try:
+        record = json.loads(raw.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        hint = "a JSON file must hold one object a line" if raw.strip() in (b"[", b"{") else error
+        job.rejections.reject("broken", len(raw), f"{where} is not valid JSON: {hint}")
+        return None
+    return _take_field(job, record, where, len(raw))
+
+
+def _take_field(job: Job, record: Any, where: str, num_bytes: int) -> bytes | None:
+    """Return the text of one JSON value, or None when it was rejected."""
+    name = job.config.text_field
+    if not isinstance(record, dict):
+        problem = "broken", f"{where} is not a JSON object but {_kind(record)}"
+    elif name not in record:
+        problem = "missing-field", job.missing_field(where, record)
+    elif record[name] is None:
+        problem, num_bytes = ("null", f"{where}: {name!r} is null"), 0
+    elif not isinstance(record[name], str):
+        problem = "wrong-type", f"{where}: {name!r} is {_kind(record[name])}, not text"
+    else:
+        return _encode(job, record[name], where, num_bytes)
+    job.rejections.reject(problem[0], num_bytes, problem[1])
+    return None
+
+
+def _encode(job: Job, text: str, where: str, num_bytes: int) -> bytes | None:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        if job.config.errors == "replace":
+            return _SURROGATES.sub("\ufffd", text).encode()
+        unit = f"\\u{ord(text[error.start]):04x}"
+        message = f"{where}: the text has a lone surrogate ({unit}); --errors replace mends it"
+        job.rejections.reject("lone-surrogate", num_bytes, message)
+        return None
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+_LINES = _LineFormat(_split_lines, _find_last_line, _find_first_line, True)
+_PARAGRAPHS = _LineFormat(_split_paragraphs, _find_last_paragraph, _find_first_paragraph, True)
+_JSON = _LineFormat(_split_json, _find_last_line, _find_first_line, False)
+_READERS: dict[str, Callable[[Job], Iterator[Records]]] = {
+    "txt": _read_txt,
+    "jsonl": _read_jsonl,
+    "csv": read_csv,
+    "tsv": read_csv,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}

@@ -1,0 +1,292 @@
+"""Bytes of a source -> blocks of whole lines in UTF-8, in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import lzma
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from lmdata.errors import CorpusError
+from lmdata.reading.sources import CorpusConfig, Source
+
+CHUNK_BYTES = 4 << 20
+# What is decompressed at once, and so lost in front of a damage: small; it costs no speed.
+_STEP_BYTES = 256 << 10
+_BOMS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_CODEC_NAMES = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
+
+
+class DamagedError(CorpusError):
+    """Compressed data that ends too early or can't be decompressed."""
+
+
+class ByteStream:
+    """The decompressed bytes [start, stop) of a source, and how much of the file they took.
+
+    A context manager that closes the file; standard input stays open.
+    """
+
+    def __init__(self, source: Source, start: int = 0, stop: int | None = None) -> None:
+        self.source = source
+        self._damage: DamagedError | None = None
+        self._left = None if stop is None else stop - start
+        self._file, self._reader = _open(source)
+        if start:
+            self._file.seek(start)
+
+    def read(self, num_bytes: int) -> bytes:
+        """Return exactly `num_bytes` bytes, fewer only at the end.
+
+        Raises:
+            DamagedError: the compressed data is truncated or broken, and all before was returned
+        """
+        if self._left is not None:
+            num_bytes = min(num_bytes, self._left)
+        parts: list[bytes] = []
+        wanted = num_bytes
+        while wanted > 0 and not self._damage:
+            part = self._read_some(wanted)
+            if not part:
+                break
+            parts.append(part)
+            wanted -= len(part)
+        if self._damage and not parts:
+            raise self._damage
+        if self._left is not None:
+            self._left -= num_bytes - wanted
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def tell_stored(self) -> int:
+        """Return how many bytes of the file, as stored, have been read; 0 for a pipe."""
+        return int(self._file.tell()) if self.source.path else 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.source.path:
+            self._file.close()
+
+    def _read_some(self, num_bytes: int) -> bytes:
+        """Return some bytes; none at the end or, noting it in `_damage`, where data is damaged."""
+        if self.source.compression:
+            num_bytes = min(num_bytes, _STEP_BYTES)
+        try:
+            return bytes(self._reader.read(num_bytes))
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            if self.source.compression is None:
+                raise CorpusError(f"can't read {self.source}: {error}") from error
+            self._damage = DamagedError(
+                f"{self.source} is truncated or not valid .{self.source.compression}: {error}; "
+                f"get it again"
+            )
+            return b""
+
+
+def _open(source: Source) -> tuple[Any, Any]:
+    """Return the stored file and a reader of its decompressed bytes."""
+    try:
+        if source.path is None:
+            file: Any = sys.stdin.buffer
+        elif source.compression in (None, "xz"):
+            file = source.path.open("rb", buffering=0)
+        else:
+            file = pa.OSFile(str(source.path))
+    except OSError as error:
+        raise CorpusError(f"can't open {source}: {error.strerror or error}") from error
+    if source.compression is None:
+        return file, file
+    if source.compression == "xz":
+        return file, lzma.LZMAFile(file)
+    stored = pa.PythonFile(file, "r") if source.path is None else file
+    return file, pa.CompressedInputStream(stored, _CODEC_NAMES[source.compression])
+
+
+def spool(source: Source) -> pa.NativeFile:
+    """Return a memory-mapped file of the decompressed bytes: the source, or a copy on disk.
+
+    Raises:
+        CorpusError: the source can't be opened
+        DamagedError: the compressed data is truncated or broken
+    """
+    if source.path and source.compression is None:
+        try:
+            return pa.memory_map(str(source.path))
+        except OSError as error:
+            raise CorpusError(f"can't open {source}: {error}") from error
+    with ByteStream(source) as stream, tempfile.NamedTemporaryFile() as copy:
+        while chunk := stream.read(CHUNK_BYTES):
+            copy.write(chunk)
+        copy.flush()
+        return pa.memory_map(copy.name)
+
+
+def read_utf8(stream: ByteStream, config: CorpusConfig) -> Iterator[bytes]:
+    """Yield the text of a stream as UTF-8, in pieces that never cut a character.
+
+    A byte-order mark at the beginning is removed. With `errors = "skip"`, what can't be decoded
+    stays in the text as bytes that are not UTF-8, so that the document it is in can be found.
+
+    Raises:
+        CorpusError: the text can't be decoded and `errors` is "strict"
+        DamagedError: the compressed data is truncated or broken
+    """
+    head = stream.read(CHUNK_BYTES)
+    encoding = config.encoding
+    if encoding == "auto":
+        encoding = next((name for bom, name in _BOMS.items() if head.startswith(bom)), "utf-8")
+    is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+    decode = (
+        _make_utf8_checker(stream, config) if is_utf8 else _make_decoder(stream, config, encoding)
+    )
+    chunk = head
+    is_first = True
+    while True:
+        text = decode(chunk)
+        if is_first and text:
+            text = text.removeprefix(codecs.BOM_UTF8)
+            is_first = False
+        if text:
+            yield text
+        if not chunk:
+            return
+        chunk = stream.read(CHUNK_BYTES)
+
+
+def is_utf8(
+    text: bytes | np.ndarray[Any, Any], offsets: np.ndarray[Any, Any] | None = None
+) -> bool:
+    r"""Return whether every document of a text is valid UTF-8.
+
+    Example:
+        >>> is_utf8(b"a\xc3\xa9"), is_utf8(b"\xc3"), is_utf8(b"\xed\xa0\x80")
+        (True, False, False)
+    """
+    if offsets is None:
+        offsets = np.array([0, len(text)], np.int64)
+    strings = pa.LargeStringArray.from_buffers(
+        len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text)
+    )
+    try:
+        strings.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _make_utf8_checker(stream: ByteStream, config: CorpusConfig) -> Callable[[bytes], bytes]:
+    """Return a function that maps chunks (b"" at the end) to checked UTF-8."""
+    carry = b""
+    num_done = 0
+
+    def check(chunk: bytes) -> bytes:
+        nonlocal carry, num_done
+        whole = carry + chunk if carry else chunk
+        cut = len(whole) - (_incomplete_length(whole) if chunk else 0)
+        text, carry = whole[:cut], whole[cut:]
+        if config.errors != "skip" and not is_utf8(text):
+            if config.errors == "strict":
+                _refuse(stream, text, num_done)
+            text = text.decode("utf-8", "replace").encode()
+        num_done += cut
+        return text
+
+    return check
+
+
+def _refuse(stream: ByteStream, text: bytes, num_before: int) -> None:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bom = next((n for b, n in _BOMS.items() if num_before == 0 and text.startswith(b)), "utf-8")
+        advice = (
+            f"its byte-order mark says --encoding {bom}"
+            if bom != "utf-8"
+            else ("name its --encoding (such as cp1252, cp932, utf-16)")
+        )
+        raise CorpusError(
+            f"{stream.source} is not UTF-8 at byte {num_before + error.start} "
+            f"(0x{text[error.start]:02x}): {advice}, or take --errors replace or skip"
+        ) from error
+
+
+def _incomplete_length(chunk: bytes) -> int:
+    r"""Return how many bytes at the end begin a character that is not complete.
+
+    Example:
+        >>> _incomplete_length(b"ab\xe3\x81"), _incomplete_length("é".encode())
+        (2, 0)
+    """
+    for length in range(1, min(4, len(chunk) + 1)):
+        byte = chunk[-length]
+        if byte >= 0xC0:
+            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return length if length < needed else 0
+        if byte < 0x80:
+            return 0
+    return 0
+
+
+def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
+    """Replace undecodable bytes by a lone surrogate, which is not UTF-8 when encoded."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udfff", error.end
+
+
+codecs.register_error("lmdata.mark", _mark_undecodable)
+
+
+def _make_decoder(
+    stream: ByteStream, config: CorpusConfig, encoding: str
+) -> Callable[[bytes], bytes]:
+    """Return a function that maps chunks (b"" at the end) in any encoding to UTF-8."""
+    handler = "lmdata.mark" if config.errors == "skip" else config.errors
+    decoder = codecs.getincrementaldecoder(encoding)(handler)
+    num_fed = 0
+
+    def decode(chunk: bytes) -> bytes:
+        nonlocal num_fed
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            at = num_fed + len(chunk) - len(error.object) + error.start
+            raise CorpusError(
+                f"{stream.source} is not {encoding} at byte {at} ({error.reason}): "
+                f"name another --encoding, or take --errors replace or skip"
+            ) from error
+        num_fed += len(chunk)
+        return text.encode("utf-8", "surrogatepass")
+
+    return decode
+
+
+def unify_newlines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    r"""Yield the pieces with CRLF and lone CR as LF.
+
+    Example:
+        >>> b"".join(unify_newlines(iter([b"a\r", b"\nb\rc\n"])))
+        b'a\nb\nc\n'
+    """
+    pending = b""
+    for piece in pieces:
+        piece = pending + piece if pending else piece
+        pending = b"\r" if piece.endswith(b"\r") else b""
+        if b"\r" in piece:
+            piece = piece[: len(piece) - len(pending)]
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if piece:
+            yield piece
+    if pending:
+        yield b"\n"

@@ -1,0 +1,1 @@
+"""How documents become sentences: characters, abbreviations, rules, wrapped lines."""

@@ -1,0 +1,1 @@
+"""How an example is found and made: tables of the store, walks, masks."""

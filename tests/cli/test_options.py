@@ -1,0 +1,187 @@
+"""What every verb has in common: help, JSON, quiet, progress, and options of one name."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import lmcli.lmdata
+import lmcli.lmmodel
+from lmcli.options import FriendlyGroup, gather
+from lmcli.progress import ProgressLine
+from tests.cli.conftest import TRAIN_FAST, Road, invoke, succeed
+
+ROOT = Path(__file__).parents[2]
+GROUPS = {"lmdata": lmcli.lmdata.main, "lmmodel": lmcli.lmmodel.main}
+VERBS = [(name, verb) for name, group in GROUPS.items() for verb in sorted(group.commands)]
+
+# Names that mean the same thing wherever they occur.
+SHARED = {
+    "--output": "Folder to write.", "--overwrite": "Replace an existing output.",
+    "--json": "Print the result as JSON.", "--set": "Override one setting; may be repeated.",
+    "--config": "TOML file with settings.",
+}  # fmt: skip
+
+
+def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str | Path]:
+    """Return a small job for a verb, its output in `folder`."""
+    out = ["--output", folder / "out"]
+    return {
+        "sample-corpus": [folder / "out", "--max-megabytes", "0.01"],
+        "train-tokenizer": [road.corpus, *out, "--vocab-size", "60"],
+        "tokenize": [road.corpus, *out, "--tokenizer", road.tokenizer],
+        "mask": [road.tokens, *out],
+        "recipes": [],
+        "verify": [road.shards],
+        "stats": [road.tokens],
+        "show": [road.shards],
+        "train": [road.shards, *out, "--num-steps", "1", *TRAIN_FAST],
+        "evaluate": [road.run, "--num-examples", "4"],
+        "fill-mask": [road.run, "A [MASK]."],
+        "export": [road.run, folder / "out"],
+    }[verb]
+
+
+@pytest.mark.parametrize(("command", "verb"), VERBS)
+def test_json_is_all_there_is_on_standard_output(
+    command: str, verb: str, road: Road, tmp_path: Path
+) -> None:
+    result = succeed(command, verb, *arguments_of(command, verb, road, tmp_path), "--json")
+    assert json.loads(result.stdout)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("command", "verb"), VERBS)
+def test_quiet_prints_nothing(command: str, verb: str, road: Road, tmp_path: Path) -> None:
+    if "--quiet" not in options_of(command, verb):
+        assert verb in {"recipes", "show", "fill-mask"}  # they only print
+        return
+    result = succeed(command, verb, *arguments_of(command, verb, road, tmp_path), "--quiet")
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+def options_of(command: str, verb: str) -> dict[str, click.Option]:
+    parameters = GROUPS[command].commands[verb].params
+    return {p.opts[0]: p for p in parameters if isinstance(p, click.Option)}
+
+
+@pytest.mark.parametrize(("command", "verb"), VERBS)
+def test_help_ends_its_text_with_an_example_that_names_the_verb(command: str, verb: str) -> None:
+    text = succeed(command, verb, "--help").stdout
+    assert f"Example: {command} {verb}" in text
+    assert all(
+        option.help and option.help.endswith((".", "]"))
+        for option in options_of(command, verb).values()
+    )
+
+
+@pytest.mark.parametrize(("command", "verb"), VERBS)
+def test_an_option_means_the_same_on_every_verb(command: str, verb: str) -> None:
+    options = options_of(command, verb)
+    for name, text in SHARED.items():
+        if name in options and (command, verb, name) != ("lmmodel", "train", "--output"):
+            assert options[name].help == text
+
+
+def test_options_beat_the_file_and_set_beats_both(tmp_path: Path) -> None:
+    (tmp_path / "it.toml").write_text("a = 1\nb = 1\nc = 1\n[corpus]\nerrors = 'skip'\n")
+    found = gather(tmp_path / "it.toml", ["c=3"], b=2, c=2, d=None, corpus__encoding="cp932")
+    assert found == {"a": 1, "b": 2, "c": 3, "corpus": {"errors": "skip", "encoding": "cp932"}}
+
+
+def group_that_raises(error: BaseException) -> click.Group:
+    @click.group(cls=FriendlyGroup)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def fail() -> None:
+        raise error
+
+    return group
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        group_that_raises(ZeroDivisionError("a bug")).main(["fail"], standalone_mode=False)
+
+
+def test_an_unforeseen_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as found:
+        group_that_raises(OSError(28, "No space left on device", "/x/y")).main(["fail"])
+    assert found.value.code == 1
+    assert capsys.readouterr().err == (
+        "Error: No space left on device: /x/y: free some space there or choose another place\n"
+    )
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as found:
+        group_that_raises(KeyboardInterrupt()).main(["fail"])
+    assert found.value.code == 130
+    assert "type the same command again to go on" in capsys.readouterr().err
+
+
+def on_a_terminal(*arguments: str | Path, show_after_s: float = 0) -> str:
+    """Return what a command writes on standard error where that is a terminal."""
+    code = (
+        "import sys; import lmcli.progress as p;"
+        f"p.SHOW_AFTER_S = {show_after_s};"
+        "from tests.lmdata.builds import InlineWorkers; import lmdata.tokenize as t;"
+        "t.start_tokenizing = InlineWorkers;"
+        "from lmcli.lmdata import main; main(sys.argv[1:])"
+    )
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stderr=theirs, cwd=ROOT,
+        stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        seen = bytearray()
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # how a terminal says that the other side has gone
+                break
+            if not chunk:
+                break
+            seen += chunk
+        os.close(ours)
+    assert process.returncode == 0, seen.decode()
+    return seen.decode()
+
+
+def test_progress_is_seen_on_a_terminal_unless_quiet(road: Road, tmp_path: Path) -> None:
+    arguments = ("mask", road.tokens, "--duplicates", "4")
+    seen = on_a_terminal(*arguments, "--output", tmp_path / "one")
+    assert "making examples" in seen
+    assert "100%" in seen
+    assert on_a_terminal(*arguments, "--output", tmp_path / "two", "--quiet") == ""
+
+
+def test_progress_waits_for_two_seconds_and_is_silent_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_terminal, seconds, is_seen in [(True, 1.9, False), (False, 9, False), (True, 9, True)]:
+        now = iter([0.0, seconds])
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr.isatty", lambda it=is_terminal: it, raising=False)
+            with ProgressLine("counting", unit="steps") as line:
+                patch.setattr("lmcli.progress.time.monotonic", lambda now=now: 1e9 + seconds)
+                line._started_at = 1e9
+                line.update(1, 2, "loss 3")
+        assert ("counting" in capsys.readouterr().err) == is_seen
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_no_verb_at_all_shows_the_road(command: str) -> None:
+    result = invoke(command)
+    assert result.exit_code == 2
+    assert f"{command} " in result.output
