@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -120,14 +119,13 @@ def trainer_work(work: Work) -> Work:
 def take_turns(works: dict[str, Work], num_runs: int) -> dict[str, list[dict[str, Any]]]:
     """Return the runs of each work, a pair of ours and theirs each."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in works}
-    for _ in range(num_runs):
+    for number in range(num_runs):
         for name, work in works.items():
-            pair = {
-                "ours": run_apart("ours", work),
-                "theirs": run_apart("theirs", trainer_work(work)),
-            }
+            sides = {"ours": work, "theirs": trainer_work(work)}
+            order = list(sides) if number % 2 == 0 else list(reversed(sides))
+            pair = {side: run_apart(side, sides[side]) for side in order}
             runs[name].append(pair)
-            rates = [figures["tokens_per_s"] for figures in pair.values()]
+            rates = [pair[side]["tokens_per_s"] for side in sides]
             print(f"{name}: ours {rates[0]:,.0f}, Trainer {rates[1]:,.0f} tokens/s", flush=True)
     return runs
 
@@ -136,18 +134,23 @@ def compare(name: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a line of the table: medians, spread, and the median ratio of neighbouring runs.
 
     Example:
-        >>> run = {"tokens_per_s": 300.0, "data_wait_ratio": 0.001, "mfu": None, "peak_gib": 1.0}
-        >>> compare("x", [{"ours": run, "theirs": {**run, "tokens_per_s": 100.0}}])["ratio"]
-        3.0
+        >>> run = {"tokens_per_s": 300.0, "data_wait_ratio": 0.001, "mfu": None,
+        ...        "num_tokens": 600, "cpu_s": 2.0}
+        >>> row = compare("x", [{"ours": run, "theirs": {**run, "tokens_per_s": 100.0}}])
+        >>> row["ratio"], row["ratio_per_cpu_s"]
+        (3.0, 1.0)
     """
     row: dict[str, Any] = {"work": name}
     for system in ("ours", "theirs"):
         rates = [pair[system]["tokens_per_s"] for pair in pairs]
         row[f"{system}_tokens_per_s"] = round(statistics.median(rates))
         row[f"{system}_spread"] = f"{min(rates):,.0f} to {max(rates):,.0f}"
-    ratios = list(_ratios(pairs))
+    ratios = [pair["ours"]["tokens_per_s"] / pair["theirs"]["tokens_per_s"] for pair in pairs]
     row["ratio"] = round(statistics.median(ratios), 2)
     row["ratios"] = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    # What a busy machine distorts least: tokens per processor second.
+    per_cpu = [_per_cpu_s(pair["ours"]) / _per_cpu_s(pair["theirs"]) for pair in pairs]
+    row["ratio_per_cpu_s"] = round(statistics.median(per_cpu), 2)
     waits = [pair["ours"]["data_wait_ratio"] for pair in pairs]
     row["data_wait_percent"] = round(100 * statistics.median(waits), 3)
     row["mfu"] = pairs[0]["ours"]["mfu"]
@@ -161,6 +164,5 @@ def describe(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} cores"
 
 
-def _ratios(pairs: list[dict[str, Any]]) -> Iterator[float]:
-    for pair in pairs:
-        yield pair["ours"]["tokens_per_s"] / pair["theirs"]["tokens_per_s"]
+def _per_cpu_s(run: dict[str, Any]) -> float:
+    return float(run["num_tokens"] / run["cpu_s"])

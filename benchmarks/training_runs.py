@@ -72,13 +72,20 @@ class Clock:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._ends_at: float | None = None
+        self._cpu_began_s = 0.0
 
     def is_up(self, step: int) -> bool:
         """Whether the run may end after this step."""
         now = time.perf_counter()
         if self._ends_at is None and step >= self._work.warmup_steps:
             self._ends_at = now + self._work.seconds
+            self._cpu_began_s = time.process_time()
         return self._ends_at is not None and now >= self._ends_at
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds since the warm-up, of all threads: other programs do not add to it."""
+        return round(time.process_time() - self._cpu_began_s, 3)
 
 
 def run_ours(work: Work) -> dict[str, Any]:
@@ -98,8 +105,9 @@ def run_ours(work: Work) -> dict[str, Any]:
         try:
             train(load_train_config(None, work.settings), Path(work.store), run, progress=report)
         except TimeIsUp:
+            cpu_s = clock.cpu_s
             entries = read_metrics(run / METRICS_NAME)
-    return {**summarize(entries, work.warmup_steps), **_memory(work.device)}
+    return {**summarize(entries, work.warmup_steps), "cpu_s": cpu_s, **_memory(work.device)}
 
 
 def summarize(entries: list[dict[str, Any]], warmup_steps: int) -> dict[str, Any]:
@@ -124,6 +132,7 @@ def summarize(entries: list[dict[str, Any]], warmup_steps: int) -> dict[str, Any
         "tokens_per_s": round(float(tokens.sum() / seconds.sum()), 1),
         "data_wait_ratio": round(float(np.average(waits, weights=seconds)), 5),
         "mfu": None if None in mfu else round(float(np.average(mfu, weights=seconds)), 4),
+        "num_tokens": int(tokens.sum()),
         "num_steps": timed[-1]["step"] - before[-1]["step"],
         "loss": timed[-1]["lm_loss"],
     }
@@ -137,7 +146,7 @@ def run_theirs(work: Work) -> dict[str, Any]:
     tokenizer, examples = list_examples(work)
     clock = Clock(work)
     counted: list[Any] = []  # real tokens of each step, on the device
-    marks: list[tuple[int, float]] = []  # steps done and the time, after the warm-up and at the end
+    marks: list[tuple[int, float, float]] = []  # step, time, processor time; at both ends
 
     class CountingTrainer(transformers.Trainer):  # type: ignore[misc]
         def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
@@ -149,7 +158,7 @@ def run_theirs(work: Work) -> dict[str, Any]:
             is_up = clock.is_up(state.global_step)
             if is_up or state.global_step == work.warmup_steps:
                 _synchronize(work.device)
-                marks.append((state.global_step, time.perf_counter()))
+                marks.append((state.global_step, time.perf_counter(), clock.cpu_s))
             control.should_training_stop = is_up
 
     with tempfile.TemporaryDirectory() as folder:
@@ -161,11 +170,13 @@ def run_theirs(work: Work) -> dict[str, Any]:
             callbacks=[EndInTime()],
         )  # fmt: skip
         result = trainer.train()
-    (first, started), (last, ended) = marks[0], marks[-1]
+    (first, started, _), (last, ended, cpu_s) = marks[0], marks[-1]
     num_tokens = sum(int(number) for number in counted[first:last])
     return {
         "tokens_per_s": round(num_tokens / (ended - started), 1),
+        "num_tokens": num_tokens,
         "num_steps": last - first,
+        "cpu_s": cpu_s,
         "loss": round(result.training_loss, 4),
         **_memory(work.device),
     }

@@ -202,6 +202,7 @@ def stock_logits(folder: Path, class_name: str, input_ids: Tensor) -> Tensor:
     """Return what a stock transformers class makes of the folder: float32 (B, L, V)."""
     import transformers
 
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     theirs = getattr(transformers, class_name).from_pretrained(folder, dtype=torch.float32).eval()
     output = theirs(input_ids=input_ids)
     logits = output.prediction_logits if "prediction_logits" in output else output.logits

@@ -36,7 +36,10 @@ _ONE_THREAD = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
 }  # fmt: skip
 _PR_SET_PDEATHSIG = 1
-_START = "import sys; sys.path[:] = {path!r}; from lmdata.building.workers import serve; serve({arguments})"
+_START = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from lmdata.building.workers import serve; serve({arguments})"
+)
 
 
 @dataclass(frozen=True)

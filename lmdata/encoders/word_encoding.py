@@ -1,9 +1,9 @@
 """The encoder for WordPiece: each distinct word is encoded once, the rest is gathering.
 
-A block of text is cut into numbered words (`lmdata.encoders.words`). New words of ASCII letters and digits
-are matched with the pieces (`lmdata.encoders.wordpiece_matching`); all other new words go to `tokenizers`,
-many in one string with a separator between them whose id no word contains. Then the ids of all
-words are copied in order.
+A block of text is cut into numbered words (`words`). New words of ASCII letters and digits are
+matched with the pieces (`wordpiece_matching`); all other new words go to `tokenizers`, many in one
+string with a separator between them whose id no word contains. Then the ids of all words are
+copied in order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bad input: one line that says what to do, exit code 1 (2 for wrong usage), nothing left behind."""
+"""Bad input: one line that says what to do, exit code 1 (wrong usage: 2), nothing left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tests.cli.conftest import TRAIN_FAST, Road, as_json, everything_in, invoke
+from tests.cli.commands import TRAIN_FAST, Road, as_json, everything_in, invoke
 
 Prepare = Callable[[Path, Road], list[str | Path]]
 TEXT = b"The bird sees a road. " * 200

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TRAIN_FAST, Road, as_json, make_text
+from tests.cli.commands import TRAIN_FAST, Road, as_json, make_text
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TRAIN_FAST, Road, as_json, invoke, succeed
+from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, succeed
 
 
 def test_a_run_is_trained_from_the_defaults_of_the_verbs_before(inside: Path, road: Road) -> None:

@@ -7,7 +7,9 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -16,7 +18,7 @@ import lmcli.lmdata
 import lmcli.lmmodel
 from lmcli.options import FriendlyGroup, gather
 from lmcli.progress import ProgressLine
-from tests.cli.conftest import TRAIN_FAST, Road, invoke, succeed
+from tests.cli.commands import TRAIN_FAST, Road, invoke, succeed
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {"lmdata": lmcli.lmdata.main, "lmmodel": lmcli.lmmodel.main}
@@ -166,18 +168,20 @@ def test_progress_is_seen_on_a_terminal_unless_quiet(road: Road, tmp_path: Path)
     assert on_a_terminal(*arguments, "--output", tmp_path / "two", "--quiet") == ""
 
 
+@pytest.mark.parametrize(
+    ("is_terminal", "seconds", "is_seen"),
+    [(True, 1.9, False), (True, 2.1, True), (False, 9, False)],
+)
 def test_progress_waits_for_two_seconds_and_is_silent_in_a_log(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for is_terminal, seconds, is_seen in [(True, 1.9, False), (False, 9, False), (True, 9, True)]:
-        now = iter([0.0, seconds])
-        with monkeypatch.context() as patch:
-            patch.setattr("sys.stderr.isatty", lambda it=is_terminal: it, raising=False)
-            with ProgressLine("counting", unit="steps") as line:
-                patch.setattr("lmcli.progress.time.monotonic", lambda now=now: 1e9 + seconds)
-                line._started_at = 1e9
-                line.update(1, 2, "loss 3")
-        assert ("counting" in capsys.readouterr().err) == is_seen
+    is_terminal: bool, seconds: float, is_seen: bool,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    now = time.monotonic()
+    with ProgressLine("counting", unit="steps") as line:
+        monkeypatch.setattr("lmcli.progress.time", SimpleNamespace(monotonic=lambda: now + seconds))
+        line.update(1, 2, "loss 3")
+    assert ("counting" in capsys.readouterr().err) == is_seen
 
 
 @pytest.mark.parametrize("command", GROUPS)
