@@ -109,10 +109,8 @@ def resume_is_exact(device: str, store: str, *, compile: bool, deterministic: bo
         _crash_and_resume(config, Path(store), runs[1], after=num_steps // 2 + 1)
         whole, resumed, again = ((run / "model.safetensors").read_bytes() for run in runs)
     if resumed != whole:
-        what = (
-            "so do two whole runs: kernels" if again != whole else "two whole runs do not: resume"
-        )
-        raise CheckError(f"weights after {num_steps} steps differ; {what} is at fault")
+        cause = "resuming" if again == whole else "a kernel: two whole runs differ as well"
+        raise CheckError(f"weights differ after {num_steps} steps, because of {cause}")
     return f"{num_steps} steps, {len(whole):,} bytes of weights the same"
 
 

@@ -78,7 +78,7 @@ def sample_corpus(
     from lmdata.sample_corpus import write_sample_corpus
 
     max_bytes = None if max_megabytes is None else int(max_megabytes * 1e6)
-    with ProgressLine("harvesting docstrings", quiet=quiet) as line:
+    with ProgressLine("harvesting docstrings", unit="bytes", quiet=quiet) as line:
         result = write_sample_corpus(
             output, max_bytes=max_bytes, overwrite=overwrite, progress=line.update
         )
@@ -132,7 +132,7 @@ def train_tokenizer(
     settings = gather(config_path, overrides, **nest_reading(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     config = build_config(TokenizerConfig, settings)
-    with ProgressLine("training the tokenizer", quiet=quiet) as line:
+    with ProgressLine("training the tokenizer", unit="bytes", quiet=quiet) as line:
         tokenizer = build_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
             overwrite=overwrite, progress=line.update,
@@ -204,7 +204,7 @@ def tokenize(
         **nest_reading(options),
     )  # fmt: skip
     start = time.perf_counter()
-    with ProgressLine("tokenizing", quiet=quiet) as line:
+    with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
         built = build_store(
             corpus, output, config, tokenizer_path=tokenizer_path,
             num_workers=num_workers or num_cores(), memory_bytes=memory_mebibytes << 20,
@@ -300,7 +300,8 @@ def verify(
     """
     from lmdata.verify import verify_dataset
 
-    report = verify_dataset(dataset, store_path=store_path)
+    with ProgressLine("verifying", quiet=quiet):
+        report = verify_dataset(dataset, store_path=store_path)
     facts = {**to_json_values(report), "passed": report.passed}
     echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
     context.exit(0 if report.passed else 1)
@@ -335,9 +336,10 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
     from lmdata.stats import dataset_statistics
     from lmdata.stats_report import statistics_lines, write_report
 
-    statistics = dataset_statistics(dataset, split=split)
-    if plot is not None:
-        write_report(statistics, plot)
+    with ProgressLine("counting", quiet=quiet):
+        statistics = dataset_statistics(dataset, split=split)
+        if plot is not None:
+            write_report(statistics, plot)
     lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
     echo_result(to_json_values(statistics), as_json=as_json, quiet=quiet, lines=lines)
 

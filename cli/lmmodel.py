@@ -114,7 +114,8 @@ def train(
     if dry_run:
         if config is None or data is None:
             raise click.UsageError("--dry-run plans a new run: leave --resume out")
-        result = plan(config, data)
+        with ProgressLine("planning", quiet=quiet):
+            result = plan(config, data)
         return echo_result(
             to_json_values(result), as_json=as_json, quiet=quiet, lines=plan_lines(result)
         )
@@ -168,9 +169,10 @@ def evaluate(
     """
     from lmmodel.evaluation import evaluate_run
 
-    result = evaluate_run(
-        run, data, split=split, num_examples=num_examples, device=device or "auto"
-    )
+    with ProgressLine("evaluating", quiet=quiet):
+        result = evaluate_run(
+            run, data, split=split, num_examples=num_examples, device=device or "auto"
+        )
     lines = evaluation_lines(result)
     echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)
 
@@ -225,6 +227,7 @@ def export(run: Path, output: Path, overwrite: bool, as_json: bool, quiet: bool)
     """
     from lmmodel.exporting import export_run
 
-    result = export_run(run, output, overwrite=overwrite)
+    with ProgressLine("exporting", quiet=quiet):
+        result = export_run(run, output, overwrite=overwrite)
     lines = export_lines(result)
     echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)

@@ -45,7 +45,7 @@ def _describe(error: Exception) -> str | None:
     from lmmodel.errors import LmmodelError
 
     if isinstance(error, LmdataError | LmmodelError):
-        return str(error)
+        return " ".join(str(error).split("\n"))  # what a library under ours says may have more
     if isinstance(error, OSError) and error.errno in _USER_CAN_MEND:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: free some space there or choose another place"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,18 +16,24 @@ SHOW_AFTER_S = 2.0
 class ProgressLine:
     """A progress bar that appears once a job has run for two seconds.
 
-    Used as a context manager; `update(done, total, note)` is cheap and may be called often.
+    Used as a context manager; `update(done, total, note)` is cheap and may be called often. A job
+    that never calls it, or has not yet, is shown with the time it has taken.
     """
 
-    def __init__(self, title: str, *, unit: str = "bytes", quiet: bool = False) -> None:
-        """Name the job; `unit` is "bytes" or what is counted ("steps", "examples")."""
+    def __init__(self, title: str, *, unit: str | None = None, quiet: bool = False) -> None:
+        """Name the job; `unit` is "bytes" or what is counted ("steps", "examples"), or None."""
         self._title = title
         self._unit = unit
         self._is_visible = not quiet and sys.stderr.isatty()
-        self._progress: Progress | None = None
-        self._started_at = time.monotonic()
+        self._timer = threading.Timer(SHOW_AFTER_S, self._show)
+        self._timer.daemon = True
+        self._lock = threading.Lock()  # of the two that follow
+        self._bar: Progress | None = None
+        self._has_ended = False
 
     def __enter__(self) -> ProgressLine:
+        if self._is_visible:
+            self._timer.start()
         return self
 
     def __exit__(
@@ -36,21 +42,27 @@ class ProgressLine:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._timer.cancel()
+        with self._lock:
+            self._has_ended = True
+            if self._bar is not None:
+                self._bar.stop()
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         """Show `done` of `total` units, and a short note such as a loss."""
-        if not self._is_visible or time.monotonic() - self._started_at < SHOW_AFTER_S:
-            return
-        if self._progress is None:
-            self._progress = _start_bar(self._unit)
-            self._progress.add_task(self._title, total=total, note="")
-        task = self._progress.tasks[0].id
-        self._progress.update(task, completed=done, total=total, note=note)
+        if self._bar is not None:
+            self._bar.update(self._bar.tasks[0].id, completed=done, total=total, note=note)
+
+    def _show(self) -> None:
+        bar = _make_bar(self._unit)
+        bar.add_task(self._title, total=None, note="")
+        with self._lock:
+            if not self._has_ended:
+                bar.start()
+                self._bar = bar
 
 
-def _start_bar(unit: str) -> Progress:
+def _make_bar(unit: str | None) -> Progress:
     """Return a bar on stderr; Rich is imported only here, `--help` does without it."""
     from rich.console import Console
     from rich.progress import (
@@ -60,19 +72,19 @@ def _start_bar(unit: str) -> Progress:
         Progress,
         TaskProgressColumn,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
-    counted: list[ProgressColumn] = (
-        [DownloadColumn(), TransferSpeedColumn()]
-        if unit == "bytes"
-        else [MofNCompleteColumn(), TextColumn(unit)]
-    )
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
-        *counted, TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-    )  # fmt: skip
-    bar.start()
-    return bar
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=24)]
+    if unit is None:
+        columns.append(TimeElapsedColumn())
+    elif unit == "bytes":
+        columns += [TaskProgressColumn(), DownloadColumn(), TransferSpeedColumn()]
+    else:
+        columns += [TaskProgressColumn(), MofNCompleteColumn(), TextColumn(unit)]
+    if unit is not None:
+        columns.append(TimeRemainingColumn())
+    columns.append(TextColumn("{task.fields[note]}"))
+    return Progress(*columns, console=Console(stderr=True))

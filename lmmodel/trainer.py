@@ -25,7 +25,7 @@ from lmmodel.device import (
     peak_flops,
     resolve_device,
 )
-from lmmodel.errors import DivergedError, LmmodelError, ResumeError
+from lmmodel.errors import DivergedError, FitError, LmmodelError, ResumeError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate, make_held_out
 from lmmodel.learner import Learner, StepResult
 from lmmodel.loader import Prefetcher, StepBatch
@@ -137,10 +137,17 @@ def _make_trainer(
         peak_flops=peak_flops(device),
         report=report if processes.is_main else None,
     )
-    held_out = None
+    held_out, notes = None, []
     if processes.is_main and config.evaluation.num_examples:
-        held_out = make_held_out(config, data, num_examples=config.evaluation.num_examples)
-    return Trainer(config, record, learner, reporter, held_out, output, is_main=processes.is_main)
+        try:
+            held_out = make_held_out(config, data, num_examples=config.evaluation.num_examples)
+        except FitError as error:  # a few documents may leave none to hold out
+            notes.append(f"trained without held-out figures: {error}")
+    trainer = Trainer(
+        config, record, learner, reporter, held_out, output, is_main=processes.is_main
+    )
+    trainer.notes += notes
+    return trainer
 
 
 def plan(config: TrainConfig, data_path: Path) -> Plan:

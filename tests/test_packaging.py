@@ -32,6 +32,7 @@ def modules_of_the_checkout() -> set[str]:
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist of a clean copy of the project and the wheel built from that."""
     pytest.importorskip("build")
+    pytest.importorskip("setuptools", minversion="77")
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in (*INSTALLED_AS, "pyproject.toml", "README.md", "LICENSE", "tests", "benchmarks"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, succeed
+from lmmodel.trainer import Interrupted
+from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, make_text, succeed
 
 
 def test_a_run_is_trained_from_the_defaults_of_the_verbs_before(inside: Path, road: Road) -> None:
@@ -20,6 +22,19 @@ def test_a_run_is_trained_from_the_defaults_of_the_verbs_before(inside: Path, ro
         "model.safetensors", "config.json", "metrics.jsonl", "loss.png", "checkpoints",
         "tokenizer.json",
     }  # fmt: skip
+
+
+def test_a_corpus_too_small_to_hold_anything_out_is_trained_on_all_the_same(inside: Path) -> None:
+    (inside / "corpus").mkdir()
+    for number in range(3):
+        (inside / "corpus" / f"{number}.txt").write_text(make_text(3, seed=number))
+    succeed("lmdata", "tokenize", "corpus/")
+    succeed("lmdata", "mask", "--rate", "0.15")
+    lines = succeed("lmmodel", "train", "shards/", "--num-steps", "1", *TRAIN_FAST).stdout
+    assert "note: trained without held-out figures: split validation of shards is empty" in lines
+    result = invoke("lmmodel", "evaluate", "runs/tiny")
+    assert result.exit_code == 1
+    assert "split validation of" in result.stderr
 
 
 def test_a_run_on_the_store_itself_and_its_resumption(road: Road, tmp_path: Path) -> None:
@@ -89,14 +104,26 @@ def test_export_is_opened_by_transformers_with_the_same_logits(road: Road, tmp_p
 def test_an_interrupted_training_exits_130_and_says_how_to_go_on(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmmodel.trainer import Interrupted
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise Interrupted("stopped after step 3 of 9; everything is saved: go on with --resume")
-
-    monkeypatch.setattr("lmmodel.trainer.train", interrupt)
+    stopped = Interrupted("stopped after step 3 of 9; everything is saved: go on with --resume")
+    monkeypatch.setattr("lmmodel.trainer.train", Mock(side_effect=stopped))
     result = invoke("lmmodel", "train", road.shards, "--output", tmp_path / "run", *TRAIN_FAST)
     assert result.exit_code == 130
     assert result.stderr == (
         "\nInterrupted. stopped after step 3 of 9; everything is saved: go on with --resume\n"
     )
+
+
+def test_control_c_outside_the_steps_says_what_there_is(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the data is opened, or a second time while the first one saves."""
+    monkeypatch.setattr("lmmodel.trainer.train", Mock(side_effect=KeyboardInterrupt))
+    run = tmp_path / "run"
+    arguments = ("lmmodel", "train", road.shards, "--output", run, *TRAIN_FAST)
+    early = invoke(*arguments)
+    run.mkdir()
+    (run / "config.json").touch()
+    late = invoke(*arguments)
+    assert (early.exit_code, late.exit_code) == (130, 130)
+    assert early.stderr == "\nInterrupted. Nothing was begun; type the same command again.\n"
+    assert late.stderr.endswith(f"is kept: go on with --resume --output {run}\n")

@@ -7,9 +7,8 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -131,11 +130,10 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -
     assert "type the same command again to go on" in capsys.readouterr().err
 
 
-def on_a_terminal(*arguments: str | Path, show_after_s: float = 0) -> str:
+def on_a_terminal(*arguments: str | Path) -> str:
     """Return what a command writes on standard error where that is a terminal."""
     code = (
-        "import sys; import lmcli.progress as p;"
-        f"p.SHOW_AFTER_S = {show_after_s};"
+        "import sys; import lmcli.progress as p; p.SHOW_AFTER_S = 0;"
         "from tests.lmdata.builds import InlineWorkers; import lmdata.tokenize as t;"
         "t.start_tokenizing = InlineWorkers;"
         "from lmcli.lmdata import main; main(sys.argv[1:])"
@@ -160,28 +158,34 @@ def on_a_terminal(*arguments: str | Path, show_after_s: float = 0) -> str:
     return seen.decode()
 
 
-def test_progress_is_seen_on_a_terminal_unless_quiet(road: Road, tmp_path: Path) -> None:
-    arguments = ("mask", road.tokens, "--duplicates", "4")
-    seen = on_a_terminal(*arguments, "--output", tmp_path / "one")
+def test_progress_is_seen_on_a_terminal(road: Road, tmp_path: Path) -> None:
+    arguments = ("mask", road.tokens, "--duplicates", "40")
+    seen = on_a_terminal(*arguments, "--output", tmp_path / "shards")
     assert "making examples" in seen
-    assert "100%" in seen
-    assert on_a_terminal(*arguments, "--output", tmp_path / "two", "--quiet") == ""
+    assert "examples" in seen.split("making examples")[1]
 
 
-@pytest.mark.parametrize(
-    ("is_terminal", "seconds", "is_seen"),
-    [(True, 1.9, False), (True, 2.1, True), (False, 9, False)],
-)
-def test_progress_waits_for_two_seconds_and_is_silent_in_a_log(
-    is_terminal: bool, seconds: float, is_seen: bool,
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("quiet", [True, False])
+@pytest.mark.parametrize("unit", [None, "bytes", "steps"])
+def test_progress_waits_for_two_seconds_and_is_silent_in_a_log_or_if_quiet(
+    is_terminal: bool, quiet: bool, unit: str | None,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    timer = Mock()
+    monkeypatch.setattr("lmcli.progress.threading.Timer", timer)
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
-    now = time.monotonic()
-    with ProgressLine("counting", unit="steps") as line:
-        monkeypatch.setattr("lmcli.progress.time", SimpleNamespace(monotonic=lambda: now + seconds))
+    with ProgressLine("counting", unit=unit, quiet=quiet) as line:
         line.update(1, 2, "loss 3")
-    assert ("counting" in capsys.readouterr().err) == is_seen
+        seconds, show = timer.call_args.args
+        assert seconds == 2
+        assert capsys.readouterr().err == ""
+        if timer().start.called:
+            show()
+            line.update(1, 2, "loss 3")
+    seen = capsys.readouterr().err
+    assert ("counting" in seen and "loss 3" in seen) == (is_terminal and not quiet)
+    assert not ("counting" in seen and quiet)
 
 
 @pytest.mark.parametrize("command", GROUPS)
