@@ -127,7 +127,8 @@ class TrainingData:
 
     def _why_empty(self, split: str) -> str:
         advice = {
-            "validation": "build it with a validation share, or set evaluation.num_examples=0"
+            "validation": "tokenize with a larger --set validation_ratio=0.1, or train with "
+            "--set evaluation.num_examples=0"
         }
         there = ", ".join(sorted(name for name in self.manifest.splits)) or "none"
         return (

@@ -21,7 +21,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class OptimizerConfig:
     """What moves the weights."""
 
-    name: Literal["adamw", "muon"] = "adamw"  # muon: on the layers' matrices; adamw on the rest
+    name: Literal["adamw", "muon"] = "muon"  # muon: on the layers' matrices; adamw on the rest
     lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
     betas: tuple[float, float] = (0.9, 0.98)  # decay of the mean and the mean square, in [0, 1)
     eps: float = 1e-6  # added to the root of the mean square

@@ -17,6 +17,7 @@ import lmcli.lmdata
 import lmcli.lmmodel
 from lmcli.options import FriendlyGroup, gather
 from lmcli.progress import ProgressLine
+from lmdata.errors import CorpusError
 from tests.cli.commands import TRAIN_FAST, Road, invoke, succeed
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,12 @@ def group_that_raises(error: BaseException) -> click.Group:
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         group_that_raises(ZeroDivisionError("a bug")).main(["fail"], standalone_mode=False)
+
+
+def test_an_error_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        group_that_raises(CorpusError("a.txt is broken:\nline 3")).main(["fail"])
+    assert capsys.readouterr().err == "Error: a.txt is broken: line 3\n"
 
 
 def test_an_unforeseen_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

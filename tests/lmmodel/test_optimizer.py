@@ -93,7 +93,7 @@ def test_muon_equals_one_plain_step_after_another_for_each_matrix() -> None:
 
 def test_adamw_equals_torchs_plain_one() -> None:
     model, twin = make_tiny(), make_tiny()
-    config = OptimizerConfig(lr=2**-6, weight_decay=0.25)
+    config = OptimizerConfig(name="adamw", lr=2**-6, weight_decay=0.25)
     optimizer = Optimizer(model, config)
     decays = {n: takes_decay(n, p, decay_embeddings=False) for n, p in twin.named_parameters()}
     plain = torch.optim.AdamW(
@@ -147,13 +147,13 @@ def test_a_saved_state_continues_bit_for_bit(name: str) -> None:
 
 def test_a_state_of_another_optimizer_is_refused() -> None:
     muon = Optimizer(make_tiny(), OptimizerConfig(name="muon"))
-    adamw = Optimizer(make_tiny(), OptimizerConfig())
+    adamw = Optimizer(make_tiny(), OptimizerConfig(name="adamw"))
     with pytest.raises(CheckpointError, match="was it saved with another optimizer than adamw"):
         adamw.load_state_tensors(muon.state_tensors())
 
 
 def test_a_state_of_another_shape_is_refused() -> None:
-    optimizer = Optimizer(make_tiny(), OptimizerConfig())
+    optimizer = Optimizer(make_tiny(), OptimizerConfig(name="adamw"))
     state = optimizer.state_tensors() | {"head.bias/mean": torch.zeros(3)}
     with pytest.raises(CheckpointError, match=r"head.bias/mean has shape \(3,\).* needs \(53,\)"):
         optimizer.load_state_tensors(state)

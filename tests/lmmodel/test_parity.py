@@ -142,7 +142,7 @@ def test_every_gradient_equals_that_of_transformers(family: str) -> None:
 def test_ten_optimizer_steps_end_at_the_weights_of_transformers(family: str) -> None:
     ours, theirs = make_twins(family, torch.float64)
     batch, padded = make_inputs(family)
-    config = OptimizerConfig(lr=LR, weight_decay=0.1, decay_embeddings=True)
+    config = OptimizerConfig(name="adamw", lr=LR, weight_decay=0.1, decay_embeddings=True)
     optimizer = Optimizer(ours, config)
     their_optimizer = torch.optim.AdamW(
         [
