@@ -40,10 +40,10 @@ lint: $(TESTING)
 	$(BIN)/mypy
 
 test-fast: $(TESTING)
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 
 test-slow: $(TESTING)
-	$(BIN)/python -m pytest --quiet -m "slow or not slow"
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile -m "not gpu"
 
 gpu-bench:
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m benchmarks gpu; else $(PYTHON) -m benchmarks gpu; fi

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,12 +15,14 @@ from .options import (
     echo_result,
     gather,
     json_option,
+    num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
     quiet_option,
     reading_options,
     resolve,
+    say,
     seed_option,
     set_option,
 )
@@ -195,22 +196,27 @@ def tokenize(
     Example: lmdata tokenize corpus/
     Example: lmdata tokenize 'wiki/*.jsonl.zst' --tokenizer vocab.txt --output wiki-tokens
     """
-    from lmdata.build import build_store
-    from lmdata.building.plan import TokenizeConfig
+    from lmdata.building.workers import start_tokenizing
 
-    shard_bytes = None if shard_megabytes is None else shard_megabytes * 1_000_000
-    config = resolve(
-        TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed,
-        **nest_reading(options),
-    )  # fmt: skip
     start = time.perf_counter()
-    with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
-        built = build_store(
-            corpus, output, config, tokenizer_path=tokenizer_path,
-            num_workers=num_workers or num_cores(), memory_bytes=memory_mebibytes << 20,
-            overwrite=overwrite, say=None if quiet else say, verbose=verbose,
-            progress=lambda done, total, documents: line.update(done, total),
+    # The workers load their kernels while this process imports what it needs.
+    with start_tokenizing(num_workers or num_cores()) as workers:
+        from lmdata.build import build_store
+        from lmdata.building.plan import TokenizeConfig
+
+        shard_bytes = None if shard_megabytes is None else shard_megabytes * 1_000_000
+        config = resolve(
+            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed,
+            **nest_reading(options),
         )  # fmt: skip
+        with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
+            built = build_store(
+                corpus, output, config, tokenizer_path=tokenizer_path,
+                num_workers=workers.num_workers, memory_bytes=memory_mebibytes << 20,
+                overwrite=overwrite, say=None if quiet else say, verbose=verbose,
+                progress=lambda done, total, documents: line.update(done, total),
+                workers=workers,
+            )  # fmt: skip
     report_dataset(
         built.manifest, output, start, "documents", skipped=built.skipped, as_json=as_json,
         quiet=quiet,
@@ -372,16 +378,6 @@ def show(dataset: Path, split: str, row: int, num_rows: int, source: bool, as_js
 def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with those about reading under `corpus`, as `resolve` takes them."""
     return {f"corpus__{name}" if name in READING else name: v for name, v in options.items()}
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def say(text: str) -> None:
-    """Tell the user what was decided, beside the results."""
-    click.echo(text, err=True)
 
 
 def report_dataset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -144,3 +145,13 @@ def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) ->
         click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
     elif not quiet:
         click.echo("\n".join(lines))
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def say(text: str) -> None:
+    """Tell the user what was decided, beside the results."""
+    click.echo(text, err=True)

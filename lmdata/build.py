@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdata.building.plan import TokenizeConfig
+from lmdata.building.workers import WorkerPool
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
 from lmdata.encoding import make_encoder
 from lmdata.errors import CorpusError, OutputError
@@ -72,7 +73,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
-    verbose: bool = False,
+    verbose: bool = False, workers: WorkerPool | None = None,
 ) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -87,6 +88,7 @@ def build_store(
         progress: called with (bytes done, bytes in all, documents done)
         say: called with a line about what was decided for the user
         verbose: say how the text is encoded too, and why so
+        workers: from `start_tokenizing`, when started early; sets `num_workers`
 
     Raises:
         LmdataError: as `build_tokenizer` and `lmdata.tokenize.tokenize_corpus`
@@ -107,7 +109,7 @@ def build_store(
         say(f"encoding by {encoder.kind}: {encoder.reason}")
     manifest = tokenize_corpus(
         sources, config, tokenizer, output, num_workers=num_workers, memory_bytes=memory_bytes,
-        overwrite=overwrite, progress=progress,
+        overwrite=overwrite, progress=progress, workers=workers,
     )  # fmt: skip
     return StoreBuild(manifest, survey.skipped)
 

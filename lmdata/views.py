@@ -301,7 +301,7 @@ def _index_pairs(
             total, forced, left_out = index_pairs(arrays.table, walk, before, states)
     notes["examples"] = total
     chosen = walk.random_word / 2**32 * (total - forced)
-    notes["expected_positive_share"] = (forced + chosen) / total
+    notes["expected_positive_share"] = round((forced + chosen) / total, 6)
     if recipe.view == "nsp" and num_used == 1:
         notes["one_document"] = "no pair is labelled random: there is no other document"
     if left_out:

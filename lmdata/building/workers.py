@@ -181,7 +181,7 @@ class WorkerPool:
 
 def start_tokenizing(num_workers: int) -> WorkerPool:
     """Return the pool that `tokenize_corpus` needs; worth doing before heavy imports."""
-    return WorkerPool(num_workers, "lmdata.building.units:prepare_units")
+    return WorkerPool(num_workers, "lmdata.building.units:prepare_nursery")
 
 
 def _how_ended(status: int) -> str:

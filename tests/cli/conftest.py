@@ -17,6 +17,7 @@ def workers_in_this_process() -> Iterator[None]:
     """Worker processes take seconds to start; test_interruption.py has real ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lmdata.tokenize.start_tokenizing", InlineWorkers)
+        patch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
         patch.setattr("lmmodel.reporting.plot_losses", lambda _entries, path, *_: path.touch())
         yield
 

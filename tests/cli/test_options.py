@@ -142,7 +142,8 @@ def on_a_terminal(*arguments: str | Path) -> str:
     code = (
         "import sys; import lmcli.progress as p; p.SHOW_AFTER_S = 0;"
         "from tests.lmdata.builds import InlineWorkers; import lmdata.tokenize as t;"
-        "t.start_tokenizing = InlineWorkers;"
+        "import lmdata.building.workers as w;"
+        "t.start_tokenizing = w.start_tokenizing = InlineWorkers;"
         "from lmcli.lmdata import main; main(sys.argv[1:])"
     )
     ours, theirs = pty.openpty()

@@ -107,7 +107,7 @@ def test_overwrite_replaces_only_what_it_wrote_and_nobody_changed(installation: 
     corpus = installation / "corpus"
     write_sample_corpus(corpus)
     before = read_all(corpus)
-    (installation / "stdlib" / "numbers.py").write_text(MODULE.replace("One module", "A module"))
+    (installation / "site-packages" / "shop" / "cart.py").write_text(MODULE)
     write_sample_corpus(corpus, overwrite=True)
     assert read_all(corpus) != before
     before = read_all(corpus)
