@@ -303,10 +303,10 @@ class _Build:
 
     def describe_state(self) -> str:
         """Say what an interrupted build keeps."""
-        return (
-            f"{len(self._receipts)} of {len(self._units)} units are kept in {self._folder.path}; "
-            f"type the same command again to go on."
-        )
+        kept = f"{len(self._receipts)} of {len(self._units)} units are kept"
+        if not self._units:
+            kept = "What was finished is kept"
+        return f"{kept} in {self._folder.path}; type the same command again to go on."
 
     def close(self) -> None:
         """Wait for the assembling thread and remove open shards."""

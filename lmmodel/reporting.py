@@ -68,9 +68,9 @@ class Reporter:
 
     def open(self, step: int) -> None:
         """Begin writing after `step`; later lines of an earlier attempt are dropped."""
-        self._log = MetricsLog(self.output / METRICS_NAME, step)
         if self.config.logging.tensorboard:
             self._events = open_tensorboard(self.output / TENSORBOARD_NAME)
+        self._log = MetricsLog(self.output / METRICS_NAME, step)
 
     def close(self) -> None:
         """Close the files."""
