@@ -48,7 +48,7 @@ def commands(model: str, num_minutes: float) -> list[list[str]]:
         ["lmdata", "mask", "--rate", "0.15", "--duplicates", "1", "--json"],
         ["lmdata", "verify", "shards", "--json"],
         ["lmmodel", "train", "shards", "--model", model, "--num-minutes", f"{num_minutes:g}",
-         "--output", run_folder, "--json"],
+         "--set", "optimizer.lr=3e-3", "--output", run_folder, "--json"],
         ["lmmodel", "evaluate", run_folder, "shards", "--num-examples", "4096", "--json"],
         ["lmmodel", "fill-mask", run_folder, *PROMPTS, "--json"],
         ["lmmodel", "export", run_folder, "exported", "--overwrite", "--json"],
