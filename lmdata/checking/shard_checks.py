@@ -133,11 +133,21 @@ def check_statistics(split: str, examples: ExampleSet, recipe: Recipe) -> Iterat
     num_pieces = len(is_special) - (0 if recipe.compat == "bert" else int(is_special.sum()))
     if recipe.corruption != "none" and recipe.count == "exact":
         yield _rate_row(split, counts, num_expected, recipe)
-    for check in judge(counts, recipe, num_random_pieces=max(1, num_pieces)):
+    positive_share = _noted_share(examples, split)
+    for check in judge(
+        counts, recipe, num_random_pieces=max(1, num_pieces), positive_share=positive_share
+    ):
         yield row_of(check, f"{split}: ")
     values = np.concatenate(hashes)
     repeated = len(values) - len(np.unique(values))
     yield none_of(f"{split}: examples that are there twice", repeated, len(examples))
+
+
+def _noted_share(examples: ExampleSet, split: str) -> float | None:
+    """Return the share of positive pairs that the view expected, if the manifest notes it."""
+    prefix = f"{split}: expected_positive_share = "
+    found = [note for note in examples.manifest.notes if note.startswith(prefix)]
+    return float(found[0].removeprefix(prefix)) if found else None
 
 
 def _num_expected(batch: ExampleBatch, recipe: Recipe) -> int:
