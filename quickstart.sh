@@ -17,7 +17,7 @@ say lmdata tokenize corpus --set validation_ratio=0.05 --overwrite
 say lmdata mask --rate 0.15 --set duplicates=3 --overwrite
 say lmdata show --num-rows 1
 # Two minutes or so on two CPU cores; the same line uses a GPU where there is one.
-say lmmodel train shards --model tiny --num-steps 750 --set optimizer.lr=3e-3 \
+say lmmodel train shards --model tiny --num-steps 600 --set optimizer.lr=3e-3 \
   --output runs/quickstart --overwrite
 say lmmodel evaluate runs/quickstart
 say lmmodel fill-mask runs/quickstart \
