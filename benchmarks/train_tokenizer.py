@@ -21,7 +21,7 @@ from tokenizers import pre_tokenizers, trainers
 
 from benchmarks.measure import DATA, print_table, summary, write_result
 from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
-from lmdata.training import RECIPES, TokenizerConfig, train_tokenizer
+from lmdata.training import METHODS, TokenizerConfig, train_tokenizer
 
 NUM_THREADS = 2
 Trained = tokenizers.Tokenizer | None
@@ -30,7 +30,7 @@ Trained = tokenizers.Tokenizer | None
 def main(arguments: list[str]) -> None:
     """Run the comparison that the options ask for and keep the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks train-tokenizer")
-    parser.add_argument("--model", choices=list(RECIPES), default="wordpiece")
+    parser.add_argument("--model", choices=list(METHODS), default="wordpiece")
     parser.add_argument("--vocab-size", type=int, default=30_522)
     parser.add_argument("--files", type=int, default=4, help="Wikipedia files to use, of 8")
     parser.add_argument("--num-runs", type=int, default=3)
@@ -106,7 +106,7 @@ def peers(config: TokenizerConfig, texts: list[str]) -> dict[str, Callable[[], T
 
 def by_tokenizers(config: TokenizerConfig, texts: list[str]) -> Trained:
     """Train with `tokenizers`, with the same rules for cutting text into words."""
-    backend = RECIPES[config.model].make_backend(config)
+    backend = METHODS[config.model].make_backend(config)
     settings: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "special_tokens": list(config.special_tokens),

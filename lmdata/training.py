@@ -55,8 +55,8 @@ class TokenizerConfig:
     max_training_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        if self.model not in RECIPES:
-            raise ValueError(f"model must be one of {', '.join(RECIPES)}, got {self.model!r}")
+        if self.model not in METHODS:
+            raise ValueError(f"model must be one of {', '.join(METHODS)}, got {self.model!r}")
         for name in ("vocab_size", "min_frequency", "limit_alphabet", "max_training_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -92,7 +92,7 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Method:
     """What a kind of tokenizer needs to be trained.
 
     Attributes:
@@ -125,18 +125,18 @@ def train_tokenizer(
         TokenizerError: there is no text, or the vocabulary is too small for its alphabet, or
             larger than the text can fill, or text could spell a special token
     """
-    recipe = RECIPES[config.model]
-    backend = recipe.make_backend(config)
+    method = METHODS[config.model]
+    backend = method.make_backend(config)
     _check_no_text_spells(config.special_tokens, backend)
     counts = count_words(
         batches,
         backend,
-        recipe.rule,
+        method.rule,
         max_bytes=config.max_training_bytes,
         num_threads=num_threads,
         progress=progress,
     )
-    backend.model = recipe.learn(counts, config)
+    backend.model = method.learn(counts, config)
     _add_special_tokens(backend, config.special_tokens)
     return Tokenizer(backend, config.purposes)
 
@@ -290,8 +290,8 @@ def whole_documents(_text: U8, offsets: I64) -> I64:
     return offsets
 
 
-RECIPES: dict[str, Recipe] = {
-    "wordpiece": Recipe(
+METHODS: dict[str, Method] = {
+    "wordpiece": Method(
         CountingRule(
             classes=ascii_classes(),
             cut=whole_documents,
@@ -302,7 +302,7 @@ RECIPES: dict[str, Recipe] = {
         _make_wordpiece,
         _learn_wordpiece,
     ),
-    "bpe": Recipe(
+    "bpe": Method(
         CountingRule(
             classes=np.full(NUM_CLASSES, WORD, np.uint8),
             cut=cut_chunks,
@@ -313,7 +313,7 @@ RECIPES: dict[str, Recipe] = {
         _make_bpe,
         _learn_bpe,
     ),
-    "unigram": Recipe(
+    "unigram": Method(
         CountingRule(
             classes=_white_space_classes(),
             cut=whole_documents,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from hypothesis import strategies as st
 from lmdata.errors import TokenizerError
 from lmdata.learning.chunks import cut_chunks
 from lmdata.learning.counting import count_words, split_text
-from lmdata.training import RECIPES, TokenizerConfig
+from lmdata.training import METHODS, TokenizerConfig
+from tests.lmdata.text_batches import Batch, batch
 
 MODELS = ("wordpiece", "bpe", "unigram")
 NASTY = [
@@ -24,20 +24,8 @@ texts = st.lists(
 ).map("".join)
 
 
-@dataclass
-class Batch:
-    text: np.ndarray
-    offsets: np.ndarray
-
-
-def batch(documents: Iterable[str]) -> Batch:
-    encoded = [document.encode() for document in documents]
-    text = np.frombuffer(b"".join(encoded), np.uint8)
-    return Batch(text, np.cumsum([0, *map(len, encoded)]).astype(np.int64))
-
-
 def count(model: str, batches: Iterable[Batch], max_bytes: int = 1 << 30, num_threads: int = 1):
-    recipe = RECIPES[model]
+    recipe = METHODS[model]
     backend = recipe.make_backend(TokenizerConfig(model=model))
     return count_words(batches, backend, recipe.rule, max_bytes=max_bytes, num_threads=num_threads)
 
@@ -45,7 +33,7 @@ def count(model: str, batches: Iterable[Batch], max_bytes: int = 1 << 30, num_th
 @pytest.mark.parametrize("model", MODELS)
 def test_words_are_counted_as_the_pre_tokenizer_cuts_them(model: str) -> None:
     documents = ["The cat, the CAT.", "don't 1,234  x\n", "", "naïve (cat)"]
-    backend = RECIPES[model].make_backend(TokenizerConfig(model=model))
+    backend = METHODS[model].make_backend(TokenizerConfig(model=model))
     expected = Counter(token for text in documents for token in split_text(backend, text))
     counts = count(model, [batch(documents)])
     if model == "unigram":
@@ -58,7 +46,7 @@ def test_words_are_counted_as_the_pre_tokenizer_cuts_them(model: str) -> None:
 def test_wordpiece_counts_are_those_of_whole_documents(documents: list[str]) -> None:
     if not any(documents):
         return
-    backend = RECIPES["wordpiece"].make_backend(TokenizerConfig())
+    backend = METHODS["wordpiece"].make_backend(TokenizerConfig())
     expected = Counter(token for text in documents for token in split_text(backend, text))
     assert count("wordpiece", [batch(documents)]) == expected
 
@@ -67,13 +55,13 @@ def test_wordpiece_counts_are_those_of_whole_documents(documents: list[str]) -> 
 def test_byte_level_counts_are_those_of_whole_documents(documents: list[str]) -> None:
     if not any(documents):
         return
-    backend = RECIPES["bpe"].make_backend(TokenizerConfig(model="bpe"))
+    backend = METHODS["bpe"].make_backend(TokenizerConfig(model="bpe"))
     expected = Counter(token for text in documents for token in split_text(backend, text))
     assert count("bpe", [batch(documents)]) == expected
 
 
 def test_a_cut_in_an_unsafe_place_would_be_noticed() -> None:
-    backend = RECIPES["bpe"].make_backend(TokenizerConfig(model="bpe"))
+    backend = METHODS["bpe"].make_backend(TokenizerConfig(model="bpe"))
     for whole, parts in (("a  b", ("a ", " b")), ("x'ss", ("x", "'ss")), ("a b", ("a", " b"))):
         assert split_text(backend, whole) == [
             t for part in parts for t in split_text(backend, part)

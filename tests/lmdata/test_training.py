@@ -7,11 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tokenizers
 import zstandard
@@ -20,23 +19,12 @@ from tokenizers import models, trainers
 from lmdata.errors import TokenizerError
 from lmdata.learning.symbols import choose_alphabet, split_into_symbols
 from lmdata.tokenizer import load_tokenizer, save_tokenizer
-from lmdata.training import RECIPES, TokenizerConfig, train_tokenizer
+from lmdata.training import METHODS, TokenizerConfig, train_tokenizer
+from tests.lmdata.text_batches import batch
 
 MODELS = ("wordpiece", "bpe", "unigram")
 SIZES = {"wordpiece": 1009, "bpe": 1009, "unigram": 499}
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class Batch:
-    text: np.ndarray
-    offsets: np.ndarray
-
-
-def batch(documents: Iterable[str]) -> Batch:
-    encoded = [document.encode() for document in documents]
-    text = np.frombuffer(b"".join(encoded), np.uint8)
-    return Batch(text, np.cumsum([0, *map(len, encoded)]).astype(np.int64))
 
 
 def prose() -> list[str]:
@@ -191,7 +179,7 @@ def test_any_run_order_batching_and_threads_give_the_same_bytes() -> None:
 
 def by_tokenizers(documents: list[str], config: TokenizerConfig) -> tokenizers.Tokenizer:
     """The oracle: trained by `tokenizers` itself."""
-    backend = RECIPES[config.model].make_backend(config)
+    backend = METHODS[config.model].make_backend(config)
     settings = {"vocab_size": config.vocab_size, "special_tokens": list(config.special_tokens),
                 "show_progress": False}  # fmt: skip
     trainer = {
