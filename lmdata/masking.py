@@ -1,7 +1,8 @@
 """Corruption of ids for masked language models (pure; kernels over flat ragged batches).
 
 Which positions are chosen and what becomes of them is addressed by (example, part), so an example
-is masked in the same way wherever and whenever it is made. FIDELITY.md gives the rules by number.
+is masked in the same way wherever and whenever it is made. docs/fidelity.md gives the rules by
+number.
 """
 
 from __future__ import annotations

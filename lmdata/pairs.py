@@ -1,6 +1,7 @@
 """Which spans of which documents form pair i: BERT's next-sentence pairs and ALBERT's order.
 
-FIDELITY.md gives the rules by number. The draws of a document are addressed by its row, the pass
+docs/fidelity.md gives the rules by number. The draws of a document are addressed by its row, the
+pass
 (duplicate) and the ordinal of the example within the document.
 """
 

@@ -40,7 +40,7 @@ class Recipe:
         balance_nsp: lower the share of random pairs, above a half by BERT's rules, to a half
         coverage: "independent" epochs, or "balanced": every token is masked once in about
             1 / mlm_probability epochs; single and packed views with token corruption only
-        compat: "bert" for the script's own choices (FIDELITY.md, rules 10, 15, 18, 19)
+        compat: "bert" for the script's own choices (docs/fidelity.md, rules 10, 15, 18, 19)
         shuffle: examples in a random order, another one each epoch
     """
 

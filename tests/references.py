@@ -1,4 +1,4 @@
-"""Slow, obvious oracles: BERT's procedure from the rules of FIDELITY.md, on plain lists.
+"""Slow, obvious oracles: BERT's procedure from the rules of docs/fidelity.md, on plain lists.
 
 A rule asks a `draws` object for every chance it takes. `PlainDraws` answers from Python's
 generator, `AddressedDraws` from the addresses that the fast path uses, so that the two can be

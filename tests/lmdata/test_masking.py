@@ -1,4 +1,4 @@
-"""Rules 15 to 19 of FIDELITY.md, and the corruptions beyond BERT's script."""
+"""Rules 15 to 19 of docs/fidelity.md, and the corruptions beyond BERT's script."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Rules 4 to 14 and 20 of FIDELITY.md; 1 and 2 belong to the corpus, 3 to the order."""
+"""Rules 4 to 14 and 20 of docs/fidelity.md; 1 and 2 belong to the corpus, 3 to the order."""
 
 import numpy as np
 import pytest
