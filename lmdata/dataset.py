@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import ExampleBatch, split_segments
 from lmdata.building.shards import Verify, read_batches
+from lmdata.columns import to_array
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.schema import (
     TOKENIZER_FOLDER,
@@ -284,12 +284,12 @@ def _store_block(first_row: int, batch: pa.RecordBatch) -> StoreBlock:
     sources = batch.column("source")
     return StoreBlock(
         first_row=first_row,
-        ids=_view(ids.values),
-        id_offsets=_view(ids.offsets),
-        sentence_lengths=_view(lengths.values),
-        sentence_offsets=_view(lengths.offsets),
-        positions=_view(batch.column("position")),
-        source_codes=_view(sources.indices),
+        ids=to_array(ids.values),
+        id_offsets=to_array(ids.offsets),
+        sentence_lengths=to_array(lengths.values),
+        sentence_offsets=to_array(lengths.offsets),
+        positions=to_array(batch.column("position")),
+        source_codes=to_array(sources.indices),
         source_names=sources.dictionary,
     )
 
@@ -298,12 +298,8 @@ def _example_block(first_row: int, batch: pa.RecordBatch) -> _ExampleBlock:
     columns, offsets = {}, {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         if pa.types.is_list(field.type):
-            columns[field.name] = _view(column.values)
-            offsets[field.name] = _view(column.offsets)
+            columns[field.name] = to_array(column.values)
+            offsets[field.name] = to_array(column.offsets)
         else:
-            columns[field.name] = _view(column.fill_null(-1) if column.null_count else column)
+            columns[field.name] = to_array(column.fill_null(-1) if column.null_count else column)
     return _ExampleBlock(first_row, columns, offsets)
-
-
-def _view(array: pa.Array) -> np.ndarray[Any, Any]:
-    return np.asarray(array.to_numpy(zero_copy_only=True))

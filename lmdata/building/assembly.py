@@ -13,6 +13,7 @@ import pyarrow as pa
 from lmdata.building.plan import TokenizeConfig
 from lmdata.building.shards import check_shard, map_shard
 from lmdata.building.units import UnitReceipt, part_schema
+from lmdata.columns import to_array, to_column, to_text_column
 from lmdata.config import build_config
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, IntegrityError
@@ -94,7 +95,7 @@ class Assembly:
 
     def _finish_rows(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield the rows as they lie in a shard, by dictionary window."""
-        sources = batch.column("source").to_numpy()
+        sources = to_array(batch.column("source"))
         windows = sources // DICTIONARY_SIZE
         bounds = [0, *(np.flatnonzero(np.diff(windows)) + 1).tolist(), len(sources)]
         for start, stop in pairwise(bounds):
@@ -103,17 +104,17 @@ class Assembly:
                 yield window, self._finish_window(batch.slice(start, stop - start), window)
 
     def _finish_window(self, batch: pa.RecordBatch, window: int) -> pa.RecordBatch:
-        sources = batch.column("source").to_numpy()
+        sources = to_array(batch.column("source"))
         before = [self._num_records.get(source, 0) for source in range(sources[0], sources[-1] + 1)]
-        positions = batch.column("position").to_numpy()
+        positions = to_array(batch.column("position"))
         positions = positions + np.array(before, np.uint64)[sources - sources[0]]
         if self._window[0] != window:
             first = window * DICTIONARY_SIZE
-            self._window = window, pa.array(self._names[first : first + DICTIONARY_SIZE])
-        codes = pa.array(sources - window * DICTIONARY_SIZE, pa.int32())
+            self._window = window, to_text_column(self._names[first : first + DICTIONARY_SIZE])
+        codes = to_column((sources - window * DICTIONARY_SIZE).astype(np.int32, copy=False))
         names = pa.DictionaryArray.from_arrays(codes, self._window[1])
         return pa.RecordBatch.from_arrays(
-            [names, pa.array(positions), *batch.columns[2:]], schema=self._schema
+            [names, to_column(positions), *batch.columns[2:]], schema=self._schema
         )
 
 

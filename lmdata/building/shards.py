@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from lmdata.columns import to_array
 from lmdata.errors import IntegrityError
 from lmdata.schema import Manifest, ShardRecord, dataset_schema, smallest_id_dtype
 
@@ -133,4 +134,4 @@ def row_bytes(batch: pa.RecordBatch) -> np.ndarray:
 
 def _list_offsets(column: pa.Array) -> np.ndarray:
     """Offsets of a list column, of this slice only: int32 | int64 array (rows + 1,)."""
-    return np.asarray(column.offsets.to_numpy(zero_copy_only=True))
+    return to_array(column.offsets)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from lmdata.building.plan import Piece, TokenizeConfig, Unit
 from lmdata.building.shards import hash_file
 from lmdata.building.splits import assign_splits
+from lmdata.columns import to_column, to_list_column
 from lmdata.config import build_config
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
 from lmdata.encoders.numba_start import start_numba
@@ -295,12 +296,10 @@ def make_part_batch(
     lengths, offsets = take_lists(encoded.sentence_lengths, encoded.sentence_offsets, rows)
     types = [schema.field(name).type for name in ("input_ids", "sentence_lengths")]
     columns = [
-        pa.array(np.full(len(rows), source, np.int32)),
-        pa.array(positions),
-        pa.LargeListArray.from_arrays(pa.array(id_offsets), pa.array(ids), type=types[0]),
-        pa.ListArray.from_arrays(
-            pa.array(offsets.astype(np.int32)), pa.array(lengths), type=types[1]
-        ),
+        to_column(np.full(len(rows), source, np.int32)),
+        to_column(positions),
+        to_list_column(ids, id_offsets, types[0]),
+        to_list_column(lengths, offsets, types[1]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from lmdata.columns import to_array
 from lmdata.dataset import TokenStore
 from lmdata.errors import IntegrityError
 from lmdata.recipes import Recipe
@@ -66,7 +67,7 @@ def sum_examples(
         ids = batch.column("input_ids")
         counts.examples += batch.num_rows
         counts.ids += len(ids.values)
-        documents = batch.column("document_a").to_numpy()
+        documents = to_array(batch.column("document_a"))
         largest = int(documents.max(initial=0))
         if num_documents is None and largest >= len(is_used):
             is_used = np.concatenate([is_used, np.zeros(largest + 1, np.bool_)])
@@ -75,7 +76,7 @@ def sum_examples(
             counts.special_ids += 3 * batch.num_rows
             _count_random(batch, recipe, counts)
         else:
-            counts.special_ids += int(np.isin(ids.values.to_numpy(), list(frame_ids)).sum())
+            counts.special_ids += int(np.isin(to_array(ids.values), list(frame_ids)).sum())
     counts.documents = int(is_used.sum())
     return counts
 
@@ -90,11 +91,11 @@ def _mark_used(documents: np.ndarray, is_used: np.ndarray) -> None:
 
 
 def _count_random(batch: pa.RecordBatch, recipe: Recipe, counts: ExampleCounts) -> None:
-    is_random = batch.column("next_sentence_label").to_numpy() == 1
+    is_random = to_array(batch.column("next_sentence_label")) == 1
     counts.random_pairs += int(is_random.sum())
     types = batch.column("token_type_ids")
     if recipe.view == "nsp" and batch.num_rows:
-        sizes = np.add.reduceat(types.values.to_numpy(), types.offsets.to_numpy()[:-1], dtype=int)
+        sizes = np.add.reduceat(to_array(types.values), to_array(types.offsets)[:-1], dtype=int)
         counts.random_tokens += int(sizes[is_random].sum() - is_random.sum())
 
 
