@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from lmdata.viewing.scratch import scratch_array
+
 
 class PackingPlan(NamedTuple):
     """Which pieces lie in which row.
@@ -46,34 +48,45 @@ def pack(sizes: np.ndarray, capacity: int) -> PackingPlan:
     """
     if len(sizes) and not 1 <= sizes.min() <= sizes.max() <= capacity:
         raise ValueError(f"sizes must be in [1, {capacity}], got {sizes.min()} to {sizes.max()}")
-    rows, num_rows = _best_fit(np.ascontiguousarray(sizes, np.uint16), capacity)
-    dtype = np.uint32 if len(sizes) < 2**32 else np.int64
-    return PackingPlan(*_group_by_row(rows, num_rows, np.empty(len(sizes), dtype)))
+    sizes = np.ascontiguousarray(sizes, np.uint16)
+    dtype = np.uint32 if len(sizes) < 2**32 - 1 else np.int64
+    rows, below_top, pieces = (scratch_array(len(sizes), dtype) for _ in range(3))
+    counts = _sort_by_size(sizes, capacity, pieces)
+    num_rows = _best_fit(pieces, counts, capacity, below_top, rows)
+    offsets = scratch_array(num_rows + 1, np.int64)
+    _group_by_row(rows, pieces, offsets)
+    return PackingPlan(pieces, offsets)
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_by_size(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pieces from the longest to the shortest (stable), and their counts by size."""
+def _sort_by_size(sizes: np.ndarray, capacity: int, order: np.ndarray) -> np.ndarray:
+    """Fill `order` with the pieces from the longest to the shortest; return how many by size."""
     counts = np.zeros(capacity + 2, np.int64)
     for size in sizes:
         counts[size] += 1
     next_slot = np.zeros(capacity + 2, np.int64)
     for size in range(capacity, -1, -1):
         next_slot[size] = next_slot[size + 1] + counts[size + 1]
-    order = np.empty(len(sizes), np.int64)
     for piece in range(len(sizes)):
         order[next_slot[sizes[piece]]] = piece
         next_slot[sizes[piece]] += 1
-    return order, counts
+    return counts
 
 
 @numba.njit(cache=True, nogil=True)
-def _best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
-    """Return the row of each piece, int64 (P,), and the number of rows."""
-    order, counts = _sort_by_size(sizes, capacity)
+def _best_fit(
+    order: np.ndarray, counts: np.ndarray, capacity: int, below_top: np.ndarray, rows: np.ndarray
+) -> int:
+    """Fill `rows` with the row of each piece, (P,), and return the number of rows.
+
+    Args:
+        order: integers (P,), the pieces from the longest to the shortest
+        counts: int64 (capacity + 2,), pieces of each size
+        capacity: tokens of a row
+        below_top: integers (P,), filled: of each row, 1 + the row below it on its stack, 0 for none
+        rows: integers (P,)
+    """
     top = np.full(capacity + 1, -1, np.int64)  # by free space: the last row with it
-    below_top = np.empty(len(sizes), np.int64)  # by row: the row before it on its stack
-    rows = np.empty(len(sizes), np.int64)
     num_rows, done = 0, 0
     for size in range(capacity, 0, -1):
         free = size  # the rows that fit tightest; only grows while `size` stays
@@ -82,32 +95,35 @@ def _best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
                 free += 1
             if free <= capacity:
                 row = top[free]
-                top[free] = below_top[row]
+                top[free] = np.int64(below_top[row]) - 1
                 left = free - size
             else:
                 row, left = num_rows, capacity - size
                 num_rows += 1
-            below_top[row] = top[left]
+            below_top[row] = top[left] + 1
             top[left] = row
             rows[piece] = row
             if left >= size:
                 free = min(free, left)
         done += counts[size]
-    return rows, num_rows
+    return num_rows
 
 
 @numba.njit(cache=True, nogil=True)
-def _group_by_row(
-    rows: np.ndarray, num_rows: int, pieces: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pieces in the order of their rows, and where each row begins."""
-    offsets = np.zeros(num_rows + 1, np.int64)
+def _group_by_row(rows: np.ndarray, pieces: np.ndarray, offsets: np.ndarray) -> None:
+    """Fill `pieces`, (P,), with the pieces in the order of their rows, `offsets` with the bounds.
+
+    Each row's offset counts up to where the row ends, then all move on by one place.
+    """
+    offsets[:] = 0
     for row in rows:
-        offsets[row + 1] += 1
-    for row in range(num_rows):
+        offsets[np.int64(row) + 1] += 1
+    for row in range(len(offsets) - 1):
         offsets[row + 1] += offsets[row]
-    next_slot = offsets[:-1].copy()
     for piece in range(len(rows)):
-        pieces[next_slot[rows[piece]]] = piece
-        next_slot[rows[piece]] += 1
-    return pieces, offsets
+        row = np.int64(rows[piece])
+        pieces[offsets[row]] = piece
+        offsets[row] += 1
+    for row in range(len(offsets) - 1, 0, -1):
+        offsets[row] = offsets[row - 1]
+    offsets[0] = 0

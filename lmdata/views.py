@@ -4,8 +4,8 @@
 batch with a growing epoch: there is one implementation of an example. It depends on (store,
 recipe, seed, epoch, row, progress) and on nothing else.
 
-In memory a view holds 8 bytes a document, 8 for every 16 examples (0.004 bytes a token at length
-128) and 8 for every 64 sentences; the packed view 4 bytes a segment and 8 a row on top.
+In memory a view holds 8 bytes a document. What else grows with the corpus (8 bytes for every 16
+examples and every 64 sentences, the packed view's plan) lies in a temporary file once it is large.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lmdata.packing import PackingPlan, pack
 from lmdata.pairs import find_pairs, index_pairs
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
+from lmdata.viewing.scratch import scratch_array
 from lmdata.viewing.segments import find_pieces, index_pieces
 from lmdata.viewing.store_table import Block, StoreArrays, build_store_table
 from lmdata.viewing.walk import (
@@ -292,7 +293,7 @@ def _index_pairs(
 ) -> tuple[WalkRules, ExampleIndex, int]:
     before = np.empty(arrays.num_documents + 1, np.int64)
     most = arrays.num_sentences * recipe.duplicates
-    states = np.empty(most // STATE_STRIDE + 1, np.int64)
+    states = scratch_array(most // STATE_STRIDE + 1, np.int64)
     total, forced, left_out = index_pairs(arrays.table, walk, before, states)
     if recipe.balance_nsp and walk.random_word:
         for _ in range(_BALANCE_PASSES):
@@ -306,7 +307,7 @@ def _index_pairs(
         notes["one_document"] = "no pair is labelled random: there is no other document"
     if left_out:
         notes["sentences_without_pair"] = left_out
-    return walk, ExampleIndex(before, states[: total // STATE_STRIDE + 1].copy()), total
+    return walk, ExampleIndex(before, states[: total // STATE_STRIDE + 1]), total
 
 
 def _index_segments(
@@ -328,10 +329,10 @@ def _find_sizes(arrays: StoreArrays, walk: WalkRules) -> tuple[ExampleIndex, np.
     """Return the index of the single segments and the tokens of each, uint16 (segments,)."""
     before = np.empty(arrays.num_documents + 1, np.int64)
     most = arrays.num_sentences + arrays.num_tokens // walk.capacity + 1
-    states = np.empty(most // STATE_STRIDE + 1, np.int64)
-    sizes = np.empty(most, np.uint16)
+    states = scratch_array(most // STATE_STRIDE + 1, np.int64)
+    sizes = scratch_array(most, np.uint16)
     total = index_pieces(arrays.table, walk, before, states, sizes)
-    return ExampleIndex(before, states[: total // STATE_STRIDE + 1].copy()), sizes[:total]
+    return ExampleIndex(before, states[: total // STATE_STRIDE + 1]), sizes[:total]
 
 
 def _pack_full(
@@ -349,7 +350,8 @@ def _pack_full(
     for factor in _FILLER_FACTORS:
         tried = walk._replace(filler=int(factor * mean))
         index, sizes = _find_sizes(arrays, tried)
-        plan = pack(sizes + np.uint16(num_special), max_seq_length)
+        sizes += np.uint16(num_special)
+        plan = pack(sizes, max_seq_length)
         num_tokens = arrays.num_tokens + num_special * len(sizes)
         fill = num_tokens / (plan.num_rows * max_seq_length)
         if best is None or fill > best[-1]:

@@ -18,6 +18,7 @@ from numba.np.numpy_support import carray
 
 from lmdata.errors import IntegrityError
 from lmdata.rng import int64
+from lmdata.viewing.scratch import scratch_array
 
 # One running token count is kept for each group of this many sentences: 8 bytes for 64.
 SENTENCE_GROUP = 64
@@ -78,7 +79,7 @@ def build_store_table(blocks: tuple[Block, ...]) -> StoreArrays:
     Raises:
         IntegrityError: the sentence lengths of a block do not sum to its number of tokens
     """
-    groups = [_group_starts(block) for block in blocks]
+    groups = _group_starts(blocks)
     first_rows = [block.first_row for block in blocks]
     num_rows = first_rows[-1] + len(blocks[-1].id_offsets) - 1 if blocks else 0
     table = StoreTable(
@@ -108,22 +109,31 @@ def _addresses(arrays: list[np.ndarray]) -> np.ndarray:
     return np.array([array.ctypes.data for array in arrays], np.int64)
 
 
-def _group_starts(block: Block) -> np.ndarray:
+def _group_starts(blocks: tuple[Block, ...]) -> list[np.ndarray]:
+    """Return the tokens before each group of sentences, int64 (groups,), by block."""
+    sentences = [int(b.sentence_offsets[-1] - b.sentence_offsets[0]) for b in blocks]
+    ends = np.cumsum([(count >> _GROUP_SHIFT) + 1 for count in sentences], dtype=np.int64)
+    starts = np.split(scratch_array(int(ends.max(initial=0)), np.int64), ends[:-1])[: len(blocks)]
+    for block, own in zip(blocks, starts, strict=True):
+        _fill_group_starts(block, own)
+    return starts
+
+
+def _fill_group_starts(block: Block, starts: np.ndarray) -> None:
     first, last = int(block.sentence_offsets[0]), int(block.sentence_offsets[-1])
     lengths = block.sentence_lengths[first:last]
     num_tokens = int(block.id_offsets[-1] - block.id_offsets[0])
-    starts, total = _sum_groups(lengths)
+    total = _sum_groups(lengths, starts)
     if total != num_tokens:
         raise IntegrityError(
             f"the block of documents from row {block.first_row} has {num_tokens} tokens, but its "
             f"sentence lengths sum to {total}: the store is damaged, tokenize again"
         )
-    return starts
 
 
 @numba.njit(cache=True, nogil=True)
-def _sum_groups(lengths: np.ndarray) -> tuple[np.ndarray, int]:
-    starts = np.zeros((len(lengths) >> _GROUP_SHIFT) + 1, np.int64)
+def _sum_groups(lengths: np.ndarray, starts: np.ndarray) -> int:
+    """Fill the tokens before each group, int64 (groups,); return the number of all tokens."""
     total = 0
     for index in range(len(lengths)):
         if index & (SENTENCE_GROUP - 1) == 0:
@@ -131,7 +141,7 @@ def _sum_groups(lengths: np.ndarray) -> tuple[np.ndarray, int]:
         total += lengths[index]
     if len(lengths) & (SENTENCE_GROUP - 1) == 0:
         starts[len(lengths) >> _GROUP_SHIFT] = total
-    return starts, total
+    return total
 
 
 def _pointer_type(typing_context: Any, address: Any, number_class: Any) -> tuple[Any, Any]:
