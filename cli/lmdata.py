@@ -11,6 +11,7 @@ import click
 
 from .options import (
     FriendlyGroup,
+    Size,
     config_option,
     echo_result,
     gather,
@@ -157,19 +158,19 @@ def train_tokenizer(
 )
 @click.option(
     "--shard-size",
-    "shard_megabytes",
-    type=click.IntRange(min=1),
-    metavar="MB",
-    help="Target size of a shard.  [default: 256]",
+    "shard_bytes",
+    type=Size("MB"),
+    metavar="SIZE",
+    help="Target size of a shard, such as 256MB.  [default: 256MB]",
 )
 @click.option(
     "--memory",
-    "memory_mebibytes",
-    type=click.IntRange(min=1),
-    default=1024,
+    "memory_bytes",
+    type=Size("MiB"),
+    default="1GiB",
     show_default=True,
-    metavar="MIB",
-    help="Budget of all workers together.",
+    metavar="SIZE",
+    help="Budget of all processes together, such as 4GiB.",
 )
 @click.option("--verbose", is_flag=True, help="Say how the text is encoded, and why so.")
 @reading_options
@@ -182,8 +183,8 @@ def train_tokenizer(
 @json_option
 @quiet_option
 def tokenize(
-    corpus: tuple[str, ...], tokenizer_path: Path | None, shard_megabytes: int | None,
-    memory_mebibytes: int, verbose: bool, output: Path, seed: int | None, num_workers: int | None,
+    corpus: tuple[str, ...], tokenizer_path: Path | None, shard_bytes: int | None,
+    memory_bytes: int, verbose: bool, output: Path, seed: int | None, num_workers: int | None,
     overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
     quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -204,7 +205,6 @@ def tokenize(
         from lmdata.build import build_store
         from lmdata.building.plan import TokenizeConfig
 
-        shard_bytes = None if shard_megabytes is None else shard_megabytes * 1_000_000
         config = resolve(
             TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed,
             **nest_reading(options),
@@ -212,7 +212,7 @@ def tokenize(
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
                 corpus, output, config, tokenizer_path=tokenizer_path,
-                num_workers=workers.num_workers, memory_bytes=memory_mebibytes << 20,
+                num_workers=workers.num_workers, memory_bytes=memory_bytes,
                 overwrite=overwrite, say=None if quiet else say, verbose=verbose,
                 progress=lambda done, total, documents: line.update(done, total),
                 workers=workers,

@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,36 @@ def _how_to_go_on(interruption: KeyboardInterrupt) -> str:
     return text or "What was finished is kept; type the same command again to go on."
 
 
+class Size(click.ParamType):
+    """An amount of bytes: `512MB`, `4GiB`, `1.5G`, or a number of the option's own unit."""
+
+    name = "size"
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Return bytes, at least 1."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        num_bytes = 0
+        if match:
+            unit = (match[2] or self._unit).lower().removesuffix("b")
+            num_bytes = int(float(match[1]) * _UNIT_BYTES[unit])
+        if num_bytes < 1:
+            self.fail(f"{value!r} is no size: give it as 512MB, 4GiB or a number of {self._unit}.")
+        return num_bytes
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*((?:[kmgt]i?)?b|[kmgt]i?)?", re.IGNORECASE)
+_UNIT_BYTES = {"": 1} | {
+    f"{letter}{i}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for i, base in (("", 1000), ("i", 1024))
+}
+
+
 def output_option(default: str) -> Callable[[F], F]:
     """`--output`, with the folder that the next command looks for as its default."""
     return click.option(
@@ -70,6 +101,10 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an ex
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), help="Seed of every random draw.  [default: 0]"
 )
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where to compute.  [default: auto]",
+)  # fmt: skip
 num_workers_option = click.option(
     "--num-workers", type=click.IntRange(min=1), default=None,
     help="Workers; the result does not depend on it.  [default: one a core]",

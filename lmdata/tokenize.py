@@ -132,7 +132,7 @@ def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
         needed = _OWN_BYTES + num_workers * (_WORKER_BASE_BYTES + _BATCH_SHARE * _MIN_BATCH_BYTES)
         raise ConfigError(
             f"{memory_bytes >> 20} MiB of memory is too little for {num_workers} workers: give "
-            f"--memory at least {-(-needed >> 20)} MiB, or lower --num-workers"
+            f"--memory at least {-(-needed >> 20)}MiB, or lower --num-workers"
         )
     return batch_bytes, worker_bytes
 

@@ -15,7 +15,7 @@ import pytest
 
 import lmcli.lmdata
 import lmcli.lmmodel
-from lmcli.options import FriendlyGroup, gather
+from lmcli.options import FriendlyGroup, Size, gather
 from lmcli.progress import ProgressLine
 from lmdata.errors import CorpusError
 from tests.cli.commands import TRAIN_FAST, Road, invoke, succeed
@@ -201,3 +201,17 @@ def test_no_verb_at_all_shows_the_road(command: str) -> None:
     result = invoke(command)
     assert result.exit_code == 2
     assert f"{command} " in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("256", 256_000_000), ("1.5GiB", 3 << 29), ("4gb", 4_000_000_000), ("512 k", 512_000)],
+)
+def test_sizes_are_typed_as_people_write_them(text, expected):
+    assert Size("MB").convert(text, None, None) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "many", "3 parsecs", "0.1B"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(click.BadParameter, match="is no size: give it as 512MB"):
+        Size("MB").convert(text, None, None)

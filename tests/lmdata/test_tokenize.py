@@ -226,7 +226,7 @@ def test_too_little_memory_says_how_much_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="100 MiB of memory is too little for 4 workers: give"):
         divide_memory(100 << 20, 4)
     write_corpus(tmp_path / "corpus", {"a.txt": ["one"]})
-    with pytest.raises(ConfigError, match="--memory at least 312 MiB"):
+    with pytest.raises(ConfigError, match="--memory at least 312MiB"):
         build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=1 << 20)
     assert not (tmp_path / "tokens").exists()
 
