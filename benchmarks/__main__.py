@@ -12,6 +12,9 @@ BENCHMARKS = {
     "sentences": "the sentence splitter against pySBD and BlingFire: speed and F1",
     "examples": "pairs and masks against Hugging Face's collator and BERT's procedure",
     "train": "lmmodel train against transformers.Trainer",
+    "minimal_pairs": "BLiMP by pseudo-log-likelihood against a plain loop over transformers",
+    "finetune_study": "five tasks from a pretrained model and from random weights",
+    "exactness": "the ids of every document of the real data against tokenizers",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 

@@ -37,6 +37,7 @@ class Work:
     device: str = "cpu"
     optimizer: str = "adamw"  # Trainer always has AdamW
     compile: bool = False
+    deterministic: bool = True  # ours only
     seconds: float = 10.0  # of measuring
     warmup_steps: int = 3
     log_every: int = 1  # steps
@@ -53,6 +54,7 @@ class Work:
             f"batch.micro_batch_tokens={self.batch_size * self.max_seq_length}",
             f"precision={self.precision}", f"device={self.device}",
             f"compile={str(self.compile).lower()}",
+            f"deterministic={str(self.deterministic).lower()}",
             f"optimizer.name={self.optimizer}", f"optimizer.lr={LR}", f"optimizer.eps={EPS}",
             f"optimizer.betas=[{BETAS[0]}, {BETAS[1]}]", f"optimizer.weight_decay={WEIGHT_DECAY}",
             "schedule.kind=constant", "schedule.warmup_ratio=0", f"budget.num_steps={FOREVER}",
@@ -210,7 +212,7 @@ def _their_model(work: Work) -> Any:
 
     from lmdata.dataset import open_store
     from lmmodel.config import load_train_config
-    from lmmodel.huggingface_names import architecture, to_their_config
+    from lmmodel.handover.settings import architecture, to_their_config
 
     tokenizer = open_store(work.store).tokenizer
     wanted = load_train_config(None, work.settings).model

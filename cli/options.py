@@ -59,7 +59,7 @@ def _how_to_go_on(interruption: KeyboardInterrupt) -> str:
     return text or "What was finished is kept; type the same command again to go on."
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """An amount of bytes: `512MB`, `4GiB`, `1.5G`, or a number of the option's own unit."""
 
     name = "size"

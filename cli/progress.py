@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
@@ -24,6 +26,7 @@ class ProgressLine:
         """Name the job; `unit` is "bytes" or what is counted ("steps", "examples"), or None."""
         self._title = title
         self._unit = unit
+        self._is_quiet = quiet
         self._is_visible = not quiet and sys.stderr.isatty()
         self._timer = threading.Timer(SHOW_AFTER_S, self._show)
         self._timer.daemon = True
@@ -52,6 +55,13 @@ class ProgressLine:
         """Show `done` of `total` units, and a short note such as a loss."""
         if self._bar is not None:
             self._bar.update(self._bar.tasks[0].id, completed=done, total=total, note=note)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar, also where there is no bar, unless quiet."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False)
+        elif not self._is_quiet:
+            click.echo(message, err=True)
 
     def _show(self) -> None:
         bar = _make_bar(self._unit)

@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
     from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
-    from lmmodel.exporting import Export
+    from lmmodel.loop import Summary
     from lmmodel.metrics import Progress
     from lmmodel.plan import Plan
-    from lmmodel.predict import Filling
-    from lmmodel.trainer import Summary
 
 
 def size(num_bytes: float) -> str:
@@ -165,6 +163,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"steps       {plan.num_steps:,}, {plan.num_tokens:,} tokens",
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
+        f"attention   {', '.join(plan.attention)}",
         f"time        {expected}",
     ]
 
@@ -174,7 +173,7 @@ def training_note(now: Progress) -> str:
     mfu = "" if now.mfu is None else f", {now.mfu:.0%} MFU"
     return (
         f"loss {now.loss:.3f}, lr {now.lr:.2g}, {now.tokens_per_s:,.0f} tokens/s{mfu}, "
-        f"{now.data_wait_ratio:.1%} waiting{f'; {now.message}' if now.message else ''}"
+        f"{now.data_wait_ratio:.1%} waiting"
     )
 
 
@@ -215,30 +214,3 @@ def evaluation_lines(result: Evaluation) -> list[str]:
 
 def _optional(value: float | None, form: str) -> str | None:
     return None if value is None else format(value, form)
-
-
-def filling_lines(
-    prompts: Sequence[str], filled: Sequence[Sequence[Sequence[Filling]]]
-) -> list[str]:
-    """Return the guesses for each masked place of each prompt."""
-    lines = []
-    for prompt, places in zip(prompts, filled, strict=True):
-        lines.append(prompt)
-        for number, guesses in enumerate(places):
-            if len(places) > 1:
-                lines.append(f"  mask {number + 1}")
-            lines += [f"  {guess.probability:7.2%}  {guess.piece}" for guess in guesses]
-    return lines
-
-
-def export_lines(result: Export) -> list[str]:
-    """Return what was exported and the proof."""
-    proof = (
-        "transformers is not installed: the logits were not compared"
-        if result.max_logit_difference is None
-        else f"largest difference of logits to transformers: {result.max_logit_difference:.2g}"
-    )
-    return [
-        f"{result.output}/  opens with transformers.{result.architecture}.from_pretrained",
-        f"  {proof}",
-    ]

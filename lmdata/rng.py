@@ -45,6 +45,7 @@ PURPOSES = {
     "sample": 13,
     "packing": 14,
     "objective": 15,
+    "generate": 16,
 }
 
 

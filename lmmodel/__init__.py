@@ -1,6 +1,39 @@
-"""Training examples to a model.
+"""Training examples to a model, and what it answers.
 
-tokens/ or shards/ --train--> runs/NAME/ --evaluate, fill-mask, export--> figures, a folder
+tokens/ or shards/ --train--> runs/NAME/ --evaluate, fill-mask, finetune, export--> answers, folders
+
+    lmmodel.load("runs/wiki").fill_mask("The capital of France is [MASK].")
+    lmmodel.load("runs/wiki").embed(["A cat sleeps.", "A dog barks."])
+    lmmodel.load("runs/wiki-sequence-classification").classify("What a film!")
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmmodel.fine_tuned import FineTuned
+    from lmmodel.trained import Run
+
+__all__ = ["load"]
+
+
+def load(path: Path | str, device: str = "auto") -> Run | FineTuned:
+    """Return the model in a folder, ready to answer.
+
+    Args:
+        path: what `lmmodel train` or `lmmodel import` wrote: a `Run`, with `.fill_mask`, `.score`,
+            `.embed` and `.generate`; or what `lmmodel finetune` wrote: a `FineTuned`, with
+            `.classify`, `.tag` and `.answer`
+        device: "auto" (a GPU if there is one), "cpu" or "cuda"
+
+    Raises:
+        RunError: no model there, no weights yet, or written by another version
+        CheckpointError: the weights are damaged or of another model
+        DeviceError: a GPU is asked for and there is none
+    """
+    from lmmodel.fine_tuned import is_fine_tuned, load_fine_tuned
+    from lmmodel.trained import load_run
+
+    return load_fine_tuned(path, device) if is_fine_tuned(path) else load_run(path, device)

@@ -14,21 +14,19 @@ Shapes: T tokens, S sequences, L tokens of one sequence, H heads, K features of 
 
 from __future__ import annotations
 
-import inspect
 from itertools import groupby
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from lmmodel.dropout import dropout
 
 Kernel = Literal["reference", "dense", "runs", "padded", "varlen"]
 
 # torch 2.10 brought `varlen_attn` with `is_causal`; 2.11 and later take `window_size` instead.
-VARLEN_TAKES_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters
+VARLEN_TAKES_WINDOW = torch.__version__ >= "2.11"
 
 
 def attention(
@@ -62,7 +60,7 @@ def attention(
     if kernel is None:
         kernel = choose_kernel(
             q.device.type, q.dtype, q.shape[0], len(cu_seqlens) - 1, max_seqlen,
-            window=window, dropout_p=dropout_p,
+            window=window, dropout_p=dropout_p, is_compiled=torch.compiler.is_compiling(),
         )  # fmt: skip
     if window is not None and window >= max_seqlen - 1:
         window = None
@@ -86,8 +84,12 @@ def choose_kernel(
     *,
     window: int | None = None,
     dropout_p: float = 0.0,
+    is_compiled: bool = False,
 ) -> Kernel:
     """Return the kernel for a shape: depends on shapes only, never on values on a device.
+
+    What is compiled must not depend on the lengths either: `runs` would be compiled again for
+    each list of lengths.
 
     Example:
         >>> choose_kernel("cpu", torch.float32, 4096, 32, 128)
@@ -96,11 +98,13 @@ def choose_kernel(
         'runs'
         >>> choose_kernel("cuda", torch.float32, 4096, 40, 128)
         'padded'
+        >>> choose_kernel("cpu", torch.float32, 4096, 40, 128, is_compiled=True)
+        'padded'
     """
     if num_sequences * max_seqlen == num_tokens:  # none is longer, so all are as long
         return "dense"
     if device != "cuda":
-        return "runs"
+        return "padded" if is_compiled else "runs"
     has_half = dtype in (torch.bfloat16, torch.float16)
     if has_half and not dropout_p and (VARLEN_TAKES_WINDOW or window is None):
         return "varlen"
@@ -245,7 +249,9 @@ def _varlen(
     is_causal: bool,
     window: int | None,
 ) -> Tensor:
-    """Return attention by torch's variable-length kernel."""
+    """Return attention by torch's variable-length kernel, whose module takes 1.7 s to import."""
+    from torch.nn.attention.varlen import varlen_attn
+
     options: dict[str, Any] = {"is_causal": is_causal}
     if VARLEN_TAKES_WINDOW:
         left = -1 if window is None else window

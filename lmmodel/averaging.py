@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lmmodel.config import AveragingConfig
+from lmmodel.parallel import put
 
 
 class WeightAverage:
@@ -34,7 +35,7 @@ class WeightAverage:
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over saved averages."""
         for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+            put(tensor, tensors[name])
 
 
 def newest_weight(step: int, num_steps: int, config: AveragingConfig) -> float:

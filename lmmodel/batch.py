@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -177,3 +178,27 @@ def spare_sequences(num_tokens: int, max_seqlen: int) -> int:
         (0, 1, 2)
     """
     return -(-num_tokens // max_seqlen) if num_tokens else 0
+
+
+def cut_rows(amounts: list[tuple[np.ndarray, int]]) -> list[int]:
+    """Return the row after the last one of each micro-batch, filled in order.
+
+    Args:
+        amounts: of each quantity, what every row has of it, int64 (B,), and the most allowed
+
+    Example:
+        >>> cut_rows([(np.array([2, 2, 3, 4, 9]), 7)])
+        [3, 4, 5]
+    """
+    totals = [(np.concatenate([[0], np.cumsum(amount)]), most) for amount, most in amounts]
+    num_rows = len(amounts[0][0])
+    ends: list[int] = []
+    start = 0
+    while start < num_rows:
+        fitting = [
+            int(np.searchsorted(total, total[start] + most, side="right")) - 1
+            for total, most in totals
+        ]
+        start = max(min(fitting), start + 1)
+        ends.append(start)
+    return ends

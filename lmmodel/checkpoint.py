@@ -23,8 +23,10 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from lmmodel.errors import CheckpointError
+from lmmodel.parallel import put
 
 FORMAT_VERSION = 1
 INDEX_NAME = "checkpoint.json"
@@ -125,6 +127,8 @@ def save_tensors(
     """
     on_cpu = {name: _own_memory(tensor.detach().cpu()) for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.partial")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # that of any new file; safetensors lets only its owner read
     try:
         save_file(on_cpu, temporary, metadata=dict(metadata or {"format": "pt"}))
     except SafetensorError as error:
@@ -132,6 +136,7 @@ def save_tensors(
         raise CheckpointError(
             f"can't write {path} ({error}): free some space there and run again"
         ) from error
+    temporary.chmod(mode)
     _finish(temporary, path)
 
 
@@ -150,6 +155,27 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is not a whole safetensors file ({error}); "
             "only safetensors is read, a pickle is never opened"
         ) from error
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put saved weights into a model.
+
+    Raises:
+        CheckpointError: they belong to another model
+    """
+    mine = dict(model.named_parameters())
+    if differing := sorted(mine.keys() ^ tensors.keys()):
+        raise CheckpointError(
+            f"the weights are of another model: {len(differing)} names differ, first {differing[0]}"
+        )
+    for name, parameter in mine.items():
+        if parameter.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"the weights are of another model: {name} has shape "
+                f"{tuple(tensors[name].shape)}, this one needs {tuple(parameter.shape)}"
+            )
+        put(parameter, tensors[name])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,22 +16,12 @@ from lmdata.config import build_config, config_to_dict, read_toml, set_value
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.model import ModelConfig
-from lmmodel.objectives import ObjectiveConfig
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from lmmodel.optimizer import OptimizerConfig
 from lmmodel.schedule import ScheduleConfig
+from lmmodel.starting import inherit
 
 DEFAULT_NUM_STEPS = 1000
-DEFAULT_RECIPES: dict[str, Recipe] = {
-    "mlm": Recipe(view="packed", count="bernoulli"),
-    "mlm+nsp": Recipe(view="nsp"),
-    "mlm+sop": Recipe(view="sop"),
-    "clm": Recipe(view="packed", corruption="none"),
-    "hybrid": Recipe(view="packed", count="bernoulli"),
-}
-"""How a token store is viewed, by objective, when the configuration does not say."""
-
-VIEW_OF_PAIRS = {"mlm+nsp": "nsp", "mlm+sop": "sop"}
-"""The view whose labels an objective's pair loss is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +155,16 @@ class TrainConfig:
     """Numbers of the products; weights stay fp32. auto: bf16 where the hardware multiplies it."""
     compile: bool = False
     """Whether torch.compile is applied, with static shapes."""
+    deterministic: bool = True
+    """On a GPU, whether kernels give the same bits every time, as exact resuming needs."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """Of several processes: ddp, each holds the whole model; fsdp2, each a part of it."""
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm, above 0; None: never."""
     skip_bad_steps: bool = False
     """Whether a step whose loss is not finite or explodes is left out instead of stopping."""
+    init_from: str | None = None
+    """Run folder whose weights training begins with; its model is this one's. None: fresh ones."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     preset: str | None = None
@@ -191,11 +187,14 @@ class TrainConfig:
             raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be above 0 or none, got {self.max_grad_norm}")
+        if self.compile and self.parallel == "fsdp2":
+            raise ValueError("compile=true does not go with parallel=fsdp2: leave one of them out")
         _check_stages(self.stages)
         _check_recipe(self)
-        if self.model.family == "gpt2" and self.objective.name != "clm":
+        if self.model.is_causal and not make_objective(self.objective).is_causal:
             raise ValueError(
-                f"model.family=gpt2 only sees what came before: objective.name must be clm, "
+                f"model.family={self.model.family} only sees what came before: objective.name "
+                f"must be clm, "
                 f"got {self.objective.name}"
             )
 
@@ -203,14 +202,18 @@ class TrainConfig:
 def load_train_config(toml_path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
     """Return the configuration of defaults, a TOML file and KEY=VALUE pairs, in this order.
 
-    `recipe` settings are laid over the preset, or over the recipe that the objective implies.
+    `recipe` settings are laid over the preset, or over the recipe that the objective implies; model
+    and objective over those of the run in `init_from`.
 
     Raises:
+        RunError: `init_from` names no run
         ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
     """
     values = read_toml(toml_path) if toml_path else {}
     for override in overrides:
         set_value(values, override)
+    if isinstance(values.get("init_from"), str):
+        values = inherit(values)
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
@@ -236,8 +239,10 @@ def _preset_values(values: dict[str, Any]) -> dict[str, Any]:
     name = values.get("preset")
     if name is not None and name not in RECIPES:
         raise ConfigError(f"preset must be one of {', '.join(RECIPES)}, got {name!r}")
-    recipe = DEFAULT_RECIPES.get(objective) if name is None else RECIPES[name]
-    return {} if recipe is None else _without_none(config_to_dict(recipe))
+    if name is None and objective not in OBJECTIVES:
+        return {}  # which ObjectiveConfig refuses
+    recipe = OBJECTIVES[objective].recipe if name is None else RECIPES[name]
+    return _without_none(config_to_dict(recipe))
 
 
 def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -271,10 +276,10 @@ def _check_recipe(config: TrainConfig) -> None:
     recipe, name = config.recipe, config.objective.name
     if recipe is None:
         return
-    if name in VIEW_OF_PAIRS and recipe.view != VIEW_OF_PAIRS[name]:
+    pair_view = OBJECTIVES[name].pair_view
+    if pair_view not in (None, recipe.view):
         raise ValueError(
-            f"objective.name={name} learns from recipe.view={VIEW_OF_PAIRS[name]}, "
-            f"got {recipe.view}"
+            f"objective.name={name} learns from recipe.view={pair_view}, got {recipe.view}"
         )
     if recipe.max_seq_length > config.model.max_position_embeddings:
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
-from lmdata.errors import IntegrityError
+from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
 from lmdata.recipes import Recipe
 from lmdata.schema import ExampleBatch, Manifest, read_manifest
@@ -82,7 +82,7 @@ class TrainingData:
         """Return the rows of a split.
 
         Raises:
-            FitError: the split is empty or absent
+            FitError: the split is empty or absent, or too little for the recipe
         """
         if not self.manifest.num_rows(split):
             raise FitError(self._why_empty(split))
@@ -90,13 +90,20 @@ class TrainingData:
         if self.is_frozen:
             rows = ShardRows(open_examples(self.path, split), seed)
         else:
-            rows = StoreRows(open_store(self.path, split), recipe, seed, first_epoch)
+            rows = self._store_rows(split, recipe, seed, first_epoch)
         if not rows.num_rows:
             raise FitError(
                 f"split {split} of {self.path} gives no example of {recipe.view}: "
                 "its documents are too short for this recipe, or too few"
             )
         return rows
+
+    def _store_rows(self, split: str, recipe: Recipe, seed: int, first_epoch: int) -> StoreRows:
+        store = open_store(self.path, split)
+        try:
+            return StoreRows(store, recipe, seed, first_epoch)
+        except DatasetError as error:
+            raise FitError(f"split {split} of {self.path} gives no example: {error}") from error
 
     def held_out(
         self, recipe: Recipe, num_examples: int, split: str = "validation"

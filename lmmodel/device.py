@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -122,8 +122,40 @@ def join_processes(device_name: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def same_bits(device_name: str, *, wanted: bool) -> Iterator[None]:
+    """Have CUDA kernels give the same bits every time; the CPU's do, so nothing is done there.
+
+    Otherwise backward of attention and of row selection add in whatever order threads come. cuBLAS
+    reads its setting when it starts, so this must come before the first product.
+    """
+    if not wanted or device_name == "cpu" or not torch.cuda.is_available():
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    was_on = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    was_filled = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on)
+        memory.fill_uninitialized_memory = was_filled
+
+
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Return the element-wise sum over all processes; the tensor itself when there is one."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def value_of_main(value: int, device: torch.device) -> int:
+    """Return the main process's value in every process."""
+    if not dist.is_initialized():
+        return value
+    shared = torch.tensor(value, device=device)
+    dist.broadcast(shared, src=0)
+    return int(shared)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmdata.schema import ExampleBatch
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import IGNORED
 from lmmodel.config import TrainConfig
 from lmmodel.data import TrainingData, open_data
-from lmmodel.loader import MicroBatch, Shape, split_micro_batches
+from lmmodel.inference import map_batches, prepare
+from lmmodel.loader import MicroBatch, Shape, split_micro_batches, take_rows
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
 from lmmodel.plan import recipe_or_any
-from lmmodel.predict import load_run
-from lmmodel.run import check_tokenizer
+from lmmodel.run import check_tokenizer, own_data
+from lmmodel.trained import Run, load_run
 
 EVALUATION_MLM_PROBABILITY = 0.15
+
+Report = Callable[[int, int], None]
 
 # Training "sits on" the unigram line while its loss is no further below it than this, in nats.
 UNIGRAM_MARGIN = 0.05
@@ -58,27 +63,39 @@ class HeldOut:
     objective: Objective
     micro_batches: tuple[MicroBatch, ...]
     num_examples: int
+    documents: np.ndarray  # uint64 (P,), store row of each label's document; packed rows: the first
     piece_bytes: np.ndarray  # int64 (V,)
     unigram_loss: float | None
 
 
 def make_held_out(
-    config: TrainConfig, data: TrainingData, *, num_examples: int, split: str = "validation"
-) -> HeldOut:
+    config: TrainConfig, data: TrainingData, *, num_examples: int, split: str = "validation",
+    view: str | None = None,
+) -> HeldOut:  # fmt: skip
     """Return held-out examples, the same at every step and in every run.
 
     A token store is viewed with standard masks (0.15, single tokens) whatever the training's are.
+
+    Args:
+        config: of the training
+        data: a token store or shards
+        num_examples: at most
+        split: of the data
+        view: of a token store; None: that of the training
 
     Raises:
         FitError: the split is empty or absent
     """
     recipe = recipe_or_any(config)
+    recipe = dataclasses.replace(recipe, view=view or recipe.view)
     if recipe.corruption != "none":
         recipe = dataclasses.replace(
             recipe, corruption="token", coverage="independent", max_predictions=None,
             mlm_probability=EVALUATION_MLM_PROBABILITY,
         )  # fmt: skip
     examples = data.held_out(recipe, num_examples, split)
+    # Micro-batches take the shortest first: in this order labels come back as they are here.
+    examples = take_rows(examples, np.argsort(np.diff(examples.offsets), kind="stable"))
     objective = make_objective(config.objective)
     tokens = config.batch.micro_batch_tokens or 4096
     micro_batches = []
@@ -92,6 +109,7 @@ def make_held_out(
         objective=objective,
         micro_batches=tuple(micro_batches),
         num_examples=len(examples),
+        documents=_documents_of(labels),
         piece_bytes=piece_bytes(data.tokenizer),
         unigram_loss=unigram_cross_entropy(
             labels.masked_labels, data.count_tokens(), data.tokenizer.is_special
@@ -99,18 +117,47 @@ def make_held_out(
     )
 
 
-@torch.no_grad()
-def evaluate(model: Transformer, held_out: HeldOut, device: torch.device) -> Evaluation:
-    """Return the figures of a model on held-out examples; leaves its mode as it was."""
+def _documents_of(examples: ExampleBatch) -> np.ndarray:
+    """Return the store row of the document that each label is in: uint64 (P,)."""
+    rows = np.repeat(np.arange(len(examples)), np.diff(examples.mask_offsets))
+    is_second = examples.token_type_ids[examples.flat_masked_positions()] == 1
+    return np.where(is_second, examples.document_b[rows], examples.document_a[rows])
+
+
+def evaluate(
+    model: Transformer, held_out: HeldOut, device: torch.device, progress: Report | None = None
+) -> Evaluation:
+    """Return the figures of a model on held-out examples; leaves its mode as it was.
+
+    `progress` is called with the tokens done and those of all.
+    """
     was_training = model.training
     model.eval()
-    scores = [_score(model, held_out.objective, micro, device) for micro in held_out.micro_batches]
+    with torch.no_grad():
+        score = functools.partial(_score, model, held_out.objective, device)
+        scores = _listed(map(score, held_out.micro_batches), held_out, progress)
     model.train(was_training)
-    return _summarize(held_out, scores)
+    return summarize(held_out, scores)
+
+
+def score_held_out(run: Run, held_out: HeldOut, progress: Report | None = None) -> list[Scores]:
+    """Return the scores of each micro-batch, computed side by side."""
+    score = functools.partial(_score, prepare(run.model), held_out.objective, run.device)
+    return _listed(map_batches(score, held_out.micro_batches, run.device), held_out, progress)
+
+
+def _listed(scores: Iterable[Scores], held_out: HeldOut, progress: Report | None) -> list[Scores]:
+    """Return the scores as they come, reporting the tokens done."""
+    done, listed = np.cumsum([micro.batch.num_tokens for micro in held_out.micro_batches]), []
+    for num_tokens, score in zip(done.tolist(), scores, strict=True):
+        listed.append(score)
+        if progress is not None:
+            progress(num_tokens, int(done[-1]))
+    return listed
 
 
 @dataclass(frozen=True)
-class _Scores:
+class Scores:
     """Of one micro-batch: per labelled token, per pair."""
 
     part: int
@@ -122,19 +169,22 @@ class _Scores:
 
 
 def _score(
-    model: Transformer, objective: Objective, micro: MicroBatch, device: torch.device
-) -> _Scores:
+    model: Transformer, objective: Objective, device: torch.device, micro: MicroBatch
+) -> Scores:
     part, batch = objective.parts[micro.part], micro.batch.to(device)
-    hidden = model(batch, is_causal=part.is_causal)
-    logits = model.lm_logits(hidden[batch.masked_positions]).float()  # (P, V)
-    losses, ranks = _losses_and_ranks(logits, batch.masked_labels)
     pairs = batch.next_sentence_label != IGNORED
+    firsts, num_labels = batch.first_positions[pairs], len(batch.masked_labels)
+    hidden = model(
+        batch, is_causal=part.is_causal, rows=torch.cat([batch.masked_positions, firsts])
+    )
+    logits = model.lm_logits(hidden[:num_labels]).float()  # (P, V)
+    losses, ranks = _losses_and_ranks(logits, batch.masked_labels)
     empty = np.zeros(0)
     pair_losses, pair_ranks = empty, empty
-    if any(term.name in ("nsp", "sop") for term in part.terms):
-        pair_logits = model.nsp_logits(hidden[batch.first_positions[pairs]]).float()
+    if any(term.is_of_pairs for term in part.terms):
+        pair_logits = model.nsp_logits(hidden[num_labels:]).float()
         pair_losses, pair_ranks = _losses_and_ranks(pair_logits, batch.next_sentence_label[pairs])
-    return _Scores(
+    return Scores(
         part=micro.part,
         labels=batch.masked_labels.cpu().numpy(),
         losses=losses,
@@ -152,7 +202,8 @@ def _losses_and_ranks(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.nd
     return losses.double().cpu().numpy(), ranks.cpu().numpy()
 
 
-def _summarize(held_out: HeldOut, scores: Sequence[_Scores]) -> Evaluation:
+def summarize(held_out: HeldOut, scores: Sequence[Scores]) -> Evaluation:
+    """Return the figures over all micro-batches."""
     token = [score for score in scores if score.part == 0]
     labels = np.concatenate([score.labels for score in token])
     losses = np.concatenate([score.losses for score in token])
@@ -220,7 +271,7 @@ def _num_bytes(piece: str, kind: str, *, is_byte_level: bool) -> int:
 
 def evaluate_run(
     run_path: Path, data_path: Path | None = None, *, split: str = "validation",
-    num_examples: int | None = None, device: str = "auto",
+    num_examples: int | None = None, device: str = "auto", progress: Report | None = None,
 ) -> Evaluation:  # fmt: skip
     """Return the held-out figures of a finished or unfinished run.
 
@@ -230,6 +281,7 @@ def evaluate_run(
         split: of the data
         num_examples: None: as many as during training
         device: "auto", "cpu" or "cuda"
+        progress: called with the tokens done and those of all
 
     Raises:
         RunError: no run there
@@ -237,11 +289,29 @@ def evaluate_run(
         MismatchError: the data was made with another tokenizer
     """
     run = load_run(run_path, device=device)
-    data = open_data(data_path or Path(run.record.data_path))
-    check_tokenizer(run.record, data)
+    data = data_for(run, data_path)
+    held_out = held_out_for(run, data, split=split, num_examples=num_examples)
+    return summarize(held_out, score_held_out(run, held_out, progress))
+
+
+def data_for(run: Run, data_path: Path | None) -> TrainingData:
+    """Return the data at a path, or what the run was trained on, checked to fit the run.
+
+    Raises:
+        RunError: no path is given and the run has no data of its own
+        FitError: the data was made with another tokenizer
+    """
+    data = open_data(data_path or own_data(run.path, run.record))
+    check_tokenizer(run.tokenizer, data)
+    return data
+
+
+def held_out_for(
+    run: Run, data: TrainingData, *, split: str, num_examples: int | None, view: str | None = None
+) -> HeldOut:
+    """Return held-out examples of any data for a run; see `make_held_out`."""
     config = run.record.config
     if data.is_frozen:
         config = dataclasses.replace(config, recipe=None, stages=())
     count = num_examples or config.evaluation.num_examples or 256
-    held_out = make_held_out(config, data, num_examples=count, split=split)
-    return evaluate(run.model, held_out, run.device)
+    return make_held_out(config, data, num_examples=count, split=split, view=view)

@@ -1,20 +1,22 @@
-"""A run folder to a stock Hugging Face folder, with the proof that the numbers agree."""
+"""A trained or fine-tuned model to a stock Hugging Face folder, with the proof that it agrees."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lmmodel.errors import HuggingFaceError, RunError
-from lmmodel.huggingface import check_parity, export_model
-from lmmodel.huggingface_names import architecture
-from lmmodel.metrics import METRICS_NAME, read_metrics
-from lmmodel.predict import Run, load_run
+from lmdata.tokenizer import Tokenizer
+from lmmodel.errors import RunError
+from lmmodel.fine_tuned import FineTuned, is_fine_tuned, load_fine_tuned, writing
+from lmmodel.handover.card import Card, render
+from lmmodel.handover.description import describe_fine_tuned, describe_run
+from lmmodel.handover.folders import CARD_NAME, CONFIG_NAME, without_added_specials
+from lmmodel.handover.parity import check_parity
+from lmmodel.handover.stock import export_model
+from lmmodel.trained import Run, load_run
 
-MAX_LOGIT_DIFFERENCE = 1e-4
+ONNX_NAME = "onnx/model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,84 +26,102 @@ class Export:
     output: Path
     architecture: str  # the transformers class that opens it
     max_logit_difference: float | None  # None where transformers is not installed
+    onnx: Path | None = None  # None where it was not asked for
+    max_onnx_difference: float | None = None
 
 
-def export_run(run_path: Path, output: Path, *, overwrite: bool = False) -> Export:
+def export_run(
+    run_path: Path, output: Path, *, overwrite: bool = False, onnx: bool = False
+) -> Export:
     """Write a folder that a stock transformers class opens; it appears whole or not at all.
 
+    Args:
+        run_path: folder of a run or of a fine-tuned model
+        output: folder to write
+        overwrite: replace the export that is there
+        onnx: write onnx/model.onnx as well: hidden states of a run, logits of a fine-tuned model
+
     Raises:
-        RunError: no run there, `output` exists, or it is no export and thus not replaced
-        HuggingFaceError: transformers, where installed, computes other logits from the export
+        RunError: no model there, `output` exists, or it is no export and thus not replaced
+        HuggingFaceError: transformers or onnxruntime, where installed, computes other numbers, or
+            ONNX is asked for and not installed
     """
     _check_replaceable(output, overwrite)
-    run = load_run(run_path, device="cpu")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        export_model(run.model, run.tokenizer, temporary, figures=describe_run(run))
-        difference = check_parity(run.model, temporary)
-        _check_difference(difference)
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if onnx:
+        from lmmodel.handover.onnx_file import check_installed
+
+        check_installed()
+    source = load_source(run_path)
+    labels = source.record.labels if isinstance(source, FineTuned) else ()
+    with writing(output) as folder:
+        theirs = export_model(source.model, exported_tokenizer(source), folder, labels)
+        class_name: str = theirs["architectures"][0]
+        difference = check_parity(source.model, folder, class_name, theirs.get("pad_token_id"))
+        onnx_difference = _write_onnx(source, folder) if onnx else None
+        card = describe(source, output.resolve().name, difference)
+        (folder / CARD_NAME).write_text(render(card), encoding="utf-8")
     return Export(
         output=output,
-        architecture=architecture(run.model.config),
+        architecture=class_name,
         max_logit_difference=difference,
+        onnx=output / ONNX_NAME if onnx else None,
+        max_onnx_difference=onnx_difference,
     )
 
 
+def load_source(path: Path) -> Run | FineTuned:
+    """Return the model of a run folder, or of a fine-tuned one, on the CPU.
+
+    Raises:
+        RunError: neither is there
+        CheckpointError: the weights are missing, damaged or of another model
+    """
+    if is_fine_tuned(path):
+        return load_fine_tuned(path, device="cpu")
+    return load_run(path, device="cpu")
+
+
+def exported_tokenizer(source: Run | FineTuned) -> Tokenizer:
+    """Return the tokenizer as its reader needs it.
+
+    A causal model was trained on rows of bare text, so that a prompt has nothing around it; a
+    fine-tuned one on whatever its tokenizer puts there.
+    """
+    if isinstance(source, Run) and source.model.config.is_causal:
+        return without_added_specials(source.tokenizer)
+    return source.tokenizer
+
+
+def describe(source: Run | FineTuned, name: str, difference: float | None) -> Card:
+    """Return the model card of a run or of a fine-tuned model."""
+    if isinstance(source, FineTuned):
+        return describe_fine_tuned(source, name, difference)
+    return describe_run(source, name, difference)
+
+
+def _write_onnx(source: Run | FineTuned, folder: Path) -> float:
+    from lmmodel.handover.onnx_file import export_onnx
+
+    path = folder / ONNX_NAME
+    path.parent.mkdir()
+    return export_onnx(source.model, path)
+
+
 def _check_replaceable(output: Path, overwrite: bool) -> None:
-    if not output.exists():
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
         raise RunError(f"{output} exists: add --overwrite to replace it, or choose another folder")
-    is_empty = output.is_dir() and not any(output.iterdir())
-    if not is_empty and not (output / "model.safetensors").is_file():
+    if not is_export(output):
         raise RunError(
             f"{output} is no exported model, so --overwrite leaves it alone: choose another folder"
         )
 
 
-def _check_difference(difference: float | None) -> None:
-    if difference is not None and not difference <= MAX_LOGIT_DIFFERENCE:
-        raise HuggingFaceError(
-            f"transformers computes other logits from the export, by up to {difference:.2g} "
-            f"(allowed {MAX_LOGIT_DIFFERENCE:g}): nothing was written; please report this"
-        )
-
-
-def describe_run(run: Run) -> dict[str, Mapping[str, Any]]:
-    """Return what a model card tells of a run: tables of names and values."""
-    record, config = run.record, run.record.config
-    training = {
-        "Objective": config.objective.name,
-        "Steps": f"{record.num_steps:,}",
-        "Examples a step": config.batch.size,
-        "Precision": config.precision,
-        "Seed": config.seed,
-    }
-    data = {
-        "Dataset manifest (xxh3)": f"`{record.data_hash}`",
-        "Tokenizer (xxh3)": f"`{record.tokenizer_hash}`",
-    }
-    return {"Training": training, "Data": data, "Held-out figures": held_out_figures(run.path)}
-
-
-def held_out_figures(run_path: Path) -> dict[str, Any]:
-    """Return the last held-out figures in a run's metrics, empty where there are none."""
-    prefix = "validation_"
-    entries = [entry for entry in read_metrics(run_path / METRICS_NAME) if f"{prefix}loss" in entry]
-    last = entries[-1] if entries else {}
-    return {
-        name.removeprefix(prefix).replace("_", " "): _rounded(value)
-        for name, value in last.items()
-        if name.startswith(prefix) and value is not None
-    }
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+def is_export(folder: Path) -> bool:
+    """Whether a folder's config.json is one of transformers."""
+    try:
+        values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "model_type" in values

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from lmmodel.averaging import WeightAverage
-from lmmodel.checkpoint import TensorGroups
+from lmmodel.checkpoint import TensorGroups, load_weights
 from lmmodel.config import TrainConfig
 from lmmodel.device import sum_over_processes
-from lmmodel.errors import CheckpointError, DivergedError, MemoryLimitError
+from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.loader import Loader, StepBatch
 from lmmodel.metrics import Stopwatch
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import sum_losses
 from lmmodel.optimizer import Optimizer
+from lmmodel.parallel import release_weights, shard_model, sum_gradients, whole_groups
 from lmmodel.schedule import lr_ratio
 from lmmodel.step import (
     StepLoss,
@@ -27,9 +28,9 @@ from lmmodel.step import (
     accumulate,
     clip_gradients,
     dropout_seeds,
+    even_out,
     find_fault,
     step_loss,
-    sum_gradients,
 )
 
 
@@ -55,11 +56,21 @@ class Totals:
 class Learner:
     """Weights, optimizer and average of a run, and the loader cut to what memory allows."""
 
-    def __init__(self, config: TrainConfig, loader: Loader, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        loader: Loader,
+        device: torch.device,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`weights` are what it begins with; None: fresh ones."""
         self.config = config
         self.loader = loader
         self.device = device
-        self.model = _make_model(config, device)
+        self.model = _make_model(config, device, weights or {})
+        self.is_sharded = config.parallel == "fsdp2" and loader.num_processes > 1
+        if self.is_sharded:
+            shard_model(self.model)
         self.optimizer = Optimizer(self.model, config.optimizer)
         self.average: WeightAverage | None = None
         if config.averaging.kind != "none":
@@ -98,30 +109,30 @@ class Learner:
         with self.watch.measure("optimizer"):
             return self._move(batch, loss, grad_norm)
 
-    def exported_tensors(self) -> dict[str, Tensor]:
-        """Return the weights that are evaluated and exported: the average where there is one."""
-        if self.average is not None:
-            return self.average.tensors
-        return {name: tensor.detach() for name, tensor in self.model.named_parameters()}
-
     @contextlib.contextmanager
     def exported(self) -> Iterator[None]:
-        """Put the exported weights into the model for a while."""
-        if self.average is None:
-            yield
-            return
-        own = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
-        load_weights(self.model, self.average.tensors)
+        """Put what is evaluated and exported, the average if there is one, into the model."""
+        own = {}
+        if self.average is not None:
+            own = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
+            load_weights(self.model, self.average.tensors)
         try:
             yield
         finally:
-            load_weights(self.model, own)
+            release_weights(self.model)
+            if own:
+                load_weights(self.model, own)
 
-    def groups(self) -> TensorGroups:
-        """Return everything that a checkpoint holds, not copied."""
+    def groups(self, *, is_kept: bool = True) -> TensorGroups:
+        """Return everything that a checkpoint holds, whole; not copied where nothing is sharded.
+
+        Every process must ask for it; only those with `is_kept` get it.
+        """
         weights = {name: tensor.detach() for name, tensor in self.model.named_parameters()}
         groups = {"model": weights, "optimizer": self.optimizer.state_tensors()}
-        return groups if self.average is None else {**groups, "average": self.average.tensors}
+        if self.average is not None:
+            groups["average"] = self.average.tensors
+        return whole_groups(groups, is_kept=is_kept)
 
     @torch.no_grad()
     def load(self, groups: TensorGroups) -> None:
@@ -143,15 +154,23 @@ class Learner:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.is_sharded:  # the others wait for this process in the middle of a layer
+                    raise MemoryLimitError(
+                        f"micro-batches of {self.loader.shape.num_tokens} tokens do not fit into "
+                        "memory: lower batch.micro_batch_tokens (the result stays the same)"
+                    ) from error
             self._halve_micro_batches()
             batch = self.loader.batch(batch.step)
 
     def _forward_backward(self, batch: StepBatch, num_labels: Tensor) -> Tensor:
         self.optimizer.zero_grad()
+        objective, micro_batches = self.loader.objective, batch.micro_batches
+        if self.is_sharded:
+            micro_batches = even_out(micro_batches, len(objective.parts), self.device)
         return accumulate(
             self.model,
-            self.loader.objective,
-            batch.micro_batches,
+            objective,
+            micro_batches,
             num_labels,
             seeds=dropout_seeds(self.config.seed, batch.step, self.loader.rank),
             losses=self.losses,
@@ -185,31 +204,17 @@ class Learner:
         return result
 
 
-def _make_model(config: TrainConfig, device: torch.device) -> Transformer:
+def _make_model(
+    config: TrainConfig, device: torch.device, weights: Mapping[str, Tensor]
+) -> Transformer:
+    """Return a model with these weights; a head for sentence pairs that they lack is fresh."""
     model = make_model(config.model, seed=config.seed).to(device)
+    if weights:
+        own = dict(model.named_parameters())
+        fresh = {name: weight for name, weight in own.items() if name.startswith("nsp_head.")}
+        load_weights(model, {**fresh, **weights})
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.train()
-
-
-@torch.no_grad()
-def load_weights(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
-    """Put saved weights into a model.
-
-    Raises:
-        CheckpointError: they belong to another model
-    """
-    mine = dict(model.named_parameters())
-    if differing := sorted(mine.keys() ^ tensors.keys()):
-        raise CheckpointError(
-            f"the weights are of another model: {len(differing)} names differ, first {differing[0]}"
-        )
-    for name, parameter in mine.items():
-        if parameter.shape != tensors[name].shape:
-            raise CheckpointError(
-                f"the weights are of another model: {name} has shape "
-                f"{tuple(tensors[name].shape)}, this one needs {tuple(parameter.shape)}"
-            )
-        parameter.copy_(tensors[name])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

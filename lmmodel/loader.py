@@ -17,7 +17,14 @@ import torch
 
 from lmdata.order import batch_rows
 from lmdata.schema import ExampleBatch
-from lmmodel.batch import IGNORED, Batch, make_batch, pad_batch, spare_sequences
+from lmmodel.batch import (
+    IGNORED,
+    Batch,
+    cut_rows,
+    make_batch,
+    pad_batch,
+    spare_sequences,
+)
 from lmmodel.data import Rows
 from lmmodel.objectives import (
     Objective,
@@ -164,30 +171,6 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
     )
     starts = [0, *ends[:-1]]
     return [to_batch(slice_rows(ordered, *pair), shape) for pair in zip(starts, ends, strict=True)]
-
-
-def cut_rows(amounts: list[tuple[np.ndarray, int]]) -> list[int]:
-    """Return the row after the last one of each micro-batch, filled in order.
-
-    Args:
-        amounts: of each quantity, what every row has of it, int64 (B,), and the most allowed
-
-    Example:
-        >>> cut_rows([(np.array([2, 2, 3, 4, 9]), 7)])
-        [3, 4, 5]
-    """
-    totals = [(np.concatenate([[0], np.cumsum(amount)]), most) for amount, most in amounts]
-    num_rows = len(amounts[0][0])
-    ends: list[int] = []
-    start = 0
-    while start < num_rows:
-        fitting = [
-            int(np.searchsorted(total, total[start] + most, side="right")) - 1
-            for total, most in totals
-        ]
-        start = max(min(fitting), start + 1)
-        ends.append(start)
-    return ends
 
 
 def to_batch(examples: ExampleBatch, shape: Shape) -> Batch:

@@ -103,6 +103,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def on_line_since(entries: Sequence[Mapping[str, Any]], margin: float) -> int | None:
+    """Return the step since which each held-out loss was on the unigram line; None: it is not.
+
+    Args:
+        entries: of metrics.jsonl
+        margin: nats to either side of the line
+
+    Example:
+        >>> losses = (9.1, 7.2, 7.0, 7.0)
+        >>> entries = [{"step": n, "validation_loss": x, "validation_unigram_loss": 7.0}
+        ...            for n, x in enumerate(losses)]
+        >>> on_line_since(entries, 0.05)
+        2
+    """
+    since = None
+    for entry in entries:
+        line = entry.get("validation_unigram_loss")
+        if line is not None:
+            is_on_line = abs(entry["validation_loss"] - line) <= margin
+            since = (entry["step"] if since is None else since) if is_on_line else None
+    return since
+
+
 def smooth(values: np.ndarray, half_life: float) -> np.ndarray:
     """Return the exponential moving average of float64 (N,), free of the bias of its start.
 

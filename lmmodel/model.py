@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lmmodel.attention import Kernel, attention
 from lmmodel.batch import Batch
 from lmmodel.dropout import dropout
+from lmmodel.key_values import KeyValues
 
 MODEL_SIZES: dict[str, dict[str, int]] = {
     "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},
@@ -206,6 +207,7 @@ class Attention(nn.Module):
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=has_bias)
         self.output = Linear(config.hidden_size, config.hidden_size, bias=has_bias)
         self.window = config.window(layer)
+        self.layer = layer
         self.config = config
 
     def forward(self, x: Tensor, view: View, rows: Tensor | None) -> Tensor:
@@ -214,11 +216,14 @@ class Attention(nn.Module):
         q, k, v = qkv.unbind(dim=1)  # (T, H, K) each
         if view.rotary is not None:
             q, k = rotate(q, view.rotary), rotate(k, view.rotary)
-        heads = attention(
-            q, k, v, view.cu_seqlens, view.max_seqlen,
-            is_causal=view.is_causal, window=self.window, kernel=view.kernel,
-            dropout_p=self.config.attention_dropout if self.training else 0.0,
-        )  # fmt: skip
+        if view.past is not None:
+            heads = view.past.attend(self.layer, q, k, v, self.window)
+        else:
+            heads = attention(
+                q, k, v, view.cu_seqlens, view.max_seqlen,
+                is_causal=view.is_causal, window=self.window, kernel=view.kernel,
+                dropout_p=self.config.attention_dropout if self.training else 0.0,
+            )  # fmt: skip
         heads = heads.reshape(x.shape)
         out: Tensor = self.output(_take(heads, rows))
         return out
@@ -256,6 +261,7 @@ class View:
     is_causal: bool
     rotary: tuple[Tensor, Tensor] | None  # cos and sin (T, 1, K / 2)
     kernel: Kernel | None
+    past: KeyValues | None = None  # of what was read before
 
 
 class Layer(nn.Module):
@@ -306,10 +312,15 @@ class VocabularyHead(nn.Module):
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
         """Return floats (P, V) from hidden (P, D) and embeddings (V, D)."""
         embeddings = embeddings.to(hidden.dtype)
+        bias = self.bias.to(hidden.dtype) if hasattr(self, "bias") else None
+        return F.linear(self.transform(hidden), embeddings, bias)
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """Return floats (P, D), what the embeddings are multiplied with."""
         if not hasattr(self, "dense"):
-            return F.linear(hidden, embeddings)
-        hidden = self.norm(F.gelu(self.dense(hidden)))
-        return F.linear(hidden, embeddings, self.bias.to(hidden.dtype))
+            return hidden
+        transformed: Tensor = self.norm(F.gelu(self.dense(hidden)))
+        return transformed
 
 
 class SentenceHead(nn.Module):
@@ -359,8 +370,9 @@ class Transformer(nn.Module):
                 self.register_buffer(f"{name}_angles", angles, persistent=False)
 
     def forward(
-        self, batch: Batch, *, is_causal: bool | None = None, rows: Tensor | None = None
-    ) -> Tensor:
+        self, batch: Batch, *, is_causal: bool | None = None, rows: Tensor | None = None,
+        past: KeyValues | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return the last layer's hidden states, of all tokens or of the rows asked for.
 
         Nothing reads the last layer's other rows, so with `rows` it is computed for those only:
@@ -370,6 +382,7 @@ class Transformer(nn.Module):
             batch: on the model's device; no sequence longer than `max_position_embeddings`
             is_causal: whether a token sees no later ones; None: as the family does
             rows: int64 (R,) in [0, T), like `masked_positions`; None: all
+            past: what a causal model has read before, and where it remembers this batch
 
         Returns:
             Floats of `compute_dtype` (T, D) or (R, D).
@@ -378,7 +391,7 @@ class Transformer(nn.Module):
         x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, D)
         x = dropout(x, config.dropout if self.training else 0.0)
         view_global, view_local = self._views(
-            batch, config.is_causal if is_causal is None else is_causal
+            batch, config.is_causal if is_causal is None else is_causal, past
         )
         last = config.num_hidden_layers - 1
         for i, layer in enumerate(self.layers):
@@ -399,14 +412,17 @@ class Transformer(nn.Module):
         logits: Tensor = self.nsp_head(first)
         return logits
 
-    def _views(self, batch: Batch, is_causal: bool) -> tuple[View, View]:
+    def _views(self, batch: Batch, is_causal: bool, past: KeyValues | None) -> tuple[View, View]:
         """Return what global and local layers see."""
         rotary: list[Any] = [None, None]
         if self.config.positions == "rotary":
             angles = (self.global_angles, self.local_angles)  # (length, K / 2) each
             rotary = [self._cos_sin(table[batch.position_ids]) for table in angles]
+        if past is not None:
+            past.read(batch)
         shape = (batch.cu_seqlens, batch.max_seqlen, is_causal)
-        return View(*shape, rotary[0], self.kernel), View(*shape, rotary[1], self.kernel)
+        near, far = (View(*shape, angles, self.kernel, past) for angles in reversed(rotary))
+        return far, near
 
     def _cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         angles = angles[:, None, :]  # (T, 1, K / 2)
@@ -454,20 +470,19 @@ def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
 def make_model(config: ModelConfig, *, seed: int) -> Transformer:
     """Return a model with fresh weights, the same on every machine for the same seed."""
     model = Transformer(config)
-    init_weights(model, seed=seed)
+    init_weights(model, config, seed=seed)
     return model
 
 
 @torch.no_grad()
-def init_weights(model: Transformer, *, seed: int) -> None:
-    """Fill the weights in place: norms 1, biases 0, the rest from a normal distribution.
+def init_weights(module: nn.Module, config: ModelConfig, *, seed: int) -> None:
+    """Fill a module's weights in place: norms 1, biases 0, the rest from a normal distribution.
 
     Matrices that write to the residual stream of a pre-norm model get a standard deviation
     smaller by sqrt(2 x layers) (GPT-2, ModernBERT). Each parameter's numbers depend on the seed
     and its own name only, and are drawn on the CPU.
     """
-    config = model.config
-    for name, parameter in model.named_parameters():
+    for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
         elif "norm" in name:
@@ -493,31 +508,40 @@ def num_parameters(config: ModelConfig) -> int:
 
 
 def forward_flops(
-    config: ModelConfig, *, num_tokens: int, num_pairs: int, num_supervised: int
+    config: ModelConfig,
+    *,
+    num_tokens: int,
+    num_pairs: int,
+    num_supervised: int,
+    num_sentences: int = 0,
 ) -> int:
-    """Return the floating-point operations of products in one forward pass.
+    """Return the floating-point operations of products in one forward pass of training.
 
     Backward costs twice as much: a training step is three times this. A multiplication and an
-    addition count as two; norms, activations and softmax are left out, as is usual for MFU.
+    addition count as two; norms, activations and softmax are left out, as is usual for MFU. What
+    follows the last layer's attention runs for the rows that a head reads only.
 
     Args:
         config: the architecture
         num_tokens: T
         num_pairs: sum over sequences of length x length (half of it where causal)
         num_supervised: P, rows that the vocabulary head runs on
+        num_sentences: first tokens that the sentence head runs on
 
     Example:
         >>> config = ModelConfig(size="mini", vocab_size=16384)
         >>> forward_flops(config, num_tokens=4096, num_pairs=32 * 128 * 128, num_supervised=614)
-        33148370944
+        29040836608
     """
     size, layers = config.hidden_size, config.num_hidden_layers
     mlp = (2 + config.is_modern) * size * config.intermediate_size
-    matrices = layers * (4 * size * size + mlp)
+    num_rows = (layers - 1) * num_tokens + num_supervised + num_sentences  # after attention
+    matrices = layers * num_tokens * 3 * size * size + num_rows * (size * size + mlp)
     head = config.vocab_size * size + (size * size if config.family != "gpt2" else 0)
+    heads = num_supervised * head + num_sentences * (size * size + 2 * size)
     scores = 0
     for layer in range(layers):
         window = config.window(layer)
         seen = num_pairs if window is None else min(num_pairs, num_tokens * (2 * window + 1))
         scores += 2 * seen * size
-    return 2 * (num_tokens * matrices + num_supervised * head + scores)
+    return 2 * (matrices + heads + scores)

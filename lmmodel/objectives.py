@@ -5,7 +5,8 @@ a step are read how, and which heads learn from them with which weight. A loss i
 mean: the step divides once, by the labels of the whole step over all processes, so that the result
 does not depend on how a step is cut into micro-batches.
 
-To add an objective: a head function if a new one is needed, and one entry in `OBJECTIVES`.
+To add an objective: one entry in `OBJECTIVES`, with a loss function if it needs a new one. Nothing
+else names the objectives.
 """
 
 from __future__ import annotations
@@ -13,34 +14,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lmdata.rng import draw, stream_key
+from lmdata.recipes import PAIR_VIEWS, Recipe
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import IGNORED, Batch
 from lmmodel.cross_entropy import summed_cross_entropy
 from lmmodel.errors import FitError
 from lmmodel.model import Transformer
 
-ObjectiveName = Literal["mlm", "mlm+nsp", "mlm+sop", "clm", "hybrid"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What is learned."""
 
-    name: ObjectiveName = "mlm+nsp"
-    """Masked tokens, alone or with sentence pairs; next tokens; or rows of both kinds."""
+    name: str = "mlm+nsp"
+    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds)."""
     pair_weight: float = 1.0
     """Weight of the pair loss (nsp, sop) beside the token loss; above 0."""
     causal_share: float = 0.5
     """Of `hybrid`: share of the rows read causally, and weight of their loss; in (0, 1)."""
 
     def __post_init__(self) -> None:
+        if self.name not in OBJECTIVES:
+            raise ValueError(f"name must be one of {', '.join(OBJECTIVES)}, got {self.name!r}")
         if self.pair_weight <= 0:
             raise ValueError(f"pair_weight must be above 0, got {self.pair_weight}: use name=mlm")
         if not 0 < self.causal_share < 1:
@@ -58,6 +58,11 @@ class Term:
     count: Callable[[ExampleBatch], int]
     rows: Callable[[Batch], torch.Tensor]
     loss: Callable[[Transformer, torch.Tensor, Batch], torch.Tensor]
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether it learns from pair labels; else from labelled tokens."""
+        return self.rows is pair_rows
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ class Objective:
     def terms(self) -> tuple[Term, ...]:
         """All terms, in the order of every array of sums and counts."""
         return tuple(term for part in self.parts for term in part.terms)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every row is read causally, as a decoder must."""
+        return all(part.is_causal for part in self.parts)
 
     @property
     def weights(self) -> np.ndarray:
@@ -134,12 +144,27 @@ def _hybrid(config: ObjectiveConfig) -> tuple[Part, ...]:
     return Part((masked,), share=1 - share), Part((causal,), is_causal=True, share=share)
 
 
-OBJECTIVES: dict[ObjectiveName, Callable[[ObjectiveConfig], tuple[Part, ...]]] = {
-    "mlm": _masked,
-    "mlm+nsp": lambda config: _masked(config, "nsp"),
-    "mlm+sop": lambda config: _masked(config, "sop"),
-    "clm": lambda config: _causal(),
-    "hybrid": _hybrid,
+@dataclass(frozen=True)
+class Definition:
+    """What an objective is: its parts, and how it reads a token store unless told otherwise."""
+
+    parts: Callable[[ObjectiveConfig], tuple[Part, ...]]
+    recipe: Recipe
+
+    @property
+    def pair_view(self) -> str | None:
+        """The view of sentence pairs that its pair loss is about; it can't do with another."""
+        return self.recipe.view if self.recipe.view in PAIR_VIEWS else None
+
+
+_BERNOULLI = Recipe(view="packed", count="bernoulli")
+
+OBJECTIVES: dict[str, Definition] = {
+    "mlm": Definition(_masked, _BERNOULLI),
+    "mlm+nsp": Definition(lambda config: _masked(config, "nsp"), Recipe(view="nsp")),
+    "mlm+sop": Definition(lambda config: _masked(config, "sop"), Recipe(view="sop")),
+    "clm": Definition(lambda config: _causal(), Recipe(view="packed", corruption="none")),
+    "hybrid": Definition(_hybrid, _BERNOULLI),
 }
 
 
@@ -150,7 +175,7 @@ def make_objective(config: ObjectiveConfig) -> Objective:
         >>> [term.name for term in make_objective(ObjectiveConfig(name="mlm+nsp")).terms]
         ['mlm', 'nsp']
     """
-    return Objective(config.name, OBJECTIVES[config.name](config))
+    return Objective(config.name, OBJECTIVES[config.name].parts(config))
 
 
 def count_labels(part: Part, examples: ExampleBatch) -> list[int]:
@@ -219,6 +244,8 @@ def causal_rows(rows: np.ndarray, epoch: int, share: float, seed: int) -> np.nda
         >>> causal_rows(np.arange(8), 0, 1.0, seed=1).all()
         np.True_
     """
+    from lmdata.rng import draw, stream_key  # and with it Numba
+
     words = draw(stream_key(seed, "objective", epoch), rows, np.zeros_like(rows))
     return np.asarray(words < share * 2**32)
 
@@ -229,14 +256,20 @@ def check_labels(objective: Objective, examples: ExampleBatch, source: str) -> N
     Raises:
         FitError: a term would never see a label
     """
-    for term in objective.terms:
-        if term.name in ("nsp", "sop") and term.count(examples) == 0:
-            raise FitError(
-                f"objective.name={objective.name} needs pair labels, and {source} has none: make "
-                f"it with pairs (view {term.name}), or train with objective.name=mlm"
-            )
-        if term.name == "mlm" and term.count(examples) == 0:
-            raise FitError(
-                f"objective.name={objective.name} needs masked tokens, and {source} has none: "
-                "mask it, or train with objective.name=clm"
-            )
+    for part in objective.parts:
+        for term in part.terms:
+            if not part.is_causal and term.count(examples) == 0:
+                raise FitError(_why_no_labels(term, objective, source))
+
+
+def _why_no_labels(term: Term, objective: Objective, source: str) -> str:
+    if term.is_of_pairs:
+        view = OBJECTIVES[objective.name].pair_view
+        return (
+            f"objective.name={objective.name} needs pair labels, and {source} has none: make "
+            f"it with pairs (view {view}), or train with objective.name=mlm"
+        )
+    return (
+        f"objective.name={objective.name} needs masked tokens, and {source} has none: "
+        "mask it, or train with objective.name=clm"
+    )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmmodel.errors import CheckpointError
+from lmmodel.parallel import as_rows_of, gather_stack, own_rows, put, take_stack
 
 # The odd polynomial a x + b x^3 + c x^5 of Muon (Jordan et al., "Muon", 2024): five rounds bring
 # every singular value in (0, 1] to about [0.7, 1.2].
@@ -107,7 +108,7 @@ class Optimizer:
                     f"optimizer state {name} has shape {tuple(tensors[name].shape)}, "
                     f"this model needs {tuple(tensor.shape)}"
                 )
-            tensor.copy_(tensors[name])
+            put(tensor, tensors[name])
 
 
 def takes_muon(name: str, parameter: Tensor) -> bool:
@@ -160,19 +161,20 @@ class Muon:
     """Momentum whose matrices are made orthogonal before they move the weights.
 
     Matrices of one shape are stacked and go through the Newton-Schulz rounds as one batch. A
-    merged query-key-value matrix counts as three.
+    merged query-key-value matrix counts as three. Where weights are sharded over processes, each
+    keeps its rows of the momentum; the rounds need whole matrices, so each process gathers them
+    and does the rounds.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
         self.config = config
         self.named = list(named)
         self.stacks: dict[tuple[int, ...], list[Tensor]] = {}
-        self._parts: dict[Tensor, int] = {p: num_parts(name) for name, p in self.named}
-        for _, parameter in self.named:
-            key = (self._parts[parameter], *parameter.shape)
+        for name, parameter in self.named:
+            key = (num_parts(name), *parameter.shape)
             self.stacks.setdefault(key, []).append(parameter)
         self.momentum = {
-            key: torch.zeros_like(stack_matrices(stack, key[0]))
+            key: torch.zeros_like(torch.stack([own_rows(p) for p in stack]))
             for key, stack in self.stacks.items()
         }
 
@@ -181,12 +183,14 @@ class Muon:
         """Move the weights by their gradients."""
         lr = self.config.muon_lr * lr_ratio
         for key, parameters in self.stacks.items():
-            gradients = stack_matrices([_gradient(p) for p in parameters], key[0])
-            update = muon_update(gradients, self.momentum[key], self.config.muon_momentum)
-            shape = parameters[0].shape
-            torch._foreach_mul_(parameters, 1 - lr * self.config.muon_weight_decay)
-            updates = update.mul_(-lr).view(len(parameters), *shape).unbind()
-            torch._foreach_add_(parameters, updates)
+            gradients = torch.stack([own_rows(_gradient(p)) for p in parameters])  # (n, r, C)
+            moves = nesterov(gradients, self.momentum[key], self.config.muon_momentum)
+            matrices = split_matrices(gather_stack(moves, parameters[0]), key[0])
+            update = orthogonal_update(matrices).view(len(parameters), *parameters[0].shape)
+            update = take_stack(update.mul_(-lr), parameters[0])  # (n, r, C)
+            weights = [own_rows(p) for p in parameters]
+            torch._foreach_mul_(weights, 1 - lr * self.config.muon_weight_decay)
+            torch._foreach_add_(weights, update.unbind())
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -197,9 +201,8 @@ class Muon:
         """Return `NAME/momentum` of each parameter, in its shape, not copied."""
         views: dict[Tensor, Tensor] = {}
         for key, parameters in self.stacks.items():
-            stack = self.momentum[key].view(len(parameters), *parameters[0].shape)
-            views |= dict(zip(parameters, stack.unbind(), strict=True))
-        return {f"{name}/momentum": views[parameter] for name, parameter in self.named}
+            views |= dict(zip(parameters, self.momentum[key].unbind(), strict=True))
+        return {f"{name}/momentum": as_rows_of(views[p], p) for name, p in self.named}
 
 
 def num_parts(name: str) -> int:
@@ -212,30 +215,36 @@ def num_parts(name: str) -> int:
     return 3 if ".qkv." in name else 1
 
 
-def stack_matrices(matrices: list[Tensor], parts: int) -> Tensor:
-    """Return n matrices (parts x R, C) as one stack (n x parts, R, C)."""
-    rows, columns = matrices[0].shape
-    return torch.stack(matrices).view(len(matrices) * parts, rows // parts, columns)
+def split_matrices(stack: Tensor, parts: int) -> Tensor:
+    """Return n matrices (n, parts x R, C) as one stack of their parts (n x parts, R, C)."""
+    num_matrices, rows, columns = stack.shape
+    return stack.view(num_matrices * parts, rows // parts, columns)
 
 
 def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def muon_update(gradients: Tensor, momentum: Tensor, beta: float) -> Tensor:
-    """Return the orthogonal Nesterov step of each matrix; updates `momentum` in place.
-
-    Tall matrices are scaled by sqrt(R / C), so that the change of an output per step does not
-    depend on the shape (Jordan et al., 2024).
+def nesterov(gradients: Tensor, momentum: Tensor, beta: float) -> Tensor:
+    """Return the gradients looked at one step ahead of the momentum; updates `momentum` in place.
 
     Args:
-        gradients: floats (n, R, C)
-        momentum: floats (n, R, C)
+        gradients: floats of any shape
+        momentum: floats of the same shape
         beta: decay of the momentum
     """
     momentum.lerp_(gradients, 1 - beta)
-    rows, columns = gradients.shape[-2:]
-    return orthogonalize(gradients.lerp(momentum, beta)) * math.sqrt(max(1.0, rows / columns))
+    return gradients.lerp(momentum, beta)
+
+
+def orthogonal_update(matrices: Tensor) -> Tensor:
+    """Return each matrix of floats (n, R, C) made orthogonal, as it moves the weights.
+
+    Tall matrices are scaled by sqrt(R / C), so that the change of an output per step does not
+    depend on the shape (Jordan et al., 2024).
+    """
+    rows, columns = matrices.shape[-2:]
+    return orthogonalize(matrices) * math.sqrt(max(1.0, rows / columns))
 
 
 def orthogonalize(matrices: Tensor, num_rounds: int = 5) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,18 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.config import (
-    DEFAULT_NUM_STEPS,
-    DEFAULT_RECIPES,
-    VIEW_OF_PAIRS,
-    BudgetConfig,
-    TrainConfig,
-    stage_recipe,
-)
+from lmmodel.attention import Kernel, choose_kernel
+from lmmodel.budget import Pace, budget_steps, probe
+from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig, stage_recipe
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.model import ModelConfig, forward_flops, num_parameters
-from lmmodel.objectives import check_labels, make_objective
+from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
 
 # A stage's epochs lie apart from another's, so that their views differ.
 EPOCHS_PER_STAGE = 1 << 20
-
-# Steps whose mean tells how many tokens a step has.
-_NUM_PROBED_STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +44,7 @@ class Plan:
     memory_bytes: int  # estimate of the peak
     device_memory_bytes: int
     expected_s: float | None  # None where nothing was measured and the hardware is unknown
+    attention: tuple[Kernel, ...]  # kernels of the first steps
 
 
 def resolve_config(
@@ -92,13 +87,17 @@ def _resolve_model(config: TrainConfig, data: TrainingData) -> ModelConfig:
     return dataclasses.replace(
         config.model,
         vocab_size=wanted or vocab_size,
-        has_nsp_head=config.model.has_nsp_head or config.objective.name in VIEW_OF_PAIRS,
+        has_nsp_head=config.model.has_nsp_head or _pair_view(config) is not None,
     )
+
+
+def _pair_view(config: TrainConfig) -> str | None:
+    return OBJECTIVES[config.objective.name].pair_view
 
 
 def _resolve_recipe(config: TrainConfig, data: TrainingData) -> Recipe | None:
     if not data.is_frozen:
-        return config.recipe or DEFAULT_RECIPES[config.objective.name]
+        return config.recipe or OBJECTIVES[config.objective.name].recipe
     if config.recipe is not None or config.preset is not None:
         raise ConfigError(
             f"recipe has no effect: {data.path} holds frozen examples. Leave it out, or train "
@@ -135,7 +134,7 @@ def _check_length(config: TrainConfig, data: TrainingData) -> None:
             f"set model.max_position_embeddings={max(lengths)} or make shorter examples"
         )
     view = frozen_setting(data, "view", None) if data.is_frozen else None
-    wanted = VIEW_OF_PAIRS.get(config.objective.name)
+    wanted = _pair_view(config)
     if view is not None and wanted is not None and view != wanted:
         raise FitError(
             f"objective.name={config.objective.name} learns from {wanted} pairs, the examples of "
@@ -205,7 +204,8 @@ def make_shape(config: TrainConfig) -> Shape:
     length = config.model.max_position_embeddings
     if config.recipe is not None:
         length = config.recipe.max_seq_length
-    is_masked = config.objective.name.startswith("mlm")
+    parts = make_objective(config.objective).parts
+    is_masked = not any(part.is_causal for part in parts)
     rate = config.recipe.highest_rate if config.recipe is not None and is_masked else 1.0
     return Shape(
         num_tokens=max(tokens, length),
@@ -216,48 +216,41 @@ def make_shape(config: TrainConfig) -> Shape:
     )
 
 
-def budget_steps(
-    budget: BudgetConfig, loader: Loader, *, seconds_per_step: float | None = None
-) -> int:
-    """Return the optimizer steps of a budget.
+def batch_flops(model: ModelConfig, objective: Objective, batch: StepBatch) -> int:
+    """Return the floating-point operations of a step's products, forward and backward.
 
-    Args:
-        budget: in steps, tokens, epochs or minutes
-        loader: tells the tokens of a step and the rows of an epoch
-        seconds_per_step: measured; needed for minutes only
+    Only what the result needs counts: no padding, and half of causal attention.
     """
-    if budget.num_tokens is not None:
-        return math.ceil(budget.num_tokens / tokens_per_step(loader))
-    if budget.num_epochs is not None:
-        stage = loader.stages[0]
-        return math.ceil(budget.num_epochs * stage.rows.num_rows / stage.batch_size)
-    if budget.num_minutes is not None:
-        assert seconds_per_step is not None
-        return max(1, int(budget.num_minutes * 60 / seconds_per_step))
-    return budget.num_steps or DEFAULT_NUM_STEPS
-
-
-def probe(loader: Loader) -> list[StepBatch]:
-    """Return the first few steps of this process."""
-    return [loader.batch(step) for step in range(_NUM_PROBED_STEPS)]
-
-
-def tokens_per_step(loader: Loader) -> float:
-    """Return the mean tokens of the first few steps, over all processes."""
-    tokens = [batch.num_tokens for batch in probe(loader)]
-    return float(np.mean(tokens)) * loader.num_processes
-
-
-def batch_flops(model: ModelConfig, batch: StepBatch) -> int:
-    """Return the floating-point operations of a step's products, forward and backward."""
-    labels = sum(len(micro.batch.masked_positions) for micro in batch.micro_batches)
+    is_of_pairs = np.array([term.is_of_pairs for term in objective.terms])
+    causal_share = sum(part.share for part in objective.parts if part.is_causal)
     return 3 * forward_flops(
-        model, num_tokens=batch.num_tokens, num_pairs=batch.num_pairs, num_supervised=labels
+        model,
+        num_tokens=batch.num_tokens,
+        num_pairs=round(batch.num_pairs * (1 - causal_share / 2)),
+        num_supervised=int(batch.num_labels[~is_of_pairs].sum()),
+        num_sentences=int(batch.num_labels[is_of_pairs].sum()),
     )
 
 
-def estimate_memory(config: TrainConfig, batch: StepBatch) -> int:
-    """Return about how many bytes a resolved run takes at its peak, on the device.
+def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tuple[Kernel, ...]:
+    """Return the attention kernels that a resolved run takes for the shapes of some batches."""
+    model = config.model
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    micro = [micro.batch for batch in batches for micro in batch.micro_batches]
+    shapes = {(own.num_tokens, own.num_sequences, own.max_seqlen) for own in micro}
+    windows = {model.window(layer) for layer in range(model.num_hidden_layers)}
+    chosen = {
+        choose_kernel(
+            config.device, dtype, *shape, window=window, dropout_p=model.attention_dropout,
+            is_compiled=config.compile,
+        )
+        for shape, window in product(shapes, windows)
+    }  # fmt: skip
+    return tuple(sorted(chosen))
+
+
+def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 1) -> int:
+    """Return about how many bytes a resolved run takes at its peak, on one device.
 
     Weights, gradients and optimizer state are exact; what backward keeps is estimated from the
     widths of a layer; logits are counted in compute precision and twice in float32.
@@ -269,16 +262,19 @@ def estimate_memory(config: TrainConfig, batch: StepBatch) -> int:
     width = 12 * model.hidden_size + 3 * model.intermediate_size
     activations = tokens * model.num_hidden_layers * width * number_bytes
     logits = labels * model.vocab_size * (number_bytes + 8)
-    return per_weight * num_parameters(model) + activations + logits
+    num_weights = num_parameters(model) // (num_processes if config.parallel == "fsdp2" else 1)
+    return per_weight * num_weights + activations + logits
 
 
-def check_memory(config: TrainConfig, batch: StepBatch, device: torch.device) -> None:
+def check_memory(
+    config: TrainConfig, batch: StepBatch, device: torch.device, processes: Processes
+) -> None:
     """Check that a micro-batch stands a chance on this device.
 
     Raises:
         MemoryLimitError: it would need more than twice what there is
     """
-    needed, there = estimate_memory(config, batch), memory_bytes(device)
+    needed, there = estimate_memory(config, batch, processes.size), memory_bytes(device)
     if needed > 2 * there:
         raise MemoryLimitError(
             f"a micro-batch of {config.batch.micro_batch_tokens} tokens needs about "
@@ -287,13 +283,13 @@ def check_memory(config: TrainConfig, batch: StepBatch, device: torch.device) ->
         )
 
 
-def make_plan(config: TrainConfig, data_path: Path, seconds_per_step: float | None = None) -> Plan:
+def make_plan(config: TrainConfig, data_path: Path, pace: Pace | None = None) -> Plan:
     """Return what a run would do, without doing it.
 
     Args:
         config: of the run
         data_path: token store or shards
-        seconds_per_step: measured; None: estimated on known hardware at 40 % of its peak
+        pace: measured; None: estimated on known hardware at 40 % of its peak
 
     Raises:
         LmmodelError, LmdataError: whatever would stop the run before its first step
@@ -303,11 +299,13 @@ def make_plan(config: TrainConfig, data_path: Path, seconds_per_step: float | No
     resolved = resolve_config(config, data, device, Processes())
     loader = make_loader(resolved, data, DEFAULT_NUM_STEPS, Processes())
     batches = probe(loader)
-    flops = int(np.mean([batch_flops(resolved.model, batch) for batch in batches]))
+    flops = int(
+        np.mean([batch_flops(resolved.model, loader.objective, batch) for batch in batches])
+    )
     peak = peak_flops(device)
-    if seconds_per_step is None and peak is not None:
-        seconds_per_step = flops / (0.4 * peak)
-    num_steps = budget_steps(resolved.budget, loader, seconds_per_step=seconds_per_step or 1.0)
+    if pace is None and peak is not None:
+        pace = Pace(step_s=flops / (0.4 * peak))
+    num_steps = budget_steps(resolved, loader, pace or Pace(step_s=1.0))
     tokens = float(np.mean([batch.num_tokens for batch in batches]))
     stage = loader.stages[0]
     return Plan(
@@ -321,5 +319,6 @@ def make_plan(config: TrainConfig, data_path: Path, seconds_per_step: float | No
         total_flops=float(flops) * num_steps,
         memory_bytes=estimate_memory(resolved, batches[0]),
         device_memory_bytes=memory_bytes(device),
-        expected_s=None if seconds_per_step is None else seconds_per_step * num_steps,
+        expected_s=None if pace is None else pace.expected_s(num_steps, resolved),
+        attention=attention_kernels(resolved, batches),
     )

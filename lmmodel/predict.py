@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -12,17 +11,11 @@ import torch
 from torch import Tensor
 
 from lmdata.errors import TokenizerError
-from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.batch import Batch, make_batch
-from lmmodel.checkpoint import load_tensors
-from lmmodel.device import resolve_device
-from lmmodel.errors import FitError, RunError
-from lmmodel.learner import load_weights
-from lmmodel.model import Transformer, make_model
-from lmmodel.run import WEIGHTS_NAME, RunRecord, read_record
-
-# Tokens of one forward pass.
-_BATCH_TOKENS = 8192
+from lmmodel.errors import FitError
+from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
+from lmmodel.model import Transformer
+from lmmodel.trained import Run
 
 
 @dataclass(frozen=True)
@@ -33,38 +26,6 @@ class Filling:
     id: int
     probability: float  # in [0, 1]
     text: str  # the prompt with the guess in place
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained model, its tokenizer and what it was trained by."""
-
-    path: Path
-    record: RunRecord
-    model: Transformer  # float32, in evaluation mode
-    tokenizer: Tokenizer
-    device: torch.device
-
-    def fill_mask(self, texts: Sequence[str] | str, top_k: int = 5) -> list[list[list[Filling]]]:
-        """Return guesses for each masked place of each text; see `fill_mask`."""
-        return fill_mask(self, [texts] if isinstance(texts, str) else texts, top_k=top_k)
-
-
-def load_run(path: Path | str, device: str = "auto") -> Run:
-    """Return the model in a run folder, ready to answer.
-
-    Raises:
-        RunError: no run there, or no weights yet
-        CheckpointError: the weights are damaged or of another model
-        DeviceError: a GPU is asked for and there is none
-    """
-    path = Path(path)
-    record, where = read_record(path), resolve_device(device)
-    if not (path / WEIGHTS_NAME).is_file():
-        raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
-    model = make_model(record.config.model, seed=0)
-    load_weights(model, load_tensors(path / WEIGHTS_NAME))
-    return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
 
 
 def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[list[Filling]]]:
@@ -133,28 +94,20 @@ def masked_logits(
     Returns:
         float32 (P_i, V) on the CPU for each text.
     """
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    results: list[Tensor] = [torch.empty(0)] * len(encoded)
-    for group in _group(order, [len(ids) for ids in encoded]):
+    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    groups = split_by_tokens(lengths, batch_tokens(run.device))
+    model = prepare(run.model)
+
+    def compute(group: np.ndarray) -> tuple[np.ndarray, Tensor]:
         batch = _pack([encoded[index] for index in group], [places[index] for index in group])
-        logits = _logits(run, batch)
+        return group, _logits(model, batch.to(run.device))
+
+    results: list[Tensor] = [torch.empty(0)] * len(encoded)
+    for group, logits in map_batches(compute, groups, run.device):
         pieces = torch.split(logits, [len(places[index]) for index in group])
         for index, piece in zip(group, pieces, strict=True):
             results[index] = piece
     return results
-
-
-def _group(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Return texts, shortest first, in groups of at most `_BATCH_TOKENS` tokens."""
-    groups: list[list[int]] = []
-    total = 0
-    for index in order:
-        if not groups or total + lengths[index] > _BATCH_TOKENS:
-            groups.append([])
-            total = 0
-        groups[-1].append(index)
-        total += lengths[index]
-    return groups
 
 
 def _pack(encoded: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Batch:
@@ -169,11 +122,9 @@ def _pack(encoded: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Batch:
     )
 
 
-@torch.no_grad()
-def _logits(run: Run, batch: Batch) -> Tensor:
-    batch = batch.to(run.device)
-    hidden = run.model(batch)
-    return run.model.lm_logits(hidden[batch.masked_positions]).float().cpu()
+def _logits(model: Transformer, batch: Batch) -> Tensor:
+    hidden = model(batch, rows=batch.masked_positions)
+    return model.lm_logits(hidden).float().cpu()
 
 
 def _mask_id(run: Run) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lmmodel.config import TrainConfig
-from lmmodel.evaluation import Evaluation
+from lmmodel.evaluation import UNIGRAM_MARGIN, Evaluation
 from lmmodel.learner import StepResult
 from lmmodel.metrics import (
     METRICS_NAME,
@@ -20,6 +20,7 @@ from lmmodel.metrics import (
     Progress,
     Stopwatch,
     finite_or_none,
+    on_line_since,
     open_tensorboard,
     plot_losses,
     read_metrics,
@@ -144,6 +145,17 @@ class Reporter:
         is_old = time.monotonic() - self._drawn_s > REDRAW_S
         if is_old or step == self.num_steps:
             self.draw(evaluation.unigram_loss)
+
+    def on_unigram_line_since(self) -> int | None:
+        """Return since which step the held-out loss sits on the line, once: for a tenth of the run.
+
+        Told from metrics.jsonl, so a resumed run says it where it would have said it.
+        """
+        entries = read_metrics(self.output / METRICS_NAME)
+        since = on_line_since(entries, UNIGRAM_MARGIN)
+        is_short = since is None or entries[-1]["step"] - since < self.num_steps / 10
+        was_said = any("unigram line" in entry.get("message", "") for entry in entries)
+        return None if is_short or was_said else since
 
     def draw(self, unigram_loss: float | None) -> None:
         """Draw the losses so far."""

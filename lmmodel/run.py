@@ -15,19 +15,22 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmdata.config import config_to_dict
 from lmdata.errors import ConfigError, OutputError
 from lmdata.tokenizer import Tokenizer, save_tokenizer
-from lmmodel.checkpoint import write_text
+from lmmodel.checkpoint import TensorGroups, save_checkpoint, save_tensors, write_text
 from lmmodel.config import TrainConfig, config_from_dict
-from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
+from lmmodel.record import FORMAT_VERSION, is_run, read_values
+from lmmodel.record import RECORD_NAME as RECORD_NAME
+from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
+from lmmodel.starting import tokenizer_difference
 
-FORMAT_VERSION = 1
-RECORD_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
+if TYPE_CHECKING:  # it brings Numba, which a finished run can do without
+    from lmmodel.data import TrainingData
+
 CHECKPOINTS_NAME = "checkpoints"
 
 # What may differ when a run goes on: it does not change the weights.
@@ -44,10 +47,20 @@ class RunRecord:
     data_hash: str  # of the dataset's manifest
     tokenizer_hash: str
     environment: dict[str, str | int]
+    origin: dict[str, Any] | None = None  # where its first weights are from, unless fresh
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the model came from elsewhere: no data, no step of ours."""
+        return not self.data_path
 
 
 def make_record(
-    config: TrainConfig, num_steps: int, data: TrainingData, environment: dict[str, str | int]
+    config: TrainConfig,
+    num_steps: int,
+    data: TrainingData,
+    environment: dict[str, str | int],
+    origin: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Return the record of a new run."""
     return RunRecord(
@@ -57,6 +70,7 @@ def make_record(
         data_hash=data.manifest.hash,
         tokenizer_hash=data.tokenizer.hash,
         environment=environment,
+        origin=origin,
     )
 
 
@@ -66,17 +80,13 @@ def read_record(folder: Path) -> RunRecord:
     Raises:
         RunError: no run there, or written by another version
     """
-    path = folder / RECORD_NAME
+    values = read_values(folder)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
         return RunRecord(**{**values, "config": config_from_dict(values["config"])})
-    except FileNotFoundError as error:
-        raise RunError(f"{folder} holds no run: it has no {RECORD_NAME}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise RunError(f"{path} is not the record of a run of this version: {error}") from error
+        raise RunError(
+            f"{folder / RECORD_NAME} is not the record of a run of this version: {error}"
+        ) from error
 
 
 def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwrite: bool) -> None:
@@ -99,6 +109,18 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
         raise OutputError(f"can't write {folder}: {error}; choose another --output") from error
 
 
+def save_state(
+    folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int
+) -> None:
+    """Write a checkpoint, and beside the checkpoints the weights that are used: see its arguments.
+
+    Raises:
+        CheckpointError: the disk is full
+    """
+    save_checkpoint(folder / CHECKPOINTS_NAME, step, groups, state, keep=keep)
+    save_tensors(folder / WEIGHTS_NAME, groups.get("average", groups["model"]))
+
+
 def check_output(folder: Path, *, overwrite: bool) -> None:
     """Check that a new run may be made here; anything but a run is never deleted.
 
@@ -107,7 +129,7 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / RECORD_NAME).is_file():
+    if not is_run(folder):
         raise RunError(f"{folder} exists and is not a run: choose another --output")
     if not overwrite:
         raise RunError(
@@ -116,16 +138,30 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def check_tokenizer(record: RunRecord, data: TrainingData) -> None:
-    """Check that data was made with the tokenizer that the model was trained with.
+def own_data(folder: Path, record: RunRecord) -> Path:
+    """Return the dataset that a run was trained on.
+
+    Raises:
+        RunError: on none, because it was imported
+    """
+    if record.is_imported:
+        raise RunError(
+            f"{folder} was imported and has no data of its own: name a token store or shards, "
+            f"made with `lmdata tokenize --tokenizer {folder}`"
+        )
+    return Path(record.data_path)
+
+
+def check_tokenizer(tokenizer: Tokenizer, data: TrainingData) -> None:
+    """Check that data was made with the tokenizer of the model.
 
     Raises:
         FitError: with another one
     """
-    if data.tokenizer.hash != record.tokenizer_hash:
+    if difference := tokenizer_difference(tokenizer, data.tokenizer):
         raise FitError(
             f"{data.path} was made with tokenizer {data.tokenizer.hash}, the run with "
-            f"{record.tokenizer_hash}: tokenize with the tokenizer of the run folder"
+            f"{tokenizer.hash}: {difference}. Tokenize with the tokenizer of the run folder"
         )
 
 

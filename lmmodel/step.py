@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmdata.rng import draw, stream_key
-from lmmodel.batch import Batch
+from lmmodel.batch import IGNORED, Batch
 from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, Part, combine, sum_losses
+from lmmodel.parallel import whole
 
 # A loss this many times that of a uniform guess is called exploded.
 EXPLOSION_FACTOR = 3.0
@@ -96,20 +97,36 @@ def dropout_seeds(seed: int, step: int, rank: int) -> Callable[[int], int]:
     return seed_of
 
 
-def sum_gradients(model: nn.Module) -> None:
-    """Replace the gradients by their sums over all processes, in one message."""
-    if not dist.is_initialized():
-        return
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = [
-        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for parameter in parameters
-    ]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for parameter, piece in zip(parameters, pieces, strict=True):
-        parameter.grad = piece.view_as(parameter)
+def even_out(
+    micro_batches: Sequence[MicroBatch], num_parts: int, device: torch.device
+) -> tuple[MicroBatch, ...]:
+    """Return the micro-batches of a step, as many of each part as the busiest process has.
+
+    The ones that are added carry no labels: they cost a forward and change nothing.
+
+    Args:
+        micro_batches: of this process, at least one
+        num_parts: of the objective
+        device: of the process group's messages
+    """
+    own = [[micro for micro in micro_batches if micro.part == part] for part in range(num_parts)]
+    most = torch.tensor([len(part) for part in own], device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return tuple(
+        micro
+        for index, (part, wanted) in enumerate(zip(own, most.tolist(), strict=True))
+        for micro in [*part, *[idle(micro_batches[0], index)] * (wanted - len(part))]
+    )
+
+
+def idle(micro: MicroBatch, part: int) -> MicroBatch:
+    """Return a micro-batch of the same tokens for a part of the objective, without labels."""
+    batch = replace(
+        micro.batch,
+        masked_labels=torch.full_like(micro.batch.masked_labels, IGNORED),
+        next_sentence_label=torch.full_like(micro.batch.next_sentence_label, IGNORED),
+    )
+    return MicroBatch(batch, part)
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
@@ -119,7 +136,7 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
         float32 scalar, on the model's device.
     """
     limit = math.inf if max_norm is None else max_norm
-    return nn.utils.clip_grad_norm_(model.parameters(), limit)
+    return whole(nn.utils.clip_grad_norm_(model.parameters(), limit))
 
 
 def step_loss(sums: Tensor, num_labels: Tensor, objective: Objective) -> StepLoss:

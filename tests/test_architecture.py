@@ -79,6 +79,15 @@ def test_training_needs_neither_polars_nor_click() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_finished_run_loads_neither_numba_nor_the_compiler_of_torch() -> None:
+    code = (
+        "import sys; import lmmodel.trained, lmmodel.predict;"
+        "slow = {'numba', 'lmdata.views', 'torch._dynamo', 'torch.distributed.tensor'};"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize("command", ["lmdata", "lmmodel"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (

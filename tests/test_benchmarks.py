@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_checks, stores, train, training_runs
+from benchmarks import finetune_study, gpu, gpu_checks, stores, train, training_runs
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
 from lmdata.dataset import open_store
@@ -97,7 +97,8 @@ def test_ours_trains_and_is_timed(work):
 
 # What a machine with nothing but the packages that training needs lacks.
 ABSENT = ("polars", "gigatoken", "zstandard", "matplotlib", "datasets", "scipy", "transformers",
-          "accelerate", "pandas", "blingfire", "pysbd", "hypothesis", "pytest")  # fmt: skip
+          "accelerate", "pandas", "blingfire", "pysbd", "hypothesis", "pytest", "sklearn",
+          "tensorboard", "rich", "click", "onnx")  # fmt: skip
 RUN_WITHOUT = """
 import sys
 sys.modules |= dict.fromkeys({absent})  # None: as if it were not installed
@@ -128,6 +129,18 @@ def test_trainer_trains_the_same_sequences_and_is_timed(work):
     assert figures["num_steps"] >= 1
     assert figures["tokens_per_s"] > 0
     assert 0 < figures["loss"] < 2 * math.log(VOCAB_SIZE)
+
+
+def test_every_tenth_item_is_held_out(tmp_path):
+    train, validation = finetune_study.hold_out(tmp_path, list("abcdefghijklmn"), ".txt", "".join)
+    assert (train.read_text(), validation.read_text()) == ("abcdefghiklmn", "j")
+
+
+def test_training_files_of_a_task_become_one(tmp_path):
+    (tmp_path / "a").write_text("one\ntwo")
+    (tmp_path / "b").write_text("three\n\n")
+    joined = finetune_study.join(tmp_path, [tmp_path / "a", tmp_path / "b"])
+    assert joined.read_text() == "one\ntwo\nthree\n"
 
 
 def test_steps_of_the_warm_up_do_not_count():

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from lmmodel.trainer import Interrupted
+from lmmodel.budget import Pace
+from lmmodel.loop import Interrupted
 from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, make_text, succeed
 
 
@@ -50,7 +51,8 @@ def test_a_run_on_the_store_itself_and_its_resumption(road: Road, tmp_path: Path
 @pytest.fixture
 def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan times a few steps for five seconds."""
-    monkeypatch.setattr("lmmodel.trainer.measure_step", lambda *_, **__: 0.25)
+    pace = Pace(step_s=0.25)
+    monkeypatch.setattr("lmmodel.trainer.calibrate", lambda *_, **__: pace)
 
 
 @pytest.mark.usefixtures("known_speed")
@@ -70,35 +72,6 @@ def test_the_config_file_and_the_options_are_one_configuration(road: Road, tmp_p
                    "--config", tmp_path / "it.toml", *TRAIN_FAST)  # fmt: skip
     assert plan["num_steps"] == 3
     assert plan["config"]["optimizer"]["name"] == "muon"
-
-
-def test_evaluate_prints_the_held_out_figures(road: Road) -> None:
-    lines = succeed("lmmodel", "evaluate", road.run, "--num-examples", "4").stdout
-    assert "held-out loss" in lines
-    assert "pair accuracy" in lines
-    other = as_json("lmmodel", "evaluate", road.run, road.shards, "--num-examples", "4",
-                    "--split", "train")  # fmt: skip
-    assert other["num_examples"] == 4
-
-
-def test_fill_mask_prints_guesses_for_each_mask(road: Road, tmp_path: Path) -> None:
-    (tmp_path / "texts").write_text("The [MASK] sees a [MASK].\n")
-    lines = succeed("lmmodel", "fill-mask", road.run, "A [MASK].", "--top-k", "3",
-                    "--file", tmp_path / "texts").stdout.splitlines()  # fmt: skip
-    assert lines[0] == "A [MASK]."
-    assert lines[4:6] == ["The [MASK] sees a [MASK].", "  mask 1"]
-    assert len(lines) == 1 + 3 + 1 + 2 * (1 + 3)
-    found = as_json("lmmodel", "fill-mask", road.run, "--file", "-", input="A [MASK].\n")
-    assert len(found[0][0]) == 5
-
-
-def test_export_is_opened_by_transformers_with_the_same_logits(road: Road, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    found = as_json("lmmodel", "export", road.run, tmp_path / "bert")
-    assert found["max_logit_difference"] < 1e-4
-    transformers.BertForPreTraining.from_pretrained(tmp_path / "bert")
-    transformers.AutoTokenizer.from_pretrained(tmp_path / "bert")
-    assert succeed("lmmodel", "export", road.run, tmp_path / "bert", "--overwrite")
 
 
 def test_an_interrupted_training_exits_130_and_says_how_to_go_on(

@@ -18,7 +18,10 @@ import lmcli.lmmodel
 from lmcli.options import FriendlyGroup, Size, gather
 from lmcli.progress import ProgressLine
 from lmdata.errors import CorpusError
+from lmdata.tokenizer import load_tokenizer
+from lmmodel.finetuning.tasks import TaskName
 from tests.cli.commands import TRAIN_FAST, Road, invoke, succeed
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {"lmdata": lmcli.lmdata.main, "lmmodel": lmcli.lmmodel.main}
@@ -31,24 +34,65 @@ SHARED = {
     "--config": "TOML file with settings.",
 }  # fmt: skip
 
+OTHER_OUTPUTS = {("train", "--output"), ("embed", "--output")}  # a run folder, a file
+ONLY_PRINTING = {
+    "recipes", "show", "fill-mask", "score", "generate", "classify", "tag", "answer",
+}  # fmt: skip
+
+
+def task_files(folder: Path) -> list[str | Path]:
+    """Return the options of a task of two lines."""
+    path = folder / "task.tsv"
+    path.write_text("text\tlabel\nA stone.\tgood\nA road.\tbad\n")
+    return ["--task", "sequence-classification", "--train", path, "--validation", path]
+
+
+def exported(road: Road, folder: Path) -> Path:
+    succeed("lmmodel", "export", road.run, folder / "hf", "--quiet")
+    return folder / "hf"
+
+
+def gpt_of(road: Road, folder: Path) -> Path:
+    succeed("lmmodel", "train", road.tokens, "--output", folder / "gpt", "--num-steps", "1",
+            "--set", "model.family=gpt2", "--set", "objective.name=clm", *TRAIN_FAST,
+            "--quiet")  # fmt: skip
+    return folder / "gpt"
+
+
+def tuned(road: Road, folder: Path, task: TaskName) -> Path:
+    labels = () if task == "question-answering" else ("bad", "good")
+    return write_fine_tuned(folder / "tuned", task, load_tokenizer(road.tokenizer), labels)
+
 
 def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str | Path]:
     """Return a small job for a verb, its output in `folder`."""
     out = ["--output", folder / "out"]
     return {
-        "sample-corpus": [folder / "out", "--max-megabytes", "0.01"],
-        "train-tokenizer": [road.corpus, *out, "--vocab-size", "60"],
-        "tokenize": [road.corpus, *out, "--tokenizer", road.tokenizer],
-        "mask": [road.tokens, *out],
-        "recipes": [],
-        "verify": [road.shards],
-        "stats": [road.tokens],
-        "show": [road.shards],
-        "train": [road.shards, *out, "--num-steps", "1", *TRAIN_FAST],
-        "evaluate": [road.run, "--num-examples", "4"],
-        "fill-mask": [road.run, "A [MASK]."],
-        "export": [road.run, folder / "out"],
-    }[verb]
+        "sample-corpus": lambda: [folder / "out", "--max-megabytes", "0.01"],
+        "train-tokenizer": lambda: [road.corpus, *out, "--vocab-size", "60"],
+        "tokenize": lambda: [road.corpus, *out, "--tokenizer", road.tokenizer],
+        "mask": lambda: [road.tokens, *out],
+        "recipes": lambda: [],
+        "verify": lambda: [road.shards],
+        "stats": lambda: [road.tokens],
+        "show": lambda: [road.shards],
+        "train": lambda: [road.shards, *out, "--num-steps", "1", *TRAIN_FAST],
+        "evaluate": lambda: [road.run, "--num-examples", "4"],
+        "fill-mask": lambda: [road.run, "A [MASK]."],
+        "export": lambda: [road.run, folder / "out"],
+        "import": lambda: [exported(road, folder), folder / "out"],
+        "finetune": lambda: [
+            road.run, *out, *task_files(folder), "--seeds", "1", "--device", "cpu",
+        ],
+        "score": lambda: [road.run, "A stone."],
+        "embed": lambda: [road.run, "A stone.", "--output", folder / "out.npy"],
+        "generate": lambda: [gpt_of(road, folder), "The", "--max-new-tokens", "2"],
+        "classify": lambda: [tuned(road, folder, "sequence-classification"), "A stone."],
+        "tag": lambda: [tuned(road, folder, "token-classification"), "A stone."],
+        "answer": lambda: [
+            tuned(road, folder, "question-answering"), "What?", "--passage", "A stone.",
+        ],
+    }[verb]()  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "verb"), VERBS)
@@ -63,7 +107,7 @@ def test_json_is_all_there_is_on_standard_output(
 @pytest.mark.parametrize(("command", "verb"), VERBS)
 def test_quiet_prints_nothing(command: str, verb: str, road: Road, tmp_path: Path) -> None:
     if "--quiet" not in options_of(command, verb):
-        assert verb in {"recipes", "show", "fill-mask"}  # they only print
+        assert verb in ONLY_PRINTING
         return
     result = succeed(command, verb, *arguments_of(command, verb, road, tmp_path), "--quiet")
     assert (result.stdout, result.stderr) == ("", "")
@@ -88,7 +132,7 @@ def test_help_ends_its_text_with_an_example_that_names_the_verb(command: str, ve
 def test_an_option_means_the_same_on_every_verb(command: str, verb: str) -> None:
     options = options_of(command, verb)
     for name, text in SHARED.items():
-        if name in options and (command, verb, name) != ("lmmodel", "train", "--output"):
+        if name in options and (verb, name) not in OTHER_OUTPUTS:
             assert options[name].help == text
 
 

@@ -14,8 +14,12 @@ from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.tokenize import tokenize_corpus
+from lmdata.tokenizer import load_tokenizer
 from lmdata.training import TokenizerConfig, train_tokenizer
 from lmmodel.config import TrainConfig, load_train_config
+from lmmodel.model import make_model
+from lmmodel.run import RunRecord
+from lmmodel.trained import Run
 from lmmodel.trainer import train
 
 SUBJECTS = ("the cat", "a dog", "my friend", "the old king", "one bird", "our teacher")
@@ -115,3 +119,37 @@ def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ])  # fmt: skip
     train(config, store, run)
     return run
+
+
+@pytest.fixture(scope="session")
+def causal_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gpt2 run long enough to write sentences of the little language."""
+    run = tmp_path_factory.mktemp("causal") / "run"
+    torch.set_num_threads(1)
+    config = load_train_config(None, [
+        *TINY, "model.family=gpt2", "objective.name=clm", "budget.num_steps=150",
+        "optimizer.name=muon", "optimizer.lr=5e-3", "batch.size=24",
+        "batch.micro_batch_tokens=1024", "evaluation.every_steps=150",
+        "checkpoint.every_steps=150", "logging.every_steps=50",
+    ])  # fmt: skip
+    train(config, store, run)
+    return run
+
+
+@pytest.fixture
+def make_untrained_run(tiny: Callable[..., TrainConfig], store: Path) -> Callable[..., Run]:
+    """Return a function from KEY=VALUE pairs to a run whose weights are random and large."""
+
+    def make(*overrides: str) -> Run:
+        tokenizer = load_tokenizer(store / "tokenizer")
+        config = tiny(
+            f"model.vocab_size={tokenizer.vocab_size}", "model.initializer_range=0.3", *overrides
+        )
+        record = RunRecord(
+            config=config, num_steps=0, data_path=str(store), data_hash="",
+            tokenizer_hash=tokenizer.hash, environment={},
+        )  # fmt: skip
+        model = make_model(config.model, seed=0).eval()
+        return Run(Path("untrained"), record, model, tokenizer, torch.device("cpu"))
+
+    return make

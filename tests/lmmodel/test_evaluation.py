@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 import numpy as np
 import pytest
 import torch
 
+from lmdata.building.plan import TokenizeConfig
+from lmdata.corpus import CorpusConfig, find_sources
+from lmdata.dataset import open_store
+from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
 from lmmodel.data import open_data
 from lmmodel.device import Processes, resolve_device
@@ -22,6 +27,7 @@ from lmmodel.evaluation import (
 from lmmodel.metrics import read_metrics
 from lmmodel.model import make_model
 from lmmodel.plan import resolve_config
+from lmmodel.sources import evaluate_sources
 from lmmodel.trainer import train
 
 CPU = torch.device("cpu")
@@ -97,7 +103,18 @@ def test_training_that_sits_on_the_unigram_line_is_told_so(tiny, store, tmp_path
     summary = train(tiny("optimizer.lr=1e-6"), store, tmp_path / "run")
     assert summary.evaluation is not None
     assert summary.evaluation.is_at_unigram
-    assert any("no better than guessing by frequency" in note for note in summary.notes)
+
+
+def test_sitting_on_the_line_is_said_once_while_training(tiny, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmmodel.reporting.UNIGRAM_MARGIN", 9.0)
+    reports = []
+    config = tiny("evaluation.every_steps=1", "logging.every_steps=1")
+    summary = train(config, store, tmp_path / "run", progress=reports.append)
+    said = [report for report in reports if report.message is not None]
+    assert [report.step for report in said] == [2]
+    assert "on the unigram line since step 1" in said[0].message
+    logged = [e["message"] for e in read_metrics(tmp_path / "run/metrics.jsonl") if "message" in e]
+    assert list(summary.notes) == logged == [said[0].message]
 
 
 def test_causal_models_have_a_perplexity(tiny, store, tmp_path):
@@ -141,3 +158,60 @@ def test_a_missing_validation_split_is_a_clear_error(tiny, store):
         FitError, match=r"split validation of .* is empty .*evaluation.num_examples=0"
     ):
         make_held_out(resolved, lonely, num_examples=5)
+
+
+def test_figures_by_source_add_up_and_name_the_files(trained, two_file_store):
+    found = evaluate_sources(trained, two_file_store, split="train", num_examples=400)
+    assert {source.source for source in found.sources} == {"left.txt", "right.txt"}
+    assert sum(source.num_labels for source in found.sources) == found.total.num_labels
+    mean = sum(source.num_labels * source.loss for source in found.sources) / found.total.num_labels
+    assert mean == pytest.approx(found.total.loss, rel=1e-6)
+    by_name = {source.source: source for source in found.sources}
+    assert found.sources[0].source == "right.txt"  # scrambled
+    assert by_name["right.txt"].loss > by_name["left.txt"].loss + 1
+    assert by_name["left.txt"].accuracy > by_name["right.txt"].accuracy
+    assert by_name["left.txt"].num_documents == 12
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm", "hybrid"])
+def test_rows_of_one_document_serve_where_training_packs_several(
+    make_untrained_run, two_file_store, monkeypatch, objective
+):
+    run = make_untrained_run(f"objective.name={objective}")
+    monkeypatch.setattr("lmmodel.sources.load_run", lambda *_, **__: run)
+    found = evaluate_sources(run.path, two_file_store, split="train", num_examples=400)
+    assert sorted(source.num_documents for source in found.sources) == [12, 12]
+
+
+def test_frozen_examples_do_not_say_where_they_come_from(trained, shards):
+    with pytest.raises(FitError, match="evaluate by source on the token store"):
+        evaluate_sources(trained, shards)
+
+
+def test_each_label_knows_its_document(tiny, store):
+    for overrides in ((), ("objective.name=mlm", "recipe.view=single")):
+        _, held_out = held_out_of(tiny(*overrides), store)
+        opened = open_store(store, "validation")
+        labels = np.concatenate([m.batch.masked_labels.numpy() for m in held_out.micro_batches])
+        for document, label in zip(held_out.documents.tolist(), labels.tolist(), strict=True):
+            assert label in opened.document(document)[0]
+
+
+@pytest.fixture(scope="module")
+def two_file_store(store, tmp_path_factory):
+    """A file in the language of the store and one with its words in disorder, 12 documents each."""
+    folder = tmp_path_factory.mktemp("two")
+    text = (store.parent / "corpus.txt").read_text().split("\n\n")[:12]
+    (folder / "left.txt").write_text("\n\n".join(text))
+    scrambled = [" ".join(sorted(document.split(), key=hash_of)) for document in text]
+    (folder / "right.txt").write_text("\n\n".join(scrambled))
+    config = CorpusConfig(documents="blank-line")
+    plan = TokenizeConfig(corpus=config, sentences="lines", validation_ratio=0.0)
+    tokenizer = load_tokenizer(store / "tokenizer")
+    sources = find_sources([str(folder)], config)
+    tokenize_corpus(sources, plan, tokenizer, folder / "tokens", num_workers=1)
+    return folder / "tokens"
+
+
+def hash_of(word):
+    return zlib.crc32(word.encode())

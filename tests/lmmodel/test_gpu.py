@@ -20,8 +20,9 @@ from benchmarks.stores import write_synthetic_store
 from lmmodel import attention as attention_module
 from lmmodel.attention import attention, choose_kernel
 from lmmodel.batch import Batch, make_batch, pad_batch
+from lmmodel.config import TrainConfig
 from lmmodel.data import open_data
-from lmmodel.device import Processes
+from lmmodel.device import Processes, same_bits
 from lmmodel.learner import Learner
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
@@ -65,7 +66,7 @@ def use_version(monkeypatch, version) -> list[dict[str, object]]:
         calls.append(signature.bind(*args, **options).arguments)
         return args[0]
 
-    monkeypatch.setattr(attention_module, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
     monkeypatch.setattr(
         attention_module, "VARLEN_TAKES_WINDOW", "window_size" in signature.parameters
     )
@@ -85,6 +86,11 @@ def test_the_variable_length_kernel_gets_its_window(monkeypatch, version, mask, 
     call(*mask)
     assert calls[0]["window_size"] == expected
     assert (calls[0]["max_q"], calls[0]["max_k"]) == (7, 7)
+
+
+def test_the_version_of_torch_says_whether_its_kernel_takes_a_window():
+    has_window = "window_size" in inspect.signature(varlen.varlen_attn).parameters
+    assert has_window == attention_module.VARLEN_TAKES_WINDOW
 
 
 def test_torch_2_10_gets_its_flag_and_no_window(monkeypatch):
@@ -150,14 +156,22 @@ def made_up(tmp_path_factory) -> Path:
     return folder
 
 
+def make_learner(config: TrainConfig, store: Path) -> Learner:
+    data, device = open_data(store), torch.device("cpu")
+    config = resolve_config(config, data, device, Processes())
+    return Learner(config, make_loader(config, data, 10, Processes()), device)
+
+
 def make_compiled_learner(tiny, store: Path, backend, *overrides: str) -> Learner:
     config = tiny("compile=true", "objective.name=mlm", "recipe.view=packed", *overrides)
-    device = torch.device("cpu")
-    config = resolve_config(config, open_data(store), device, Processes())
-    learner = Learner(config, make_loader(config, open_data(store), 10, Processes()), device)
-    learner.model.kernel = "padded"  # as on a card where the variable-length kernel can't be used
+    learner = make_learner(config, store)
     learner.losses = torch.compile(sum_losses, dynamic=False, fullgraph=True, backend=backend)
     return learner
+
+
+def make_eager_learner(tiny, store: Path, family: str) -> Learner:
+    config = tiny("objective.name=mlm", "recipe.view=packed", f"model.family={family}")
+    return make_learner(config, store)
 
 
 def learn(learner: Learner, num_steps: int) -> list[float]:
@@ -169,18 +183,33 @@ def learn(learner: Learner, num_steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize("family", ["bert", "modern"])
-def test_static_shapes_are_compiled_once(tiny, made_up, family):
-    counter = CompileCounter()
+def test_static_shapes_are_compiled_once_and_give_the_losses_of_eager_ones(tiny, made_up, family):
+    counter = CompileCounter()  # the graph, run as it is
     learner = make_compiled_learner(tiny, made_up, counter, f"model.family={family}")
-    learn(learner, 5)
+    compiled = learn(learner, 5)
     assert counter.frame_count == 1
+    assert compiled == pytest.approx(learn(make_eager_learner(tiny, made_up, family), 5), rel=1e-5)
 
 
 @pytest.mark.slow
-def test_a_compiled_training_gives_the_losses_of_an_eager_one(tiny, made_up):
-    compiled = make_compiled_learner(tiny, made_up, "inductor")
-    eager = make_compiled_learner(tiny, made_up, "eager")
+@pytest.mark.parametrize("family", ["bert", "modern"])
+def test_a_compiled_training_gives_the_losses_of_an_eager_one(tiny, made_up, family):
+    compiled = make_compiled_learner(tiny, made_up, "inductor", f"model.family={family}")
+    eager = make_eager_learner(tiny, made_up, family)
     assert learn(compiled, 4) == pytest.approx(learn(eager, 4), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "expected"),
+    [("auto", True, True), ("cuda", True, True), ("cuda", False, False), ("cpu", True, False)],
+)
+def test_a_card_gets_deterministic_kernels_while_training(monkeypatch, device, wanted, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with same_bits(device, wanted=wanted):
+        assert torch.are_deterministic_algorithms_enabled() == expected
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.gpu

@@ -1,3 +1,6 @@
+"""Folders that stock transformers classes open, written and read."""
+
+import doctest
 import json
 
 import pytest
@@ -7,14 +10,12 @@ from safetensors.torch import load_file, save_file
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.batch import make_batch
 from lmmodel.errors import HuggingFaceError
-from lmmodel.huggingface import (
-    check_parity,
-    export_model,
-    import_model,
-    stock_logits,
-    vocabulary_logits,
-)
+from lmmodel.handover import names, settings
+from lmmodel.handover.parity import check_parity, make_sample, our_logits, stock_logits
+from lmmodel.handover.settings import DEFAULT_SETTINGS, FAMILY_SETTINGS, architecture
+from lmmodel.handover.stock import export_model, import_model
 from lmmodel.model import ModelConfig, make_model
+from lmmodel.task_model import TaskModel, make_task_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -52,27 +53,85 @@ CASES = [
 ]
 
 
+TASKS = ["sequence-classification", "regression", "token-classification", "question-answering"]
+LABELS = ("bad", "good", "so|so")
+
+
+def tiny_task_model(family: str, task: str) -> TaskModel:
+    num_labels = {"regression": 1, "question-answering": 2}.get(task, len(LABELS))
+    model = make_task_model(tiny_model(family).config, task, num_labels, seed=3)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.empty(parameter.shape).normal_(generator=generator), alpha=0.1)
+    return model.eval()
+
+
+def open_whole(folder, class_name: str):
+    """Open a folder by a stock class; no weight may be missing, unknown or of another shape."""
+    cls = getattr(transformers, class_name)
+    theirs, info = cls.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    return theirs.eval()
+
+
 @pytest.mark.parametrize(("family", "changes", "class_name"), CASES)
 def test_a_stock_class_opens_an_export_and_gives_the_same_logits(
     family, changes, class_name, tokenizer, tmp_path
 ) -> None:
     model = tiny_model(family, **changes)
-    export_model(model, tokenizer, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [class_name]
-    difference = check_parity(model, tmp_path)
+    theirs = export_model(model, tokenizer, tmp_path)
+    assert theirs["architectures"] == [class_name]
+    difference = check_parity(model, tmp_path, class_name, theirs["pad_token_id"])
     assert difference is not None
     assert difference < 1e-4
+    open_whole(tmp_path, class_name)
 
 
-@pytest.mark.parametrize(("family", "changes", "class_name"), CASES)
-def test_no_weight_is_missing_or_unknown_to_the_stock_class(
-    family, changes, class_name, tokenizer, tmp_path
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fine_tuned_export_opens_stock_with_the_same_logits(
+    family, task, tokenizer, tmp_path
 ) -> None:
-    export_model(tiny_model(family, **changes), tokenizer, tmp_path)
-    _, info = getattr(transformers, class_name).from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert not info["mismatched_keys"]
+    model = tiny_task_model(family, task)
+    labels = LABELS if model.num_labels == len(LABELS) else ()
+    theirs = export_model(model, tokenizer, tmp_path, labels)
+    class_name = architecture(model.config, task)
+    assert check_parity(model, tmp_path, class_name, theirs["pad_token_id"]) < 1e-4
+    opened = open_whole(tmp_path, class_name)
+    auto = {"sequence-classification": "SequenceClassification",
+            "regression": "SequenceClassification",
+            "token-classification": "TokenClassification",
+            "question-answering": "QuestionAnswering"}[task]  # fmt: skip
+    cls = getattr(transformers, f"AutoModelFor{auto}")
+    assert type(cls.from_pretrained(tmp_path)).__name__ == class_name
+    if labels:
+        assert opened.config.id2label == dict(enumerate(LABELS))
+        assert opened.config.label2id == {name: index for index, name in enumerate(LABELS)}
+    if auto == "SequenceClassification":
+        expected = "regression" if task == "regression" else "single_label_classification"
+        assert opened.config.problem_type == expected
+    if family == "modern":
+        assert opened.config.classifier_pooling == "cls"
+
+
+def test_parity_notices_a_weight_that_is_off(tokenizer, tmp_path) -> None:
+    model = tiny_model("bert", has_nsp_head=True)
+    export_model(model, tokenizer, tmp_path)
+    with torch.no_grad():
+        model.nsp_head.classifier.bias[1] += 0.01
+    with pytest.raises(HuggingFaceError, match=r"other logits from .*, by up to 0.01 \(allowed"):
+        check_parity(model, tmp_path, "BertForPreTraining", 0)
+
+
+def test_a_class_that_does_not_open_a_folder_is_named(tokenizer, tmp_path) -> None:
+    model = tiny_model("bert")
+    export_model(model, tokenizer, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(HuggingFaceError, match="BertForMaskedLM does not open"):
+        check_parity(model, tmp_path, "BertForMaskedLM", 0)
 
 
 def test_the_auto_classes_open_an_export(tokenizer, tmp_path) -> None:
@@ -81,7 +140,11 @@ def test_the_auto_classes_open_an_export(tokenizer, tmp_path) -> None:
         export_model(tiny_model(family), tokenizer, folder)
         transformers.AutoModel.from_pretrained(folder)
         opened = transformers.AutoTokenizer.from_pretrained(folder)
-        assert opened.convert_ids_to_tokens(opened("the cats", add_special_tokens=False).input_ids)
+        assert opened.model_max_length == 37
+        inputs = opened("the cats")
+        assert opened.convert_ids_to_tokens(inputs.input_ids)
+        # GPT-2 would take segments for tokens and add their embeddings.
+        assert ("token_type_ids" in inputs) == (family == "bert")
     auto = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "modern")
     assert type(auto).__name__ == "ModernBertForSequenceClassification"
 
@@ -94,46 +157,125 @@ def test_the_fill_mask_pipeline_opens_an_export(tokenizer, tmp_path) -> None:
     assert all(item["token_str"] in WORDS for item in best)
 
 
+def logits_of(model, input_ids) -> torch.Tensor:
+    lengths = torch.full((len(input_ids),), input_ids.shape[1])
+    return our_logits(model, make_batch(input_ids.flatten(), lengths))[0]
+
+
 @pytest.mark.parametrize(("family", "changes", "class_name"), CASES)
-def test_import_of_an_export_is_the_model_itself(
+def test_export_import_export_gives_the_same_files(
     family, changes, class_name, tokenizer, tmp_path
 ) -> None:
     model = tiny_model(family, **changes)
-    export_model(model, tokenizer, tmp_path)
-    back, fresh = import_model(tmp_path)
-    assert not fresh
+    export_model(model, tokenizer, tmp_path / "first")
+    back = import_model(tmp_path / "first")
+    assert not back.fresh
+    assert not back.unused
     if changes.get("positions") != "sinusoidal":  # comes back as a learned table
-        assert back.config == model.config
-        state = back.state_dict()
-        assert state.keys() == model.state_dict().keys()
+        assert back.model.config == model.config
+        state = back.model.state_dict()
         assert all(torch.equal(state[name], w) for name, w in model.state_dict().items())
-    batch = make_batch(torch.arange(1, 15), torch.tensor([5, 9]))
-    assert torch.equal(vocabulary_logits(back, batch), vocabulary_logits(model, batch))
+    export_model(back.model, tokenizer, tmp_path / "second")
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    input_ids = torch.arange(1, 15).view(2, 7)
+    assert torch.equal(logits_of(back.model, input_ids), logits_of(model, input_ids))
+
+
+def stock_config(family: str):
+    if family == "gpt2":
+        return transformers.GPT2Config(
+            vocab_size=17, n_embd=42, n_layer=2, n_head=3, n_positions=37, bos_token_id=2,
+            eos_token_id=3,
+        )  # fmt: skip
+    own = {"layer_types": None, "local_attention": 10, "global_attn_every_n_layers": 2}
+    cls = {"bert": transformers.BertConfig, "modern": transformers.ModernBertConfig}[family]
+    return cls(
+        vocab_size=17, hidden_size=42, num_hidden_layers=3, num_attention_heads=3,
+        intermediate_size=29, max_position_embeddings=37, pad_token_id=0,
+        **({**own, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+           if family == "modern" else {}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shard", ["20KB", "5GB"])
+@pytest.mark.parametrize(
+    "class_name", ["BertForPreTraining", "BertForMaskedLM", "ModernBertForMaskedLM",
+                   "GPT2LMHeadModel"],
+)  # fmt: skip
+def test_a_random_stock_model_gives_equal_logits(class_name, shard, tmp_path) -> None:
+    family = next(f for f, name in (("bert", "Bert"), ("modern", "Modern"), ("gpt2", "GPT2"))
+                  if class_name.startswith(name))  # fmt: skip
+    torch.manual_seed(11)
+    theirs = getattr(transformers, class_name)(stock_config(family)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    theirs.save_pretrained(tmp_path, max_shard_size=shard)
+    assert (tmp_path / "model.safetensors.index.json").is_file() == (shard == "20KB")
+    back = import_model(tmp_path)
+    assert not back.fresh
+    assert not back.unused
+    assert architecture(back.model.config) == class_name
+    sample = make_sample(back.model.config, 0)
+    expected = stock_logits(tmp_path, class_name, sample, 0)
+    for ours, stock in zip(our_logits(back.model, sample.packed()), expected, strict=True):
+        torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "heads"),
+    [
+        ("BertModel", {"head.", "nsp_head.classifier."}),
+        ("ModernBertModel", {"head."}),
+        ("GPT2Model", set()),
+    ],
+)
+def test_a_checkpoint_of_the_base_model_gets_fresh_heads(class_name, heads, tmp_path) -> None:
+    family = {"BertModel": "bert", "ModernBertModel": "modern", "GPT2Model": "gpt2"}[class_name]
+    theirs = getattr(transformers, class_name)(stock_config(family)).eval()
+    theirs.save_pretrained(tmp_path)
+    back = import_model(tmp_path)
+    names = {name for name, _ in back.model.named_parameters() if name.startswith(tuple(heads))}
+    assert set(back.fresh) == (names if heads else set())
+    input_ids = torch.arange(1, 15).view(2, 7)
+    with torch.no_grad():
+        expected = theirs(input_ids=input_ids).last_hidden_state
+        found = back.model(make_batch(input_ids.flatten(), torch.tensor([7, 7])))
+    torch.testing.assert_close(found.view(2, 7, -1), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_fine_tuned_checkpoint_has_besides_is_told(tokenizer, tmp_path) -> None:
+    export_model(tiny_task_model("bert", "regression"), tokenizer, tmp_path)
+    back = import_model(tmp_path)
+    assert sorted(back.unused) == ["classifier.bias", "classifier.weight"]
+    assert "head.dense.weight" in back.fresh
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_transformers_saves_can_be_imported(family, tokenizer, tmp_path) -> None:
-    model = tiny_model(family)
-    export_model(model, tokenizer, tmp_path / "ours")
-    class_name = {c[0]: c[2] for c in CASES}[family]
-    theirs = getattr(transformers, class_name).from_pretrained(tmp_path / "ours")
-    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
-    assert (tmp_path / "theirs" / "model.safetensors.index.json").is_file()
-    back, fresh = import_model(tmp_path / "theirs")
-    assert not fresh
-    input_ids = torch.arange(1, 15).view(2, 7)
-    logits = vocabulary_logits(back, make_batch(input_ids.flatten(), torch.tensor([7, 7])))
-    expected = stock_logits(tmp_path / "theirs", class_name, input_ids)
-    torch.testing.assert_close(logits.view(2, 7, -1), expected, atol=1e-5, rtol=1e-5)
+def test_a_silent_config_means_what_transformers_takes_it_to_mean(family) -> None:
+    stock = {
+        "bert": transformers.BertConfig, "modern": transformers.ModernBertConfig,
+        "gpt2": transformers.GPT2Config,
+    }[family]()  # fmt: skip
+    defaults = DEFAULT_SETTINGS[family]
+    assert set(defaults) == set(FAMILY_SETTINGS[family].values())
+    assert {name: getattr(stock, name) for name in defaults} == defaults
 
 
-def test_a_checkpoint_of_the_base_model_gets_a_fresh_head(tokenizer, tmp_path) -> None:
-    export_model(tiny_model("bert"), tokenizer, tmp_path / "ours")
-    base = transformers.BertModel.from_pretrained(tmp_path / "ours", add_pooling_layer=False)
-    base.save_pretrained(tmp_path / "base")
-    back, fresh = import_model(tmp_path / "base")
-    heads = {name for name, _ in back.named_parameters() if name.startswith("head.")}
-    assert set(fresh) == heads
+@pytest.mark.parametrize("module", [names, settings])
+def test_examples_in_docstrings_hold(module) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_half_precision_weights_become_float32(tokenizer, tmp_path) -> None:
+    model = tiny_model("gpt2")
+    export_model(model, tokenizer, tmp_path)
+    halved = {n: w.bfloat16() for n, w in load_file(tmp_path / "model.safetensors").items()}
+    save_file(halved, tmp_path / "model.safetensors")
+    state = import_model(tmp_path).model.state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(state[name], weight.bfloat16().float())
 
 
 def test_old_names_of_norms_are_known(tokenizer, tmp_path) -> None:
@@ -147,9 +289,9 @@ def test_old_names_of_norms_are_known(tokenizer, tmp_path) -> None:
         for name, weight in weights.items()
     }
     save_file(old, tmp_path / "model.safetensors")
-    back, fresh = import_model(tmp_path)
-    assert not fresh
-    assert all(torch.equal(back.state_dict()[n], w) for n, w in model.state_dict().items())
+    back = import_model(tmp_path)
+    assert not back.fresh
+    assert all(torch.equal(back.model.state_dict()[n], w) for n, w in model.state_dict().items())
 
 
 def edit_config(folder, **changes) -> None:
@@ -174,6 +316,8 @@ def edit_config(folder, **changes) -> None:
             r"full attention in layers \[1, 2\]: only every n-th layer",
         ),
         ("gpt2", {"activation_function": "relu"}, "activation_function='relu' is not supported"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True is not supported"),
+        ("bert", {"hidden_size": "wide"}, "config.json describes no model that works"),
         ("gpt2", {"n_head": 5}, "config.json describes no model that works: hidden_size must be"),
         ("gpt2", {"n_layer": 4}, "lacks 12 weights .* first layers.3.attention_norm.weight"),
         ("gpt2", {"n_embd": 45}, r"has shape \(17, 42\) in .*, config.json says \(17, 45\)"),
@@ -213,14 +357,3 @@ def test_missing_and_broken_files_are_named(tokenizer, tmp_path) -> None:
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tokenizer, tmp_path) -> None:
     with pytest.raises(HuggingFaceError, match="the tokenizer has 11 ids, the model only 7"):
         export_model(tiny_model("bert", vocab_size=7), tokenizer, tmp_path)
-
-
-def test_the_model_card_tells_figures_and_what_opens_it(tokenizer, tmp_path) -> None:
-    figures = {"loss": 2.5, "Recipe": {"mask rate": 0.15, "steps": 1000}}
-    export_model(tiny_model("gpt2"), tokenizer, tmp_path, figures=figures)
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n")
-    assert "`transformers.GPT2LMHeadModel`, without remote code" in card
-    assert "| loss | 2.5 |" in card
-    assert "## Recipe" in card
-    assert "| mask rate | 0.15 |" in card

@@ -16,6 +16,7 @@ from lmmodel.errors import RunError
 from lmmodel.metrics import (
     MetricsLog,
     Stopwatch,
+    on_line_since,
     open_tensorboard,
     plot_losses,
     read_metrics,
@@ -98,3 +99,23 @@ def test_a_precision_that_is_asked_for_is_taken(name):
     import torch
 
     assert resolve_precision(name, torch.device("cpu")) == name
+
+
+def evaluated(losses: list[float], *, line: float = 7.0) -> list[dict[str, float]]:
+    return [{"step": 10 * n, "validation_loss": loss, "validation_unigram_loss": line}
+            for n, loss in enumerate(losses, start=1)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "since"),
+    [
+        ([9.7, 9.7, 9.6], None),  # warming up, far above the line
+        ([9.7, 7.04, 6.2], None),  # crossed it
+        ([9.7, 7.04, 6.99, 6.97], 20),
+        ([7.0, 8.0, 7.0], 30),
+        ([], None),
+    ],
+)
+def test_a_loss_sits_on_the_unigram_line_while_it_is_near_it(losses, since):
+    entries = [{"step": 1, "loss": 9.0}, *evaluated(losses), {"step": 99, "message": "x"}]
+    assert on_line_since(entries, 0.05) == since

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from lmmodel.batch import Batch, make_batch, pad_batch
 from lmmodel.cross_entropy import summed_cross_entropy
@@ -18,6 +19,7 @@ from lmmodel.model import (
     rotate,
     sinusoids,
 )
+from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
 from lmmodel.optimizer import Optimizer, OptimizerConfig
 
 FAMILIES = ["bert", "modern", "gpt2"]
@@ -244,11 +246,35 @@ def test_flops_by_hand() -> None:
         family="modern", vocab_size=11, hidden_size=6, num_hidden_layers=2, num_attention_heads=3,
         intermediate_size=5, local_window=2, global_every=2,
     )  # fmt: skip
-    matrices = 2 * (4 * 36 + 3 * 6 * 5)  # of one token
+    projections, rest = 3 * 36, 36 + 3 * 6 * 5  # of one token: before attention and after it
     head = 36 + 6 * 11  # of one label
     scores = 2 * 6 * 49 + 2 * 6 * 7 * 3  # the global layer, then the local one: 3 places seen
     flops = forward_flops(config, num_tokens=7, num_pairs=49, num_supervised=3)
-    assert flops == 2 * (7 * matrices + 3 * head + scores)
+    assert flops == 2 * (14 * projections + (7 + 3) * rest + 3 * head + scores)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("bert", "mlm+nsp"), ("modern", "mlm"), ("gpt2", "clm")]
+)
+def test_flops_are_those_that_torch_counts(family: str, name: str) -> None:
+    config = ModelConfig(
+        family=family, vocab_size=53, hidden_size=14, num_hidden_layers=3, num_attention_heads=7,
+        intermediate_size=29, has_nsp_head=name == "mlm+nsp",
+    )  # fmt: skip
+    model, part = make_model(config, seed=0), make_objective(ObjectiveConfig(name=name)).parts[0]
+    batch = make_batch(
+        torch.arange(11), torch.tensor([11]), masked_positions=torch.tensor([1, 4, 5]),
+        masked_labels=torch.tensor([2, 3, 5]), next_sentence_label=torch.tensor([1]),
+    )  # fmt: skip
+    model.kernel = "reference"  # which computes both halves of causal attention
+    with FlopCounterMode(display=False) as counter:
+        sums = sum_losses(model, part, batch)
+        forward = counter.get_total_flops()
+        sums.sum().backward()
+    assert forward == forward_flops(
+        config, num_tokens=11, num_pairs=121, num_supervised=3, num_sentences=name == "mlm+nsp"
+    )
+    assert counter.get_total_flops() == 3 * forward
 
 
 def test_sizes_have_heads_of_64_features() -> None:

@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from lmdata.errors import ConfigError
+from lmdata.recipes import Recipe
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.loader import Shape, to_batch
+from lmmodel.metrics import read_metrics
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.objectives import (
+    OBJECTIVES,
+    Definition,
     ObjectiveConfig,
+    Part,
+    Term,
     causal_rows,
     check_labels,
     combine,
@@ -20,7 +27,10 @@ from lmmodel.objectives import (
     make_objective,
     next_token_labels,
     sum_losses,
+    token_loss,
+    token_rows,
 )
+from lmmodel.trainer import train
 
 
 def make_examples() -> ExampleBatch:
@@ -101,6 +111,32 @@ def test_the_loss_divides_once_by_the_counts_of_the_whole_step():
     parts = torch.tensor([[3.0, 1.0], [5.0, 3.0]])
     total = sum(combine(sums, weights, counts) for sums in parts)
     torch.testing.assert_close(total, torch.tensor(8 / 4 + 0.5 * 4 / 2))
+
+
+def test_an_objective_is_added_by_one_entry(tiny, store, tmp_path, monkeypatch):
+    """Masked spans whose loss also keeps the logits' normaliser near 1 (z-loss)."""
+
+    def loss(model, hidden, batch):
+        normalisers = model.lm_logits(hidden).float().logsumexp(1)
+        return token_loss(model, hidden, batch) + 1e-3 * normalisers.square().sum()
+
+    def parts(config: ObjectiveConfig) -> tuple[Part, ...]:
+        count = lambda examples: len(examples.masked_labels)  # noqa: E731
+        return (Part((Term("span", 1.0, count, token_rows, loss),)),)
+
+    entry = Definition(parts, Recipe(view="packed", corruption="span"))
+    monkeypatch.setitem(OBJECTIVES, "span", entry)
+    config = tiny("objective.name=span")
+    assert config.recipe.corruption == "span"
+    train(config, store, tmp_path / "run")
+    train(None, None, tmp_path / "run", resume=True)
+    assert all("span_loss" in entry for entry in read_metrics(tmp_path / "run/metrics.jsonl")
+               if "loss" in entry)  # fmt: skip
+
+
+def test_an_objective_that_is_not_there_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r"name must be one of mlm, .*, hybrid, got 'bert'"):
+        tiny("objective.name=bert")
 
 
 def test_missing_labels_are_an_error_that_says_what_to_do():

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from lmmodel.batch import IGNORED, Batch, make_batch
-from lmmodel.huggingface_names import architecture, to_their_config, to_their_weights
+from lmmodel.handover.names import to_their_weights
+from lmmodel.handover.settings import architecture, to_their_config
 from lmmodel.model import ModelConfig, Transformer, make_model
 from lmmodel.optimizer import Optimizer, OptimizerConfig
 

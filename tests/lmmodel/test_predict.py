@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lmmodel.errors import CheckpointError, FitError, RunError
-from lmmodel.predict import encode_prompts, fill_mask, load_run, masked_logits
+from lmmodel.predict import encode_prompts, fill_mask, masked_logits
+from lmmodel.trained import load_run
 
 PROMPTS = ["the cat [MASK] the river at night.", "a [MASK] finds cold [MASK] every day."]
 
@@ -36,7 +37,7 @@ def test_batching_changes_nothing(trained):
 
 def test_logits_are_those_of_transformers_on_the_export(trained, tmp_path):
     transformers = pytest.importorskip("transformers")
-    from lmmodel.huggingface import export_model
+    from lmmodel.handover.stock import export_model
 
     run = load_run(trained)
     export_model(run.model, run.tokenizer, tmp_path / "hf")

@@ -8,38 +8,99 @@ from pathlib import Path
 
 import pytest
 
+from lmdata.errors import ConfigError
 from lmmodel.checkpoint import load_tensors
 from lmmodel.metrics import read_metrics
 from lmmodel.trainer import train
 from tests.lmmodel.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
-CODE = (
-    "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-    "from lmmodel.config import load_train_config; from lmmodel.trainer import train\n"
-    "store, run, *overrides = sys.argv[1:]\n"
-    "if __name__ == '__main__':\n"
-    "    train(load_train_config(None, overrides), Path(store), Path(run))\n"
-)
-OVERRIDES = (*TINY, "objective.name=mlm+nsp", "averaging.kind=ema", "budget.num_steps=10")
+CODE = """
+import os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from lmmodel.config import load_train_config
+from lmmodel.trainer import train
+store, run, crash_at, resume, *overrides = sys.argv[1:]
+
+def report(progress):
+    if progress.step == int(crash_at):
+        os._exit(7)
+
+if __name__ == '__main__':
+    config = load_train_config(None, overrides)
+    train(config, Path(store), Path(run), resume=resume == 'resume', progress=report)
+"""
+# 35 rows and 29 rows are odd: the processes' shares differ.
+OVERRIDES = (
+    *TINY, "averaging.kind=ema", "budget.num_steps=10", "model.hidden_size=35",
+    "model.num_attention_heads=5", "model.intermediate_size=29",
+)  # fmt: skip
+EVERYTHING = {
+    "ddp": ("parallel=ddp", "objective.name=mlm+nsp"),
+    "fsdp2": ("parallel=fsdp2", "objective.name=mlm+nsp"),
+    "fsdp2 hybrid, AdamW": (
+        "parallel=fsdp2", "objective.name=hybrid", "model.family=modern", "optimizer.name=adamw",
+        "model.hidden_size=30", "model.num_attention_heads=5",
+    ),
+}  # fmt: skip
 
 
-def losses(run: Path) -> list[float]:
-    return [entry["loss"] for entry in read_metrics(run / "metrics.jsonl") if "loss" in entry]
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tiny, store, tmp_path):
-    script = tmp_path / "run.py"
+def start_two(
+    folder: Path, store: Path, run: Path, *overrides: str, crash_at: int = 0, resume: bool = False
+) -> subprocess.CompletedProcess[str]:
+    script = folder / "run.py"
     script.write_text(CODE)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                 "--nproc-per-node", "2"]  # fmt: skip
-    command = [*torchrun, str(script), str(store), str(tmp_path / "two"), *OVERRIDES]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})  # fmt: skip
+    how = [str(crash_at), "resume" if resume else "new"]
+    return subprocess.run(
+        [*torchrun, str(script), str(store), str(run), *how, *overrides], cwd=ROOT, text=True,
+        capture_output=True, timeout=300,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def logged(run: Path, name: str) -> list[float]:
+    return [entry[name] for entry in read_metrics(run / "metrics.jsonl") if name in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EVERYTHING)
+def test_two_processes_give_the_losses_of_one(tiny, store, tmp_path, case):
+    overrides = (*OVERRIDES, *EVERYTHING[case])
+    done = start_two(tmp_path, store, tmp_path / "two", *overrides)
     assert done.returncode == 0, done.stderr
-    train(tiny(*OVERRIDES), store, tmp_path / "one")
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    train(tiny(*overrides, "parallel=ddp"), store, tmp_path / "one")
+    for name in ("loss", "grad_norm", "validation_loss"):
+        assert logged(tmp_path / "two", name) == pytest.approx(
+            logged(tmp_path / "one", name), abs=1e-5
+        )
     two = load_tensors(tmp_path / "two/model.safetensors")
     for name, tensor in load_tensors(tmp_path / "one/model.safetensors").items():
-        assert (tensor - two[name]).abs().max() < 1e-3
+        assert (tensor - two[name]).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_sharded_weights_resume_bit_for_bit(store, tmp_path):
+    overrides = (*OVERRIDES, "parallel=fsdp2", "model.dropout=0.1", "checkpoint.every_steps=4")
+    for run, options in (
+        ("whole", {}), ("crashed", {"crash_at": 6}), ("crashed", {"resume": True}),
+    ):  # fmt: skip
+        done = start_two(tmp_path, store, tmp_path / run, *overrides, **options)
+        assert (done.returncode == 0) == ("crash_at" not in options), done.stderr
+    one, two = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "crashed"))
+    assert one == two
+    assert logged(tmp_path / "whole", "loss") == logged(tmp_path / "crashed", "loss")
+
+
+def test_one_process_has_nothing_to_shard(tiny, store, tmp_path):
+    with pytest.raises(ConfigError, match=r"parallel=fsdp2 shares .* torchrun --nproc-per-node N"):
+        train(tiny("parallel=fsdp2"), store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sharded_weights_are_not_compiled(tiny):
+    with pytest.raises(ConfigError, match="compile=true does not go with parallel=fsdp2"):
+        tiny("parallel=fsdp2", "compile=true")

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from lmdata.errors import DatasetError
+from lmmodel import data
+from lmmodel.budget import Pace
 from lmmodel.checkpoint import list_checkpoints, load_tensors
 from lmmodel.errors import DeviceError, DivergedError, FitError, MemoryLimitError, RunError
+from lmmodel.loop import Interrupted
 from lmmodel.metrics import read_metrics
 from lmmodel.run import read_record
-from lmmodel.trainer import Interrupted, plan, train
+from lmmodel.trainer import plan, train
 
 
 def weights(run: Path) -> bytes:
@@ -112,7 +116,8 @@ def test_a_budget_in_tokens_epochs_or_minutes_becomes_steps(tiny, store, tmp_pat
     assert read_record(tmp_path / "t").num_steps < 8
 
 
-def test_a_plan_says_what_would_happen(tiny, store):
+def test_a_plan_says_what_would_happen(tiny, store, monkeypatch):
+    monkeypatch.setattr("lmmodel.trainer.PLAN_LIMIT_S", 0.1)
     made = plan(tiny(), store)
     assert made.num_steps == 6
     assert made.num_parameters > 10_000
@@ -193,7 +198,7 @@ def test_bad_steps_are_skipped_when_asked(tiny, store, tmp_path, monkeypatch):
 
 
 def test_too_many_bad_steps_stop_the_run(tiny, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmmodel.trainer.MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("lmmodel.loop.MAX_SKIPPED_IN_A_ROW", 3)
     monkeypatch.setattr("lmmodel.learner.find_fault", lambda *_: "the loss is nan")
     with pytest.raises(DivergedError, match="3 bad steps in a row"):
         train(tiny("skip_bad_steps=true"), store, tmp_path / "run")
@@ -256,3 +261,30 @@ def test_data_and_model_that_do_not_fit_are_refused(tiny, store, tmp_path, overr
     with pytest.raises(FitError, match=words):
         train(tiny(*overrides), store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_split_without_pairs_is_a_note_not_an_error(
+    tiny, store, tmp_path, monkeypatch
+):
+    true_view = data.view
+
+    def view(store, recipe, *, seed, epoch):
+        if epoch == data.EVALUATION_EPOCH:
+            raise DatasetError("view=nsp pairs sentences, but none of the 3 documents has two")
+        return true_view(store, recipe, seed=seed, epoch=epoch)
+
+    monkeypatch.setattr(data, "view", view)
+    summary = train(tiny(), store, tmp_path / "run")
+    assert summary.evaluation is None
+    assert "trained without held-out figures: split validation of " in summary.notes[0]
+    assert "none of the 3 documents has two" in summary.notes[0]
+
+
+def test_the_kernels_that_attention_takes_are_planned_and_recorded(
+    tiny, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("lmmodel.trainer.calibrate", lambda *_, **__: Pace(step_s=1.0))
+    assert plan(tiny(), store).attention == ("dense", "runs")
+    assert plan(tiny("compile=true"), store).attention == ("padded",)
+    train(tiny("evaluation.num_examples=0"), store, tmp_path / "run")
+    assert read_record(tmp_path / "run").environment["attention"] == "dense, runs"

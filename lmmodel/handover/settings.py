@@ -1,89 +1,15 @@
-"""What Hugging Face calls our weights and settings: tables, and pure functions over them.
-
-`{i}` is a layer. Where one of our weights merges several of theirs along the rows, theirs are
-listed in that order. GPT-2 keeps its matrices transposed.
-"""
+"""What Hugging Face calls our settings: tables, and pure functions over them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, cat
-
 from lmmodel.errors import HuggingFaceError
-from lmmodel.model import ModelConfig, sinusoids
+from lmmodel.finetuning.tasks import TaskName
+from lmmodel.model import ModelConfig
+from lmmodel.task_model import has_dropout
 
-Names = dict[str, tuple[str, ...]]
-
-
-def _with_biases(names: Names) -> Names:
-    """Return the table with a `.bias` row after each `.weight` row."""
-    table: Names = {}
-    for ours, theirs in names.items():
-        for kind in ("weight", "bias"):
-            table[f"{ours}.{kind}"] = tuple(f"{name}.{kind}" for name in theirs)
-    return table
-
-
-BERT_NAMES: Names = {
-    "embeddings.tokens.weight": ("bert.embeddings.word_embeddings.weight",),
-    "embeddings.segments.weight": ("bert.embeddings.token_type_embeddings.weight",),
-    "embeddings.positions.weight": ("bert.embeddings.position_embeddings.weight",),
-    "head.bias": ("cls.predictions.bias",),
-} | _with_biases(
-    {
-        "embeddings.norm": ("bert.embeddings.LayerNorm",),
-        "layers.{i}.attention.qkv": (
-            "bert.encoder.layer.{i}.attention.self.query",
-            "bert.encoder.layer.{i}.attention.self.key",
-            "bert.encoder.layer.{i}.attention.self.value",
-        ),
-        "layers.{i}.attention.output": ("bert.encoder.layer.{i}.attention.output.dense",),
-        "layers.{i}.attention_norm": ("bert.encoder.layer.{i}.attention.output.LayerNorm",),
-        "layers.{i}.mlp.input": ("bert.encoder.layer.{i}.intermediate.dense",),
-        "layers.{i}.mlp.output": ("bert.encoder.layer.{i}.output.dense",),
-        "layers.{i}.mlp_norm": ("bert.encoder.layer.{i}.output.LayerNorm",),
-        "head.dense": ("cls.predictions.transform.dense",),
-        "head.norm": ("cls.predictions.transform.LayerNorm",),
-        "nsp_head.pooler": ("bert.pooler.dense",),
-        "nsp_head.classifier": ("cls.seq_relationship",),
-    }
-)
-
-MODERN_NAMES: Names = {
-    "embeddings.tokens.weight": ("model.embeddings.tok_embeddings.weight",),
-    "embeddings.norm.weight": ("model.embeddings.norm.weight",),
-    "layers.{i}.attention_norm.weight": ("model.layers.{i}.attn_norm.weight",),
-    "layers.{i}.attention.qkv.weight": ("model.layers.{i}.attn.Wqkv.weight",),
-    "layers.{i}.attention.output.weight": ("model.layers.{i}.attn.Wo.weight",),
-    "layers.{i}.mlp_norm.weight": ("model.layers.{i}.mlp_norm.weight",),
-    "layers.{i}.mlp.input.weight": ("model.layers.{i}.mlp.Wi.weight",),
-    "layers.{i}.mlp.output.weight": ("model.layers.{i}.mlp.Wo.weight",),
-    "final_norm.weight": ("model.final_norm.weight",),
-    "head.dense.weight": ("head.dense.weight",),
-    "head.norm.weight": ("head.norm.weight",),
-    "head.bias": ("decoder.bias",),
-}
-
-GPT2_NAMES: Names = {
-    "embeddings.tokens.weight": ("transformer.wte.weight",),
-    "embeddings.positions.weight": ("transformer.wpe.weight",),
-} | _with_biases(
-    {
-        "layers.{i}.attention_norm": ("transformer.h.{i}.ln_1",),
-        "layers.{i}.attention.qkv": ("transformer.h.{i}.attn.c_attn",),
-        "layers.{i}.attention.output": ("transformer.h.{i}.attn.c_proj",),
-        "layers.{i}.mlp_norm": ("transformer.h.{i}.ln_2",),
-        "layers.{i}.mlp.input": ("transformer.h.{i}.mlp.c_fc",),
-        "layers.{i}.mlp.output": ("transformer.h.{i}.mlp.c_proj",),
-        "final_norm": ("transformer.ln_f",),
-    }
-)
-
-FAMILY_NAMES = {"bert": BERT_NAMES, "modern": MODERN_NAMES, "gpt2": GPT2_NAMES}
-# The base model's prefix, which checkpoints saved from it leave out.
-PREFIXES = {"bert": "bert.", "modern": "model.", "gpt2": "transformer."}
 MODEL_TYPES = {"bert": "bert", "modernbert": "modern", "gpt2": "gpt2"}
 
 # Our setting: theirs.
@@ -156,89 +82,65 @@ FIXED_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def architecture(config: ModelConfig) -> str:
+# What their classes take where `config.json` is silent.
+DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
+    "bert": {
+        "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512,
+        "type_vocab_size": 2, "layer_norm_eps": 1e-12, "initializer_range": 0.02,
+        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+    },
+    "modern": {
+        "vocab_size": 50368, "hidden_size": 768, "num_hidden_layers": 22,
+        "num_attention_heads": 12, "intermediate_size": 1152, "max_position_embeddings": 8192,
+        "norm_eps": 1e-5, "initializer_range": 0.02, "embedding_dropout": 0.0,
+        "attention_dropout": 0.0, "local_attention": 128,
+    },
+    "gpt2": {
+        "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
+        "n_positions": 1024, "layer_norm_epsilon": 1e-5, "initializer_range": 0.02,
+        "resid_pdrop": 0.1, "attn_pdrop": 0.1,
+    },
+}  # fmt: skip
+
+PRETRAINED_CLASSES = {"modern": "ModernBertForMaskedLM", "gpt2": "GPT2LMHeadModel"}
+CLASS_PREFIXES = {"bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2"}
+TASK_CLASSES: dict[TaskName, str] = {
+    "sequence-classification": "SequenceClassification",
+    "sentence-pair": "SequenceClassification",
+    "regression": "SequenceClassification",
+    "token-classification": "TokenClassification",
+    "question-answering": "QuestionAnswering",
+}
+
+
+def architecture(config: ModelConfig, task: TaskName | None = None) -> str:
     """Return the transformers class that opens an export of such a model.
 
     Example:
-        >>> architecture(ModelConfig(has_nsp_head=True))
-        'BertForPreTraining'
+        >>> architecture(ModelConfig(has_nsp_head=True)), architecture(ModelConfig(), "regression")
+        ('BertForPreTraining', 'BertForSequenceClassification')
     """
+    if task is not None:
+        return f"{CLASS_PREFIXES[config.family]}For{TASK_CLASSES[task]}"
     if config.family == "bert":
         return "BertForPreTraining" if config.has_nsp_head else "BertForMaskedLM"
-    return {"modern": "ModernBertForMaskedLM", "gpt2": "GPT2LMHeadModel"}[config.family]
+    return PRETRAINED_CLASSES[config.family]
 
 
-def name_pairs(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Return their names of each of our weights that their architecture has."""
-    pairs: Names = {}
-    for ours, theirs in FAMILY_NAMES[config.family].items():
-        is_left_out = ours.startswith("nsp_head.") and not config.has_nsp_head
-        for i in range(config.num_hidden_layers if "{i}" in ours else 1):
-            has_no_norm = config.is_modern and i == 0 and ".attention_norm." in ours
-            if not is_left_out and not has_no_norm:
-                pairs[ours.format(i=i)] = tuple(name.format(i=i) for name in theirs)
-    return pairs
-
-
-def is_transposed(config: ModelConfig, name: str) -> bool:
-    """Whether their weight is the transpose of ours: GPT-2's matrices inside layers."""
-    is_matrix = name.startswith("layers.") and name.endswith((
-        "qkv.weight", "output.weight", "input.weight"))  # fmt: skip
-    return config.family == "gpt2" and is_matrix
-
-
-def to_their_weights(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return the weights under their names; fixed sinusoids become their position table.
-
-    Args:
-        state: our weights by our names
-        config: of the model that they belong to
-    """
-    weights: dict[str, Tensor] = {}
-    if config.positions == "sinusoidal":
-        table = sinusoids(config.max_position_embeddings, config.hidden_size)
-        state = {**state, "embeddings.positions.weight": table}
-    for ours, theirs in name_pairs(config).items():
-        weight = state[ours].T if is_transposed(config, ours) else state[ours]
-        parts = weight.chunk(len(theirs))
-        weights |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
-    return weights
-
-
-def from_their_weights(
-    weights: Mapping[str, Tensor], config: ModelConfig
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return our weights, in float32, and the names of ours that theirs do not have.
-
-    Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known.
-    """
-    prefix = PREFIXES[config.family]
-    known = {
-        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-            "LayerNorm.beta", "LayerNorm.bias"
-        ): tensor
-        for name, tensor in weights.items()
-    }
-    state: dict[str, Tensor] = {}
-    missing: list[str] = []
-    for ours, theirs in name_pairs(config).items():
-        parts = [known.get(name, known.get(name.removeprefix(prefix))) for name in theirs]
-        present = [part for part in parts if part is not None]
-        if len(present) < len(parts):
-            missing.append(ours)
-            continue
-        weight = cat(present) if len(present) > 1 else present[0]
-        weight = weight.T if is_transposed(config, ours) else weight
-        state[ours] = weight.float().contiguous()
-    return state, missing
-
-
-def to_their_config(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dict[str, Any]:
+def to_their_config(
+    config: ModelConfig,
+    special_ids: Mapping[str, int | None],
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return the content of their `config.json`.
 
     Args:
         config: ours
         special_ids: ids of cls, sep, mask, pad, unk, bos, eos where the tokenizer has them
+        task: of a fine-tuned model
+        labels: its classes or tags by number
     """
     names = FAMILY_SETTINGS[config.family]
     theirs = {their: getattr(config, our) for our, their in names.items()}
@@ -252,12 +154,36 @@ def to_their_config(config: ModelConfig, special_ids: Mapping[str, int | None]) 
         theirs["embd_pdrop"] = config.dropout
     model_type = next(name for name, family in MODEL_TYPES.items() if family == config.family)
     return {
-        "architectures": [architecture(config)],
+        "architectures": [architecture(config, task)],
         "model_type": model_type,
         **theirs,
         **token_ids(config, special_ids),
+        **({} if task is None else task_settings(config, task, labels)),
         "dtype": "float32",
     }
+
+
+def task_settings(config: ModelConfig, task: TaskName, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of their head for a task.
+
+    Example:
+        >>> task_settings(ModelConfig(), "sentence-pair", ["no", "yes"])["id2label"]
+        {'0': 'no', '1': 'yes'}
+    """
+    settings: dict[str, Any] = {
+        "classifier_dropout": config.dropout if has_dropout(config, task) else 0.0
+    }
+    if config.is_modern:
+        settings["classifier_pooling"] = "cls"
+    if task == "question-answering":
+        return settings
+    names = ["value"] if task == "regression" else list(labels)
+    settings["id2label"] = {str(index): name for index, name in enumerate(names)}
+    settings["label2id"] = {name: index for index, name in enumerate(names)}
+    if task != "token-classification":
+        is_number = task == "regression"
+        settings["problem_type"] = "regression" if is_number else "single_label_classification"
+    return settings
 
 
 def _modern_layers(config: ModelConfig) -> dict[str, Any]:
@@ -310,13 +236,14 @@ def from_their_config(theirs: Mapping[str, Any], *, has_nsp_head: bool) -> Model
                 f"{name}={theirs[name]!r} is not supported for {family}, only {value!r}: "
                 "this checkpoint can't be imported"
             )
-    names = FAMILY_SETTINGS[family]
-    settings = {our: theirs[their] for our, their in names.items() if theirs.get(their) is not None}
+    given = {name: value for name, value in theirs.items() if value is not None}
+    known = DEFAULT_SETTINGS[family] | given
+    settings = {our: known[their] for our, their in FAMILY_SETTINGS[family].items()}
     if family == "modern":
         settings |= _our_layers(theirs)
     try:
         return ModelConfig(family=family, has_nsp_head=has_nsp_head, **settings)  # type: ignore[arg-type]
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise HuggingFaceError(f"config.json describes no model that works: {error}") from error
 
 
@@ -326,7 +253,8 @@ def _our_layers(theirs: Mapping[str, Any]) -> dict[str, Any]:
     every = theirs.get("global_attn_every_n_layers", 3)
     if kinds:
         is_global = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
-        every = is_global[1] if len(is_global) > 1 else len(kinds)
+        if is_global != list(range(0, len(kinds), every)):
+            every = is_global[1] if len(is_global) > 1 else len(kinds)
         if is_global != list(range(0, len(kinds), every)):
             raise HuggingFaceError(
                 f"layer_types has full attention in layers {is_global}: "

@@ -1,0 +1,171 @@
+"""`lmmodel finetune`: a pretrained model and two task files to a fine-tuned model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import (
+    config_option,
+    device_option,
+    echo_result,
+    json_option,
+    overwrite_option,
+    quiet_option,
+    resolve,
+    seed_option,
+    set_option,
+)
+from .progress import ProgressLine
+from .summaries import aligned, duration, to_json_values
+
+if TYPE_CHECKING:
+    from lmmodel.finetune import FinetuneResult
+    from lmmodel.finetuning.fit import FitProgress
+
+TASKS = ("sequence-classification", "sentence-pair", "token-classification", "question-answering",
+         "regression")  # fmt: skip
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--task", type=click.Choice(TASKS), required=True, help="What to learn.")
+@click.option(
+    "--train",
+    type=FILE,
+    required=True,
+    help="TSV, CSV, JSON lines, Parquet, CoNLL-U or SQuAD JSON; .gz .zst .xz too.",
+)
+@click.option(
+    "--validation",
+    type=FILE,
+    required=True,
+    help="As --train: stops training and gives the scores.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option(
+    "--text",
+    "columns__text",
+    help="Column of the text, words or question: its name, or its number from 0.",
+)
+@click.option("--pair", "columns__pair", help="Column of the second text or of the passage.")
+@click.option("--label", "columns__label", help="Column of the class, number, tags or answers.")
+@click.option(
+    "--header/--no-header",
+    "columns__has_header",
+    default=None,
+    help="Whether the first line names the columns.  [default: header]",
+)
+@click.option(
+    "--num-epochs", type=click.IntRange(min=1), help="Passes over --train at most.  [default: 4]"
+)
+@click.option(
+    "--seeds",
+    "num_seeds",
+    type=click.IntRange(min=1),
+    help="How many trainings, for mean and spread.  [default: 3]",
+)
+@click.option("--freeze", is_flag=True, default=None, help="Train the head only.")
+@click.option(
+    "--from-scratch", is_flag=True, default=None, help="Begin with random weights, to compare."
+)
+@device_option
+@seed_option
+@overwrite_option
+@config_option
+@set_option
+@json_option
+@quiet_option
+def finetune(
+    run: Path, train: Path, validation: Path, output: Path | None, overwrite: bool,
+    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Fine-tune a pretrained model on a task of yours; without --output into runs/RUN-TASK.
+
+    Texts longer than --set max_seq_length=128 tokens are cut or, for tags and answers, read in
+    windows that overlap; how many is in the result.
+
+    \b
+    Example: lmmodel finetune runs/wiki --task sequence-classification
+               --train reviews.tsv --validation held-out.tsv --text sentence --label label
+    Example: lmmodel finetune runs/wiki --task token-classification
+               --train train.conllu --validation dev.conllu --output tagger/
+    """
+    from lmmodel.finetune import finetune as run_finetuning
+    from lmmodel.finetuning.settings import FinetuneConfig
+
+    config = resolve(FinetuneConfig, config_path, overrides, **options)
+    output = output or Path("runs") / f"{run.resolve().name}-{config.task}"
+    with ProgressLine("fine-tuning", unit="steps", quiet=quiet) as line, saying_what_is_lost():
+        result = run_finetuning(
+            run, config, train, validation, output, overwrite=overwrite,
+            report=lambda now: line.update(*finetuning_progress(now)),
+        )  # fmt: skip
+    lines = finetuning_lines(result)
+    echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)
+
+
+@contextlib.contextmanager
+def saying_what_is_lost() -> Iterator[None]:
+    """Have an interrupted fine-tuning end with what there is: nothing."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        text = "Nothing was written; type the same command again, with fewer --seeds to be faster."
+        raise KeyboardInterrupt(text) from error
+
+
+def finetuning_progress(now: FitProgress) -> tuple[int, int, str]:
+    """Return the steps done, all of them, and the note beside the progress bar."""
+    best = "" if now.best is None else f", best {now.best:.4f}"
+    return now.step, now.num_steps, f"seed {now.seed}: loss {now.loss:.4f}{best}"
+
+
+def finetuning_lines(result: FinetuneResult) -> list[str]:
+    """Return what a fine-tuning came to: a line a seed, their mean, and where the rest is."""
+    names = list(result.mean)
+    rows = [("", *names, "epoch")]
+    for one in result.seeds:
+        mark = " *" if one.seed == result.kept_seed and len(result.seeds) > 1 else ""
+        best = f"{one.best_epoch:g} of {one.num_epochs:g}"
+        rows.append((f"seed {one.seed}{mark}", *[f"{one.scores[n]:.4f}" for n in names], best))
+    if len(result.seeds) > 1:
+        rows.append(("mean", *[f"{result.mean[name]:.4f}" for name in names], ""))
+        rows.append(("spread", *[f"{result.spread[name]:.4f}" for name in names], ""))
+    if result.guess:
+        rows.append(("guess", *[f"{result.guess[name]:.4f}" for name in names], ""))
+    return [
+        f"{result.output}/  {result.task}, {result.num_train:,} examples, "
+        f"{result.num_validation:,} to validate, in {duration(result.elapsed_s)}",
+        *[f"  {line}" for line in aligned(rows)],
+        *_counting_lines(result),
+        *_explanations(result),
+    ]
+
+
+def _counting_lines(result: FinetuneResult) -> list[str]:
+    return [
+        f"  {name}: {count:,} {reason}"
+        for name, counts in result.counts.items()
+        for reason, count in counts.items()
+        if count
+    ]
+
+
+def _explanations(result: FinetuneResult) -> list[str]:
+    notes = [f"  best by {result.best_score}; the weights of seed {result.kept_seed} are kept"]
+    kept = next(one.scores for one in result.seeds if one.seed == result.kept_seed)
+    low, high = kept.get("accuracy_low"), kept.get("accuracy_high")
+    if low is not None and high is not None:
+        notes.append(f"  their accuracy lies in [{low:.4f}, {high:.4f}] with 95 % confidence")
+    if result.guess:
+        notes.append("  guess: always the label most frequent in training")
+    if result.picture is not None:
+        notes.append(f"  picture: {result.picture}")
+    return notes

@@ -1,0 +1,121 @@
+"""`lmmodel export` and `lmmodel import`: to and from the folders that others use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import echo_result, json_option, overwrite_option, quiet_option
+from .progress import ProgressLine
+from .summaries import to_json_values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lmmodel.exporting import Export
+    from lmmodel.importing import Import
+
+FOLDER = click.Path(path_type=Path)
+MAX_LISTED = 3
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.argument("output", type=FOLDER)
+@click.option("--onnx", is_flag=True, help="Write onnx/model.onnx as well, and check it.")
+@overwrite_option
+@json_option
+@quiet_option
+def export(
+    run: Path, output: Path, onnx: bool, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
+    """Write a folder that stock Hugging Face classes open, and prove that the numbers agree.
+
+    RUN is a run or a fine-tuned model. OUTPUT gets config.json, model.safetensors, the tokenizer
+    and a model card, README.md; no code.
+
+    \b
+    Example: lmmodel export runs/wiki wiki-bert/
+    Example: lmmodel export runs/wiki-token-classification tagger/ --onnx
+    """
+    from lmmodel.exporting import export_run
+
+    with ProgressLine("exporting", quiet=quiet):
+        result = export_run(run, output, overwrite=overwrite, onnx=onnx)
+    lines = export_lines(result)
+    echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)
+
+
+@click.command("import")
+@click.argument("folder", type=FOLDER)
+@click.argument("output", type=FOLDER)
+@overwrite_option
+@json_option
+@quiet_option
+def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: bool) -> None:
+    """Make a run of a BERT, ModernBERT or GPT-2 folder: to evaluate, fine-tune or train on.
+
+    FOLDER holds config.json, model.safetensors (or its parts with their index) and the tokenizer.
+
+    \b
+    Example: lmmodel import bert-base-uncased/ runs/bert
+    \b
+    Going on with text of your own:
+      lmdata tokenize corpus/ --tokenizer runs/bert
+      lmmodel train tokens/ --init-from runs/bert --output runs/mine
+    """
+    from lmmodel.importing import import_checkpoint
+
+    with ProgressLine("importing", quiet=quiet):
+        result = import_checkpoint(folder, output, overwrite=overwrite)
+    lines = import_lines(result)
+    echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)
+
+
+def export_lines(result: Export) -> list[str]:
+    """Return what was exported and the proof."""
+    lines = [
+        f"{result.output}/  opens with transformers.{result.architecture}.from_pretrained",
+        f"  {proof(result.max_logit_difference)}",
+    ]
+    if result.onnx is not None:
+        lines.append(
+            f"  {result.onnx}: largest difference to onnxruntime: {result.max_onnx_difference:.2g}"
+        )
+    return lines
+
+
+def import_lines(result: Import) -> list[str]:
+    """Return what was imported, the proof, and what was not there or had no place."""
+    lines = [f"{result.output}/  {result.num_parameters:,} parameters, a {result.architecture}"]
+    if result.fresh:
+        lines.append(f"  not in the folder, so random: {listed(result.fresh)}")
+    else:
+        lines.append(f"  {proof(result.max_logit_difference)}")
+    if result.unused:
+        lines.append(f"  left out: {listed(result.unused)}")
+    return [
+        *lines,
+        f"next: lmdata tokenize CORPUS --tokenizer {result.output}, then "
+        f"lmmodel train tokens/ --init-from {result.output}",
+    ]
+
+
+def proof(difference: float | None) -> str:
+    """Return how far logits are from those of transformers."""
+    if difference is None:
+        return "transformers is not installed: the logits were not compared"
+    return f"largest difference of logits to transformers: {difference:.2g}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few names and how many more there are.
+
+    Example:
+        >>> listed(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    more = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,80 @@
+"""Texts that a user gives: as arguments, in a file, or on standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STANDARD_INPUT = "-"
+BLANK_LINES = "blank lines left out"
+
+
+@dataclass(frozen=True)
+class Given:
+    """The texts, in order, and what was left out of the file."""
+
+    texts: list[str]
+    counts: dict[str, int]
+
+
+def text_options(function: F) -> F:
+    """Texts as arguments, or one a line in `--file`, or on standard input: see `read_texts`."""
+    file = click.option(
+        "--file", metavar="FILE", help="One text a line, .gz .zst .xz too; - is standard input."
+    )
+    texts = click.argument("texts", nargs=-1)
+    return texts(file(function))
+
+
+def read_texts(texts: Sequence[str], file: str | None) -> Given:
+    """Return the texts given; without any, those on standard input where something is piped in.
+
+    Blank lines are left out and counted.
+
+    Raises:
+        click.UsageError: there is none
+        TaskError: the file is missing, damaged or not UTF-8
+    """
+    if file is None and not texts and not sys.stdin.isatty():
+        file = STANDARD_INPUT
+    lines = [] if file is None else _read_lines(file)
+    kept = [line for line in lines if line.strip()]
+    if not texts and not kept:
+        raise click.UsageError("give a text, or --file with one a line (- is standard input)")
+    num_blank = len(lines) - len(kept)
+    return Given([*texts, *kept], {BLANK_LINES: num_blank} if num_blank else {})
+
+
+def split_at_tab(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before and after the tab of each line.
+
+    Raises:
+        click.UsageError: a line does not have one tab
+    """
+    for line in lines:
+        if line.count("\t") != 1:
+            raise click.UsageError(
+                f"two texts with one tab between them are wanted in each line, got {line[:60]!r}"
+            )
+    first, second = zip(*(line.split("\t") for line in lines), strict=True)
+    return list(first), list(second)
+
+
+def _read_lines(file: str) -> list[str]:
+    from lmmodel.errors import TaskError
+    from lmmodel.finetuning.tables import read_text
+
+    if file != STANDARD_INPUT:
+        return read_text(Path(file)).removesuffix("\n").split("\n")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"standard input is not UTF-8 at byte {error.start}: convert it") from error
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []

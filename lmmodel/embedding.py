@@ -1,0 +1,148 @@
+"""One vector for each text: the mean of the last layer over its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+
+from lmdata.errors import OutputError
+from lmmodel.batch import Batch, make_batch
+from lmmodel.errors import FitError
+from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
+from lmmodel.model import Transformer
+from lmmodel.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
+from lmmodel.trained import Run
+
+VECTOR_FORMATS = (".npy", ".parquet")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Of N texts."""
+
+    vectors: np.ndarray  # float32 (N, D)
+    num_windowed: int  # texts longer than the model takes
+
+
+def embed(
+    run: Run,
+    texts: Sequence[str],
+    *,
+    normalize: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Embeddings:
+    """Return the mean of the last layer over the tokens of each text.
+
+    Special tokens around the text count, as in the mean pooling of sentence-transformers. A text
+    longer than the model takes is read in windows side by side; the mean is over all of them.
+
+    Args:
+        run: any model
+        texts: each with a token at least
+        normalize: whether vectors get length 1, so that their product is the cosine
+        progress: called with windows finished and their number
+
+    Raises:
+        FitError: a text is empty
+    """
+    encoded, frame = encode_texts(run.tokenizer, texts), frame_of(run)
+    most = run.model.config.max_position_embeddings - frame.num_tokens
+    if most < 1:
+        raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")
+    windows = cut_windows(encoded.offsets, most)
+    sums = np.zeros((encoded.num_texts, run.model.config.hidden_size))
+    model, num_done = prepare(run.model), 0
+    groups = _groups(encoded, frame, windows, batch_tokens(run.device))
+    jobs = map_batches(lambda job: (job[0], _sum_tokens(model, job[1], run)), groups, run.device)
+    for group, own in jobs:
+        np.add.at(sums, windows.text[group], own)
+        num_done += len(group)
+        if progress is not None:
+            progress(num_done, len(windows.text))
+    counts = np.bincount(
+        windows.text, windows.lengths + frame.num_tokens, minlength=encoded.num_texts
+    )
+    vectors = sums / counts[:, None]
+    if normalize:
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return Embeddings(vectors.astype(np.float32), windows.num_longer(encoded.num_texts))
+
+
+def _groups(
+    encoded: Texts, frame: Frame, windows: Windows, most: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield window numbers and their batch, shortest first."""
+    lengths = windows.lengths + frame.num_tokens
+    before, after = np.array(frame.before, np.int64), np.array(frame.after, np.int64)
+    for group in split_by_tokens(lengths, most):
+        parts = [
+            part
+            for window in group
+            for part in (before, encoded.ids[windows.start[window] : windows.stop[window]], after)
+        ]
+        ids = torch.from_numpy(np.concatenate(parts))
+        yield group, make_batch(ids, torch.from_numpy(lengths[group]))
+
+
+def _sum_tokens(model: Transformer, batch: Batch, run: Run) -> np.ndarray:
+    """Return the sum over the tokens of each sequence: float64 (S, D)."""
+    batch = batch.to(run.device)
+    hidden = model(batch, is_causal=run.is_causal).double()  # (T, D)
+    sequences = torch.arange(batch.num_sequences, device=run.device)
+    sequence = torch.repeat_interleave(sequences, batch.cu_seqlens.diff().long())
+    sums = hidden.new_zeros(batch.num_sequences, hidden.shape[1]).index_add_(0, sequence, hidden)
+    return np.asarray(sums.cpu().numpy())
+
+
+def check_vector_file(path: Path) -> None:
+    """Check that vectors can be written to a file of this name.
+
+    Raises:
+        FitError: its ending says no known format
+    """
+    if path.suffix not in VECTOR_FORMATS:
+        raise FitError(
+            f"{path} ends with {path.suffix!r}: vectors go to {' or '.join(VECTOR_FORMATS)}"
+        )
+
+
+def write_vectors(path: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
+    """Write vectors to a file that appears whole or not at all.
+
+    Args:
+        path: `.npy`: the float32 array (N, D); `.parquet`: columns `text` and `vector`
+        texts: N
+        vectors: float32 (N, D)
+
+    Raises:
+        FitError: the ending of `path` says no known format
+        OutputError: it can't be written
+    """
+    check_vector_file(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                if path.suffix == ".npy":
+                    np.save(file, vectors)
+                else:
+                    _write_parquet(file, texts, vectors)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't write {path}: {error}; choose another --output") from error
+
+
+def _write_parquet(file: IO[bytes], texts: Sequence[str], vectors: np.ndarray) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    pq.write_table(pa.table({"text": pa.array(texts, pa.string()), "vector": column}), file)

@@ -1,0 +1,204 @@
+"""The folder of a fine-tuned model.
+
+model.safetensors   the weights of the best seed
+config.json         the task, its labels, the model's shape, where it comes from, its scores
+tokenizer.json ...  the tokenizer's files
+metrics.jsonl       one line an evaluation of each seed
+scores.json         the scores of each seed, their mean and spread
+confusion.png       which labels are taken for which; scatter.png where the task is regression
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lmdata.config import build_config, config_to_dict
+from lmdata.errors import ConfigError, OutputError
+from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from lmmodel.checkpoint import load_tensors, save_tensors, sync, write_text
+from lmmodel.device import resolve_device
+from lmmodel.errors import CheckpointError, RunError
+from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.finetuning.tasks import TaskName
+from lmmodel.model import ModelConfig
+from lmmodel.run import RECORD_NAME, WEIGHTS_NAME
+from lmmodel.task_model import TaskModel
+from lmmodel.trained import listed
+
+if TYPE_CHECKING:
+    from lmmodel.answering import Classification, SpanAnswer, Tagging
+
+FORMAT_VERSION = 1
+KIND = "fine-tuned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunedRecord:
+    """What config.json holds."""
+
+    task: TaskName
+    labels: tuple[str, ...]  # by number; none where the task is regression or question answering
+    max_seq_length: int  # tokens of the longest example
+    model: ModelConfig
+    config: FinetuneConfig  # resolved
+    tokenizer_hash: str
+    origin: dict[str, Any]  # the run that it began with
+    data: dict[str, Any]  # files, hashes, and how many examples were made of how many rows
+    figures: dict[str, Any]  # scores of the kept seed, mean and spread over the seeds
+    environment: dict[str, str | int]
+
+    @property
+    def num_outputs(self) -> int:
+        """C: logits of a sequence or token."""
+        if self.task == "question-answering":
+            return 2
+        return 1 if self.task == "regression" else len(self.labels)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model, its tokenizer and what it was trained by.
+
+    Each method is one call of a function of the same name in `lmmodel.answering`, which tells what
+    it raises and, in `.counts`, what was cut.
+    """
+
+    path: Path
+    record: FineTunedRecord
+    model: TaskModel  # float32, in evaluation mode
+    tokenizer: Tokenizer
+    device: torch.device
+
+    def classify(
+        self, texts: Sequence[str] | str, pairs: Sequence[str] | str | None = None
+    ) -> list[Classification]:
+        """Return the class of each text, or pair of texts; of regression the number."""
+        from lmmodel.answering import classify
+
+        seconds = None if pairs is None else listed(pairs)
+        return classify(self, listed(texts), seconds).answers
+
+    def tag(self, texts: Sequence[str] | Sequence[Sequence[str]] | str) -> list[Tagging]:
+        """Return a tag for each word of each text, or of each list of words."""
+        from lmmodel.answering import tag
+
+        return tag(self, [texts] if isinstance(texts, str) else texts).answers
+
+    def answer(
+        self, questions: Sequence[str] | str, passages: Sequence[str] | str
+    ) -> list[SpanAnswer]:
+        """Return where passages answer questions; one passage serves for all questions."""
+        from lmmodel.answering import answer
+
+        return answer(self, listed(questions), listed(passages)).answers
+
+
+def is_fine_tuned(path: Path | str) -> bool:
+    """Whether a folder says that it holds a fine-tuned model."""
+    try:
+        values = json.loads((Path(path) / RECORD_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("kind") == KIND
+
+
+def load_fine_tuned(path: Path | str, device: str = "auto") -> FineTuned:
+    """Return the model in a fine-tuned folder, ready to answer.
+
+    Raises:
+        RunError: no fine-tuned model there, or written by another version
+        CheckpointError: the weights are missing, damaged or of another model
+        DeviceError: a GPU is asked for and there is none
+    """
+    path = Path(path)
+    record, where = read_fine_tuned_record(path), resolve_device(device)
+    model = TaskModel(record.model, record.task, record.num_outputs)
+    try:
+        model.load_state_dict(load_tensors(path / WEIGHTS_NAME))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path / WEIGHTS_NAME} does not hold the weights that {RECORD_NAME} describes: {error}"
+        ) from error
+    return FineTuned(path, record, model.to(where).eval(), load_tokenizer(path), where)
+
+
+def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
+    """Return what a fine-tuned folder says of itself.
+
+    Raises:
+        RunError: no fine-tuned model there, or written by another version
+    """
+    path = folder / RECORD_NAME
+    if not is_fine_tuned(folder):
+        raise RunError(f"{folder} holds no fine-tuned model: lmmodel finetune makes one of a run")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
+    del values["kind"]
+    try:
+        return build_config(FineTunedRecord, values)
+    except ConfigError as error:
+        raise RunError(f"{path} was not written by this version: {error}") from error
+
+
+def check_replaceable(output: Path, *, overwrite: bool) -> None:
+    """Check that a fine-tuned model may be written here; nothing else is ever deleted.
+
+    Raises:
+        RunError: something is there that may not be replaced
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not is_fine_tuned(output):
+        raise RunError(f"{output} exists and is no fine-tuned model: choose another --output")
+    if not overwrite:
+        raise RunError(
+            f"{output} already holds a fine-tuned model: --overwrite replaces it, or choose "
+            "another --output"
+        )
+
+
+@contextlib.contextmanager
+def writing(output: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `output` when the block ends well.
+
+    Raises:
+        OutputError: the folder can't be written
+    """
+    temporary, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "old"))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        sync(temporary)
+        if output.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            output.rename(old)
+        temporary.rename(output)
+        sync(output.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"can't write {output}: {error}; choose another --output") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_model(
+    folder: Path, record: FineTunedRecord, weights: dict[str, Tensor], tokenizer: Tokenizer
+) -> None:
+    """Write the weights, the tokenizer and the record into an existing folder."""
+    save_tensors(folder / WEIGHTS_NAME, weights)
+    save_tokenizer(tokenizer, folder)
+    values = {"format_version": FORMAT_VERSION, "kind": KIND, **config_to_dict(record)}
+    write_text(folder / RECORD_NAME, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

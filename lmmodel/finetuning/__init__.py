@@ -1,0 +1,1 @@
+"""Task files to examples, logits to answers, answers to scores: the data side of fine-tuning."""

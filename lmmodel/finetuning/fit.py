@@ -1,0 +1,257 @@
+"""The loop of fine-tuning: one seed, and the weights of its best evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmdata.order import permute
+from lmmodel.errors import DivergedError, MemoryLimitError
+from lmmodel.finetuning.batches import pack, pack_labels, predict_logits, split_rows
+from lmmodel.finetuning.examples import TaskExamples
+from lmmodel.finetuning.losses import count_labels, sum_loss
+from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.learner import is_out_of_memory
+from lmmodel.optimizer import Optimizer
+from lmmodel.schedule import lr_ratio
+from lmmodel.step import clip_gradients, dropout_seeds
+from lmmodel.task_model import TaskModel
+
+# Batches whose examples are sorted by length together, and how many such pools an epoch has at
+# least: fewer, and the same examples would meet in every epoch.
+MAX_POOL = 16
+MIN_POOLS = 8
+
+Scores = dict[str, float]
+Scorer = Callable[[np.ndarray], Scores]
+"""Logits of the validation examples to scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitProgress:
+    """One report of a running fit, for a progress display."""
+
+    seed: int
+    step: int  # optimizer steps done
+    num_steps: int  # where nothing stops it early
+    loss: float  # mean since the last evaluation
+    best: float | None  # best value so far of the score that decides
+
+
+Report = Callable[[FitProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The model at one moment."""
+
+    epoch: float
+    scores: Scores
+    logits: np.ndarray  # float32, of the validation examples
+    weights: dict[str, Tensor]  # on the CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What one seed came to."""
+
+    seed: int
+    best: Evaluation
+    num_epochs: float  # trained until it was stopped
+    log: list[dict[str, Any]]  # a line an evaluation
+
+
+def fit(
+    model: TaskModel,
+    train: TaskExamples,
+    validation: TaskExamples,
+    score: Scorer,
+    best_score: str,
+    config: FinetuneConfig,
+    *,
+    seed: int,
+    report: Report | None = None,
+) -> Fit:
+    """Train a model in place until the epochs are over or the score no longer rises.
+
+    Args:
+        model: on its device
+        train: at least one example
+        validation: at least one example
+        score: of the logits of `validation`
+        best_score: name of the score that decides, the higher the better
+        config: of the fine-tuning; with `freeze` the backbone stays as it is
+        seed: of the order and dropout
+        report: called after each step
+
+    Raises:
+        DivergedError: the loss is not finite
+        MemoryLimitError: a micro-batch does not fit
+    """
+    learner = TaskLearner(model, train, config, seed=seed)
+    ends = evaluation_steps(learner.steps_per_epoch, config)
+    losses: list[float] = []
+    log: list[dict[str, Any]] = []
+    best: Evaluation | None = None
+    num_since = 0  # evaluations since the best one
+    for rows in epoch_batches(train.lengths, config, seed):
+        losses.append(learner.learn(rows))
+        if report is not None:
+            value = None if best is None else best.scores[best_score]
+            report(FitProgress(seed=seed, step=learner.step, num_steps=learner.num_steps,
+                               loss=float(np.mean(losses)), best=value))  # fmt: skip
+        if learner.step not in ends:
+            continue
+        now = learner.evaluate(validation, score)
+        log.append({"seed": seed, "step": learner.step, "epoch": now.epoch,
+                    "loss": float(np.mean(losses)), **now.scores})  # fmt: skip
+        losses.clear()
+        is_better = best is None or now.scores[best_score] > best.scores[best_score]
+        best, num_since = (now, 0) if is_better or best is None else (best, num_since + 1)
+        if config.patience is not None and num_since > config.patience:
+            break
+    assert best is not None  # the last step of all is evaluated
+    return Fit(seed=seed, best=best, num_epochs=learner.epoch, log=log)
+
+
+def evaluation_steps(steps_per_epoch: int, config: FinetuneConfig) -> set[int]:
+    """Return after which steps the validation examples are scored; the last is one of them.
+
+    Example:
+        >>> config = FinetuneConfig(task="regression", num_epochs=2, evaluations_per_epoch=2)
+        >>> sorted(evaluation_steps(10, config))
+        [5, 10, 15, 20]
+    """
+    count = config.num_epochs * config.evaluations_per_epoch
+    every = steps_per_epoch / config.evaluations_per_epoch
+    return {max(1, round(every * number)) for number in range(1, count + 1)}
+
+
+def epoch_batches(lengths: np.ndarray, config: FinetuneConfig, seed: int) -> Iterator[np.ndarray]:
+    """Yield the rows of each step, int64 (B,): every epoch in another order.
+
+    Within pools of the shuffled order, examples of like length share a batch, and the batches are
+    shuffled again: attention on a CPU is fastest on equal lengths.
+
+    Args:
+        lengths: int64 (E,) tokens of each example
+        config: says how many batches of which size
+        seed: of the order
+
+    Example:
+        >>> config = FinetuneConfig(task="regression", batch_size=2, num_epochs=1)
+        >>> batches = epoch_batches(np.array([9, 2, 9, 2, 5]), config, seed=1)
+        >>> [len(rows) for rows in batches]
+        [1, 2, 2]
+    """
+    count, size = len(lengths), config.batch_size
+    pool_size = size * max(1, min(MAX_POOL, count // (size * MIN_POOLS)))
+    for epoch in range(config.num_epochs):
+        order = permute(np.arange(count), count, seed=seed, epoch=epoch)
+        batches = []
+        for pool in np.split(order, range(pool_size, count, pool_size)):
+            ordered = pool[np.argsort(lengths[pool], kind="stable")]
+            batches += np.split(ordered, range(size, len(pool), size))
+        for index in permute(np.arange(len(batches)), len(batches), seed=seed, epoch=epoch):
+            yield batches[index]
+
+
+class TaskLearner:
+    """A model in training: its optimizer, and how far it is."""
+
+    def __init__(
+        self, model: TaskModel, train: TaskExamples, config: FinetuneConfig, *, seed: int
+    ) -> None:
+        self.model = model
+        self.train = train
+        self.config = config
+        self.seed = seed
+        self.device = next(model.parameters()).device
+        self.loss_unit = loss_unit(train)
+        self.steps_per_epoch = -(-len(train) // config.batch_size)
+        self.num_steps = self.steps_per_epoch * config.num_epochs
+        self.step = 0  # optimizer steps done
+        if config.freeze:
+            model.backbone.requires_grad_(False)
+        self.optimizer = Optimizer(model, config.optimizer_config)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training examples so far."""
+        return self.step / self.steps_per_epoch
+
+    def learn(self, rows: np.ndarray) -> float:
+        """Do one step on int64 (B,) rows; return their mean loss before it.
+
+        Raises:
+            DivergedError: the loss is not finite
+            MemoryLimitError: a micro-batch does not fit
+        """
+        self.model.train()
+        if self.config.freeze:
+            self.model.backbone.eval()
+        self.optimizer.zero_grad()
+        loss = self._accumulate(rows)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} in step {self.step + 1}: set lr lower than "
+                f"{self.config.peak_lr:g}, warmup_ratio higher or precision=fp32"
+            )
+        clip_gradients(self.model, self.config.max_grad_norm)
+        self.optimizer.step(lr_ratio(self.step, self.num_steps, self.config.schedule_config))
+        self.step += 1
+        return loss
+
+    def _accumulate(self, rows: np.ndarray) -> float:
+        """Add the gradients of the rows' mean loss to the parameters; return that loss."""
+        labels = pack_labels(self.train, rows)
+        total = torch.zeros((), device=self.device)
+        unit = self.loss_unit * max(1, count_labels(self.train.task, labels))
+        seeds = dropout_seeds(self.seed, self.step, 0)
+        groups = split_rows(self.train.lengths, rows, self.config.micro_batch_tokens)
+        for index, group in enumerate(groups):
+            torch.manual_seed(seeds(index))
+            total += self._backward(group, unit)
+        return float(total)
+
+    def _backward(self, rows: np.ndarray, unit: float) -> Tensor:
+        batch = pack(self.train, rows).to(self.device)
+        labels = pack_labels(self.train, rows).to(self.device)
+        try:
+            loss = sum_loss(self.train.task, self.model(batch), labels, batch) / unit
+            loss.backward()  # type: ignore[no-untyped-call]
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryLimitError(
+                f"a micro-batch of {batch.num_tokens} tokens does not fit into memory: "
+                "set micro_batch_tokens or max_seq_length lower"
+            ) from error
+        return loss.detach()
+
+    def evaluate(self, examples: TaskExamples, score: Scorer) -> Evaluation:
+        """Return scores and weights of this moment.
+
+        The logits are taken in float32, as the saved weights give them, whatever training
+        computes in.
+        """
+        backbone = self.model.backbone
+        number, backbone.compute_dtype = backbone.compute_dtype, torch.float32
+        logits = predict_logits(self.model, examples)
+        backbone.compute_dtype = number
+        state = self.model.state_dict()
+        weights = {name: weight.detach().cpu().clone() for name, weight in state.items()}
+        return Evaluation(epoch=self.epoch, scores=score(logits), logits=logits, weights=weights)
+
+
+def loss_unit(train: TaskExamples) -> float:
+    """Return what a loss is divided by: regression's by the labels' variance, others by 1."""
+    if train.task != "regression" or train.labels is None:
+        return 1.0
+    return float(np.var(train.labels)) or 1.0

@@ -1,0 +1,119 @@
+"""Everything that decides what a fine-tuning computes, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmmodel.finetuning.tasks import BEST_SCORE, STOPPING_SCORES, TaskFormat, TaskName
+from lmmodel.optimizer import OptimizerConfig
+from lmmodel.schedule import ScheduleConfig
+
+DEFAULT_LR = 3e-4
+DEFAULT_FROZEN_LR = 3e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A fine-tuning."""
+
+    task: TaskName
+    """What is learned."""
+    columns: TaskFormat = field(default_factory=TaskFormat)
+    """Where the task files have their texts and labels."""
+    validation_has_header: bool | None = None
+    """Whether the validation file has a header; None: as `columns.has_header` says."""
+    score: str | None = None
+    """Score of the validation file that decides on the best weights; None: the task's first."""
+    max_seq_length: int | None = None
+    """Tokens of the longest example, special ones included; None: 128, or what the model takes."""
+    num_epochs: int = 4
+    """Passes over the training file, at least 1."""
+    batch_size: int = 32
+    """Examples of a step, at least 1."""
+    num_seeds: int = 3
+    """Trainings with the seeds `seed`, `seed` + 1, ...: at least 1."""
+    seed: int = 0
+    """Of the head's weights, the order and dropout: in [0, 2**63)."""
+    freeze: bool = False
+    """Whether only the head is trained."""
+    from_scratch: bool = False
+    """Whether the model starts from random weights of the same shape, to compare."""
+    evaluations_per_epoch: int = 1
+    """How often the validation file is scored, at least 1."""
+    patience: int | None = 2
+    """Evaluations without a better score before training stops, at least 0; none: never."""
+    lr: float | None = None
+    """AdamW's peak learning rate, in (0, 1]; None: 3e-4, with `freeze` 3e-3."""
+    weight_decay: float = 0.01
+    """Share of a weight lost per step at learning rate 1."""
+    warmup_ratio: float = 0.1
+    """Share of the steps in which the rate rises, in [0, 1); then it falls to 0 in a line."""
+    dropout: float = 0.1
+    """Probability of dropout everywhere in the model, in [0, 1)."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm, above 0; none: never."""
+    micro_batch_tokens: int = 4096
+    """Tokens of one forward pass, at least 1; nearly no effect on the result."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers of the products; weights stay fp32. auto: bf16 where the hardware has it."""
+
+    def __post_init__(self) -> None:
+        if self.task not in STOPPING_SCORES:
+            raise ValueError(f"task must be one of {', '.join(STOPPING_SCORES)}, got {self.task!r}")
+        if self.score is not None and self.score not in STOPPING_SCORES[self.task]:
+            raise ValueError(
+                f"score must be one of {', '.join(STOPPING_SCORES[self.task])} for {self.task}, "
+                f"got {self.score!r}"
+            )
+        for name in ("num_epochs", "batch_size", "num_seeds", "evaluations_per_epoch",
+                     "micro_batch_tokens"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63 - self.num_seeds:
+            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
+        if self.patience is not None and self.patience < 0:
+            raise ValueError(f"patience must be at least 0 or none, got {self.patience}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be above 0 or none, got {self.max_grad_norm}")
+        if self.max_seq_length is not None and self.max_seq_length < 4:
+            raise ValueError(f"max_seq_length must be at least 4, got {self.max_seq_length}")
+        if not self.columns.has_labels:
+            raise ValueError("columns.has_labels must be true: there is nothing to learn without")
+        _ = self.optimizer_config, self.schedule_config  # they check their own ranges
+
+    @property
+    def validation_columns(self) -> TaskFormat:
+        """Where the validation file has its texts and labels."""
+        if self.validation_has_header is None:
+            return self.columns
+        return dataclasses.replace(self.columns, has_header=self.validation_has_header)
+
+    @property
+    def best_score(self) -> str:
+        """The score that decides."""
+        return BEST_SCORE[self.task] if self.score is None else self.score
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up."""
+        if self.lr is not None:
+            return self.lr
+        return DEFAULT_FROZEN_LR if self.freeze else DEFAULT_LR
+
+    @property
+    def optimizer_config(self) -> OptimizerConfig:
+        """AdamW with the settings of BERT's fine-tuning (Devlin et al., 2019, appendix A.3)."""
+        return OptimizerConfig(
+            name="adamw", lr=self.peak_lr, betas=(0.9, 0.999), weight_decay=self.weight_decay
+        )
+
+    @property
+    def schedule_config(self) -> ScheduleConfig:
+        """A line up and a line down."""
+        return ScheduleConfig(kind="linear", warmup_ratio=self.warmup_ratio)

@@ -1,0 +1,258 @@
+"""A causal model goes on with a text, token by token, remembering what it has read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmmodel.batch import Batch, make_batch
+from lmmodel.errors import FitError
+from lmmodel.inference import split_by_tokens
+from lmmodel.key_values import KeyValues
+from lmmodel.texts import encode_texts
+from lmmodel.trained import Run
+
+# Places, over all prompts of a batch, whose keys and values are remembered at once.
+_MAX_PLACES = 32_768
+
+Stop = Literal["end of text", "max_new_tokens", "model full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How each next token is chosen."""
+
+    max_new_tokens: int = 64
+    """Tokens at most, at least 1."""
+    temperature: float = 1.0
+    """Logits are divided by it, at least 0; 0: always the most likely token (greedy)."""
+    top_k: int | None = None
+    """Only so many of the most likely tokens are drawn from, at least 1; None: all."""
+    top_p: float | None = None
+    """Only the most likely tokens that together have this probability, in (0, 1]; None: all."""
+    seed: int = 0
+    """Of the draws, in [0, 2**63): the same seed and prompt, at its place, give the same text."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise FitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature < float("inf"):
+            raise FitError(f"temperature must be at least 0, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise FitError(f"top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise FitError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
+            raise FitError(
+                "temperature=0 always takes the most likely token, so top_k and top_p have no "
+                "effect: leave them out, or choose a temperature above 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One prompt and what the model went on with."""
+
+    prompt: str
+    text: str  # prompt and continuation
+    continuation: str
+    ids: list[int]  # of the continuation, without the token that ended it
+    stopped_by: Stop
+
+
+def generate(
+    run: Run,
+    prompts: Sequence[str],
+    config: GenerationConfig | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """Return a continuation of each prompt, up to the token that ends a text.
+
+    Args:
+        run: of a causal model (objective clm), or hybrid
+        prompts: each with a token at least and shorter than the model takes
+        config: None: the defaults
+        progress: called with prompts finished and their number
+
+    Raises:
+        FitError: the model is masked, or a prompt is empty or leaves no room
+    """
+    if not run.can_generate:
+        raise FitError(
+            f"{run.path} was trained on masked tokens (objective "
+            f"{run.record.config.objective.name}): it can't generate; train one with --set "
+            "objective.name=clm, or use fill-mask"
+        )
+    config = config or GenerationConfig()
+    encoded = _encode_prompts(run, prompts)
+    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    room = np.minimum(config.max_new_tokens, run.model.config.max_position_embeddings - lengths)
+    results: list[Generation | None] = [None] * len(prompts)
+    num_done = 0
+    for group in split_by_tokens(lengths + room, _MAX_PLACES):
+        loop = _Loop(run, config, [encoded[index] for index in group], group, room[group])
+        for index, ids, stopped_by in loop.run_out():
+            results[index] = _describe(run, prompts[index], encoded[index], ids, stopped_by)
+            num_done += 1
+            if progress is not None:
+                progress(num_done, len(prompts))
+    return [result for result in results if result is not None]
+
+
+def _encode_prompts(run: Run, prompts: Sequence[str]) -> list[np.ndarray]:
+    """Return the ids of each prompt, int64 (T_i,); rows of hybrid training begin with cls."""
+    texts = encode_texts(run.tokenizer, prompts)
+    before = [] if run.is_causal else [run.tokenizer.require_special("cls")]
+    most = run.model.config.max_position_embeddings
+    encoded = [
+        np.concatenate([np.array(before, np.int64), ids])
+        for ids in np.split(texts.ids, texts.offsets[1:-1])
+    ][: len(prompts)]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) >= most:
+            raise FitError(
+                f"a prompt of {len(ids)} tokens leaves no room: the model takes {most} in all; "
+                f"shorten it: {prompt[:60]!r}"
+            )
+    return encoded
+
+
+def _describe(
+    run: Run, prompt: str, prompt_ids: np.ndarray, ids: list[int], stopped_by: Stop
+) -> Generation:
+    tokenizer = run.tokenizer
+    return Generation(
+        prompt=prompt,
+        text=tokenizer.decode([*prompt_ids, *ids], skip_special_tokens=True),
+        continuation=tokenizer.decode(ids, skip_special_tokens=True),
+        ids=ids,
+        stopped_by=stopped_by,
+    )
+
+
+class _Loop:
+    """Prompts that go on side by side, each until it ends."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: GenerationConfig,
+        prompts: list[np.ndarray],
+        indices: np.ndarray,
+        room: np.ndarray,
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._prompts = prompts
+        self._indices = indices  # int64 (S,), addresses of the random numbers
+        self._room = room  # int64 (S,), tokens that may be added
+        self._end_id = _end_id(run)
+
+    @torch.inference_mode()
+    def run_out(self) -> list[tuple[int, list[int], Stop]]:
+        """Return (index, ids of the continuation, why it stopped) of each prompt."""
+        run, finished = self._run, []
+        past, batch = self._start()
+        rows = batch.cu_seqlens[1:].long() - 1
+        ids: list[list[int]] = [[] for _ in self._prompts]
+        alive = list(range(len(self._prompts)))
+        while alive:
+            hidden = run.model(batch, is_causal=True, rows=rows, past=past)
+            chosen = self._choose(run.model.lm_logits(hidden).float(), alive, len(ids[alive[0]]))
+            stopped = [self._stop(ids[i], i, token) for i, token in zip(alive, chosen, strict=True)]
+            finished += [
+                (int(self._indices[i]), ids[i], why)
+                for i, why in zip(alive, stopped, strict=True)
+                if why is not None
+            ]
+            going = [row for row, why in enumerate(stopped) if why is None]
+            if len(going) < len(alive):
+                past.keep(torch.tensor(going, dtype=torch.int64, device=run.device))
+            alive = [alive[row] for row in going]
+            batch = self._next(ids, alive)
+            rows = torch.arange(len(alive), device=run.device)
+        return finished
+
+    def _start(self) -> tuple[KeyValues, Batch]:
+        config, device = self._run.model.config, self._run.device
+        lengths = np.array([len(ids) for ids in self._prompts], np.int64)
+        shape = (
+            len(lengths), config.num_attention_heads, int((lengths + self._room).max()),
+            config.head_size,
+        )  # fmt: skip
+        flat = torch.from_numpy(np.concatenate(self._prompts))
+        batch = make_batch(flat, torch.from_numpy(lengths)).to(device)
+        return KeyValues(config.num_hidden_layers, shape, device), batch
+
+    def _next(self, ids: list[list[int]], alive: list[int]) -> Batch:
+        """Return the newest token of each prompt, at its place."""
+        tokens = torch.tensor([ids[i][-1] for i in alive], dtype=torch.int64)
+        places = [len(self._prompts[i]) + len(ids[i]) - 1 for i in alive]
+        batch = make_batch(tokens, torch.ones(len(alive), dtype=torch.int64))
+        batch = dataclasses.replace(batch, position_ids=torch.tensor(places, dtype=torch.int64))
+        return batch.to(self._run.device)
+
+    def _choose(self, logits: Tensor, alive: list[int], step: int) -> list[int]:
+        """Return the next token of each prompt from logits (S, V)."""
+        logits = logits[:, : self._run.tokenizer.vocab_size]
+        if self._config.temperature == 0:
+            return logits.argmax(dim=1).tolist()
+        from lmdata.rng import draw, stream_key  # it brings Numba, which greedy can do without
+
+        places = self._indices[alive]
+        words = draw(stream_key(self._config.seed, "generate"), places, np.full(len(places), step))
+        points = torch.from_numpy((words + 0.5) / 2**32).to(logits.device)
+        return sample(logits, points, self._config).tolist()
+
+    def _stop(self, ids: list[int], prompt: int, token: int) -> Stop | None:
+        """Add a token unless it ends the text; return why the prompt is finished, if it is."""
+        if token == self._end_id:
+            return "end of text"
+        ids.append(token)
+        if len(ids) < self._room[prompt]:
+            return None
+        is_full = self._room[prompt] < self._config.max_new_tokens
+        return "model full" if is_full else "max_new_tokens"
+
+
+def _end_id(run: Run) -> int | None:
+    """Return the token that ended documents in training."""
+    special_ids = run.tokenizer.special_ids
+    name = "eos" if run.is_causal and special_ids["eos"] is not None else "sep"
+    return special_ids[name]
+
+
+def sample(logits: Tensor, points: Tensor, config: GenerationConfig) -> Tensor:
+    """Return the tokens at some points of the cumulative distributions, likeliest tokens first.
+
+    Temperature, then top-k, then top-p, as in transformers.
+
+    Args:
+        logits: float32 (S, V)
+        points: float64 (S,) in (0, 1), uniform
+        config: temperature above 0
+
+    Returns:
+        int64 (S,)
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 2.0, 1.0]] * 2)
+        >>> sample(logits, torch.tensor([0.5, 0.9]).double(), GenerationConfig(top_k=2)).tolist()
+        [1, 2]
+    """
+    num_kept = min(config.top_k or logits.shape[1], logits.shape[1])
+    best, tokens = torch.topk(logits.double() / config.temperature, num_kept, dim=1)
+    probabilities = best.softmax(dim=1)  # (S, k), descending
+    if config.top_p is not None:
+        before = probabilities.cumsum(dim=1) - probabilities
+        probabilities = probabilities.where(before < config.top_p, 0.0)
+    cumulative = probabilities.cumsum(dim=1)
+    place = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True)
+    return tokens.gather(1, place.clamp(max=num_kept - 1))[:, 0]

@@ -1,0 +1,1 @@
+"""Folders that stock transformers classes open, ONNX files, and their proofs."""

@@ -1,0 +1,364 @@
+"""What a model card tells of a run or a fine-tuned model: all of it read from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmdata.errors import LmdataError
+from lmdata.recipes import Recipe
+from lmdata.schema import Manifest, read_manifest
+from lmdata.tokenizer import Tokenizer
+from lmmodel.fine_tuned import FineTuned
+from lmmodel.handover.card import TASK_TAGS, Card, answering_example, pipeline_example
+from lmmodel.handover.settings import architecture
+from lmmodel.metrics import METRICS_NAME, read_metrics
+from lmmodel.model import ModelConfig, num_parameters
+from lmmodel.objectives import OBJECTIVES, make_objective
+from lmmodel.record import WEIGHTS_NAME, hash_file
+from lmmodel.run import RunRecord, read_record
+from lmmodel.trained import Run
+
+# More rows than this make no page that anyone reads.
+MAX_LISTED = 12
+FIGURE_NAMES = {
+    "loss": "held-out loss, nats a token",
+    "nats_per_byte": "held-out loss, nats a byte",
+    "unigram_loss": "loss of guessing by frequency, nats a token",
+    "perplexity": "perplexity",
+    "accuracy": "accuracy",
+    "top5_accuracy": "accuracy of the first five",
+    "causal_loss": "loss of next tokens, nats",
+    "pair_loss": "loss of sentence pairs, nats",
+    "pair_accuracy": "accuracy of sentence pairs",
+    "num_examples": "held-out examples",
+    "num_labels": "held-out tokens predicted",
+}
+NO_LICENSE = "No license is stated here: that of the data decides. Add one before you publish."
+
+
+def describe_run(run: Run, name: str, difference: float | None) -> Card:
+    """Return the card of a pretrained model.
+
+    Args:
+        run: what is exported
+        name: of the folder
+        difference: of logits to transformers; None where it is not installed
+    """
+    config = run.model.config
+    class_name = architecture(config)
+    tag = "text-generation" if config.is_causal else "fill-mask"
+    mask = run.tokenizer.special_tokens.get("mask", "[MASK]")
+    prompt = "The capital of" if config.is_causal else f"The capital of France is {mask}."
+    return Card(
+        title=f"{name}: {class_name}, {config.num_hidden_layers} x {config.hidden_size}",
+        class_name=class_name,
+        pipeline_tag=tag,
+        tags=[config.family, "pretraining"],
+        summary=f"A language model of {num_parameters(config):,} parameters, trained by "
+        f"{_objective(run.record)}. {_opens(class_name)}",
+        example=pipeline_example(tag, name, prompt),
+        tables={
+            "Figures": held_out_figures(run.path),
+            "Data": data_table(run.record, run.tokenizer),
+            "Recipe": recipe_table(_recipe(run.record)),
+            "Training": training_table(run),
+            "Model": model_table(config),
+            "Proof": _proof(difference),
+        },
+        notes=[*_pretraining_notes(run), NO_LICENSE],
+    )
+
+
+def describe_fine_tuned(tuned: FineTuned, name: str, difference: float | None) -> Card:
+    """Return the card of a fine-tuned model; arguments as for `describe_run`."""
+    record, config = tuned.record, tuned.model.config
+    class_name, tag = architecture(config, record.task), TASK_TAGS[record.task]
+    is_answering = record.task == "question-answering"
+    return Card(
+        title=f"{name}: {class_name}, {config.num_hidden_layers} x {config.hidden_size}",
+        class_name=class_name,
+        pipeline_tag=tag,
+        tags=[config.family, record.task],
+        summary=f"A model of {_num_weights(tuned):,} parameters, fine-tuned for {record.task}. "
+        f"{_opens(class_name)}",
+        example=answering_example(name)
+        if is_answering
+        else pipeline_example(tag, name, "A text to try it on."),
+        tables={
+            "Scores on the validation file": score_table(record.figures),
+            "Labels": _labels(record.labels),
+            "Data": {"": ("rows", "examples", "file (xxh3)"), **_task_files(record.data)},
+            "Fine-tuning": _fine_tuning_table(tuned),
+            "Data of the pretraining": _pretraining_data(tuned),
+            "Model": model_table(config),
+            "Proof": _proof(difference),
+        },
+        notes=[*_fine_tuning_notes(tuned), NO_LICENSE],
+    )
+
+
+def _opens(class_name: str) -> str:
+    return f"It opens with the stock `transformers.{class_name}`, without remote code."
+
+
+def _num_weights(tuned: FineTuned) -> int:
+    """Return how many weights the stock class has: all but the unused vocabulary head."""
+    named = tuned.model.named_parameters()
+    return sum(w.numel() for name, w in named if not name.startswith("backbone.head."))
+
+
+def _pretraining_data(tuned: FineTuned) -> dict[str, Any]:
+    """Return what the run was trained on that the model began with, if it is still there."""
+    origin = tuned.record.origin
+    run, weights = Path(origin["run"]), Path(origin["run"]) / WEIGHTS_NAME
+    is_there = weights.is_file() and hash_file(weights) == origin["weights_xxh3"]
+    if tuned.record.config.from_scratch or not is_there:
+        return {}
+    return data_table(read_record(run), tuned.tokenizer)
+
+
+def _objective(record: RunRecord) -> str:
+    config = record.config.objective
+    parts = make_objective(config).parts
+    pair_view = OBJECTIVES[config.name].pair_view
+    skills = [
+        "filling in masked tokens" if not all(part.is_causal for part in parts) else None,
+        "predicting the next token" if any(part.is_causal for part in parts) else None,
+        f"judging sentence pairs ({pair_view})" if pair_view is not None else None,
+    ]
+    return " and ".join(skill for skill in skills if skill)
+
+
+def held_out_figures(run_path: Path) -> dict[str, Any]:
+    """Return the last held-out figures in a run's metrics, empty where there are none."""
+    prefix = "validation_"
+    entries = [entry for entry in read_metrics(run_path / METRICS_NAME) if f"{prefix}loss" in entry]
+    last = entries[-1] if entries else {}
+    named = {
+        FIGURE_NAMES.get(name.removeprefix(prefix), name.removeprefix(prefix)): value
+        for name, value in last.items()
+        if name.startswith(prefix)
+    }
+    return ({"after step": last["step"]} | named) if last else {}
+
+
+def data_table(record: RunRecord, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what a run was trained on; of data that is gone, its hash."""
+    own = {
+        "dataset manifest (xxh3)": f"`{record.data_hash}`" if record.data_hash else None,
+        "tokenizer": f"{tokenizer.definition['model']['type']}, {tokenizer.vocab_size:,} pieces",
+        "tokenizer (xxh3)": f"`{record.tokenizer_hash}`",
+    }
+    manifest = _find_manifest(record)
+    return own if manifest is None else {**manifest_table(manifest), **own}
+
+
+def _find_manifest(record: RunRecord) -> Manifest | None:
+    """Return the manifest of the data that a run was trained on, if it is still there."""
+    if not record.data_path:
+        return None
+    try:
+        manifest = read_manifest(Path(record.data_path))
+    except LmdataError:
+        return None
+    return manifest if manifest.hash == record.data_hash else None
+
+
+def manifest_table(manifest: Manifest) -> dict[str, Any]:
+    """Return what a dataset says of itself: its amounts, and its sources by folder."""
+    kind = {"tokens": "documents", "examples": "examples"}[manifest.kind]
+    table: dict[str, Any] = {
+        f"{kind}, {split}": f"{manifest.num_rows(split):,}; "
+        f"{sum(shard.tokens for shard in shards):,} tokens"
+        for split, shards in manifest.splits.items()
+        if shards
+    }
+    groups: dict[str, list[int]] = {}
+    for source in manifest.sources:
+        folder, _, rest = source.name.partition("/")
+        amounts = groups.setdefault(f"{folder}/" if rest else folder, [0, 0])
+        amounts[0] += 1
+        amounts[1] += source.bytes
+    table["sources"] = (
+        f"{len(manifest.sources):,} files, {sum(one.bytes for one in manifest.sources):,} bytes"
+    )
+    for name, (num_files, num_bytes) in list(groups.items())[:MAX_LISTED]:
+        files = "" if num_files == 1 and not name.endswith("/") else f"{num_files:,} files, "
+        table[f"source `{name}`"] = f"{files}{num_bytes:,} bytes"
+    if len(groups) > MAX_LISTED:
+        table["other sources"] = f"{len(groups) - MAX_LISTED:,} files or folders"
+    return {**table, "made with": manifest.created_with}
+
+
+def _recipe(record: RunRecord) -> Recipe | Mapping[str, Any] | None:
+    """Return the recipe that a run saw examples by: its own, or that of frozen examples."""
+    if record.config.recipe is not None or not record.num_steps:
+        return record.config.recipe if record.num_steps else None
+    manifest = _find_manifest(record)
+    recipe = manifest.configuration.get("recipe") if manifest is not None else None
+    return recipe if isinstance(recipe, Mapping) else None
+
+
+def recipe_table(recipe: Recipe | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a recipe without what is not set.
+
+    Example:
+        >>> recipe_table(Recipe(view="single"))["view"]
+        'single'
+    """
+    if recipe is None:
+        return {}
+    values = vars(recipe) if isinstance(recipe, Recipe) else recipe
+    if values["corruption"] == "none":
+        masks = ("mlm_probability", "max_predictions", "count", "coverage",
+                 "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
+        values = {name: value for name, value in values.items() if name not in masks}
+    return {
+        name.replace("_", " "): " to ".join(map(str, value))
+        if isinstance(value, list | tuple)
+        else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def training_table(run: Run) -> dict[str, Any]:
+    """Return how a run was trained, or where it was imported from."""
+    record, config = run.record, run.record.config
+    origin = {"began with": _named_origin(record.origin)}
+    if not record.num_steps:
+        return origin
+    entries = read_metrics(run.path / METRICS_NAME)
+    seen = [entry["num_tokens"] for entry in entries if "num_tokens" in entry]
+    optimizer = config.optimizer
+    rates = f"{optimizer.name}, peak rate {optimizer.lr:g}"
+    if optimizer.name == "muon":
+        rates += f", on matrices {optimizer.muon_lr:g}"
+    return {
+        "objective": config.objective.name,
+        "steps": record.num_steps,
+        "tokens": seen[-1] if seen else None,
+        "examples a step": config.batch.size,
+        "optimizer": rates,
+        "schedule": f"{config.schedule.kind}, warm-up {config.schedule.warmup_ratio:g}",
+        "averaging": None if config.averaging.kind == "none" else config.averaging.kind,
+        "dropout": config.model.dropout,
+        "precision": config.precision,
+        "seed": config.seed,
+        "device": record.environment["device"],
+        "torch": record.environment["torch"],
+        **origin,
+    }
+
+
+def _named_origin(origin: Mapping[str, Any] | None) -> str | None:
+    """Return where first weights are from: a run, or the folder that was imported."""
+    if origin is None:
+        return None
+    path = Path(origin.get("run") or origin["folder"])
+    kind = f"{origin['architecture']} in " if "architecture" in origin else ""
+    return f"{kind}`{path.name}`, weights `{origin['weights_xxh3']}`"
+
+
+def model_table(config: ModelConfig) -> dict[str, Any]:
+    """Return the shape of a model."""
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
+             "vocab_size", "max_position_embeddings", "positions")  # fmt: skip
+    table = {name.removeprefix("num_").replace("_", " "): getattr(config, name) for name in names}
+    if config.is_modern:
+        table["attention"] = (
+            f"all tokens in every {config.global_every}. layer from the first, else "
+            f"{config.local_window // 2} to either side"
+        )
+    return {"family": config.family, **table}
+
+
+def _proof(difference: float | None) -> dict[str, Any]:
+    return {"largest difference of logits between lmmodel and transformers": difference}
+
+
+def _pretraining_notes(run: Run) -> list[str]:
+    config, record = run.model.config, run.record
+    notes = []
+    if config.has_nsp_head and config.family != "bert":
+        notes.append("The head for sentence pairs is left out: the stock class has none.")
+    if run.is_causal and not config.is_causal:
+        notes.append("It was trained on next tokens only; the stock class sees both sides.")
+    if fresh := (record.origin or {}).get("fresh") if record.is_imported else None:
+        notes.append(f"Random, for the checkpoint had none: {', '.join(fresh)}.")
+    if config.vocab_size > run.tokenizer.vocab_size:
+        count = config.vocab_size - run.tokenizer.vocab_size
+        notes.append(f"The last {count:,} ids stand for no piece.")
+    return notes
+
+
+def score_table(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores by name: of the kept weights, their mean and spread over the seeds, guessing.
+
+    Example:
+        >>> figures = {"kept_seed": 1, "mean": {"f1": 0.6}, "spread": {"f1": 0.1}, "guess": {},
+        ...            "seeds": [{"seed": 0, "scores": {"f1": 0.5}},
+        ...                      {"seed": 1, "scores": {"f1": 0.7}}]}
+        >>> score_table(figures)
+        {'': ('this model', 'mean of 2 seeds', 'spread'), 'f1': (0.7, 0.6, 0.1)}
+    """
+    seeds = figures["seeds"]
+    kept = next(one["scores"] for one in seeds if one["seed"] == figures["kept_seed"])
+    columns: dict[str, Mapping[str, float]] = {"this model": kept}
+    if len(seeds) > 1:
+        columns |= {f"mean of {len(seeds)} seeds": figures["mean"], "spread": figures["spread"]}
+    if figures["guess"]:
+        columns["most frequent label"] = figures["guess"]
+    rows = {
+        name.replace("_", " "): tuple(column.get(name, "") for column in columns.values())
+        for name in kept
+        if not name.endswith(("_low", "_high"))
+    }
+    if "accuracy_low" in kept:
+        interval = f"{kept['accuracy_low']:.4g} to {kept['accuracy_high']:.4g}"
+        rows["accuracy, 95 % interval"] = (interval,)
+    return {"": tuple(columns), **rows}
+
+
+def _labels(labels: tuple[str, ...]) -> dict[str, Any]:
+    if len(labels) > 4 * MAX_LISTED:
+        return {"number of labels": len(labels)}
+    return {str(index): f"`{label}`" for index, label in enumerate(labels)}
+
+
+def _task_files(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: (part["num_rows"], part["num_examples"],
+               f"`{Path(part['path']).name}` (`{part['xxh3']}`)")
+        for name, part in data.items()
+    }  # fmt: skip
+
+
+def _fine_tuning_table(tuned: FineTuned) -> dict[str, Any]:
+    record, config = tuned.record, tuned.record.config
+    return {
+        "began with": "random weights"
+        if config.from_scratch
+        else f"`{Path(record.origin['run']).name}`, weights `{record.origin['weights_xxh3']}`",
+        "trained": "the head only" if config.freeze else "all weights",
+        "epochs at most": config.num_epochs,
+        "examples a step": config.batch_size,
+        "peak learning rate": config.peak_lr,
+        "dropout": config.dropout,
+        "longest example": f"{record.max_seq_length} tokens",
+        "chosen by": config.best_score,
+        "tokenizer (xxh3)": f"`{record.tokenizer_hash}`",
+        "torch": record.environment["torch"],
+    }
+
+
+def _fine_tuning_notes(tuned: FineTuned) -> list[str]:
+    notes = [
+        f"It was fine-tuned on at most {tuned.record.max_seq_length} tokens at a time; it takes "
+        f"{tuned.model.config.max_position_embeddings}."
+    ]
+    if tuned.record.task == "token-classification":
+        notes.append("A word's label is that of its first piece; the others were not trained.")
+    return notes

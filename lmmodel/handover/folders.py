@@ -1,0 +1,177 @@
+"""Hugging Face folders on disk: config.json, safetensors, tokenizer files, README. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import xxhash
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lmdata.errors import TokenizerError
+from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from lmmodel.checkpoint import save_tensors
+from lmmodel.errors import HuggingFaceError
+from lmmodel.model import ModelConfig
+from lmmodel.record import hash_file
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+CARD_NAME = "README.md"
+PICKLES = frozenset({".bin", ".pt", ".pth", ".h5", ".ckpt", ".msgpack"})
+
+
+def write_folder(
+    folder: Path,
+    theirs: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+) -> None:
+    """Write what `from_pretrained` reads; files that are there are overwritten.
+
+    Args:
+        folder: is made
+        theirs: content of config.json
+        weights: under their names
+        tokenizer: the one that the ids belong to
+        config: of our model
+
+    Raises:
+        HuggingFaceError: the tokenizer has more ids than the model
+    """
+    check_vocabulary(tokenizer, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / WEIGHTS_NAME, weights)
+    write_json(folder / CONFIG_NAME, theirs)
+    save_tokenizer(tokenizer, folder)
+    path = folder / TOKENIZER_CONFIG_NAME
+    own = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, own | _tokenizer_settings(tokenizer, config, theirs.get("pad_token_id")))
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Check that the model has a row for each id.
+
+    Raises:
+        HuggingFaceError: the tokenizer has more
+    """
+    if tokenizer.vocab_size > config.vocab_size:
+        raise HuggingFaceError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {config.vocab_size}: "
+            "take the tokenizer that it was trained with"
+        )
+
+
+def _tokenizer_settings(
+    tokenizer: Tokenizer, config: ModelConfig, pad_id: int | None
+) -> dict[str, Any]:
+    """Return what their tokenizer must know of the model: its length and its inputs.
+
+    GPT-2 would read segments as tokens, and add their embeddings.
+    """
+    segments = ["token_type_ids"] if config.family == "bert" else []
+    settings: dict[str, Any] = {
+        "model_max_length": config.max_position_embeddings,
+        "model_input_names": ["input_ids", *segments, "attention_mask"],
+    }
+    return settings if pad_id is None else settings | {"pad_token": tokenizer.piece(pad_id)}
+
+
+def without_added_specials(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer that puts nothing around a text; the ids of the text stay the same."""
+    if not tokenizer.backend.num_special_tokens_to_add(False):
+        return tokenizer
+    definition = json.dumps({**tokenizer.definition, "post_processor": None})
+    return Tokenizer(tokenizers.Tokenizer.from_str(definition), tokenizer.special_tokens)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON that people can read."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json.
+
+    Raises:
+        HuggingFaceError: no such file, or no JSON object
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise HuggingFaceError(f"{folder} holds no config.json: is it a Hugging Face folder?")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HuggingFaceError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise HuggingFaceError(f"{path} must hold a table, it holds a {type(content).__name__}")
+    return content
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder's safetensors, one file or many with an index.
+
+    Raises:
+        HuggingFaceError: only a pickle, nothing, or a file that is missing or damaged
+    """
+    weights: dict[str, Tensor] = {}
+    for name in _weight_files(folder):
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                weights |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise HuggingFaceError(f"{folder / name} can't be read: {error}") from error
+    return weights
+
+
+def hash_weights(folder: Path) -> str:
+    """Return the xxh3_128 of a folder's weights, in hex; of many files, that of their hashes."""
+    hashes = [hash_file(folder / name) for name in _weight_files(folder)]
+    return hashes[0] if len(hashes) == 1 else xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = folder / INDEX_NAME
+    if index.is_file():
+        try:
+            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise HuggingFaceError(
+                f"{index} is not an index of weights ({error!r}): get the folder again"
+            ) from error
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise HuggingFaceError(_why_no_weights(folder))
+    return [WEIGHTS_NAME]
+
+
+def _why_no_weights(folder: Path) -> str:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if not pickles:
+        return f"{folder} holds no {WEIGHTS_NAME}: get the folder again, weights included"
+    return (
+        f"{folder} holds its weights as {pickles[0]} only, which can run code when it is opened: "
+        "convert it with `AutoModel.from_pretrained(...).save_pretrained(..., "
+        f"safe_serialization=True)` on a machine where that is safe, or get {WEIGHTS_NAME}"
+    )
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer in a folder.
+
+    Raises:
+        HuggingFaceError: there is none, or it can't be read
+    """
+    try:
+        return load_tokenizer(folder)
+    except TokenizerError as error:
+        raise HuggingFaceError(
+            f"{error}. Get the tokenizer's files as well, or save them there by "
+            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
+        ) from error

@@ -1,0 +1,170 @@
+"""The proof of an export or import: the stock class gives the same logits."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lmmodel.batch import Batch, make_batch
+from lmmodel.errors import HuggingFaceError
+from lmmodel.model import ModelConfig, Transformer
+from lmmodel.task_model import TaskModel
+
+# Both sides are float32: what they may differ by, for logits up to 10; in proportion above.
+MAX_LOGIT_DIFFERENCE = 1e-4
+USUAL_LOGIT = 10.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sequences of random ids, of different lengths."""
+
+    ids: tuple[Tensor, ...]  # int64 (L,) each
+    segments: tuple[Tensor, ...]  # int64 (L,) each: 0, then 1 where the model has segments
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence."""
+        return [len(row) for row in self.ids]
+
+    def packed(self) -> Batch:
+        """Return the sequences end to end."""
+        return make_batch(
+            torch.cat(self.ids), torch.tensor(self.lengths), token_type_ids=torch.cat(self.segments)
+        )
+
+    def padded(self, pad_id: int) -> dict[str, Tensor]:
+        """Return the sequences as rows of equal length: int64 (B, L) each."""
+        mask = [torch.ones_like(row) for row in self.ids]
+        return {
+            "input_ids": pad_sequence(list(self.ids), batch_first=True, padding_value=pad_id),
+            "attention_mask": pad_sequence(mask, batch_first=True),
+            "token_type_ids": pad_sequence(list(self.segments), batch_first=True),
+        }
+
+
+def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sample:
+    """Return two sequences without padding ids, longer than a local layer sees."""
+    longest = min(config.max_position_embeddings, 2 * config.local_window + 3)
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [longest, max(1, longest // 3)]
+    ids = [
+        torch.randint(0, config.vocab_size, (length,), generator=generator) for length in lengths
+    ]
+    if pad_id is not None:  # stock classes look for it where rows end
+        ids = [torch.where(row == pad_id, (pad_id + 1) % config.vocab_size, row) for row in ids]
+    has_segments = config.family == "bert" and config.type_vocab_size > 1
+    segments = [(torch.arange(n) > n // 2).long() * has_segments for n in lengths]
+    return Sample(tuple(ids), tuple(segments))
+
+
+@torch.no_grad()
+def our_logits(model: Transformer | TaskModel, batch: Batch) -> list[Tensor]:
+    """Return every head's logits: of tokens (T, C), of sequences (B, C)."""
+    if isinstance(model, TaskModel):
+        return [model(batch)]
+    hidden = model(batch)
+    logits: list[Tensor] = [model.lm_logits(hidden)]
+    if model.config.has_nsp_head and model.config.family == "bert":
+        logits.append(model.nsp_logits(hidden[batch.first_positions]))
+    return logits
+
+
+@torch.no_grad()
+def stock_logits(folder: Path, class_name: str, sample: Sample, pad_id: int | None) -> list[Tensor]:
+    """Return what a stock transformers class makes of a folder: as `our_logits`.
+
+    The sequences are padded, as users pad them; one at a time where there is no padding id.
+
+    Raises:
+        HuggingFaceError: the class does not open the folder
+    """
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        cls = getattr(transformers, class_name)
+        theirs = cls.from_pretrained(folder, dtype=torch.float32).eval()
+    except (AttributeError, OSError, ValueError, RuntimeError) as error:
+        raise HuggingFaceError(f"{class_name} does not open {folder}: {error}") from error
+    takes_segments = theirs.config.model_type == "bert"
+    if pad_id is not None:
+        return _heads(theirs, sample.padded(pad_id), sample.lengths, takes_segments)
+    rows = [
+        Sample((ids,), (segments,))
+        for ids, segments in zip(sample.ids, sample.segments, strict=True)
+    ]
+    outputs = [_heads(theirs, row.padded(0), row.lengths, takes_segments) for row in rows]
+    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+
+
+def _heads(
+    theirs: Any, inputs: dict[str, Tensor], lengths: Sequence[int], takes_segments: bool
+) -> list[Tensor]:
+    """Return a stock model's logits without padding."""
+    if not takes_segments:
+        inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
+    output = theirs(**inputs)
+    if "start_logits" in output:
+        found = [torch.stack([output.start_logits, output.end_logits], dim=-1)]
+    elif "prediction_logits" in output:
+        found = [output.prediction_logits, output.seq_relationship_logits]
+    else:
+        found = [output.logits]
+    return [
+        torch.cat([row[:n] for row, n in zip(value, lengths, strict=True)])
+        if value.dim() == 3
+        else value
+        for value in found
+    ]
+
+
+def check_parity(
+    model: Transformer | TaskModel, folder: Path, class_name: str, pad_id: int | None
+) -> float | None:
+    """Return the largest difference of logits between a model and a folder, opened stock.
+
+    Both run in float32 on the CPU, on sequences of random ids and two lengths.
+
+    Args:
+        model: on the CPU, in evaluation mode
+        folder: what the stock class opens
+        class_name: of transformers
+        pad_id: the folder's padding id
+
+    Returns:
+        The largest absolute difference, or None where transformers is not installed.
+
+    Raises:
+        HuggingFaceError: the difference is more than rounding
+    """
+    if importlib.util.find_spec("transformers") is None:
+        return None
+    sample = make_sample(model.config, pad_id)
+    ours = our_logits(model, sample.packed())
+    theirs = stock_logits(folder, class_name, sample, pad_id)
+    return largest_difference(ours, theirs, f"transformers computes other logits from {folder}")
+
+
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor], complaint: str) -> float:
+    """Return the largest absolute difference.
+
+    Raises:
+        HuggingFaceError: it is more than rounding; the message begins with `complaint`
+    """
+    pairs = list(zip(ours, theirs, strict=True))
+    difference = max(float((a - b).abs().max()) for a, b in pairs)
+    scale = max(1.0, max(float(a.abs().max()) for a, _ in pairs) / USUAL_LOGIT)
+    if not difference <= MAX_LOGIT_DIFFERENCE * scale:
+        raise HuggingFaceError(
+            f"{complaint}, by up to {difference:.2g} (allowed {MAX_LOGIT_DIFFERENCE * scale:g}): "
+            "nothing was written; please report this"
+        )
+    return difference

@@ -1,0 +1,127 @@
+"""A Hugging Face checkpoint to a run folder, to evaluate, fine-tune or go on training with."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmdata.tokenizer import Tokenizer
+from lmmodel.checkpoint import save_tensors
+from lmmodel.config import TrainConfig
+from lmmodel.device import describe_environment
+from lmmodel.fine_tuned import writing
+from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
+from lmmodel.handover.parity import check_parity
+from lmmodel.handover.settings import architecture
+from lmmodel.handover.stock import Imported, import_model
+from lmmodel.model import ModelConfig, num_parameters
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
+from lmmodel.run import WEIGHTS_NAME, RunRecord, check_output, create_run
+
+DEFAULT_MAX_SEQ_LENGTH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """What became of a checkpoint."""
+
+    output: Path
+    architecture: str  # the transformers class that an export of it opens with
+    num_parameters: int
+    fresh: tuple[str, ...]  # our weights that the folder lacks: they are random
+    unused: tuple[str, ...]  # its weights that have no place here
+    max_logit_difference: float | None  # None: transformers is not installed, or a head is fresh
+
+
+def import_checkpoint(folder: Path, output: Path, *, overwrite: bool = False) -> Import:
+    """Write a run folder of a checkpoint; it appears whole or not at all.
+
+    BERT, ModernBERT and GPT-2 in safetensors, with their tokenizer; one file or many.
+
+    Args:
+        folder: that `save_pretrained` wrote, or a copy from the Hub
+        output: run folder to write
+        overwrite: replace the run that is there
+
+    Raises:
+        HuggingFaceError: the architecture, a setting or the file format is not supported, the
+            tokenizer is missing or has more ids than the model, or transformers, where installed,
+            computes other logits
+        RunError: `output` holds a run already, or something that is not a run
+    """
+    check_output(output, overwrite=overwrite)
+    imported = import_model(folder)
+    config = imported.model.config
+    tokenizer = read_tokenizer(folder)
+    check_vocabulary(tokenizer, config)
+    difference = None
+    if not imported.fresh:
+        pad_id = imported.theirs.get("pad_token_id")
+        difference = check_parity(imported.model, folder, architecture(config), pad_id)
+    with writing(output) as temporary:
+        create_run(temporary, make_record(folder, imported, tokenizer), tokenizer, overwrite=False)
+        save_tensors(temporary / WEIGHTS_NAME, dict(imported.model.named_parameters()))
+    return Import(
+        output=output,
+        architecture=architecture(config),
+        num_parameters=num_parameters(config),
+        fresh=tuple(imported.fresh),
+        unused=tuple(imported.unused),
+        max_logit_difference=difference,
+    )
+
+
+def make_record(folder: Path, imported: Imported, tokenizer: Tokenizer) -> RunRecord:
+    """Return the record of a run without steps and without data of its own."""
+    return RunRecord(
+        config=make_config(imported),
+        num_steps=0,
+        data_path="",
+        data_hash="",
+        tokenizer_hash=tokenizer.hash,
+        environment=describe_environment(torch.device("cpu")),
+        origin=_origin(folder, imported),
+    )
+
+
+def make_config(imported: Imported) -> TrainConfig:
+    """Return the settings by which a checkpoint is evaluated: what it can do decides."""
+    model = imported.model.config
+    objective = objective_of(model, imported.fresh)
+    recipe = OBJECTIVES[objective].recipe
+    length = min(DEFAULT_MAX_SEQ_LENGTH, model.max_position_embeddings)
+    return TrainConfig(
+        device="cpu",
+        precision="fp32",
+        model=model,
+        objective=ObjectiveConfig(name=objective),
+        recipe=dataclasses.replace(recipe, max_seq_length=length),
+    )
+
+
+def objective_of(model: ModelConfig, fresh: list[str]) -> str:
+    """Return the objective whose heads a checkpoint has.
+
+    Example:
+        >>> objective_of(ModelConfig(has_nsp_head=True), ["nsp_head.classifier.weight"])
+        'mlm'
+    """
+    if model.is_causal:
+        return "clm"
+    has_classifier = model.has_nsp_head and "nsp_head.classifier.weight" not in fresh
+    return "mlm+nsp" if has_classifier else "mlm"
+
+
+def _origin(folder: Path, imported: Imported) -> dict[str, Any]:
+    named = imported.theirs.get("architectures") or [imported.theirs["model_type"]]
+    return {
+        "folder": str(folder.resolve()),
+        "architecture": named[0],
+        "weights_xxh3": hash_weights(folder),
+        "fresh": list(imported.fresh),
+        "unused": list(imported.unused),
+    }

@@ -1,0 +1,208 @@
+"""A trained model over many batches, as fast as the machine can: no gradients, every core busy.
+
+On a CPU each core computes batches of its own, one thread each: nothing waits for the slowest at
+every product. float32 products go to oneDNN with the weights laid out for it once, where torch has
+that; it is 1.4 times as fast as the library torch takes otherwise on the machines measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmmodel.model import Linear, Transformer, VocabularyHead
+
+BatchT = TypeVar("BatchT")
+ResultT = TypeVar("ResultT")
+
+Precision = Literal["fp32", "bf16"]
+
+# Tokens of one batch: enough that products, not calls, take the time.
+CPU_BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 65_536
+
+# Logits that exist at once: 8 MiB of float32 on a CPU.
+CPU_CHUNK = 2**21
+GPU_CHUNK = 2**28
+
+# Batches under way for each thread.
+_AHEAD = 4
+
+
+def batch_tokens(device: torch.device) -> int:
+    """Return the tokens of a batch that suits a device."""
+    return CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+
+
+def split_by_tokens(lengths: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """Yield items, shortest first, in groups of at most `most` tokens, or of one longer item.
+
+    Args:
+        lengths: int64 (N,) tokens of each item
+        most: at least 1
+
+    Example:
+        >>> [group.tolist() for group in split_by_tokens(np.array([3, 2, 9, 2]), 5)]
+        [[1, 3], [0], [2]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    totals = np.concatenate([[0], np.cumsum(lengths[order])])
+    start = 0
+    while start < len(order):
+        fitting = int(np.searchsorted(totals, totals[start] + most, side="right")) - 1
+        stop = max(fitting, start + 1)
+        yield order[start:stop]
+        start = stop
+
+
+def map_batches(
+    function: Callable[[BatchT], ResultT], batches: Iterable[BatchT], device: torch.device
+) -> Iterator[ResultT]:
+    """Yield what a function returns for each batch, in order, without gradients.
+
+    On a CPU the batches are computed by as many threads as torch has.
+    """
+
+    def compute(batch: BatchT) -> ResultT:
+        with torch.inference_mode():
+            return function(batch)
+
+    num_threads = torch.get_num_threads()
+    if device.type != "cpu" or num_threads == 1:
+        yield from map(compute, batches)
+        return
+    with _one_thread_each(num_threads) as pool:
+        waiting: deque[Future[ResultT]] = deque()
+        for batch in batches:
+            waiting.append(pool.submit(compute, batch))
+            if len(waiting) > _AHEAD * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextlib.contextmanager
+def _one_thread_each(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Have threads in each of which torch computes alone."""
+    try:
+        pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
+        with pool:
+            try:
+                yield pool
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
+    """Return the model for `map_batches`: itself, or a twin that shares what it can.
+
+    On a CPU the twin has its products laid out for oneDNN, which gives the same numbers but for
+    rounding. In bf16 layers compute with 8 binary digits; the vocabulary head stays in float32.
+
+    Args:
+        model: float32, in evaluation mode
+        precision: of the layers
+    """
+    is_on_cpu = model.embeddings.tokens.weight.device.type == "cpu"
+    is_packed = is_on_cpu and _has_onednn()
+    if model.training or not (is_packed or precision == "bf16"):
+        return model
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    twin = _packed(model, dtype) if is_packed else copy.copy(model)
+    assert isinstance(twin, Transformer)
+    twin._modules = {**twin._modules, "head": ExactHead(model, is_packed=is_packed)}
+    twin.compute_dtype = dtype
+    return twin
+
+
+def _has_onednn() -> bool:
+    is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _packed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return the module with every product in it packed; the original stays as it is."""
+    if isinstance(module, Linear):
+        return PackedLinear(module.weight, module.bias, dtype)
+    twin = copy.copy(module)
+    twin._modules = {
+        name: None if child is None else _packed(child, dtype)
+        for name, child in module._modules.items()
+    }
+    return twin
+
+
+class PackedLinear(nn.Module):
+    """x W' + b by oneDNN on a CPU, in float32 or bf16, without gradients."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        pack: Any = torch.ops.mkldnn._reorder_linear_weight
+        self.weight: Tensor = pack(weight.detach().to(dtype), 0)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return floats (..., out_features)."""
+        product: Any = torch.ops.mkldnn._linear_pointwise
+        out: Tensor = product(x, self.weight, self.bias, "none", [], "")
+        return out
+
+
+class ExactHead(nn.Module):
+    """The vocabulary head of a model in float32, whatever its layers compute in."""
+
+    def __init__(self, model: Transformer, *, is_packed: bool) -> None:
+        super().__init__()
+        packed = _packed(model.head, torch.float32) if is_packed else model.head
+        assert isinstance(packed, VocabularyHead)
+        self.head = packed
+        weight, bias = model.embeddings.tokens.weight, getattr(model.head, "bias", None)
+        self.product = PackedLinear(weight, bias) if is_packed else None
+
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """Return float32 (P, V) from hidden (P, D) and the embeddings of the model."""
+        if self.product is None:
+            exact: Tensor = self.head(hidden.float(), embeddings)
+            return exact
+        logits: Tensor = self.product(self.head.transform(hidden.float()))
+        return logits
+
+
+def label_log_probabilities(
+    model: Transformer, hidden: Tensor, rows: Tensor, labels: Tensor
+) -> Tensor:
+    """Return how probable labels are: natural logarithms, float32 (P,).
+
+    The logits of a few rows at a time exist.
+
+    Args:
+        model: on the device of the tensors
+        hidden: floats (R, D) of the last layer
+        rows: int64 (P,) ascending, the row of `hidden` that each label is predicted from
+        labels: int64 (P,) ids
+    """
+    most = CPU_CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
+    num_rows = max(1, most // model.config.vocab_size)
+    ends = torch.searchsorted(
+        rows, torch.arange(num_rows, len(hidden) + num_rows, num_rows).to(rows)
+    )
+    parts, start = [], 0
+    for index, end in enumerate(ends.tolist()):
+        first = index * num_rows
+        logits = model.lm_logits(hidden[first : first + num_rows]).float()
+        own, wanted = rows[start:end] - first, labels[start:end]
+        parts.append(logits[own, wanted] - logits.logsumexp(dim=1)[own])
+        start = end
+    return torch.cat(parts)

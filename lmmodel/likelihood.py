@@ -1,0 +1,244 @@
+"""How likely a model finds texts, in nats (natural logarithms).
+
+A causal model gives the log-likelihood: the sum over tokens of log p(token | those before it). A
+masked model gives the pseudo-log-likelihood (Salazar et al., "Masked language model scoring", ACL
+2020): the sum over tokens of log p(token | all others), each from a copy of the text with that one
+token masked. Copies of equal length are packed into large batches, and copies that are equal, as
+those of two texts that differ in the masked word only, are computed once.
+
+A text longer than the model takes is read in windows that overlap by half, each token scored in the
+first window that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lmmodel.batch import Batch, make_batch
+from lmmodel.errors import FitError
+from lmmodel.inference import (
+    Precision,
+    batch_tokens,
+    label_log_probabilities,
+    map_batches,
+    prepare,
+    split_by_tokens,
+)
+from lmmodel.model import Transformer
+from lmmodel.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
+from lmmodel.trained import Run
+
+# Tokens of the masked copies that exist at once.
+_COPIED_TOKENS = 2**22
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """Of N texts."""
+
+    total: np.ndarray  # float64 (N,), nats, at most 0
+    num_tokens: np.ndarray  # int64 (N,), tokens scored
+    num_bytes: np.ndarray  # int64 (N,), of the text in UTF-8
+    num_windowed: int  # texts longer than the model takes
+
+    @property
+    def per_token(self) -> np.ndarray:
+        """Float64 (N,), nats; NaN where no token was scored."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.total / np.where(self.num_tokens, self.num_tokens, np.nan))
+
+    @property
+    def per_byte(self) -> np.ndarray:
+        """Float64 (N,), nats: comparable between models with other tokenizers."""
+        return np.asarray(self.total / self.num_bytes)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One batch and what it is to predict."""
+
+    batch: Batch
+    rows: torch.Tensor  # int64 (R,) of the batch, whose logits are needed
+    sources: torch.Tensor  # int64 (P,) ascending, into `rows`
+    labels: torch.Tensor  # int64 (P,)
+    tokens: np.ndarray  # int64 (P,), into the ids of all texts: where each score belongs
+
+
+def log_likelihoods(
+    run: Run,
+    texts: Sequence[str],
+    *,
+    start_token: str | None = None,
+    precision: Precision = "fp32",
+    progress: Callable[[int, int], None] | None = None,
+) -> Likelihoods:
+    """Return how likely a model finds each text: log-likelihood, of masked models pseudo.
+
+    Args:
+        run: the model
+        texts: each with a token at least; special tokens spelled out in them are read as text
+        start_token: of a causal model: the piece to begin with, such as `<|endoftext|>`, so that
+            the first token is scored as well; None: the first token is given, as in training
+        precision: bf16 is twice as fast where the hardware has it, and off by some 0.01 nats
+        progress: called with tokens scored and their number
+
+    Raises:
+        FitError: a text is empty, or `start_token` is no piece or the model masked
+        TokenizerError: the tokenizer lacks a special token that the model needs
+    """
+    encoded, frame = encode_texts(run.tokenizer, texts), frame_of(run, start_token=start_token)
+    windows = windows_of(run, encoded, frame)
+    model = prepare(run.model, precision)
+    scores = token_scores(run, model, encoded, frame, windows, progress=progress)
+    num_texts = encoded.num_texts
+    text = np.repeat(np.arange(num_texts), np.diff(encoded.offsets))
+    is_scored = ~np.isnan(scores)
+    return Likelihoods(
+        total=np.bincount(text[is_scored], scores[is_scored], minlength=num_texts),
+        num_tokens=np.bincount(text[is_scored], minlength=num_texts),
+        num_bytes=encoded.num_bytes,
+        num_windowed=windows.num_longer(num_texts),
+    )
+
+
+def windows_of(run: Run, encoded: Texts, frame: Frame) -> Windows:
+    """Return windows that leave room for the frame and overlap by half.
+
+    Raises:
+        FitError: the model takes too few tokens for one
+    """
+    most = run.model.config.max_position_embeddings - frame.num_tokens
+    if most < 2:
+        raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")
+    return cut_windows(encoded.offsets, most, overlap=most // 2)
+
+
+def token_scores(
+    run: Run,
+    model: Transformer,
+    encoded: Texts,
+    frame: Frame,
+    windows: Windows,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return the log-probability of each token: float64 (T,), NaN where nothing precedes it."""
+    make_jobs = _next_token_jobs if run.is_causal else _masked_jobs
+    scores = np.full(len(encoded.ids), np.nan)
+    num_done = 0
+    jobs = make_jobs(run, encoded, frame, windows)
+    for tokens, values in map_batches(lambda job: _score(model, job, run), jobs, run.device):
+        scores[tokens] = values
+        num_done += len(tokens)
+        if progress is not None:
+            progress(num_done, len(scores))
+    return scores
+
+
+def _score(model: Transformer, job: _Job, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of a job and their log-probabilities, float64 (P,)."""
+    device = run.device
+    hidden = model(job.batch.to(device), is_causal=run.is_causal, rows=job.rows.to(device))
+    sources, labels = job.sources.to(device), job.labels.to(device)
+    values = label_log_probabilities(model, hidden, sources, labels)
+    return job.tokens, values.double().cpu().numpy()
+
+
+def _next_token_jobs(run: Run, encoded: Texts, frame: Frame, windows: Windows) -> Iterator[_Job]:
+    """Yield batches of windows, shortest first, each token predicted from the one before."""
+    before = np.array(frame.before, np.int64)
+    lengths = windows.lengths + len(before)
+    for group in split_by_tokens(lengths, batch_tokens(run.device)):
+        tokens = [np.arange(windows.start[w], windows.stop[w]) for w in group]
+        ends = np.cumsum(lengths[group])
+        rows, wanted = [], []
+        for window, own, end in zip(group, tokens, ends, strict=True):
+            is_wanted = own >= windows.first[window]
+            is_wanted[0] &= bool(len(before))
+            wanted.append(own[is_wanted])
+            rows.append(end - windows.stop[window] + wanted[-1] - 1)
+        ids = np.concatenate([np.concatenate([before, encoded.ids[own]]) for own in tokens])
+        flat = np.concatenate(wanted)
+        if len(flat):
+            yield _Job(
+                batch=make_batch(torch.from_numpy(ids), torch.from_numpy(lengths[group])),
+                rows=torch.from_numpy(np.concatenate(rows)),
+                sources=torch.arange(len(flat)),
+                labels=torch.from_numpy(encoded.ids[flat]),
+                tokens=flat,
+            )
+
+
+def _masked_jobs(run: Run, encoded: Texts, frame: Frame, windows: Windows) -> Iterator[_Job]:
+    """Yield batches of copies of equal length, each with one token masked."""
+    mask_id = run.tokenizer.require_special("mask")
+    most = batch_tokens(run.device)
+    for length in np.unique(windows.lengths):
+        own = np.flatnonzero(windows.lengths == length)
+        num_together = max(1, _COPIED_TOKENS // int(length) ** 2)
+        for start in range(0, len(own), num_together):
+            copies = _copy(encoded, frame, windows, own[start : start + num_together], mask_id)
+            yield from copies.jobs(most)
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """C distinct masked copies of L tokens, and P tokens to predict from them."""
+
+    ids: np.ndarray  # int64 (C, L)
+    places: np.ndarray  # int64 (C,), of the mask
+    sources: np.ndarray  # int64 (P,) ascending, into the copies
+    labels: np.ndarray  # int64 (P,)
+    tokens: np.ndarray  # int64 (P,), into the ids of all texts
+
+    def jobs(self, most: int) -> Iterator[_Job]:
+        """Yield batches of at most `most` tokens, or of one copy."""
+        length = self.ids.shape[1]
+        num_rows = max(1, most // length)
+        for start in range(0, len(self.ids), num_rows):
+            stop = min(start + num_rows, len(self.ids))
+            part = slice(*np.searchsorted(self.sources, [start, stop]))
+            rows = np.arange(stop - start) * length + self.places[start:stop]
+            yield _Job(
+                batch=make_batch(
+                    torch.from_numpy(self.ids[start:stop].ravel()),
+                    torch.full((stop - start,), length),
+                ),
+                rows=torch.from_numpy(rows),
+                sources=torch.from_numpy(self.sources[part] - start),
+                labels=torch.from_numpy(self.labels[part]),
+                tokens=self.tokens[part],
+            )
+
+
+def _copy(
+    encoded: Texts, frame: Frame, windows: Windows, chosen: np.ndarray, mask_id: int
+) -> _Copies:
+    """Return the masked copies of windows of one length, equal ones once."""
+    length = int(windows.lengths[chosen[0]])
+    tokens = windows.start[chosen][:, None] + np.arange(length)  # (W, L - frame)
+    ids = encoded.ids[tokens]
+    framed = np.concatenate(
+        [
+            np.broadcast_to(np.array(frame.before, np.int64), (len(ids), len(frame.before))),
+            ids,
+            np.broadcast_to(np.array(frame.after, np.int64), (len(ids), len(frame.after))),
+        ],
+        axis=1,
+    )
+    window, place = np.nonzero(tokens >= windows.first[chosen][:, None])  # (P,) each
+    copies = framed[window]
+    copies[np.arange(len(copies)), place + len(frame.before)] = mask_id
+    _, first, source = np.unique(copies, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(source, kind="stable")
+    return _Copies(
+        ids=copies[first],
+        places=(place + len(frame.before))[first],
+        sources=source[order],
+        labels=ids[window, place][order],
+        tokens=tokens[window, place][order],
+    )

@@ -1,0 +1,246 @@
+"""The loop: batch, step, report, evaluate, save; and going on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from lmmodel.budget import interval
+from lmmodel.checkpoint import load_latest
+from lmmodel.config import TrainConfig
+from lmmodel.errors import DivergedError, LmmodelError
+from lmmodel.evaluation import Evaluation, HeldOut, evaluate
+from lmmodel.learner import Learner, StepResult
+from lmmodel.loader import Prefetcher, StepBatch
+from lmmodel.plan import batch_flops
+from lmmodel.reporting import Reporter
+from lmmodel.run import CHECKPOINTS_NAME, RunRecord, save_state
+
+UNIGRAM_ADVICE = (
+    "Train longer, or try optimizer.name=muon, another optimizer.lr or a longer "
+    "schedule.warmup_ratio"
+)
+
+# So many steps in a row may be skipped as bad before the run stops.
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+class Interrupted(LmmodelError):
+    """Training was stopped by SIGTERM or Ctrl-C; the text says what was kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a training came to."""
+
+    output: Path
+    num_steps: int
+    num_tokens: int
+    elapsed_s: float  # of this process, without what earlier ones did
+    loss: float  # of the last logged steps, nats
+    evaluation: Evaluation | None
+    notes: tuple[str, ...] = field(default=())
+
+
+class Trainer:
+    """One process of a training run; the main one also evaluates, reports and saves."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        record: RunRecord,
+        learner: Learner,
+        reporter: Reporter,
+        held_out: HeldOut | None,
+        output: Path,
+        *,
+        is_main: bool,
+    ) -> None:
+        self.config = config
+        self.record = record
+        self.learner = learner
+        self.reporter = reporter
+        self.held_out = held_out
+        self.output = output
+        self.is_main = is_main
+        self.step = 0  # optimizer steps done
+        self.evaluation: Evaluation | None = None
+        self.notes: list[str] = []
+
+    def run(self, *, resume: bool) -> Summary:
+        """Train to the last step."""
+        started = time.perf_counter()
+        if resume:
+            self._resume()
+        if self.is_main:
+            self.reporter.open(self.step)
+        try:
+            with _patience() as stop, _no_garbage_collection():
+                self._loop(stop)
+            if self.evaluation is None:
+                self._evaluate(is_logged=False)
+        finally:
+            self.reporter.close()
+        return Summary(
+            output=self.output,
+            num_steps=self.record.num_steps,
+            num_tokens=self.reporter.num_tokens,
+            elapsed_s=time.perf_counter() - started,
+            loss=self.reporter.last_loss,
+            evaluation=self.evaluation,
+            notes=tuple(self.notes),
+        )
+
+    def _loop(self, stop: threading.Event) -> None:
+        learner, num_steps = self.learner, self.record.num_steps
+        batches = self._prefetch()
+        num_skipped = 0
+        learner.watch.reset()
+        try:
+            while self.step < num_steps:
+                with learner.watch.measure("data_wait"):
+                    batch = next(batches)
+                totals = learner.add_up(batch, wants_stop=stop.is_set())
+                if totals.wants_stop:
+                    self._leave()
+                loader = learner.loader
+                result = learner.learn(batch, totals.num_labels)
+                num_skipped = self._note_skipped(result, num_skipped)
+                self.step += 1
+                self._after_step(batch, result, totals.num_tokens)
+                if learner.loader is not loader:
+                    batches.close()
+                    self._note_smaller()
+                    batches = self._prefetch()
+        finally:
+            batches.close()
+
+    def _after_step(self, batch: StepBatch, result: StepResult, num_tokens: int) -> None:
+        config, watch, num_steps = self.config, self.learner.watch, self.record.num_steps
+        is_last = self.step == num_steps
+        flops = batch_flops(config.model, self.learner.loader.objective, batch)
+        self.reporter.add(result, num_tokens, flops)
+        watch.num_tokens += num_tokens
+        watch.num_steps += 1
+        if self.step % config.logging.every_steps == 0 or is_last:
+            self.reporter.write(self.step, result, watch)
+        if self.step % interval(config.evaluation.every_steps, num_steps) == 0 or is_last:
+            with watch.measure("evaluation"):
+                self._evaluate(is_logged=True)
+        if self.step % interval(config.checkpoint.every_steps, num_steps) == 0 or is_last:
+            with watch.measure("checkpoint"):
+                self._save()
+
+    def _prefetch(self) -> Prefetcher:
+        return Prefetcher(self.learner.loader, self.step, self.config.batch.prefetch)
+
+    def _evaluate(self, *, is_logged: bool) -> None:
+        if self.held_out is None:
+            return
+        with self.learner.exported():
+            self.evaluation = evaluate(self.learner.model, self.held_out, self.learner.device)
+        if is_logged and self.is_main:
+            self.reporter.evaluated(self.step, self.evaluation)
+            since = self.reporter.on_unigram_line_since()
+            if since is not None:
+                self._note(
+                    f"held-out loss has been on the unigram line since step {since}: the model "
+                    f"guesses by frequency alone. {UNIGRAM_ADVICE}"
+                )
+
+    def _save(self) -> None:
+        groups = self.learner.groups(is_kept=self.is_main)
+        if not self.is_main:
+            return
+        state = {
+            "reporter": self.reporter.state,
+            "micro_batch_tokens": self.learner.loader.shape.num_tokens,
+        }
+        keep = self.config.checkpoint.keep
+        save_state(self.output, self.step, groups, state, keep=keep)
+
+    def _resume(self) -> None:
+        checkpoint, problems = load_latest(self.output / CHECKPOINTS_NAME)
+        self.notes += [f"passed over: {problem}" for problem in problems]
+        if checkpoint is None:
+            return
+        self.learner.load(checkpoint.groups)
+        self.learner.loader = self.learner.loader.with_tokens(
+            checkpoint.state["micro_batch_tokens"]
+        )
+        self.reporter.load(checkpoint.state["reporter"])
+        self.step = checkpoint.step
+
+    def _leave(self) -> None:
+        self._save()
+        raise Interrupted(
+            f"stopped after step {self.step} of {self.record.num_steps}; everything is saved in "
+            f"{self.output}: go on with --resume"
+        )
+
+    def _note(self, message: str) -> None:
+        """Say something once."""
+        if message not in self.notes:
+            self.notes.append(message)
+            self.reporter.say(self.step, message)
+
+    def _note_smaller(self) -> None:
+        self._note(
+            f"out of memory: micro-batches are now {self.learner.loader.shape.num_tokens} tokens; "
+            "the result stays the same"
+        )
+
+    def _note_skipped(self, result: StepResult, num_skipped: int) -> int:
+        """Return how many steps in a row were skipped.
+
+        Raises:
+            DivergedError: too many
+        """
+        if result.skipped is None:
+            return 0
+        self._note(f"step {self.step + 1} is left out: {result.skipped}")
+        if num_skipped + 1 >= MAX_SKIPPED_IN_A_ROW:
+            raise DivergedError(
+                f"step {self.step + 1}: {MAX_SKIPPED_IN_A_ROW} bad steps in a row, "
+                f"the last because {result.skipped}: lower optimizer.lr"
+            )
+        return num_skipped + 1
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and the first Ctrl-C set; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def set_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep the cycle collector, whose pauses grow with the number of objects, out of a loop."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

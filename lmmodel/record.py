@@ -1,0 +1,71 @@
+"""config.json of a run folder, as it is written: names, version, and how it is told from others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from lmmodel.errors import RunError
+
+FORMAT_VERSION = 1
+RECORD_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    """Return what a run's config.json holds, unchecked but for its version.
+
+    Raises:
+        RunError: no run there, or written by another version
+    """
+    path = folder / RECORD_NAME
+    values = _read_object(path)
+    if values is None:
+        raise RunError(f"{folder} holds no run: it has no {RECORD_NAME}")
+    if "model_type" in values:
+        raise RunError(
+            f"{folder} is a Hugging Face folder: make a run of it with "
+            f"`lmmodel import {folder} runs/{folder.resolve().name}`"
+        )
+    if values.get("kind") == "fine-tuned":
+        raise RunError(f"{folder} holds a fine-tuned model, a run is needed here")
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
+    return values
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of any version, whole or damaged."""
+    try:
+        values = _read_object(folder / RECORD_NAME)
+    except RunError:
+        return (folder / RECORD_NAME).is_file()
+    return values is not None and "model_type" not in values and values.get("kind") is None
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object, None where there is no such file.
+
+    Raises:
+        RunError: it is something else
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, NotADirectoryError) as error:
+        raise RunError(f"{path} is not the record of a run of this version: {error}") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path} is not the record of a run of this version: it holds no table")
+    return values
+
+
+def hash_file(path: Path) -> str:
+    """Return the xxh3_128 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

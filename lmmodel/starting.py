@@ -1,0 +1,201 @@
+"""Beginning with the weights of an earlier run: what is taken over from it, and what must fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lmdata.config import build_config
+from lmdata.errors import ConfigError
+from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmmodel.checkpoint import load_tensors
+from lmmodel.errors import FitError, ResumeError, RunError
+from lmmodel.model import MODEL_SIZES, ModelConfig
+from lmmodel.record import WEIGHTS_NAME, hash_file, read_values
+
+if TYPE_CHECKING:  # it brings Numba
+    from lmmodel.data import TrainingData
+
+# Settings of a model that its weights do not depend on: the new run's own count.
+OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")
+
+# What `size` decides: it is not taken over where a size is given.
+SHAPE_SETTINGS = (*MODEL_SIZES["mini"], "intermediate_size")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run whose weights another one begins with."""
+
+    path: Path
+    model: ModelConfig
+    tokenizer: Tokenizer
+    num_steps: int
+    weights_hash: str  # xxh3_128 of model.safetensors
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the record of the new run says of it."""
+        return {
+            "run": str(self.path.resolve()),
+            "weights_xxh3": self.weights_hash,
+            "num_steps": self.num_steps,
+        }
+
+
+def inherit(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the model and the objective of the run in `init_from` laid under them.
+
+    Args:
+        values: nested tables with the key `init_from`
+
+    Raises:
+        RunError: no run there
+    """
+    earlier = read_values(Path(values["init_from"]))["config"]
+    given = values.get("model", {})
+    if not isinstance(given, Mapping):
+        return values  # which the strict reader refuses
+    left_out = {*OWN_SETTINGS, *(SHAPE_SETTINGS if "size" in given else ())}
+    model = {
+        name: value
+        for name, value in earlier["model"].items()
+        if value is not None and name not in left_out
+    }
+    objective = {**earlier["objective"], **values.get("objective", {})}
+    return {**values, "model": {**model, **given}, "objective": objective}
+
+
+def read_start(folder: Path) -> Start:
+    """Return the run in a folder, ready to begin with.
+
+    Raises:
+        RunError: no run there, or one of another version
+        FitError: it has no weights yet
+        TokenizerError: its tokenizer is missing or damaged
+    """
+    values = read_values(folder)
+    weights = folder / WEIGHTS_NAME
+    if not weights.is_file():
+        raise FitError(f"{folder} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
+    model = {name: value for name, value in values["config"]["model"].items() if value is not None}
+    return Start(
+        path=folder,
+        model=build_config(ModelConfig, model),
+        tokenizer=load_tokenizer(folder),
+        num_steps=values["num_steps"],
+        weights_hash=hash_file(weights),
+    )
+
+
+def find_start(init_from: str | None, model: ModelConfig, data: TrainingData) -> Start | None:
+    """Return the run to begin with, None where the weights are to be fresh.
+
+    Raises:
+        RunError, ConfigError, FitError: as `read_start` and `check_start`
+    """
+    if init_from is None:
+        return None
+    start = read_start(Path(init_from))
+    check_start(start, model, data)
+    return start
+
+
+def check_own_place(init_from: str | None, output: Path) -> None:
+    """Check that a new run does not take the place of the one that it begins with.
+
+    Raises:
+        RunError: it would
+    """
+    if init_from is not None and Path(init_from).resolve() == output.resolve():
+        raise RunError(
+            f"a run can't begin with {init_from} and take its place: choose another --output"
+        )
+
+
+def check_start(start: Start, model: ModelConfig, data: TrainingData) -> None:
+    """Check that a model of this shape can take over a run's weights and go on with this data.
+
+    Raises:
+        ConfigError: another shape; the message names what differs
+        FitError: the data was made with another tokenizer; the message names what differs
+    """
+    if differences := shape_differences(start.model, model):
+        raise ConfigError(
+            f"the model is to begin with the weights of {start.path}, but {'; '.join(differences)}:"
+            " leave these settings out, they come from there"
+        )
+    if difference := tokenizer_difference(start.tokenizer, data.tokenizer):
+        raise FitError(
+            f"{data.path} was made with another tokenizer than {start.path}: {difference}. "
+            f"Tokenize with `lmdata tokenize --tokenizer {start.path}`"
+        )
+
+
+def shape_differences(earlier: ModelConfig, model: ModelConfig) -> list[str]:
+    """Return "model.x is A, there B" for each setting that decides about weights and differs.
+
+    A head for sentence pairs may come in addition; it begins afresh.
+
+    Example:
+        >>> shape_differences(ModelConfig(size="mini"), ModelConfig(size="small"))
+        ['model.hidden_size is 512, there 256', 'model.num_attention_heads is 8, there 4', \
+'model.intermediate_size is 2048, there 1024']
+    """
+    before, after = dataclasses.asdict(earlier), dataclasses.asdict(model)
+    for own in OWN_SETTINGS:
+        del before[own], after[own]
+    before["has_nsp_head"] |= after["has_nsp_head"]
+    return [
+        f"model.{name} is {after[name]}, there {value}"
+        for name, value in before.items()
+        if after[name] != value
+    ]
+
+
+def tokenizer_difference(ours: Tokenizer, theirs: Tokenizer) -> str | None:
+    """Return what of two tokenizers would give a text other ids, None where nothing would.
+
+    What they put around a text does not count: rows are put together by the recipe.
+    """
+    if ours.hash == theirs.hash:
+        return None
+    if ours.vocab_size != theirs.vocab_size:
+        return f"it has {theirs.vocab_size:,} pieces, there {ours.vocab_size:,}"
+    pairs = enumerate(zip(ours.pieces, theirs.pieces, strict=True))
+    if other := [(i, a, b) for i, (a, b) in pairs if a != b]:
+        index, there, here = other[0]
+        return f"{len(other):,} pieces differ, first id {index}: {here!r}, there {there!r}"
+    for part in ("normalizer", "pre_tokenizer", "model"):
+        if ours.definition.get(part) != theirs.definition.get(part):
+            return f"the pieces are the same, its {part} is not"
+    for name in sorted(ours.special_tokens.keys() | theirs.special_tokens.keys()):
+        here, there = theirs.special_tokens.get(name), ours.special_tokens.get(name)
+        if here != there:
+            return f"its {name} token is {here!r}, there {there!r}"
+    return None
+
+
+def first_weights(
+    init_from: str | None, origin: Mapping[str, Any] | None
+) -> dict[str, Tensor] | None:
+    """Return the weights that a run's record says it began with, None where they were fresh.
+
+    Raises:
+        ResumeError: they are gone, or others by now
+        CheckpointError: they are damaged
+    """
+    if init_from is None or origin is None:
+        return None
+    path = Path(origin["run"]) / WEIGHTS_NAME
+    if not path.is_file() or hash_file(path) != origin["weights_xxh3"]:
+        raise ResumeError(
+            f"the run began with the weights of {origin['run']} (xxh3 {origin['weights_xxh3']}), "
+            "which are no longer there, and it has no checkpoint of its own yet: start a new run"
+        )
+    return load_tensors(path)

@@ -1,0 +1,94 @@
+"""A trained model as its run folder holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmmodel.checkpoint import load_tensors, load_weights
+from lmmodel.device import resolve_device
+from lmmodel.errors import RunError
+from lmmodel.model import Transformer, make_model
+from lmmodel.objectives import make_objective
+from lmmodel.run import WEIGHTS_NAME, RunRecord, read_record
+
+if TYPE_CHECKING:
+    from lmmodel.generation import Generation
+    from lmmodel.likelihood import Likelihoods
+    from lmmodel.predict import Filling
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model, its tokenizer and what it was trained by.
+
+    Each method is one call of a function of the same name, where more can be set.
+    """
+
+    path: Path
+    record: RunRecord
+    model: Transformer  # float32, in evaluation mode
+    tokenizer: Tokenizer
+    device: torch.device
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it was trained on next tokens only, so that a token sees no later ones."""
+        return make_objective(self.record.config.objective).is_causal
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether it was trained on next tokens, alone or beside masked ones."""
+        return any(part.is_causal for part in make_objective(self.record.config.objective).parts)
+
+    def fill_mask(self, texts: Sequence[str] | str, top_k: int = 5) -> list[list[list[Filling]]]:
+        """Return guesses for each masked place of each text; see `predict.fill_mask`."""
+        from lmmodel.predict import fill_mask
+
+        return fill_mask(self, listed(texts), top_k=top_k)
+
+    def score(self, texts: Sequence[str] | str) -> Likelihoods:
+        """Return the log-likelihood of each text; see `likelihood.log_likelihoods`."""
+        from lmmodel.likelihood import log_likelihoods
+
+        return log_likelihoods(self, listed(texts))
+
+    def embed(self, texts: Sequence[str] | str) -> np.ndarray:
+        """Return a vector of length 1 for each text, float32 (N, D); see `embedding.embed`."""
+        from lmmodel.embedding import embed
+
+        return embed(self, listed(texts)).vectors
+
+    def generate(self, prompts: Sequence[str] | str, **settings: Any) -> list[Generation]:
+        """Return a continuation of each prompt; the settings are those of `GenerationConfig`."""
+        from lmmodel.generation import GenerationConfig, generate
+
+        return generate(self, listed(prompts), GenerationConfig(**settings))
+
+
+def load_run(path: Path | str, device: str = "auto") -> Run:
+    """Return the model in a run folder, ready to answer.
+
+    Raises:
+        RunError: no run there, or no weights yet
+        CheckpointError: the weights are damaged or of another model
+        DeviceError: a GPU is asked for and there is none
+    """
+    path = Path(path)
+    record, where = read_record(path), resolve_device(device)
+    if not (path / WEIGHTS_NAME).is_file():
+        raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
+    model = make_model(record.config.model, seed=0)
+    load_weights(model, load_tensors(path / WEIGHTS_NAME))
+    return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
+
+
+def listed(texts: Sequence[str] | str) -> Sequence[str]:
+    """Return one text as a list of it, others as they are."""
+    return [texts] if isinstance(texts, str) else texts

@@ -1,0 +1,73 @@
+"""`lmmodel evaluate`: on data, by source file, and on minimal pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import Road, as_json, invoke, succeed
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    rows = [("The river sees a stone.", "The river a sees stone."), ("A bird.", "A bird.")]
+    text = "".join(json.dumps({"sentence_good": g, "sentence_bad": b}) + "\n" for g, b in rows)
+    (tmp_path / "order.jsonl").write_text(text)
+    return tmp_path
+
+
+def test_the_held_out_figures(road: Road) -> None:
+    lines = succeed("lmmodel", "evaluate", road.run, "--num-examples", "4").stdout
+    assert "held-out loss" in lines
+    assert "pair accuracy" in lines
+    other = as_json("lmmodel", "evaluate", road.run, road.shards, "--num-examples", "4",
+                    "--split", "train")  # fmt: skip
+    assert other["num_examples"] == 4
+
+
+def test_figures_by_source_are_a_row_a_file(road: Road) -> None:
+    lines = succeed("lmmodel", "evaluate", road.run, road.tokens, "--by-source").stdout.splitlines()
+    assert lines[-2].split() == [
+        "source", "documents", "tokens", "nats", "a", "token", "nats", "a", "byte", "accuracy",
+    ]  # fmt: skip
+    assert lines[-1].startswith("text.txt")
+    found = as_json("lmmodel", "evaluate", road.run, road.tokens, "--by-source")
+    assert found["sources"][0]["num_labels"] == found["total"]["num_labels"]
+    result = invoke("lmmodel", "evaluate", road.run, "--by-source")
+    assert result.exit_code == 1
+    assert "evaluate by source on the token store" in result.stderr
+
+
+def test_minimal_pairs_are_a_row_a_paradigm_and_one_for_all(road: Road, pairs: Path) -> None:
+    lines = succeed("lmmodel", "evaluate", road.run, "--minimal-pairs", pairs).stdout.splitlines()
+    assert lines[0].split() == ["paradigm", "pairs", "right", "95", "%", "interval", "ties"]
+    assert [line.split()[0] for line in lines[1:3]] == ["order", "all"]
+    assert lines[1].split()[1:] != lines[0].split()[1:]
+    assert "the higher pseudo-log-likelihood; a tie is not right" in lines[3]
+    found = as_json("lmmodel", "evaluate", road.run, "--minimal-pairs", pairs / "order.jsonl")
+    assert found["total"]["num_ties"] == 1
+    assert found["paradigms"][0]["name"] == "order"
+
+
+def test_bf16_is_close_and_for_minimal_pairs_only(road: Road, pairs: Path) -> None:
+    arguments = ("lmmodel", "evaluate", road.run, "--minimal-pairs", pairs)
+    assert as_json(*arguments, "--precision", "bf16")["total"]["num_ties"] == 1
+    result = invoke("lmmodel", "evaluate", road.run, "--precision", "bf16")
+    assert result.exit_code == 2
+    assert "--precision is for --minimal-pairs" in result.stderr
+
+
+def test_minimal_pairs_take_no_data(road: Road, pairs: Path) -> None:
+    for options in ([road.shards], ["--num-examples", "3"], ["--by-source"], ["--split", "test"]):
+        result = invoke("lmmodel", "evaluate", road.run, *options, "--minimal-pairs", pairs)
+        assert result.exit_code == 2
+        assert "--minimal-pairs brings its own sentences" in result.stderr
+
+
+def test_what_are_no_pairs_is_one_line(road: Road, tmp_path: Path) -> None:
+    result = invoke("lmmodel", "evaluate", road.run, "--minimal-pairs", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert "holds no file of minimal pairs" in result.stderr

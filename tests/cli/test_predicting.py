@@ -1,0 +1,215 @@
+"""The verbs that answer: what they print, where their texts come from, and what they refuse."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lmdata.tokenizer import load_tokenizer
+from lmmodel.finetuning.tasks import TaskName
+from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, succeed
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned
+
+
+@pytest.fixture(scope="module")
+def gpt(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("gpt") / "gpt"
+    succeed("lmmodel", "train", road.tokens, "--output", run, "--num-steps", "2", "--set",
+            "model.family=gpt2", "--set", "objective.name=clm", *TRAIN_FAST)  # fmt: skip
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[TaskName, Path]:
+    """A folder for each task; they know nothing."""
+    folder, tokenizer = tmp_path_factory.mktemp("tuned"), load_tokenizer(road.tokenizer)
+    labels: dict[TaskName, tuple[str, ...]] = {
+        "sequence-classification": ("bad", "good"), "sentence-pair": ("no", "yes"),
+        "regression": (), "token-classification": ("NOUN", "VERB"), "question-answering": (),
+    }  # fmt: skip
+    return {
+        task: write_fine_tuned(folder / task, task, tokenizer, own) for task, own in labels.items()
+    }
+
+
+def test_fill_mask_prints_guesses_for_each_mask(road: Road, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("The [MASK] sees a [MASK].\n")
+    lines = succeed("lmmodel", "fill-mask", road.run, "A [MASK].", "--top-k", "3",
+                    "--file", tmp_path / "texts").stdout.splitlines()  # fmt: skip
+    assert lines[0] == "A [MASK]."
+    assert lines[4:6] == ["The [MASK] sees a [MASK].", "  mask 1"]
+    assert len(lines) == 1 + 3 + 1 + 2 * (1 + 3)
+    found = as_json("lmmodel", "fill-mask", road.run, "--file", "-", input="A [MASK].\n")
+    assert len(found["texts"][0]["masks"][0]) == 5
+
+
+def test_texts_come_from_arguments_files_and_standard_input(road: Road, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt.gz").write_bytes(gzip.compress(b"A stone.\r\n\n  \nA road.\n"))
+    first = as_json("lmmodel", "score", road.run, "A bird.", "--file", tmp_path / "texts.txt.gz")
+    assert [one["text"] for one in first["texts"]] == ["A bird.", "A stone.", "A road."]
+    assert first["counts"] == {"blank lines left out": 2}
+    piped = as_json("lmmodel", "score", road.run, input="A bird.\nA stone.\nA road.")
+    assert piped["texts"] == first["texts"]
+    assert piped["counts"] == {}
+
+
+def test_score_is_a_table_or_records(road: Road, gpt: Path) -> None:
+    lines = succeed("lmmodel", "score", road.run, "A stone.", "A bird.").stdout.splitlines()
+    assert lines[0].split() == ["pseudo-log-likelihood", "a", "token", "a", "byte", "text"]
+    assert [line.split("  ")[-1] for line in lines[1:]] == ["A stone.", "A bird."]
+    found = as_json("lmmodel", "score", gpt, "stone", "A stone sees.")
+    assert found["score"] == "log-likelihood"
+    one = found["texts"][1]
+    assert one["log_likelihood"] == pytest.approx(one["per_token"] * one["num_tokens"])
+    assert one["log_likelihood"] == pytest.approx(one["per_byte"] * len("A stone sees."))
+    begun = as_json("lmmodel", "score", gpt, "A stone sees.", "--start-token", "[SEP]")
+    assert begun["texts"][0]["num_tokens"] == one["num_tokens"] + 1
+
+
+def test_a_text_longer_than_the_model_is_windowed_and_counted(road: Road, gpt: Path) -> None:
+    long = "The river sees a stone. " * 120
+    for verb, run in (("score", gpt), ("embed", road.run)):
+        result = invoke("lmmodel", verb, run, long)
+        assert result.exit_code == 0, result.stderr
+        assert "note: texts longer than the model takes, read in windows: 1" in result.stdout
+    result = invoke("lmmodel", "fill-mask", road.run, f"{long} [MASK]")
+    assert result.exit_code == 1
+    assert "is longer than the model takes" in result.stderr
+
+
+def test_embed_writes_vectors_or_prints_them(road: Road, tmp_path: Path) -> None:
+    texts = ("A stone.", "A bird.")
+    array, table = tmp_path / "v.npy", tmp_path / "v.parquet"
+    said = succeed("lmmodel", "embed", road.run, *texts, "--output", array).stdout
+    assert said == f"{array}  2 vectors of 128\n"
+    succeed("lmmodel", "embed", road.run, *texts, "--output", table)
+    vectors = np.load(array)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    rows = pq.read_table(table).to_pylist()
+    assert [row["text"] for row in rows] == list(texts)
+    np.testing.assert_array_equal([row["vector"] for row in rows], vectors)
+    found = as_json("lmmodel", "embed", road.run, *texts)
+    np.testing.assert_allclose([one["vector"] for one in found["texts"]], vectors, rtol=1e-6)
+    raw = as_json("lmmodel", "embed", road.run, *texts, "--no-normalize")
+    assert np.linalg.norm(raw["texts"][0]["vector"]) > 2
+    printed = succeed("lmmodel", "embed", road.run, *texts).stdout.splitlines()
+    assert [len(line.split()) for line in printed] == [128, 128]
+
+
+def test_generate_goes_on_and_says_why_it_stopped(gpt: Path) -> None:
+    lines = succeed("lmmodel", "generate", gpt, "The river", "--max-new-tokens", "3",
+                    "--seed", "4").stdout.splitlines()  # fmt: skip
+    assert lines[0].startswith("The river") or lines[0].startswith("the river")
+    assert lines[1] in {"  [3 tokens, stopped by: max_new_tokens]"} or "end of text" in lines[1]
+    settings = ("--max-new-tokens", "5", "--temperature", "0.8", "--top-k", "9", "--top-p", "0.9")
+    found = as_json("lmmodel", "generate", gpt, "The river", *settings, "--seed", "7")
+    assert as_json("lmmodel", "generate", gpt, "The river", *settings, "--seed", "7") == found
+    assert found["texts"][0]["prompt"] == "The river"
+
+
+def test_classify_prints_a_line_a_text(tuned: dict[TaskName, Path], tmp_path: Path) -> None:
+    folder = tuned["sequence-classification"]
+    lines = succeed("lmmodel", "classify", folder, "A stone.", "A bird.").stdout.splitlines()
+    assert [line.split()[0] in {"good", "bad"} for line in lines] == [True, True]
+    assert lines[1].endswith("%  A bird.")
+    one = as_json("lmmodel", "classify", folder, "A stone. " * 50)
+    assert one["counts"] == {"truncated": 1}
+    assert sum(one["texts"][0]["probabilities"].values()) == pytest.approx(1)
+    number = succeed("lmmodel", "classify", tuned["regression"], "A stone.").stdout
+    assert float(number.split()[0]) == pytest.approx(float(number.split()[0]))
+
+
+def test_pairs_are_an_option_or_a_tab(tuned: dict[TaskName, Path], tmp_path: Path) -> None:
+    folder = tuned["sentence-pair"]
+    (tmp_path / "pairs").write_text("A stone.\tA bird.\n")
+    filed = as_json("lmmodel", "classify", folder, "--file", tmp_path / "pairs")
+    assert as_json("lmmodel", "classify", folder, "A stone.", "--pair", "A bird.") == filed
+    for options in (["a", "b", "--pair", "c"], ["--file", "-", "--pair", "c"], ["no tab here"]):
+        assert invoke("lmmodel", "classify", folder, *options, input="").exit_code == 2
+
+
+def test_tag_prints_a_line_a_word(tuned: dict[TaskName, Path]) -> None:
+    folder = tuned["token-classification"]
+    lines = succeed("lmmodel", "tag", folder, "A stone.", "A bird").stdout.splitlines()
+    assert [line.split()[0] if line else "" for line in lines] == [
+        "A", "stone", ".", "", "A", "bird",
+    ]  # fmt: skip
+    found = as_json("lmmodel", "tag", folder, "A stone.", "--split-at-spaces")
+    assert found["texts"][0]["words"] == ["A", "stone."]
+
+
+def test_answer_finds_stretches_of_a_passage(tuned: dict[TaskName, Path], tmp_path: Path) -> None:
+    folder, passage = tuned["question-answering"], "The river sees a stone."
+    (tmp_path / "page.txt").write_text(passage)
+    (tmp_path / "rows").write_text(f"Who sees?\t{passage}\n")
+    wanted = as_json("lmmodel", "answer", folder, "Who sees?", "--passage", passage)
+    one = wanted["texts"][0]
+    assert passage[one["start"] : one["end"]] == one["answer"]
+    for options in (["Who sees?", "--passage-file", tmp_path / "page.txt"],
+                    ["--file", tmp_path / "rows"]):  # fmt: skip
+        assert as_json("lmmodel", "answer", folder, *options) == wanted
+    lines = succeed("lmmodel", "answer", folder, "Who?", "--passage", passage).stdout.splitlines()
+    assert lines[0] == "Who?"
+    both = ["Who?", "--passage", "a", "--passage-file", "b"]
+    assert invoke("lmmodel", "answer", folder, *both).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "run", "a"], "was trained on masked tokens"),
+        (["generate", "gpt", "a " * 9000], "leaves no room"),
+        (["generate", "gpt", "a", "--top-p", "2"], "top_p must be in (0, 1], got 2.0"),
+        (["score", "run", "a", "--start-token", "[SEP]"], "it takes no start token"),
+        (["score", "run", ""], "has no token in it"),
+        (["score", "nowhere", "a"], "nowhere holds no run"),
+        (["score", "run", "--file", "no-such-file"], "can't read no-such-file"),
+        (["embed", "run", "a", "--output", "v.csv"], "vectors go to .npy or .parquet"),
+        (["fill-mask", "gpt", "[MASK]"], "was trained on next tokens"),
+        (["fill-mask", "run", "no mask"], "has no [MASK]"),
+        (["classify", "run", "a"], "holds no fine-tuned model"),
+        (["tag", "sequence-classification", "a"], "use classify"),
+        (["score", "sequence-classification", "a"], "holds a fine-tuned model, a run is needed"),
+    ],
+)
+def test_what_can_not_be_answered_is_one_line(
+    road: Road,
+    gpt: Path,
+    tuned: dict[TaskName, Path],
+    inside: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    folders = {"run": road.run, "gpt": gpt, **tuned}
+    verb, model, *rest = arguments
+    result = invoke("lmmodel", verb, folders.get(model, model), *rest)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert list(inside.iterdir()) == []
+
+
+def test_a_line_that_is_not_utf8_is_an_error(road: Road, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes("é".encode("latin-1"))
+    filed = invoke("lmmodel", "score", road.run, "--file", tmp_path / "latin")
+    piped = invoke("lmmodel", "score", road.run, input="é".encode("latin-1"))
+    for result in (filed, piped):
+        assert result.exit_code == 1
+        assert "is not UTF-8 at byte 0" in result.stderr
+
+
+def test_without_a_text_the_usage_is_explained(road: Road) -> None:
+    for verb in ("fill-mask", "score", "embed", "generate", "classify", "tag", "answer"):
+        result = invoke("lmmodel", verb, road.run, input="")
+        assert result.exit_code == 2
+        assert "--file with one a line" in result.stderr
+
+
+def test_json_lines_are_one_object(road: Road) -> None:
+    found = json.loads(succeed("lmmodel", "score", road.run, "A stone.", "--json").stdout)
+    assert set(found) == {"score", "texts", "counts"}

@@ -1,0 +1,73 @@
+"""Embeddings: mean pooling as others do it, and the files they go to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lmdata.errors import OutputError
+from lmmodel.batch import make_batch
+from lmmodel.embedding import embed, write_vectors
+from lmmodel.errors import FitError
+from lmmodel.handover.stock import export_model
+from lmmodel.trained import load_run
+
+TEXTS = ["the cat sees the river.", "a dog", "one bird paints green apples without a word."]
+
+
+@pytest.mark.parametrize("which", ["trained", "causal_run"])
+def test_vectors_are_the_mean_of_transformers_last_layer(which, request, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    run = load_run(request.getfixturevalue(which))
+    export_model(run.model, run.tokenizer, tmp_path / "hf")
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
+    raw, unit = embed(run, TEXTS, normalize=False).vectors, run.embed(TEXTS)
+    for text, ours, normal in zip(TEXTS, raw, unit, strict=True):
+        ids = run.tokenizer.backend.encode(text, add_special_tokens=not run.is_causal).ids
+        with torch.no_grad():
+            mean = theirs(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
+        np.testing.assert_allclose(ours, mean, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(normal, mean / np.linalg.norm(mean), rtol=0, atol=1e-5)
+
+
+def test_longer_texts_are_the_mean_over_windows_side_by_side(causal_run):
+    run = load_run(causal_run)
+    text = " ".join(TEXTS * 3)
+    ids = run.tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert 64 < len(ids) <= 128
+    whole = embed(run, [text, TEXTS[0]], normalize=False)
+    batch = make_batch(torch.tensor(ids), torch.tensor([64, len(ids) - 64]))
+    with torch.no_grad():
+        expected = run.model(batch).mean(0)
+    np.testing.assert_allclose(whole.vectors[0], expected, rtol=0, atol=1e-5)
+    assert whole.num_windowed == 1
+
+
+def test_the_texts_beside_change_nothing(trained):
+    run = load_run(trained)
+    alone = np.concatenate([run.embed(text) for text in TEXTS])
+    np.testing.assert_allclose(run.embed(TEXTS), alone, rtol=0, atol=1e-6)
+    assert run.embed([]).shape == (0, 32)
+
+
+def test_vectors_are_written_alone_or_with_their_texts(tmp_path):
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    write_vectors(tmp_path / "new" / "v.npy", ["a", "b"], vectors)
+    assert np.array_equal(np.load(tmp_path / "new" / "v.npy"), vectors)
+    write_vectors(tmp_path / "v.parquet", ["a", "b"], vectors)
+    assert pq.read_table(tmp_path / "v.parquet").to_pylist() == [
+        {"text": "a", "vector": [0, 1, 2]}, {"text": "b", "vector": [3, 4, 5]},
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "v.parquet"]
+
+
+def test_what_can_not_be_embedded_or_written_is_a_clear_error(trained, tmp_path):
+    with pytest.raises(FitError, match=r"text 1 of 1 has no token in it: ''"):
+        load_run(trained).embed("")
+    with pytest.raises(FitError, match=r"v.csv ends with '.csv': vectors go to .npy or .parquet"):
+        write_vectors(tmp_path / "v.csv", ["a"], np.zeros((1, 2), np.float32))
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"can't write .*; choose another --output"):
+        write_vectors(tmp_path / "file" / "v.npy", ["a"], np.zeros((1, 2), np.float32))

@@ -1,0 +1,122 @@
+"""Minimal pairs: files read, pairs judged, and the verdicts of a plain loop over transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmmodel.errors import TaskError
+from lmmodel.handover.stock import export_model
+from lmmodel.minimal_pairs import judge, read_pairs, score_pairs, table_of
+from lmmodel.trained import load_run
+from tests.lmmodel.test_likelihood import plain_pseudo_log_likelihood
+
+BLIMP = Path(__file__).parents[2] / "../shared/data/blimp"
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    agreement = [
+        ("the cat sees the river.", "the cat sees river the."),
+        ("a dog likes a stone at night.", "a dog likes a stone night at."),
+    ]
+    same = [("my friend", "my friend"), ("the cat sees the river.", "the cat the sees river.")]
+    for name, rows in (("order", agreement), ("same", same)):
+        write_rows(
+            tmp_path / f"{name}.jsonl",
+            [{"sentence_good": good, "sentence_bad": bad} for good, bad in rows],
+        )
+    (tmp_path / "README.md").write_text("not pairs")
+    return tmp_path
+
+
+def test_a_folder_is_read_file_by_file_and_others_are_left_alone(folder):
+    pairs = read_pairs(folder)
+    assert pairs.names == ("order", "same")
+    assert pairs.paradigm.tolist() == [0, 0, 1, 1]
+    assert pairs.good[0] == "the cat sees the river."
+    assert pairs.bad[2] == "my friend"
+
+
+def test_paradigms_are_told_apart_by_their_name_within_one_file(tmp_path):
+    rows = [{"sentence_good": "a", "sentence_bad": "b", "UID": name} for name in "xyx"]
+    pairs = read_pairs(write_rows(tmp_path / "all.jsonl", rows))
+    assert pairs.names == ("x", "y")
+    assert pairs.paradigm.tolist() == [0, 1, 0]
+
+
+def test_a_trained_model_tells_sentences_from_scrambled_ones(trained, folder):
+    found = score_pairs(load_run(trained), read_pairs(folder))
+    order, same = found.paradigms
+    assert (order.num_right, order.num_ties, order.num_pairs) == (2, 0, 2)
+    assert (same.num_right, same.num_ties, same.num_pairs) == (1, 1, 2)
+    assert (found.total.num_right, found.total.accuracy) == (3, 0.75)
+    assert found.score == "pseudo-log-likelihood"
+    assert table_of(found)["paradigms"][0]["accuracy_high"] == 1.0
+
+
+def test_causal_models_are_judged_by_log_likelihood(causal_run, folder):
+    found = score_pairs(load_run(causal_run), read_pairs(folder))
+    assert found.score == "log-likelihood"
+    assert found.paradigms[0].num_right == 2
+
+
+@pytest.mark.parametrize("size", [1, pytest.param(40, marks=pytest.mark.slow)])
+def test_blimp_is_scored_pair_by_pair_as_by_a_plain_loop(make_untrained_run, tmp_path, size):
+    if not BLIMP.is_dir():
+        pytest.skip(f"no BLiMP at {BLIMP}")
+    transformers = pytest.importorskip("transformers")
+    run = make_untrained_run("objective.name=mlm", "model.max_position_embeddings=512")
+    export_model(run.model, run.tokenizer, tmp_path / "hf")
+    theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path / "hf").eval()
+    pairs = read_pairs(BLIMP)
+    assert len(pairs.good) == 10_000
+    rows = np.concatenate(
+        [np.flatnonzero(pairs.paradigm == index)[:size] for index in range(len(pairs.names))]
+    )
+    chosen = type(pairs)(
+        tuple(pairs.good[row] for row in rows), tuple(pairs.bad[row] for row in rows),
+        pairs.paradigm[rows], pairs.names,
+    )  # fmt: skip
+    found = score_pairs(run, chosen)
+    for sentences, ours in ((chosen.good, found.good), (chosen.bad, found.bad)):
+        expected = [plain_pseudo_log_likelihood(theirs, run, text) for text in sentences]
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_a_verdict_needs_more_than_rounding():
+    score = judge("x", np.array([1e-3, 1e-5, 0.0, -1e-5, -1e-3]))
+    assert (score.num_right, score.num_ties, score.accuracy) == (1, 3, 0.2)
+    assert 0 < score.accuracy_low < 0.2 < score.accuracy_high < 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"sentence_good": "a"}], r"has no column 'sentence_bad': it has 'sentence_good'"),
+        ([{"sentence_good": "a", "sentence_bad": " "}], r"line 1: sentence_bad is ' ', a sentence"),
+        ([{"sentence_good": "a", "sentence_bad": "b"}, {"sentence_good": 3, "sentence_bad": "b"}],
+         "line 2: sentence_good is 3, a sentence is wanted"),
+        ([], "holds no rows"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_with_its_line(tmp_path, rows, words):
+    with pytest.raises(TaskError, match=words):
+        read_pairs(write_rows(tmp_path / "pairs.jsonl", rows))
+
+
+def test_a_place_without_pairs_is_a_clear_error(tmp_path):
+    with pytest.raises(TaskError, match="holds no file of minimal pairs"):
+        read_pairs(tmp_path)
+    with pytest.raises(TaskError, match="does not exist: give a file of minimal pairs"):
+        read_pairs(tmp_path / "nowhere")
+    with pytest.raises(TaskError, match="has no known extension"):
+        read_pairs((tmp_path / "x.bin").write_text("a") and tmp_path / "x.bin")

@@ -1,0 +1,584 @@
+"""Task files of every format say the same, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmmodel.errors import TaskError
+from lmmodel.finetuning.rows import (
+    Answer,
+    QuestionRows,
+    TextRows,
+    WordRows,
+    find_labels,
+    label_ids,
+    make_question_rows,
+    make_word_rows,
+    references,
+)
+from lmmodel.finetuning.task_files import read_task_file
+from lmmodel.finetuning.tasks import TaskFormat, TaskName, sort_labels
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".zst": lambda data: zstandard.compress(data[:7]) + zstandard.compress(data[7:]),
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+}
+RECORDS: list[dict[str, Any]] = [
+    {"premise": "A cat sat.", "hypothesis": 'It "sat", so', "label": "yes"},
+    {"premise": "Ein Tür, naïve 😀", "hypothesis": "nothing", "label": "no"},
+]
+MANY_LINES = "".join(f"line {number}\t1\n" for number in range(999)).encode()
+
+
+def as_tsv(records: list[dict[str, Any]]) -> bytes:
+    lines = [list(records[0]), *[map(str, record.values()) for record in records]]
+    return "".join("\t".join(line) + "\n" for line in lines).encode()
+
+
+def as_csv(records: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
+
+
+def as_jsonl(records: list[dict[str, Any]]) -> bytes:
+    return "\n".join(map(json.dumps, records)).encode()
+
+
+def as_json(records: list[dict[str, Any]]) -> bytes:
+    return json.dumps(records, indent=1).encode()
+
+
+def as_parquet(records: list[dict[str, Any]]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(records), sink)
+    return sink.getvalue().to_pybytes()
+
+
+FORMATS = {
+    "tsv": as_tsv,
+    "csv": as_csv,
+    "jsonl": as_jsonl,
+    "json": as_json,
+    "parquet": as_parquet,
+}
+
+
+def read_text_rows(path: Path, task: TaskName, **columns: Any) -> TextRows:
+    rows = read_task_file(path, task, TaskFormat(**columns))
+    assert isinstance(rows, TextRows)
+    return rows
+
+
+def read_word_rows(path: Path, **columns: Any) -> WordRows:
+    rows = read_task_file(path, "token-classification", TaskFormat(**columns))
+    assert isinstance(rows, WordRows)
+    return rows
+
+
+def read_question_rows(path: Path, **columns: Any) -> QuestionRows:
+    rows = read_task_file(path, "question-answering", TaskFormat(**columns))
+    assert isinstance(rows, QuestionRows)
+    return rows
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("extension", FORMATS)
+def test_every_format_holds_the_same_pairs(
+    tmp_path: Path, extension: str, compression: str
+) -> None:
+    data = COMPRESS[compression](FORMATS[extension](RECORDS))
+    path = write(tmp_path / f"train.{extension}{compression}", data)
+    rows = read_text_rows(path, "sentence-pair")
+    assert rows.pairs is not None
+    assert list(rows.texts) == [record["premise"] for record in RECORDS]
+    assert list(rows.pairs) == [record["hypothesis"] for record in RECORDS]
+    assert rows.labels == ["yes", "no"]
+    assert find_labels(rows) == ("no", "yes")
+
+
+def test_a_lone_quotation_mark_is_text_in_tsv_and_quoting_in_csv(tmp_path: Path) -> None:
+    tsv = write(tmp_path / "a.tsv", 'sentence\tlabel\n"so he said\t1\nno "\t0\n')
+    assert list(read_text_rows(tsv, "sequence-classification").texts) == ['"so he said', 'no "']
+    quoted = write(tmp_path / "a.csv", 'sentence,label\n"a, ""b""\nc",1\nd,0\n')
+    rows = read_text_rows(quoted, "sequence-classification")
+    assert list(rows.texts) == ['a, "b"\nc', "d"]
+    assert rows.lines.tolist() == [2, 4]
+    broken = write(tmp_path / "b.csv", 'sentence,label\n"a,1\nd,0\n')
+    with pytest.raises(TaskError, match=r"b\.csv, line 2: .*a quotation mark inside"):
+        read_text_rows(broken, "sequence-classification")
+
+
+def test_byte_order_mark_carriage_returns_and_line_separators(tmp_path: Path) -> None:
+    text = "\ufeffsentence\tlabel\r\na\u2028b \t1\r\nc\t0\r\n"
+    rows = read_text_rows(write(tmp_path / "a.tsv", text), "sequence-classification")
+    assert list(rows.texts) == ["a\u2028b", "c"]
+    assert rows.labels == ["1", "0"]
+
+
+def test_columns_are_numbers_where_there_is_no_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "cola.tsv", "gj04\t1\t\tBill broke it.\ngj04\t0\t*\tBill broken.\n")
+    rows = read_text_rows(path, "sequence-classification", text="3", label="1", has_header=False)
+    assert list(rows.texts) == ["Bill broke it.", "Bill broken."]
+    assert rows.lines.tolist() == [1, 2]
+    with pytest.raises(TaskError, match=r"--no-header and give numbers"):
+        read_text_rows(path, "sequence-classification")
+    with pytest.raises(TaskError, match=r"no column '3'.*--no-header"):
+        read_text_rows(path, "sequence-classification", text="3", label="1")
+    with pytest.raises(TaskError, match=r"numbers only: 0 \('gj04'\), 1 \('1'\)"):
+        read_text_rows(path, "sequence-classification", has_header=False)
+    with pytest.raises(TaskError, match=r"has no column '4': it has numbers only: 0"):
+        read_text_rows(path, "sequence-classification", text="4", label="1", has_header=False)
+
+
+@pytest.mark.parametrize(
+    ("header", "task", "text", "pair"),
+    [
+        ("sentence label", "sequence-classification", "sentence", None),
+        ("index Text Label", "sequence-classification", "Text", None),
+        ("index sentence1 sentence2 label", "sentence-pair", "sentence1", "sentence2"),
+        ("index question sentence label", "sentence-pair", "question", "sentence"),
+        ("id qid1 question1 question2 is_duplicate", "sentence-pair", "question1", "question2"),
+        ("genre sentence1 sentence2 score", "regression", "sentence1", "sentence2"),
+        ("sentence score", "regression", "sentence", None),
+    ],
+)
+def test_usual_headers_are_known(
+    tmp_path: Path, header: str, task: TaskName, text: str, pair: str | None
+) -> None:
+    names = header.split()
+    lines = [
+        names,
+        [f"{n}" if n.lower() in ("label", "score", "is_duplicate") else f"<{n}>" for n in names],
+    ]
+    lines[1][-1] = "1"
+    path = write(tmp_path / "a.tsv", "".join("\t".join(line) + "\n" for line in lines))
+    rows = read_text_rows(path, task)
+    assert list(rows.texts) == [f"<{text}>"]
+    assert (rows.pairs and rows.pairs[0]) == (pair and f"<{pair}>")
+
+
+@pytest.mark.parametrize(
+    ("header", "task", "columns", "message"),
+    [
+        (
+            "sentence text label",
+            "sequence-classification",
+            {},
+            "could be 'sentence' or 'text'.*the columns are 'sentence', 'text', 'label'",
+        ),
+        (
+            "sentence label class",
+            "sequence-classification",
+            {},
+            "label could be 'label' or 'class'",
+        ),
+        ("a b label", "sentence-pair", {}, "which column holds text and pair.*'a', 'b', 'label'"),
+        ("sentence1 sentence2 x", "sentence-pair", {}, "which column holds label.*--label"),
+        (
+            "sentence label",
+            "sequence-classification",
+            {"text": "sentense"},
+            "no column 'sentense'.*did you mean 'sentence'",
+        ),
+        (
+            "sentence label",
+            "sequence-classification",
+            {"label": "tag"},
+            "no column 'tag': it has 'sentence', 'label'",
+        ),
+        (
+            "sentence label",
+            "sequence-classification",
+            {"pair": "label"},
+            "reads one text.*take sentence-pair",
+        ),
+        (
+            "sentence sentence label",
+            "sequence-classification",
+            {},
+            "names the column 'sentence' twice",
+        ),
+        ("sentence label", "sequence-classification", {"tags": "xpos"}, "is no CoNLL-U"),
+    ],
+)
+def test_columns_that_are_missing_or_ambiguous(
+    tmp_path: Path, header: str, task: TaskName, columns: dict[str, Any], message: str
+) -> None:
+    line = "\t".join(header.split())
+    path = write(tmp_path / "a.tsv", f"{line}\n{line}\n")
+    with pytest.raises(TaskError, match=message):
+        read_task_file(path, task, TaskFormat(**columns))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tsv", "sentence\tlabel\na\t1\nb\n", r"line 3 has 1 fields, the first line has 2"),
+        ("a.tsv", "sentence\tlabel\n", "holds no rows"),
+        ("a.tsv", "", "holds no rows"),
+        ("a.tsv", "sentence\tlabel\na\t\n", r"line 2: the label 'label' is empty"),
+        ("a.tsv", b"sentence\tlabel\n\xff\t1\n", "not UTF-8 at byte 15"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "b"}',
+            "line 2: the label 'label' is missing",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n\n{"text": 5, "label": 1}',
+            "line 3: 'text' is '5'",
+        ),
+        ("a.jsonl", '{"text": "a", "label": 0.5}', "line 1: the label 'label' is '0.5'"),
+        ("a.jsonl", '{"text": "a"', "line 1 is not JSON"),
+        ("a.jsonl", '["a"]', "line 1 is list: a JSON object"),
+        ("a.jsonl", '{"text": "\\ud800", "label": 1}', "half a character"),
+        ("a.parquet", "no", "not a Parquet file"),
+        ("a.tsv.gz", "no", "not valid .gz"),
+        ("a.tsv.zst", "no", "not valid .zst"),
+        ("a.tsv.xz", "no", "not valid .xz"),
+        ("a.tsv.gz", gzip.compress(MANY_LINES)[:-9], "truncated or not valid .gz"),
+        ("a.tsv.zst", zstandard.compress(MANY_LINES)[:-9], "truncated or not valid .zst"),
+        ("a.tsv.xz", lzma.compress(MANY_LINES)[:-9], "truncated or not valid .xz"),
+        ("a.txt", "a", "no known extension: rename it to .tsv"),
+        ("a.conllu", "1\ta\n", "its task is token-classification"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    with pytest.raises(TaskError, match=message):
+        read_task_file(write(tmp_path / name, content), "sequence-classification", TaskFormat())
+
+
+def test_a_missing_file_and_settings_without_effect(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"can't read .*absent\.tsv: No such file"):
+        read_task_file(tmp_path / "absent.tsv", "regression", TaskFormat())
+    with pytest.raises(ValueError, match="no labels are read"):
+        TaskFormat(label="a", has_labels=False)
+    with pytest.raises(ValueError, match="tags must be upos or xpos, got 'pos'"):
+        TaskFormat(tags="pos")  # type: ignore[arg-type]
+    path = write(tmp_path / "a.jsonl", as_jsonl(RECORDS))
+    with pytest.raises(TaskError, match="always names its columns"):
+        read_task_file(path, "sentence-pair", TaskFormat(has_header=False))
+    with pytest.raises(ValueError, match="task must be one of sequence"):
+        read_task_file(path, "pairs", TaskFormat())  # type: ignore[arg-type]
+
+
+def test_a_format_can_be_named_and_labels_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "texts", "sentence\nthe cat\n")
+    rows = read_text_rows(path, "sequence-classification", file_format="tsv", has_labels=False)
+    assert rows.labels is None
+    with pytest.raises(TaskError, match="read without labels"):
+        references(rows, ("0", "1"))
+
+
+def test_numbers_of_regression(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "sentence,score\na,0.5\nb,-2\n")
+    rows = read_text_rows(path, "regression")
+    assert list(references(rows, ())) == [0.5, -2.0]
+    assert find_labels(rows) == ()
+    for value in ("high", "nan", ""):
+        broken = write(tmp_path / "b.csv", f"sentence,score\na,{value}\n")
+        with pytest.raises(TaskError, match=r"line 2: 'score' is .*a number is wanted"):
+            read_text_rows(broken, "regression")
+
+
+def test_an_unknown_label_is_an_error_with_the_known_and_the_near_one(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.tsv", "sentence\tlabel\na\tgood\nb\tbad\n")
+    labels = find_labels(read_text_rows(train, "sequence-classification"))
+    other = write(tmp_path / "b.tsv", "sentence\tlabel\na\tgood\nb\tgod\n")
+    rows = read_text_rows(other, "sequence-classification")
+    with pytest.raises(
+        TaskError,
+        match=r"b\.tsv, line 3: unknown label 'god'; .* 'bad', 'good'; did you mean 'good'",
+    ):
+        label_ids(rows, labels)
+    only = write(tmp_path / "c.tsv", "sentence\tlabel\na\tgood\n")
+    with pytest.raises(TaskError, match="only the label 'good': a classifier needs at least two"):
+        find_labels(read_text_rows(only, "sequence-classification"))
+
+
+def test_labels_are_sorted_by_number_where_they_are_numbers() -> None:
+    assert sort_labels(["10", "2", "2", "-1"]) == ("-1", "2", "10")
+    assert sort_labels(["b", "a", "10"]) == ("10", "a", "b")
+
+
+# Words and tags.
+
+CONLLU = """# newdoc
+# text = I don't, du!
+1	I	I	PRON	PRP	_	0	root	_	_
+2-3	don't	_	_	_	_	_	_	_	SpaceAfter=No
+2	do	do	AUX	VB	_	0	_	_	_
+3	n't	not	PART	RB	_	0	_	_	_
+3.1	gone	go	VERB	VB	_	_	_	_	_
+4	,	,	PUNCT	,	_	0	_	_	X=Y|SpaceAfter=No|A=B
+5-6	du	_	_	_	_	_	_	_	SpaceAfter=No
+5	de	de	ADP	_	_	0	_	_	_
+6	le	le	DET	_	_	0	_	_	_
+7	!	!	PUNCT	.	_	0	_	_	_
+
+# text = Yes
+1	Yes	yes	INTJ	UH	_	0	root	_	_
+"""
+
+
+def test_words_of_conllu_by_hand(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conllu", CONLLU)
+    rows = read_word_rows(path)
+    assert rows.words == ["I", "do", "n't", ",", "de", "le", "!", "Yes"]
+    assert rows.tags == ["PRON", "AUX", "PART", "PUNCT", "ADP", "DET", "PUNCT", "INTJ"]
+    assert rows.offsets.tolist() == [0, 7, 8]
+    assert rows.lines.tolist() == [3, 15]
+    assert rows.text(0) == "I don't,de le!"
+    assert rows.text(1) == "Yes"
+    assert rows.counts == {
+        "multiword tokens": 2,
+        "multiword tokens whose words do not spell them": 1,
+    }
+    fine = read_word_rows(path, tags="xpos")
+    assert fine.tags == ["PRP", "VB", "RB", ",", None, None, ".", "UH"]
+    assert fine.counts["words without a tag"] == 2
+    assert label_ids(fine, find_labels(fine)).tolist()[4:6] == [-100, -100]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("1\tI\tI\tPRON\n", {}, r"line 1 has 4 fields .*tags that do not match their words"),
+        ("1\ta" + "\t_" * 8 + "\n3\tb" + "\t_" * 8, {}, r"line 2: word '3' where word 2 is due"),
+        ("1-2\ta" + "\t_" * 8 + "\n1\tb" + "\t_" * 8, {}, r"'1-2' is not a range of the 1 words"),
+        ("1\ta" + "\t_" * 8 + "\n", {}, "no upos tags: try --set columns.tags=xpos"),
+        ("# nothing\n\n", {}, "holds no words"),
+        ("1\ta" + "\t_" * 8 + "\n", {"text": "form"}, "'form' would have no effect"),
+    ],
+)
+def test_conllu_that_does_not_fit(
+    tmp_path: Path, text: str, columns: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "a.conllu", text)
+    with pytest.raises(TaskError, match=message):
+        read_word_rows(path, **columns)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_words_and_tags_in_columns(tmp_path: Path, extension: str) -> None:
+    is_text = extension in ("tsv", "csv")
+    records = [
+        {"tokens": ["the", "cat"], "tags": ["D", "N"]},
+        {"tokens": ["sat"], "tags": ["V"]},
+    ]
+    if is_text:
+        records = [{k: " ".join(v) for k, v in record.items()} for record in records]  # type: ignore[misc]
+    path = write(tmp_path / f"a.{extension}", FORMATS[extension](records))  # type: ignore[arg-type]
+    rows = read_word_rows(path)
+    assert rows.words == ["the", "cat", "sat"]
+    assert rows.tags == ["D", "N", "V"]
+    assert rows.has_space.tolist() == [False, True, False]
+
+
+def test_tags_that_do_not_match_their_words(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl", '{"words": ["a", "b"], "tags": [1, 2]}\n{"words": ["a"], "tags": []}'
+    )
+    with pytest.raises(
+        TaskError,
+        match=r"a\.jsonl, line 2: tags that do not match their words: 1 words, 0 tags",
+    ):
+        read_word_rows(path)
+    path = write(tmp_path / "b.jsonl", '{"words": [["a"]], "tags": [1]}')
+    with pytest.raises(TaskError, match=r"line 1: 'words' is .*a list of words"):
+        read_word_rows(path)
+
+
+def test_an_unknown_tag_names_line_and_word() -> None:
+    rows = make_word_rows([["a"], ["b", "c"]])
+    rows = WordRows(**{**vars(rows), "tags": ["X", "Y", "Z"], "path": "dev.conllu"})
+    with pytest.raises(
+        TaskError,
+        match=r"dev\.conllu, line 2, word 2 \('c'\): unknown label 'Z'",
+    ):
+        label_ids(rows, ("X", "Y"))
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=4), max_size=5))
+def test_made_rows_of_words_keep_every_word(
+    sentences: list[list[tuple[str, bool]]],
+) -> None:
+    words = [[word for word, _ in sentence] for sentence in sentences]
+    spaces = [[space for _, space in sentence] for sentence in sentences]
+    rows = make_word_rows(words, spaces)
+    assert len(rows) == len(sentences)
+    for number, sentence in enumerate(sentences):
+        expected = "".join(" " * space + word for word, space in sentence).removeprefix(" ")
+        assert rows.text(number) == expected
+
+
+# Questions.
+
+SQUAD = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "t",
+            "paragraphs": [
+                {
+                    "context": "The old cat sat.",
+                    "qas": [
+                        {
+                            "id": "q1",
+                            "question": "Who?",
+                            "answers": [
+                                {"text": "old cat", "answer_start": 4},
+                                {"text": "cat", "answer_start": 8},
+                            ],
+                        },
+                        {
+                            "id": "q2",
+                            "question": "What?",
+                            "answers": [{"text": "sat", "answer_start": 3}],
+                        },
+                    ],
+                },
+                {"context": "猫在家。", "qas": [{"id": "q3", "question": "谁?", "answers": []}]},
+            ],
+        }
+    ],
+}
+
+
+def test_questions_of_squad_by_hand(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json.xz", lzma.compress(json.dumps(SQUAD).encode()))
+    rows = read_question_rows(path)
+    assert rows.questions == ["Who?", "What?", "谁?"]
+    assert rows.passages == ["The old cat sat.", "猫在家。"]
+    assert rows.passage_of.tolist() == [0, 0, 1]
+    assert rows.ids == ["q1", "q2", "q3"]
+    assert rows.answers == [[Answer("old cat", 4), Answer("cat", 8)], [Answer("sat", 3)], []]
+    assert references(rows, ()) == [["old cat", "cat"], ["sat"], []]
+    assert read_question_rows(path, has_labels=False).answers is None
+
+
+def test_questions_in_columns(tmp_path: Path) -> None:
+    records = [
+        {
+            "id": "x",
+            "question": "Who?",
+            "context": "A cat, a cat.",
+            "answers": {"text": ["cat"], "answer_start": [9]},
+        },
+        {
+            "id": "y",
+            "question": "What?",
+            "context": "A cat, a cat.",
+            "answers": {"text": [], "answer_start": []},
+        },
+    ]
+    for extension in ("jsonl", "parquet", "json"):
+        path = write(tmp_path / f"a.{extension}", FORMATS[extension](records))
+        rows = read_question_rows(path)
+        assert rows.answers == [[Answer("cat", 9)], []]
+        assert rows.ids == ["x", "y"]
+        assert len(rows.passages) == 1
+    flat = write(tmp_path / "b.tsv", "question\tcontext\tanswer\nWho?\tA cat, a cat.\tcat\n")
+    assert read_question_rows(flat).answers == [[Answer("cat", 2)]]
+    placed = write(
+        tmp_path / "c.tsv", "question\tcontext\tanswer\tanswer_start\nWho?\tA cat, a cat.\tcat\t9\n"
+    )
+    assert read_question_rows(placed).answers == [[Answer("cat", 9)]]
+    broken = write(tmp_path / "d.jsonl", '{"question": "a", "context": "b", "answers": [5]}')
+    with pytest.raises(TaskError, match=r"line 1: the answers are '\[5\]'"):
+        read_question_rows(broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": 3}, "the file has no list 'data'"),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1, paragraph 1 has no text 'context'"),
+        (
+            {"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "q", "question": "b"}]}]}]},
+            "question 'q' has no list 'answers'",
+        ),
+        ({"data": [{"paragraphs": []}]}, "holds no questions"),
+    ],
+)
+def test_squad_that_is_not_squad(tmp_path: Path, change: Any, message: str) -> None:
+    path = write(
+        tmp_path / "a.json", json.dumps({**change, "note": "paragraphs"} | {"paragraphs": 1})
+    )
+    with pytest.raises(TaskError, match=message):
+        read_question_rows(path)
+
+
+def test_squad_is_for_questions(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", json.dumps(SQUAD))
+    with pytest.raises(TaskError, match="its task is question-answering, not sentence-pair"):
+        read_task_file(path, "sentence-pair", TaskFormat())
+
+
+def test_made_questions_share_passages() -> None:
+    rows = make_question_rows(["a", "b", "c"], ["x", "y", "x"])
+    assert rows.passage_of.tolist() == [0, 1, 0]
+    assert rows.passage(2) == "x"
+
+
+# Real data.
+
+
+def test_english_web_treebank_is_its_own_text(shared_data: Path) -> None:
+    path = shared_data / "tasks/ud-en-ewt/train.conllu.zst"
+    rows = read_word_rows(path)
+    with zstandard.open(path, "rt", encoding="utf-8") as file:
+        texts = [line[9:].rstrip("\n") for line in file if line.startswith("# text = ")]
+    assert [rows.text(row) for row in range(len(rows))] == texts
+    assert len(rows) == 12544
+    assert len(find_labels(rows)) == 17
+    assert rows.counts == {"multiword tokens": 2614}
+
+
+def test_glue_files(shared_data: Path) -> None:
+    tasks = shared_data / "tasks"
+    assert len(read_text_rows(tasks / "sst2/dev.tsv", "sequence-classification")) == 872
+    assert len(read_text_rows(tasks / "rte/dev.tsv", "sentence-pair")) == 277
+    columns: dict[str, Any] = {"has_header": False, "text": "1", "pair": "2", "label": "3"}
+    assert len(read_text_rows(tasks / "rte/val.tsv", "sentence-pair", **columns)) == 363
+    cola: dict[str, Any] = {"has_header": False, "text": "3", "label": "1"}
+    rows = read_text_rows(tasks / "cola/dev.tsv", "sequence-classification", **cola)
+    assert len(rows) == 1043
+    assert find_labels(rows) == ("0", "1")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_xquad_answers_are_where_they_say(shared_data: Path, language: str) -> None:
+    rows = read_question_rows(shared_data / f"tasks/xquad/xquad.{language}.json")
+    assert len(rows) == 1190
+    assert rows.answers is not None
+    for row, answers in enumerate(rows.answers):
+        assert all(answer.is_in(rows.passage(row)) for answer in answers)
