@@ -225,7 +225,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: written by another version with other settings
     """
-    return build_config(TrainConfig, _without_none(values))
+    return build_config(TrainConfig, _without_none(values, config_to_dict(TrainConfig())))
 
 
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
@@ -242,7 +242,7 @@ def _preset_values(values: dict[str, Any]) -> dict[str, Any]:
     if name is None and objective not in OBJECTIVES:
         return {}  # which ObjectiveConfig refuses
     recipe = OBJECTIVES[objective].recipe if name is None else RECIPES[name]
-    return _without_none(config_to_dict(recipe))
+    return _without_none(config_to_dict(recipe), {})
 
 
 def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -252,12 +252,12 @@ def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
     return table
 
 
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """Drop None at every level: TOML and the strict reader have no such value."""
+def _without_none(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Drop None at every level where it is the default too: it says that nothing was set."""
     return {
-        name: _without_none(value) if isinstance(value, dict) else value
+        name: _without_none(value, defaults.get(name) or {}) if isinstance(value, dict) else value
         for name, value in values.items()
-        if value is not None
+        if value is not None or defaults.get(name) is not None
     }
 
 

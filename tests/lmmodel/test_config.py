@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from lmdata.config import config_to_dict
@@ -79,3 +81,9 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
 def test_what_makes_no_sense_is_refused_by_name(overrides, words):
     with pytest.raises(ConfigError, match=words):
         load_train_config(None, overrides)
+
+
+@pytest.mark.parametrize("setting", ["max_grad_norm=none", "budget.num_steps=7", "seed=3"])
+def test_a_configuration_comes_back_from_its_record(setting):
+    config = load_train_config(None, [setting])
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
