@@ -8,6 +8,7 @@ import sys
 BENCHMARKS = {
     "end_to_end": "the main job on real Wikipedia, with ten minutes of training",
     "tokenize": "lmdata tokenize against datasets.map, encode_batch_fast, BlingFire and gigatoken",
+    "tokenize_unspaced": "Chinese, Japanese, Korean and Thai against encode_batch_fast",
     "train_tokenizer": "lmdata train-tokenizer against tokenizers and gigatoken",
     "sentences": "the sentence splitter against pySBD and BlingFire: speed and F1",
     "examples": "pairs and masks against Hugging Face's collator and BERT's procedure",

@@ -30,7 +30,7 @@ BATCH_BYTES = 4 << 20
 
 
 def main(arguments: list[str]) -> None:
-    """Compare all ids; print a table of what was compared and keep it."""
+    """Compare all ids; print and keep a table of what was compared, one for each tokenizer."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks exactness", description=__doc__)
     parser.add_argument("--tokenizers", nargs="*", default=[*PUBLISHED, *TRAINED])
     parser.add_argument("--folders", nargs="*", help="of the real data; all by default")
@@ -38,14 +38,13 @@ def main(arguments: list[str]) -> None:
                         help="files of a folder for a tokenizer without a fast path")  # fmt: skip
     options = parser.parse_args(arguments)
     folders = options.folders or sorted(path.name for path in DATA.iterdir() if path.is_dir())
-    rows = []
     for name in options.tokenizers:
-        tokenizer = make_tokenizer(name)
+        tokenizer, rows = make_tokenizer(name), []
         for folder in folders:
             rows.append(compare(name, tokenizer, DATA / folder, options.plain_files))
             print(json.dumps(rows[-1]), flush=True)
-    print_table(rows)
-    write_result("exactness", {"rows": rows})
+        print_table(rows)
+        write_result(f"exactness-{name}", {"rows": rows})
 
 
 def make_tokenizer(name: str) -> Tokenizer:
@@ -54,7 +53,7 @@ def make_tokenizer(name: str) -> Tokenizer:
         return load_tokenizer(DATA / "vocab" / name)
     sources = find_sources([str(DATA / "wikipedia-en")], CorpusConfig())[:1]
     documents = (batch for source in sources for batch in read_documents(source, CorpusConfig()))
-    return train_tokenizer(documents, TokenizerConfig(kind=name, vocab_size=16384), num_threads=2)
+    return train_tokenizer(documents, TokenizerConfig(model=name, vocab_size=16384), num_threads=2)
 
 
 def compare(name: str, tokenizer: Tokenizer, folder: Path, plain_files: int) -> dict[str, Any]:

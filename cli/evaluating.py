@@ -42,12 +42,18 @@ FOLDER = click.Path(path_type=Path)
     help="Of --minimal-pairs: bf16 takes half the time where the hardware has it, and scores are "
     "off by some 0.01 nats.  [default: fp32]",
 )
+@click.option(
+    "--start-token",
+    metavar="PIECE",
+    help="Of --minimal-pairs and a causal model: begin each sentence with this piece.",
+)
 @device_option
 @json_option
 @quiet_option
 def evaluate(
     run: Path, data: Path | None, pairs_path: Path | None, by_source: bool,
-    precision: Precision | None, device: str | None, as_json: bool, quiet: bool, **which: Any,
+    precision: Precision | None, start_token: str | None, device: str | None, as_json: bool,
+    quiet: bool, **which: Any,
 ) -> None:  # fmt: skip
     """Held-out loss at fixed masks, against the loss of guessing by frequency.
 
@@ -60,20 +66,19 @@ def evaluate(
     Example: lmmodel evaluate runs/wiki --minimal-pairs blimp/
     """
     given = {name: value for name, value in which.items() if value is not None}
-    if pairs_path is None and precision is not None:
-        raise click.UsageError("--precision is for --minimal-pairs; loss is computed in fp32")
     if pairs_path is None:
+        if precision is not None or start_token is not None:
+            raise click.UsageError("--precision and --start-token are for --minimal-pairs")
         result, lines = evaluate_data(
             run, data, by_source=by_source, device=device or "auto", quiet=quiet, **given
         )
-    elif given or data is not None or by_source:
-        raise click.UsageError(
-            "--minimal-pairs brings its own sentences: leave out what is on data"
-        )
     else:
+        if given or data is not None or by_source:
+            raise click.UsageError("--minimal-pairs brings its own sentences: it takes no data")
         result, lines = evaluate_pairs(
-            run, pairs_path, precision or "fp32", device=device or "auto", quiet=quiet
-        )
+            run, pairs_path, device=device or "auto", quiet=quiet, start_token=start_token,
+            precision=precision or "fp32",
+        )  # fmt: skip
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
@@ -93,7 +98,7 @@ def evaluate_data(
 
 
 def evaluate_pairs(
-    run: Path, path: Path, precision: Precision, *, device: str, quiet: bool
+    run: Path, path: Path, *, device: str, quiet: bool, **options: Any
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how often a run finds acceptable sentences likelier, for machines and for people."""
     from lmmodel.minimal_pairs import read_pairs, score_pairs, table_of
@@ -101,7 +106,7 @@ def evaluate_pairs(
 
     pairs, model = read_pairs(path), load_run(run, device=device)
     with ProgressLine("scoring", unit="tokens", quiet=quiet) as line:
-        result = score_pairs(model, pairs, precision=precision, progress=line.update)
+        result = score_pairs(model, pairs, progress=line.update, **options)
     return table_of(result), minimal_pair_lines(result)
 
 

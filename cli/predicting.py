@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .inputs import read_texts, split_at_tab, text_options
-from .options import device_option, echo_result, json_option, quiet_option, seed_option
+from .options import (
+    device_option,
+    echo_result,
+    json_option,
+    quiet_option,
+    resolve,
+    seed_option,
+)
 from .progress import ProgressLine
 from .summaries import to_json_values
 from .summaries_predicting import (
@@ -199,7 +206,7 @@ def generate(
     from lmmodel.generation import generate as go_on
     from lmmodel.trained import load_run
 
-    config = GenerationConfig(**{k: value for k, value in settings.items() if value is not None})
+    config = resolve(GenerationConfig, None, (), **settings)
     given, model = read_texts(texts, file), load_run(run, device=device or "auto")
     with ProgressLine("generating", unit="texts", quiet=as_json) as line:
         found = go_on(model, given.texts, config, progress=line.update)
@@ -234,7 +241,9 @@ def classify(
         raise click.UsageError("--pair goes with one text; a --file has both, a tab between them")
     given, tuned = read_texts(texts, file), load_fine_tuned(model, device or "auto")
     first, second = given.texts, None if pair is None else [pair]
-    if tuned.record.task == "sentence-pair" and pair is None:
+    has_tabs = all("\t" in text for text in given.texts)
+    task = tuned.record.task
+    if pair is None and (task == "sentence-pair" or (task == "regression" and has_tabs)):
         first, second = split_at_tab(given.texts)
     found = classify_texts(tuned, first, second)
     lines = classification_lines(found.answers)

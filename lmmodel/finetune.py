@@ -32,7 +32,7 @@ from lmmodel.finetuning.fit import Fit, Report, Scores, fit
 from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
 from lmmodel.finetuning.rows import TaskRows, find_labels, references
 from lmmodel.finetuning.scores import confusion, mean_and_spread, score_task
-from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.finetuning.settings import FinetuneConfig, default_lr
 from lmmodel.finetuning.task_files import read_task_file
 from lmmodel.finetuning.tasks import TaskName
 from lmmodel.metrics import METRICS_NAME
@@ -179,7 +179,7 @@ def resolve_config(config: FinetuneConfig, source: Run) -> FinetuneConfig:
     return dataclasses.replace(
         config,
         max_seq_length=config.max_seq_length or min(most, DEFAULT_LENGTH),
-        lr=config.peak_lr,
+        lr=config.lr or default_lr(source.model.config.hidden_size, freeze=config.freeze),
         score=config.best_score,
         device="cuda" if device.type == "cuda" else "cpu",
         precision=resolve_precision(config.precision, device),

@@ -41,15 +41,15 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise FitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 <= self.temperature < float("inf"):
-            raise FitError(f"temperature must be at least 0, got {self.temperature}")
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise FitError(f"top_k must be at least 1, got {self.top_k}")
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise FitError(f"top_p must be in (0, 1], got {self.top_p}")
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
-            raise FitError(
+            raise ValueError(
                 "temperature=0 always takes the most likely token, so top_k and top_p have no "
                 "effect: leave them out, or choose a temperature above 0"
             )

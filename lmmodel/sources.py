@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from lmdata.dataset import open_store
 from lmmodel.errors import FitError
 from lmmodel.evaluation import (
     Evaluation,
+    HeldOut,
     Report,
+    Scores,
     data_for,
     held_out_for,
     score_held_out,
@@ -76,20 +79,26 @@ def evaluate_sources(
         run, data, split=split, num_examples=num_examples, view=None if has_pairs else "single"
     )
     scores = score_held_out(run, held_out, progress)
-    first = [score for score in scores if score.part == 0]
+    sources = sources_of(data.path, split, held_out.documents)
+    figures = _group(held_out, [score for score in scores if score.part == 0], sources)
+    return SourceEvaluation(total=summarize(held_out, scores), sources=figures)
+
+
+def _group(
+    held_out: HeldOut, scores: Sequence[Scores], sources: np.ndarray
+) -> tuple[SourceFigures, ...]:
+    """Return the figures of each source, the hardest first; `sources` names that of each label."""
     labels, losses, ranks = (
-        np.concatenate([getattr(score, name) for score in first])
+        np.concatenate([getattr(score, name) for score in scores])
         for name in ("labels", "losses", "ranks")
     )
-    sources = sources_of(data.path, split, held_out.documents)
     num_bytes = held_out.piece_bytes[labels]
     figures = [
         _figures(name, held_out.documents[own], losses[own], ranks[own], num_bytes[own])
-        for name in sorted(set(sources))
+        for name in sorted(set(sources.tolist()))
         for own in [np.flatnonzero(sources == name)]
     ]
-    figures.sort(key=lambda found: -found.nats_per_byte)
-    return SourceEvaluation(total=summarize(held_out, scores), sources=tuple(figures))
+    return tuple(sorted(figures, key=lambda found: -found.nats_per_byte))
 
 
 def sources_of(path: Path, split: str, documents: np.ndarray) -> np.ndarray:

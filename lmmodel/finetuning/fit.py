@@ -16,7 +16,7 @@ from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.finetuning.batches import pack, pack_labels, predict_logits, split_rows
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.losses import count_labels, sum_loss
-from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.finetuning.settings import FinetuneConfig, default_lr
 from lmmodel.learner import is_out_of_memory
 from lmmodel.optimizer import Optimizer
 from lmmodel.schedule import lr_ratio
@@ -179,7 +179,8 @@ class TaskLearner:
         self.step = 0  # optimizer steps done
         if config.freeze:
             model.backbone.requires_grad_(False)
-        self.optimizer = Optimizer(model, config.optimizer_config)
+        self.lr = config.lr or default_lr(model.config.hidden_size, freeze=config.freeze)
+        self.optimizer = Optimizer(model, config.optimizer_config(self.lr))
 
     @property
     def epoch(self) -> float:
@@ -201,7 +202,7 @@ class TaskLearner:
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the loss is {loss} in step {self.step + 1}: set lr lower than "
-                f"{self.config.peak_lr:g}, warmup_ratio higher or precision=fp32"
+                f"{self.lr:g}, warmup_ratio higher or precision=fp32"
             )
         clip_gradients(self.model, self.config.max_grad_norm)
         self.optimizer.step(lr_ratio(self.step, self.num_steps, self.config.schedule_config))

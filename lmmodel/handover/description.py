@@ -345,7 +345,7 @@ def _fine_tuning_table(tuned: FineTuned) -> dict[str, Any]:
         "trained": "the head only" if config.freeze else "all weights",
         "epochs at most": config.num_epochs,
         "examples a step": config.batch_size,
-        "peak learning rate": config.peak_lr,
+        "peak learning rate": config.lr,
         "dropout": config.dropout,
         "longest example": f"{record.max_seq_length} tokens",
         "chosen by": config.best_score,

@@ -56,7 +56,14 @@ def test_bf16_is_close_and_for_minimal_pairs_only(road: Road, pairs: Path) -> No
     assert as_json(*arguments, "--precision", "bf16")["total"]["num_ties"] == 1
     result = invoke("lmmodel", "evaluate", road.run, "--precision", "bf16")
     assert result.exit_code == 2
-    assert "--precision is for --minimal-pairs" in result.stderr
+    assert "--precision and --start-token are for --minimal-pairs" in result.stderr
+
+
+def test_a_masked_model_takes_no_start_token(road: Road, pairs: Path) -> None:
+    arguments = ("lmmodel", "evaluate", road.run, "--minimal-pairs", pairs, "--start-token", "the")
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert "it takes no start token" in result.stderr
 
 
 def test_minimal_pairs_take_no_data(road: Road, pairs: Path) -> None:

@@ -129,6 +129,8 @@ def test_pairs_are_an_option_or_a_tab(tuned: dict[TaskName, Path], tmp_path: Pat
     (tmp_path / "pairs").write_text("A stone.\tA bird.\n")
     filed = as_json("lmmodel", "classify", folder, "--file", tmp_path / "pairs")
     assert as_json("lmmodel", "classify", folder, "A stone.", "--pair", "A bird.") == filed
+    number = as_json("lmmodel", "classify", tuned["regression"], "--file", tmp_path / "pairs")
+    assert number["texts"][0]["pair"] == "A bird."
     for options in (["a", "b", "--pair", "c"], ["--file", "-", "--pair", "c"], ["no tab here"]):
         assert invoke("lmmodel", "classify", folder, *options, input="").exit_code == 2
 

@@ -136,7 +136,7 @@ def test_what_can_not_be_gone_on_with_is_a_clear_error(causal_run, trained):
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
-    with pytest.raises(FitError, match=words):
+    with pytest.raises(ValueError, match=words):
         GenerationConfig(**settings)
 
 
