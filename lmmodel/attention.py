@@ -5,7 +5,7 @@ A token sees the tokens of its own sequence only; with `is_causal` no later ones
 
     reference   the definition: one dense T x T mask
     dense       all sequences equally long: a reshape and scaled_dot_product_attention
-    runs        one such call for each run of neighbours of equal length (CPU: no padding, no mask)
+    buckets     one such call for neighbours of nearly equal length (CPU)
     padded      gathered into (S, max_seqlen) with a mask; no step depends on values on the device
     varlen      torch's own variable-length FlashAttention (CUDA, bf16 or fp16, no dropout)
 
@@ -14,19 +14,25 @@ Shapes: T tokens, S sequences, L tokens of one sequence, H heads, K features of 
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmmodel.buckets import Bucket, equal_buckets, pad, padded_rows, rounded_buckets, unpad
 from lmmodel.dropout import dropout
 
-Kernel = Literal["reference", "dense", "runs", "padded", "varlen"]
+Kernel = Literal["reference", "dense", "buckets", "padded", "varlen"]
 
 # torch 2.10 brought `varlen_attn` with `is_causal`; 2.11 and later take `window_size` instead.
 VARLEN_TAKES_WINDOW = torch.__version__ >= "2.11"
+
+# What buckets are rounded for; float32 products take any shape at once.
+ROUNDED = {torch.bfloat16}
+
+# Scores of all heads that a bucket has at most: 1 MiB in bf16, which stays in a core's cache.
+CACHED_SCORES = 2**19
 
 
 def attention(
@@ -66,8 +72,8 @@ def attention(
         window = None
     if kernel == "dense":
         return _dense(q, k, v, max_seqlen, is_causal, window, dropout_p)
-    if kernel == "runs":
-        return _runs(q, k, v, cu_seqlens, is_causal, window, dropout_p)
+    if kernel == "buckets":
+        return _buckets(q, k, v, cu_seqlens, is_causal, window, dropout_p)
     if kernel == "padded":
         return _padded(q, k, v, cu_seqlens, max_seqlen, is_causal, window, dropout_p)
     if kernel == "varlen":
@@ -88,14 +94,14 @@ def choose_kernel(
 ) -> Kernel:
     """Return the kernel for a shape: depends on shapes only, never on values on a device.
 
-    What is compiled must not depend on the lengths either: `runs` would be compiled again for
-    each list of lengths.
+    What is compiled must not depend on the lengths either: `buckets` would be compiled again
+    for each list of lengths.
 
     Example:
         >>> choose_kernel("cpu", torch.float32, 4096, 32, 128)
         'dense'
         >>> choose_kernel("cpu", torch.float32, 4096, 40, 128)
-        'runs'
+        'buckets'
         >>> choose_kernel("cuda", torch.float32, 4096, 40, 128)
         'padded'
         >>> choose_kernel("cpu", torch.float32, 4096, 40, 128, is_compiled=True)
@@ -104,7 +110,7 @@ def choose_kernel(
     if num_sequences * max_seqlen == num_tokens:  # none is longer, so all are as long
         return "dense"
     if device != "cuda":
-        return "padded" if is_compiled else "runs"
+        return "padded" if is_compiled else "buckets"
     has_half = dtype in (torch.bfloat16, torch.float16)
     if has_half and not dropout_p and (VARLEN_TAKES_WINDOW or window is None):
         return "varlen"
@@ -137,21 +143,73 @@ def _dense(
     q: Tensor, k: Tensor, v: Tensor, length: int, is_causal: bool, window: int | None, p: float
 ) -> Tensor:
     """Return attention where every sequence has `length` tokens."""
-    num_tokens, num_heads, num_features = q.shape
-    shape = (num_tokens // length, length, num_heads, num_features)
+    bucket = Bucket((length,) * (len(q) // length), length)
+    return _bucket(q, k, v, bucket, is_causal, window, p)
+
+
+def _buckets(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    is_causal: bool,
+    window: int | None,
+    p: float,
+) -> Tensor:
+    """Return attention by one dense call for each bucket of nearly equally long neighbours."""
+    lengths = cu_seqlens.diff().tolist()
+    if q.dtype in ROUNDED:
+        buckets = rounded_buckets(lengths, CACHED_SCORES // q.shape[1])
+    else:
+        buckets = equal_buckets(lengths)
+    rows, num_rows = padded_rows(buckets)
+    is_full = num_rows == len(q)
+    if not is_full:
+        q, k, v = (pad(x, rows, num_rows) for x in (q, k, v))
+    sizes = [bucket.num_rows for bucket in buckets]
+    parts = zip(buckets, *(torch.split(x, sizes) for x in (q, k, v)), strict=True)
+    out = torch.cat(
+        [_bucket(qi, ki, vi, bucket, is_causal, window, p) for bucket, qi, ki, vi in parts]
+    )
+    return out if is_full else unpad(out, rows)
+
+
+def _bucket(
+    q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, is_causal: bool, window: int | None, p: float
+) -> Tensor:
+    """Return attention within the S sequences of one bucket: (S x L, H, K), as q, k and v are."""
+    length, num_heads, num_features = bucket.length, *q.shape[1:]
+    shape = (len(bucket.lengths), length, num_heads, num_features)
+    is_by_products = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or p > 0)
     q, k, v = (x.reshape(shape).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
-    mask = None
-    if window is not None and window < length - 1:
-        mask = _band(length, window, is_causal, q.device)
-    if q.device.type == "cpu" and (q.dtype == torch.bfloat16 or p):
-        if is_causal and mask is None:
-            mask = _band(length, None, is_causal, q.device)
+    if window is not None and window >= length - 1:
+        window = None
+    if window is None and (bucket.is_full or is_causal):
+        # No token sees padding, which comes last: torch's own causal mask is enough, or none.
+        mask = _band(length, None, True, q.device) if is_causal and is_by_products else None
+    else:
+        mask = _seen(bucket, is_causal, window, q.device)
+    if is_by_products:
         out = _products(q, k, v, mask, p)
     else:
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=p, is_causal=is_causal and mask is None
         )
-    return out.transpose(1, 2).reshape(num_tokens, num_heads, num_features)
+    return out.transpose(1, 2).reshape(-1, num_heads, num_features)
+
+
+def _seen(bucket: Bucket, is_causal: bool, window: int | None, device: torch.device) -> Tensor:
+    """Return which places see which, bool: (L, L), or (S, 1, 1 or L, L) where there is padding."""
+    band = None
+    if is_causal or window is not None:
+        band = _band(bucket.length, window, is_causal, device)  # (L, L)
+    if band is not None and (is_causal or bucket.is_full):
+        return band
+    is_real = bucket.is_real()[:, None, None, :].to(device)  # (S, 1, 1, L)
+    if band is None:
+        return is_real
+    # Padding far from all tokens would see nothing and give NaN: let it see itself.
+    return band & (is_real | torch.eye(bucket.length, dtype=torch.bool, device=device))
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
@@ -161,44 +219,18 @@ def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) ->
         q: floats (S, H, L, K)
         k: as q
         v: as q
-        mask: bool (L, L), or None where all see all
+        mask: bool (L, L) or (S, 1, 1 or L, L), or None where all see all
         p: probability with which a weight is set to 0
     """
     shape = q.shape
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (S x H, L, K)
     seen = q.new_zeros(())
     if mask is not None:
-        seen = seen.masked_fill(~mask, float("-inf"))
+        seen = q.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        if mask.dim() == 4:
+            seen = seen.expand(-1, shape[1], -1, -1).flatten(0, 1)  # (S x H, 1 or L, L)
     scores = torch.baddbmm(seen, q, k.mT, beta=float(mask is not None), alpha=shape[-1] ** -0.5)
     return torch.bmm(dropout(scores.softmax(dim=-1), p), v).view(shape)
-
-
-def _runs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    is_causal: bool,
-    window: int | None,
-    p: float,
-) -> Tensor:
-    """Return attention by one dense call for each run of equally long neighbours."""
-    runs = [(length, n) for length, n in equal_runs(cu_seqlens.diff().tolist()) if length]
-    sizes = [length * n for length, n in runs]
-    parts = zip(runs, *(torch.split(x, sizes) for x in (q, k, v)), strict=True)
-    return torch.cat(
-        [_dense(qi, ki, vi, length, is_causal, window, p) for (length, _), qi, ki, vi in parts]
-    )
-
-
-def equal_runs(lengths: list[int]) -> list[tuple[int, int]]:
-    """Return (length, how many neighbours have it) for each run of equal lengths.
-
-    Example:
-        >>> equal_runs([3, 3, 5, 3])
-        [(3, 2), (5, 1), (3, 1)]
-    """
-    return [(length, len(list(group))) for length, group in groupby(lengths)]
 
 
 def _padded(

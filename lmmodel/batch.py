@@ -202,3 +202,37 @@ def cut_rows(amounts: list[tuple[np.ndarray, int]]) -> list[int]:
         start = max(min(fitting), start + 1)
         ends.append(start)
     return ends
+
+
+def deal_rows(lengths: np.ndarray, most: int, num_groups: int) -> list[np.ndarray]:
+    """Return rows dealt out to groups of about equally many tokens, each with rows of all lengths.
+
+    A row longer than allowed is a group of its own. Within a group the shortest is first.
+
+    Args:
+        lengths: int64 (B,) tokens of each row
+        most: tokens of a group
+        num_groups: at least so many, where there are as many rows
+
+    Example:
+        >>> lengths = np.array([9, 1, 5, 2, 4, 3])
+        >>> [lengths[group].tolist() for group in deal_rows(lengths, most=8, num_groups=2)]
+        [[9], [1, 2, 5], [3, 4]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    num_long = int((lengths > most).sum())
+    long, rest = order[:num_long], order[num_long:]
+    wanted = max(num_groups - num_long, -(-int(lengths[rest].sum()) // most), 1)
+    groups = _deal(rest, wanted)
+    while any(lengths[group].sum() > most for group in groups):
+        wanted += 1 + wanted // 16
+        groups = _deal(rest, wanted)
+    return [*long[:, None], *groups]
+
+
+def _deal(rows: np.ndarray, num_groups: int) -> list[np.ndarray]:
+    """Return rows, longest first, dealt to and fro, so that each group's shortest is first."""
+    num_groups = min(num_groups, len(rows))
+    turn = np.arange(len(rows)) % max(1, 2 * num_groups)
+    group = np.minimum(turn, 2 * num_groups - 1 - turn)
+    return [rows[group == number][::-1] for number in range(num_groups)]

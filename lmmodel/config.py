@@ -32,11 +32,14 @@ class BatchConfig:
     """Examples of a step over all processes, at least 1; None: 32 on a CPU, 256 on a GPU."""
     micro_batch_tokens: int | None = None
     """Tokens of one forward pass; the result does not depend on it. None: 4096, GPU 65,536."""
+    min_micro_batches: int | None = None
+    """A step is cut into at least so many, where each keeps 256 tokens: on a CPU every core takes
+    one. The result does not depend on it. None: one for each core, one on a GPU or compiled."""
     prefetch: int = 2
     """Steps made ahead by the background thread, at least 0; no effect on the result."""
 
     def __post_init__(self) -> None:
-        for name in ("size", "micro_batch_tokens"):
+        for name in ("size", "micro_batch_tokens", "min_micro_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

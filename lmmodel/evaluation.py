@@ -22,6 +22,7 @@ from lmmodel.inference import map_batches, prepare
 from lmmodel.loader import MicroBatch, Shape, split_micro_batches, take_rows
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
+from lmmodel.parallel import is_sharded
 from lmmodel.plan import recipe_or_any
 from lmmodel.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
@@ -133,9 +134,12 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        score = functools.partial(_score, model, held_out.objective, device)
-        scores = _listed(map(score, held_out.micro_batches), held_out, progress)
+    score = functools.partial(_score, model, held_out.objective, device)
+    if is_sharded(model):  # a layer is gathered by all processes in one order
+        with torch.no_grad():
+            scores = _listed(map(score, held_out.micro_batches), held_out, progress)
+    else:
+        scores = _listed(map_batches(score, held_out.micro_batches, device), held_out, progress)
     model.train(was_training)
     return summarize(held_out, scores)
 

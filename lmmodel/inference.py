@@ -7,17 +7,15 @@ that; it is 1.4 times as fast as the library torch takes otherwise on the machin
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmmodel.cores import map_in_order, num_cores
 from lmmodel.model import Linear, Transformer, VocabularyHead
 
 BatchT = TypeVar("BatchT")
@@ -32,9 +30,6 @@ GPU_BATCH_TOKENS = 65_536
 # Logits that exist at once: 8 MiB of float32 on a CPU.
 CPU_CHUNK = 2**21
 GPU_CHUNK = 2**28
-
-# Batches under way for each thread.
-_AHEAD = 4
 
 
 def batch_tokens(device: torch.device) -> int:
@@ -75,32 +70,7 @@ def map_batches(
         with torch.inference_mode():
             return function(batch)
 
-    num_threads = torch.get_num_threads()
-    if device.type != "cpu" or num_threads == 1:
-        yield from map(compute, batches)
-        return
-    with _one_thread_each(num_threads) as pool:
-        waiting: deque[Future[ResultT]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(compute, batch))
-            if len(waiting) > _AHEAD * num_threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-@contextlib.contextmanager
-def _one_thread_each(num_threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Have threads in each of which torch computes alone."""
-    try:
-        pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
-        with pool:
-            try:
-                yield pool
-            finally:
-                pool.shutdown(cancel_futures=True)
-    finally:
-        torch.set_num_threads(num_threads)
+    yield from map_in_order(compute, batches, num_cores(device))
 
 
 def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:

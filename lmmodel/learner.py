@@ -13,6 +13,7 @@ from torch import Tensor
 from lmmodel.averaging import WeightAverage
 from lmmodel.checkpoint import TensorGroups, load_weights
 from lmmodel.config import TrainConfig
+from lmmodel.cores import num_cores
 from lmmodel.device import sum_over_processes
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.loader import Loader, StepBatch
@@ -174,6 +175,7 @@ class Learner:
             num_labels,
             seeds=dropout_seeds(self.config.seed, batch.step, self.loader.rank),
             losses=self.losses,
+            num_at_once=1 if self.config.compile or self.is_sharded else num_cores(self.device),
         )
 
     def _halve_micro_batches(self) -> None:

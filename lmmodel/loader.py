@@ -21,10 +21,12 @@ from lmmodel.batch import (
     IGNORED,
     Batch,
     cut_rows,
+    deal_rows,
     make_batch,
     pad_batch,
     spare_sequences,
 )
+from lmmodel.buckets import round_up
 from lmmodel.data import Rows
 from lmmodel.objectives import (
     Objective,
@@ -32,6 +34,9 @@ from lmmodel.objectives import (
     count_labels,
     next_token_labels,
 )
+
+# Tokens of a micro-batch that is worth its own gradients.
+LEAST_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,12 @@ class Shape:
     num_labels: int = 2**31
     max_seqlen: int | None = None
     is_static: bool = False
+    is_rounded: bool = False
+    """Tokens and labels are filled up to five binary digits, so that bf16 products on a CPU meet
+    the same few shapes: each new one costs oneDNN about a millisecond."""
+    num_dealt: int | None = None
+    """Examples of all lengths are dealt out to at least so many micro-batches, where each gets
+    `LEAST_TOKENS`; None: micro-batches are filled one after the other, shortest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +165,16 @@ class Loader:
 
 
 def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
-    """Return the examples, shortest first, as packed micro-batches no larger than `shape`.
+    """Return the examples as packed micro-batches no larger than `shape`, shortest first in each.
 
     An example larger than that is a micro-batch of its own. Equal lengths become neighbours, which
     is what attention on a CPU wants.
     """
+    if shape.num_dealt is not None:
+        lengths = np.diff(examples.offsets)
+        num = min(shape.num_dealt, int(lengths.sum()) // LEAST_TOKENS)
+        groups = deal_rows(lengths, shape.num_tokens, num)
+        return [to_batch(take_rows(examples, group), shape) for group in groups]
     order = np.argsort(np.diff(examples.offsets), kind="stable")
     ordered = take_rows(examples, order)
     spare = spare_sequences(shape.num_tokens, shape.max_seqlen or 1) if shape.is_static else 0
@@ -188,6 +204,8 @@ def to_batch(examples: ExampleBatch, shape: Shape) -> Batch:
         masked_labels=_tensor(examples.masked_labels, np.int64),
         next_sentence_label=torch.from_numpy(np.where(pairs < 0, IGNORED, pairs)),
     )
+    if shape.is_rounded:
+        return _round_batch(batch)
     if not shape.is_static:
         return batch
     return pad_batch(
@@ -195,6 +213,18 @@ def to_batch(examples: ExampleBatch, shape: Shape) -> Batch:
         num_tokens=shape.num_tokens,
         num_sequences=shape.num_sequences,
         num_masked=shape.num_labels,
+    )
+
+
+def _round_batch(batch: Batch) -> Batch:
+    """Return the batch with its tokens and labels filled up to one of 16 numbers an octave."""
+    num_tokens = round_up(batch.num_tokens, num_digits=5)
+    spare = spare_sequences(num_tokens - batch.num_tokens, batch.max_seqlen)
+    return pad_batch(
+        batch,
+        num_tokens=num_tokens,
+        num_sequences=batch.num_sequences + spare,
+        num_masked=round_up(len(batch.masked_positions), num_digits=5),
     )
 
 

@@ -18,6 +18,7 @@ from lmdata.recipes import Recipe
 from lmmodel.attention import Kernel, choose_kernel
 from lmmodel.budget import Pace, budget_steps, probe
 from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig, stage_recipe
+from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
@@ -61,6 +62,8 @@ def resolve_config(
         config.batch,
         size=config.batch.size or (256 if on_gpu else 32),
         micro_batch_tokens=config.batch.micro_batch_tokens or (65536 if on_gpu else 4096),
+        min_micro_batches=config.batch.min_micro_batches
+        or (1 if config.compile else num_cores(device)),
     )
     resolved = dataclasses.replace(
         config,
@@ -200,7 +203,8 @@ def make_shape(config: TrainConfig) -> Shape:
     tokens = config.batch.micro_batch_tokens
     assert tokens is not None
     if not config.compile:
-        return Shape(tokens)
+        is_rounded = config.device == "cpu" and config.precision == "bf16"
+        return Shape(tokens, num_dealt=config.batch.min_micro_batches, is_rounded=is_rounded)
     length = config.model.max_position_embeddings
     if config.recipe is not None:
         length = config.recipe.max_seq_length

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from lmdata.rng import draw, stream_key
 from lmmodel.batch import IGNORED, Batch
+from lmmodel.cores import add_gradients
+from lmmodel.dropout import seeded
 from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, Part, combine, sum_losses
@@ -35,11 +38,12 @@ class StepLoss:
 def accumulate(
     model: Transformer,
     objective: Objective,
-    micro_batches: Iterable[MicroBatch],
+    micro_batches: Sequence[MicroBatch],
     num_labels: Tensor,
     *,
     seeds: Callable[[int], int],
     losses: SumLosses = sum_losses,
+    num_at_once: int = 1,
 ) -> Tensor:
     """Add the gradients of a step's mean loss to the parameters; return the summed losses.
 
@@ -50,6 +54,7 @@ def accumulate(
         num_labels: int64 (K,) labels of the whole step over all processes, on the model's device
         seeds: of dropout, by the index of the micro-batch
         losses: `sum_losses`, compiled or not
+        num_at_once: micro-batches in work at a time, on a CPU; changes nothing in the result
 
     Returns:
         float32 (K,) sums of each term in this process, nats.
@@ -58,13 +63,20 @@ def accumulate(
     weights = torch.tensor(objective.weights, dtype=torch.float32, device=device)
     sums = torch.zeros_like(weights)
     spans = term_spans(objective)
-    for index, micro in enumerate(micro_batches):
-        torch.manual_seed(seeds(index))
+    own_sums = [torch.zeros(0)] * len(micro_batches)
+
+    def loss(index: int) -> Tensor:
+        micro = micro_batches[index]
         span = spans[micro.part]
         batch = micro.batch.to(device, non_blocking=True)
-        part_sums = losses(model, objective.parts[micro.part], batch)
-        combine(part_sums, weights[span], num_labels[span]).backward()  # type: ignore[no-untyped-call]
-        sums[span] += part_sums.detach()
+        with seeded(seeds(index), device):
+            part_sums = losses(model, objective.parts[micro.part], batch)
+        own_sums[index] = part_sums.detach()
+        return combine(part_sums, weights[span], num_labels[span])
+
+    add_gradients(model, [partial(loss, i) for i in range(len(micro_batches))], num_at_once)
+    for micro, part_sums in zip(micro_batches, own_sums, strict=True):
+        sums[spans[micro.part]] += part_sums
     return sums
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from lmmodel.batch import Batch, cut_rows, make_batch
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.spans import span_index
+from lmmodel.inference import map_batches
 from lmmodel.task_model import SEQUENCE_TASKS, TaskModel
 
 # Tokens of one forward pass without gradients.
@@ -57,7 +58,6 @@ def pack_labels(examples: TaskExamples, rows: np.ndarray) -> Tensor:
     return torch.from_numpy(examples.labels[rows])
 
 
-@torch.inference_mode()
 def predict_logits(
     model: TaskModel, examples: TaskExamples, num_tokens: int = PREDICT_TOKENS
 ) -> np.ndarray:
@@ -73,7 +73,11 @@ def predict_logits(
     is_sequence = model.task in SEQUENCE_TASKS
     count = len(examples) if is_sequence else len(examples.input_ids)
     logits = np.empty((count, model.num_labels), np.float32)
-    for rows in split_rows(examples.lengths, np.arange(len(examples)), num_tokens):
-        places = rows if is_sequence else token_places(examples, rows)
-        logits[places] = model(pack(examples, rows).to(device)).cpu().numpy()
+    groups = split_rows(examples.lengths, np.arange(len(examples)), num_tokens)
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        return model(pack(examples, rows).to(device)).cpu().numpy()
+
+    for rows, own in zip(groups, map_batches(compute, groups, device), strict=True):
+        logits[rows if is_sequence else token_places(examples, rows)] = own
     return logits

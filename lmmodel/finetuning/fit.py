@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor
 
 from lmdata.order import permute
+from lmmodel.batch import deal_rows
+from lmmodel.cores import add_gradients, num_cores
+from lmmodel.dropout import seeded
 from lmmodel.errors import DivergedError, MemoryLimitError
-from lmmodel.finetuning.batches import pack, pack_labels, predict_logits, split_rows
+from lmmodel.finetuning.batches import pack, pack_labels, predict_logits
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.finetuning.settings import FinetuneConfig, default_lr
 from lmmodel.learner import is_out_of_memory
+from lmmodel.loader import LEAST_TOKENS
 from lmmodel.optimizer import Optimizer
 from lmmodel.schedule import lr_ratio
 from lmmodel.step import clip_gradients, dropout_seeds
@@ -212,29 +217,42 @@ class TaskLearner:
     def _accumulate(self, rows: np.ndarray) -> float:
         """Add the gradients of the rows' mean loss to the parameters; return that loss."""
         labels = pack_labels(self.train, rows)
-        total = torch.zeros((), device=self.device)
         unit = self.loss_unit * max(1, count_labels(self.train.task, labels))
         seeds = dropout_seeds(self.seed, self.step, 0)
-        groups = split_rows(self.train.lengths, rows, self.config.micro_batch_tokens)
-        for index, group in enumerate(groups):
-            torch.manual_seed(seeds(index))
-            total += self._backward(group, unit)
-        return float(total)
+        at_once = num_cores(self.device)
+        groups = self._micro_batches(rows, at_once)
+        losses = [torch.zeros(())] * len(groups)
 
-    def _backward(self, rows: np.ndarray, unit: float) -> Tensor:
-        batch = pack(self.train, rows).to(self.device)
-        labels = pack_labels(self.train, rows).to(self.device)
+        def loss(index: int) -> Tensor:
+            with seeded(seeds(index), self.device):
+                own = self._loss(groups[index], unit)
+            losses[index] = own.detach()
+            return own
+
         try:
-            loss = sum_loss(self.train.task, self.model(batch), labels, batch) / unit
-            loss.backward()  # type: ignore[no-untyped-call]
+            add_gradients(self.model, [partial(loss, i) for i in range(len(groups))], at_once)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            most = max(int(self.train.lengths[group].sum()) for group in groups)
             raise MemoryLimitError(
-                f"a micro-batch of {batch.num_tokens} tokens does not fit into memory: "
+                f"a micro-batch of {most} tokens does not fit into memory: "
                 "set micro_batch_tokens or max_seq_length lower"
             ) from error
-        return loss.detach()
+        return float(sum(losses))
+
+    def _micro_batches(self, rows: np.ndarray, num: int) -> list[np.ndarray]:
+        """Return the rows in at least so many groups, where each keeps `LEAST_TOKENS`."""
+        lengths = self.train.lengths[rows]
+        num = min(num, int(lengths.sum()) // LEAST_TOKENS)
+        groups = deal_rows(lengths, self.config.micro_batch_tokens, num)
+        return [rows[group] for group in groups]
+
+    def _loss(self, rows: np.ndarray, unit: float) -> Tensor:
+        """Return the share of some rows in the mean loss of a step."""
+        batch = pack(self.train, rows).to(self.device)
+        labels = pack_labels(self.train, rows).to(self.device)
+        return sum_loss(self.train.task, self.model(batch), labels, batch) / unit
 
     def evaluate(self, examples: TaskExamples, score: Scorer) -> Evaluation:
         """Return scores and weights of this moment.

@@ -1,13 +1,17 @@
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmmodel.attention import attention, choose_kernel, equal_runs, reference
+from lmmodel.attention import attention, choose_kernel, reference
 
 HEADS, FEATURES = 3, 7
 
-lengths_lists = st.lists(st.integers(0, 13), min_size=1, max_size=7).filter(any)
+lengths_lists = st.lists(st.integers(0, 13) | st.integers(17, 43), min_size=1, max_size=7).filter(
+    any
+)
 
 
 def cu_seqlens_of(lengths: list[int]) -> torch.Tensor:
@@ -40,7 +44,7 @@ def test_two_tokens_by_hand() -> None:
     k = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1)
     v = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1)
     share = 1 / (1 + torch.e**-1)  # of the second: e^1 / (e^0 + e^1)
-    for kernel in ("reference", "dense", "runs", "padded"):
+    for kernel in ("reference", "dense", "buckets", "padded"):
         out = attention(one, k, v, cu_seqlens_of([2]), 2, kernel=kernel).flatten()
         torch.testing.assert_close(out.tolist(), [share, share])
         out = attention(one, k, v, cu_seqlens_of([2]), 2, is_causal=True, kernel=kernel).flatten()
@@ -52,7 +56,7 @@ def test_two_tokens_by_hand() -> None:
     lengths=lengths_lists,
     is_causal=st.booleans(),
     window=st.none() | st.integers(1, 11),
-    kernel=st.sampled_from(["runs", "padded", None]),
+    kernel=st.sampled_from(["buckets", "rounded", "padded", None]),
     spare=st.integers(0, 3),
 )
 def test_every_kernel_gives_the_numbers_and_gradients_of_the_reference(
@@ -62,13 +66,15 @@ def test_every_kernel_gives_the_numbers_and_gradients_of_the_reference(
     expected = output_and_gradients(
         lambda q, k, v: reference(q, k, v, cu_seqlens, is_causal, window), qkv
     )
-    actual = output_and_gradients(
-        lambda q, k, v: attention(
-            q, k, v, cu_seqlens, max(lengths) + spare,
-            is_causal=is_causal, window=window, kernel=kernel,
-        ),
-        qkv,
-    )  # fmt: skip
+    rounded = {torch.float64} if kernel == "rounded" else set()
+    with mock.patch("lmmodel.attention.ROUNDED", rounded):
+        actual = output_and_gradients(
+            lambda q, k, v: attention(
+                q, k, v, cu_seqlens, max(lengths) + spare,
+                is_causal=is_causal, window=window, kernel="buckets" if rounded else kernel,
+            ),
+            qkv,
+        )  # fmt: skip
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
 
@@ -100,7 +106,7 @@ def test_the_result_of_a_sequence_does_not_depend_on_its_neighbours() -> None:
     torch.testing.assert_close(together[5:16], alone)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "dense", "runs", "padded"])
+@pytest.mark.parametrize("kernel", ["reference", "dense", "buckets", "padded"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_keeps_the_mean_and_depends_on_the_seed_only(kernel, dtype: torch.dtype) -> None:
     q, k, v = (x.detach().to(dtype) for x in make_qkv(22))
@@ -135,7 +141,7 @@ def test_dropout_drops_the_share_it_says() -> None:
 def test_equal_lengths_run_as_one_dense_call() -> None:
     assert choose_kernel("cpu", torch.float32, 512, 4, 128) == "dense"
     assert choose_kernel("cuda", torch.float32, 512, 4, 128) == "dense"
-    assert choose_kernel("cpu", torch.float32, 511, 4, 128) == "runs"
+    assert choose_kernel("cpu", torch.float32, 511, 4, 128) == "buckets"
 
 
 def test_cuda_takes_the_variable_length_kernel_where_it_can() -> None:
@@ -143,11 +149,6 @@ def test_cuda_takes_the_variable_length_kernel_where_it_can() -> None:
     assert choose_kernel("cuda", torch.bfloat16, *shape) == "varlen"
     assert choose_kernel("cuda", torch.bfloat16, *shape, dropout_p=0.1) == "padded"
     assert choose_kernel("cuda", torch.float32, *shape) == "padded"
-
-
-def test_lengths_become_runs() -> None:
-    assert equal_runs([]) == []
-    assert equal_runs([5, 5, 0, 0, 0, 5]) == [(5, 2), (0, 3), (5, 1)]
 
 
 @pytest.mark.gpu

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lmmodel.batch import IGNORED, make_batch, pad_batch, spare_sequences
+from lmmodel.batch import IGNORED, deal_rows, make_batch, pad_batch, spare_sequences
 
 
 def small_batch():
@@ -64,3 +67,23 @@ def test_lengths_that_do_not_sum_to_the_tokens_are_refused() -> None:
 def test_a_sequence_longer_than_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="a sequence of 4 tokens is longer than max_seqlen=3"):
         make_batch(torch.zeros(4, dtype=torch.int64), torch.tensor([4]), max_seqlen=3)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=50),
+    most=st.integers(1, 200),
+    num_groups=st.integers(0, 9),
+)
+def test_rows_are_dealt_completely_and_no_group_is_too_large(
+    lengths: list[int], most: int, num_groups: int
+) -> None:
+    array = np.array(lengths)
+    groups = deal_rows(array, most, num_groups)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
+    assert len(groups) >= min(num_groups, len(lengths))
+    for group in groups:
+        assert array[group].sum() <= most or len(group) == 1
+        assert array[group].tolist() == sorted(array[group].tolist())
+    if max(lengths) <= most:  # each takes turns with the longest and the shortest
+        totals = [int(array[group].sum()) for group in groups]
+        assert max(totals) - min(totals) <= max(lengths)

@@ -1,7 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from lmmodel.dropout import dropout
+from lmmodel.dropout import dropout, seeded
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -43,3 +45,20 @@ def test_the_same_seed_drops_the_same() -> None:
 def test_zero_returns_the_tensor_itself() -> None:
     x = torch.ones(3)
     assert dropout(x, 0.0) is x
+
+
+def test_a_seed_holds_in_its_thread_until_its_end() -> None:
+    x, cpu = torch.ones(1000), torch.device("cpu")
+    with seeded(3, cpu):
+        first = dropout(x, 0.5)
+        with ThreadPoolExecutor(1) as pool:  # another thread draws elsewhere
+            pool.submit(dropout, x, 0.5).result()
+        second = dropout(x, 0.5)
+    with seeded(3, cpu):
+        both = [dropout(x, 0.5), dropout(x, 0.5)]
+    assert torch.equal(both[0], first)
+    assert torch.equal(both[1], second)
+    torch.manual_seed(8)
+    outside = dropout(x, 0.5)
+    torch.manual_seed(8)
+    assert torch.equal(dropout(x, 0.5), outside)

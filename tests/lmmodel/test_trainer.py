@@ -284,7 +284,7 @@ def test_the_kernels_that_attention_takes_are_planned_and_recorded(
     tiny, store, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("lmmodel.trainer.calibrate", lambda *_, **__: Pace(step_s=1.0))
-    assert plan(tiny(), store).attention == ("dense", "runs")
+    assert plan(tiny(), store).attention == ("buckets", "dense")
     assert plan(tiny("compile=true"), store).attention == ("padded",)
     train(tiny("evaluation.num_examples=0"), store, tmp_path / "run")
-    assert read_record(tmp_path / "run").environment["attention"] == "dense, runs"
+    assert read_record(tmp_path / "run").environment["attention"] == "buckets, dense"
