@@ -19,11 +19,10 @@ import torch
 
 from benchmarks.measure import DATA, print_table, write_result
 from lmmodel.handover.stock import export_model
-from lmmodel.inference import Precision
-from lmmodel.minimal_pairs import TIE_NATS, Pairs, read_pairs, score_pairs, table_of
+from lmmodel.minimal_pairs import TIE_NATS, PairPrecision, Pairs, read_pairs, score_pairs, table_of
 from lmmodel.trained import Run, load_run
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISIONS: tuple[PairPrecision, ...] = get_args(PairPrecision)
 
 
 def main(arguments: list[str]) -> None:
@@ -114,7 +113,7 @@ def sentence_score(model: Any, tokenizer: Any, text: str) -> float:
     return float(logits.log_softmax(dim=-1)[rows, ids[places]].sum())
 
 
-def score(run: Run, pairs: Pairs, precision: Precision) -> Timed:
+def score(run: Run, pairs: Pairs, precision: PairPrecision) -> Timed:
     """Return what the project makes of pairs."""
     start, cpu_start = time.perf_counter(), time.process_time()
     found = score_pairs(run, pairs, precision=precision)

@@ -10,11 +10,10 @@ import click
 from .options import device_option, echo_result, json_option, quiet_option
 from .progress import ProgressLine
 from .summaries import aligned, evaluation_lines, to_json_values
-from .summaries_predicting import WINDOWED, count_lines
+from .summaries_predicting import RESCORED, WINDOWED, count_lines
 
 if TYPE_CHECKING:
-    from lmmodel.inference import Precision
-    from lmmodel.minimal_pairs import MinimalPairScores, ParadigmScore
+    from lmmodel.minimal_pairs import MinimalPairScores, PairPrecision, ParadigmScore
     from lmmodel.sources import SourceEvaluation
 
 FOLDER = click.Path(path_type=Path)
@@ -38,9 +37,9 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    help="Of --minimal-pairs: bf16 takes half the time where the hardware has it, and scores are "
-    "off by some 0.01 nats.  [default: fp32]",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    help="Of --minimal-pairs: bf16 is faster where the hardware has it, and scores are off by some "
+    "0.01 nats; auto scores close pairs again in float32.  [default: auto]",
 )
 @click.option(
     "--start-token",
@@ -52,7 +51,7 @@ FOLDER = click.Path(path_type=Path)
 @quiet_option
 def evaluate(
     run: Path, data: Path | None, pairs_path: Path | None, by_source: bool,
-    precision: Precision | None, start_token: str | None, device: str | None, as_json: bool,
+    precision: PairPrecision | None, start_token: str | None, device: str | None, as_json: bool,
     quiet: bool, **which: Any,
 ) -> None:  # fmt: skip
     """Held-out loss at fixed masks, against the loss of guessing by frequency.
@@ -77,7 +76,7 @@ def evaluate(
             raise click.UsageError("--minimal-pairs brings its own sentences: it takes no data")
         result, lines = evaluate_pairs(
             run, pairs_path, device=device or "auto", quiet=quiet, start_token=start_token,
-            precision=precision or "fp32",
+            precision=precision or "auto",
         )  # fmt: skip
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
@@ -134,7 +133,7 @@ def minimal_pair_lines(scores: MinimalPairScores) -> list[str]:
     return [
         *aligned(rows),
         f"right: the acceptable sentence has the higher {scores.score}; a tie is not right",
-        *count_lines({WINDOWED: scores.num_windowed}),
+        *count_lines({WINDOWED: scores.num_windowed, RESCORED: scores.num_rescored}),
     ]
 
 

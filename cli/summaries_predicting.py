@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 WINDOWED = "texts longer than the model takes, read in windows"
+RESCORED = "pairs close in bf16, scored again in float32"
 
 
 def count_lines(counts: Mapping[str, int]) -> list[str]:

@@ -150,6 +150,15 @@ class ExactHead(nn.Module):
         return logits
 
 
+def logsumexp_in_place(logits: Tensor) -> Tensor:
+    """Return log sum exp of each row, float32 (R,); what was in `logits` (R, V) is lost.
+
+    torch's own takes a second array of that size, whose memory costs more than the exponentials.
+    """
+    largest = logits.amax(dim=1)
+    return logits.sub_(largest[:, None]).exp_().sum(dim=1).log_().add_(largest)
+
+
 def label_log_probabilities(
     model: Transformer, hidden: Tensor, rows: Tensor, labels: Tensor
 ) -> Tensor:
@@ -173,6 +182,7 @@ def label_log_probabilities(
         first = index * num_rows
         logits = model.lm_logits(hidden[first : first + num_rows]).float()
         own, wanted = rows[start:end] - first, labels[start:end]
-        parts.append(logits[own, wanted] - logits.logsumexp(dim=1)[own])
+        at_labels = logits[own, wanted]
+        parts.append(at_labels - logsumexp_in_place(logits)[own])
         start = end
     return torch.cat(parts)

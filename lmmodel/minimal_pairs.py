@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from lmmodel.device import resolve_precision
 from lmmodel.errors import TaskError
 from lmmodel.finetuning.scores import wilson_interval
 from lmmodel.finetuning.tables import Table, detect_format, read_table
@@ -20,8 +22,14 @@ from lmmodel.inference import Precision
 from lmmodel.likelihood import log_likelihoods
 from lmmodel.trained import Run
 
+PairPrecision = Literal["auto", "fp32", "bf16"]
+
 TIE_NATS = 1e-4
 """Two sentences whose scores differ by no more are a tie: it is what rounding can do."""
+
+CLOSE_NATS = 0.15
+"""Pairs that bf16 puts closer are scored again in float32, where precision is auto. Its margins are
+off by 0.013 nats in the mean and 0.1 at most (2,000 pairs of BLiMP, a model of 4 x 256)."""
 
 COLUMNS = ("sentence_good", "sentence_bad")
 NAME_COLUMN = "UID"
@@ -35,6 +43,10 @@ class Pairs:
     bad: tuple[str, ...]
     paradigm: np.ndarray  # int64 (N,), into `names`
     names: tuple[str, ...]
+
+    def sentences(self, pair: int) -> tuple[str, str]:
+        """Return the acceptable sentence of a pair and the unacceptable one."""
+        return self.good[pair], self.bad[pair]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +70,7 @@ class MinimalPairScores:
     total: ParadigmScore
     paradigms: tuple[ParadigmScore, ...]
     num_windowed: int  # sentences longer than the model takes
+    num_rescored: int  # pairs too close for bf16, scored again in float32
     good: np.ndarray  # float64 (N,), nats, of the acceptable sentences
     bad: np.ndarray  # float64 (N,)
 
@@ -113,7 +126,7 @@ def score_pairs(
     pairs: Pairs,
     *,
     start_token: str | None = None,
-    precision: Precision = "fp32",
+    precision: PairPrecision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> MinimalPairScores:
     """Return how often a model finds the acceptable sentence of a pair likelier.
@@ -124,17 +137,26 @@ def score_pairs(
         run: masked (pseudo-log-likelihood) or causal (log-likelihood)
         pairs: at least one
         start_token: see `log_likelihoods`
-        precision: see `log_likelihoods`
+        precision: see `log_likelihoods`; auto: bf16 where the hardware has it, then float32 for
+            the pairs that are closer than twice what bf16 was off by: the verdicts of float32
         progress: called with tokens scored and their number
 
     Raises:
         FitError: a sentence has no token in it
     """
-    texts = {text: index for index, text in enumerate(dict.fromkeys([*pairs.good, *pairs.bad]))}
-    found = log_likelihoods(
-        run, list(texts), start_token=start_token, precision=precision, progress=progress
-    )
-    good, bad = (found.total[[texts[text] for text in own]] for own in (pairs.good, pairs.bad))
+
+    def score(which: np.ndarray, number: Precision) -> tuple[np.ndarray, int]:
+        return _score_sentences(
+            run, [pairs.sentences(int(pair)) for pair in which],
+            start_token=start_token, precision=number, progress=progress,
+        )  # fmt: skip
+
+    number = resolve_precision(precision, run.device)
+    scores, num_windowed = score(np.arange(len(pairs.good)), number)
+    num_rescored = 0
+    if precision == "auto" and number == "bf16":
+        num_rescored = _settle_close_ones(scores, lambda which: score(which, "fp32")[0])
+    good, bad = scores.T
     return MinimalPairScores(
         score="log-likelihood" if run.is_causal else "pseudo-log-likelihood",
         total=judge("all", good - bad),
@@ -142,10 +164,43 @@ def score_pairs(
             judge(name, (good - bad)[pairs.paradigm == index])
             for index, name in enumerate(pairs.names)
         ),
-        num_windowed=found.num_windowed,
+        num_windowed=num_windowed,
+        num_rescored=num_rescored,
         good=good,
         bad=bad,
     )
+
+
+def _score_sentences(
+    run: Run, pairs: list[tuple[str, str]], **options: Any
+) -> tuple[np.ndarray, int]:
+    """Return the scores of N pairs, float64 (N, 2), and how many sentences were windowed."""
+    texts = {text: index for index, text in enumerate(dict.fromkeys(chain.from_iterable(pairs)))}
+    found = log_likelihoods(run, list(texts), **options)
+    scores = found.total[[[texts[text] for text in pair] for pair in pairs]]
+    return scores, found.num_windowed
+
+
+def _settle_close_ones(
+    scores: np.ndarray, score_exactly: Callable[[np.ndarray], np.ndarray]
+) -> int:
+    """Replace the scores of pairs whose verdict rounding could turn; return their number.
+
+    Args:
+        scores: float64 (N, 2), rounded; changed in place
+        score_exactly: takes int64 (M,) pairs and gives float64 (M, 2)
+    """
+    margins = scores[:, 0] - scores[:, 1]
+    is_exact = np.zeros(len(scores), bool)
+    limit = CLOSE_NATS
+    while True:
+        close = np.flatnonzero((np.abs(margins) < limit) & ~is_exact)
+        if not len(close):
+            return int(is_exact.sum())
+        scores[close] = score_exactly(close)
+        is_exact[close] = True
+        off_by = np.abs(margins - (scores[:, 0] - scores[:, 1]))[is_exact].max()
+        limit = max(limit, 2 * float(off_by))
 
 
 def judge(name: str, margins: np.ndarray) -> ParadigmScore:
@@ -180,4 +235,5 @@ def table_of(scores: MinimalPairScores) -> dict[str, Any]:
         "total": vars(scores.total),
         "paradigms": [vars(paradigm) for paradigm in scores.paradigms],
         "num_windowed": scores.num_windowed,
+        "num_rescored": scores.num_rescored,
     }

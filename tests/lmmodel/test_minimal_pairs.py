@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmmodel import minimal_pairs
 from lmmodel.errors import TaskError
 from lmmodel.handover.stock import export_model
 from lmmodel.minimal_pairs import judge, read_pairs, score_pairs, table_of
@@ -38,6 +39,35 @@ def folder(tmp_path):
     return tmp_path
 
 
+def noisy_pairs(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return exact scores of 2,000 pairs and the same with noise in their margins."""
+    draw = np.random.default_rng(seed)
+    exact = draw.normal(-30, 2, (2000, 2))
+    return exact, exact + draw.uniform(-noise / 2, noise / 2, exact.shape)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 0.7])
+def test_settled_verdicts_are_those_of_exact_scores(noise):
+    exact, scores = noisy_pairs(noise)
+    asked: list[np.ndarray] = []
+
+    def score_exactly(which):
+        asked.append(which)
+        return exact[which]
+
+    rounded = np.sign(scores[:, 0] - scores[:, 1])
+    num = minimal_pairs._settle_close_ones(scores, score_exactly)
+    once = np.concatenate(asked)
+    assert len(once) == len(np.unique(once)) == num < 1000
+    assert np.array_equal(np.sign(scores[:, 0] - scores[:, 1]), np.sign(exact[:, 0] - exact[:, 1]))
+    assert noise < 0.1 or not np.array_equal(rounded, np.sign(exact[:, 0] - exact[:, 1]))
+
+
+def test_no_close_pair_is_scored_again():
+    scores = np.array([[-1.0, -5.0], [-9.0, -2.0]])
+    assert minimal_pairs._settle_close_ones(scores, lambda which: pytest.fail("asked")) == 0
+
+
 def test_a_folder_is_read_file_by_file_and_others_are_left_alone(folder):
     pairs = read_pairs(folder)
     assert pairs.names == ("order", "same")
@@ -51,6 +81,14 @@ def test_paradigms_are_told_apart_by_their_name_within_one_file(tmp_path):
     pairs = read_pairs(write_rows(tmp_path / "all.jsonl", rows))
     assert pairs.names == ("x", "y")
     assert pairs.paradigm.tolist() == [0, 1, 0]
+
+
+def test_the_verdicts_of_auto_are_those_of_float32(trained, folder, monkeypatch):
+    monkeypatch.setattr(minimal_pairs, "resolve_precision", lambda *_: "bf16")
+    run, pairs = load_run(trained), read_pairs(folder)
+    mixed, exact = (score_pairs(run, pairs, precision=name) for name in ("auto", "fp32"))
+    assert mixed.paradigms == exact.paradigms
+    assert mixed.num_rescored >= 1 > exact.num_rescored  # the pair of equal sentences at least
 
 
 def test_a_trained_model_tells_sentences_from_scrambled_ones(trained, folder):
@@ -86,7 +124,7 @@ def test_blimp_is_scored_pair_by_pair_as_by_a_plain_loop(make_untrained_run, tmp
         tuple(pairs.good[row] for row in rows), tuple(pairs.bad[row] for row in rows),
         pairs.paradigm[rows], pairs.names,
     )  # fmt: skip
-    found = score_pairs(run, chosen)
+    found = score_pairs(run, chosen, precision="fp32")
     for sentences, ours in ((chosen.good, found.good), (chosen.bad, found.bad)):
         expected = [plain_pseudo_log_likelihood(theirs, run, text) for text in sentences]
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
