@@ -76,7 +76,8 @@ def predict_logits(
     groups = split_rows(examples.lengths, np.arange(len(examples)), num_tokens)
 
     def compute(rows: np.ndarray) -> np.ndarray:
-        return model(pack(examples, rows).to(device)).cpu().numpy()
+        own: np.ndarray = model(pack(examples, rows).to(device)).cpu().numpy()
+        return own
 
     for rows, own in zip(groups, map_batches(compute, groups, device), strict=True):
         logits[rows if is_sequence else token_places(examples, rows)] = own
