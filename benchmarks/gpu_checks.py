@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmmodel.attention import Kernel, attention, choose_kernel, reference
 from lmmodel.batch import Batch, make_batch
 from lmmodel.config import TrainConfig, load_train_config
-from lmmodel.metrics import Progress
+from lmmodel.layers.attention import Kernel, attention, choose_kernel, reference
 from lmmodel.model import ModelConfig, Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
+from lmmodel.saving.metrics import Progress
 from lmmodel.trainer import train
 
 VOCAB_SIZE = 997

@@ -93,7 +93,7 @@ class Clock:
 def run_ours(work: Work) -> dict[str, Any]:
     """Train with `lmmodel.trainer.train`, as the command does; read the figures it logs."""
     from lmmodel.config import load_train_config
-    from lmmodel.metrics import METRICS_NAME, Progress, read_metrics
+    from lmmodel.saving.metrics import METRICS_NAME, Progress, read_metrics
     from lmmodel.trainer import train
 
     clock = Clock(work)

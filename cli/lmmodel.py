@@ -35,7 +35,7 @@ from .summaries import (
 )
 
 if TYPE_CHECKING:
-    from lmmodel.metrics import Progress
+    from lmmodel.saving.metrics import Progress
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_SIZE = "mini"
@@ -150,7 +150,7 @@ def show_training(line: ProgressLine, now: Progress) -> None:
 @contextlib.contextmanager
 def saying_what_is_kept(output: Path) -> Iterator[None]:
     """Have an interrupted training end with what is kept and how to go on."""
-    from lmmodel.loop import Interrupted
+    from lmmodel.training.loop import Interrupted
 
     try:
         yield

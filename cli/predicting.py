@@ -37,8 +37,8 @@ from .summaries_predicting import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lmmodel.answering import Answered
-    from lmmodel.embedding import Embeddings
+    from lmmodel.predicting.answering import Answered
+    from lmmodel.predicting.embedding import Embeddings
 
 FOLDER = click.Path(path_type=Path)
 
@@ -102,7 +102,7 @@ def score(
     Example: lmmodel score runs/wiki "The cat sleeps." "The cat sleep."
     Example: lmmodel score runs/wiki --file sentences.txt --json
     """
-    from lmmodel.likelihood import log_likelihoods
+    from lmmodel.predicting.likelihood import log_likelihoods
     from lmmodel.trained import load_run
 
     given, model = read_texts(texts, file), load_run(run, device=device or "auto")
@@ -140,8 +140,8 @@ def embed(
     Example: lmmodel embed runs/wiki --file sentences.txt --output sentences.npy
     Example: lmmodel embed runs/wiki "A cat sleeps." "A dog barks." --json
     """
-    from lmmodel.embedding import check_vector_file, write_vectors
-    from lmmodel.embedding import embed as embed_texts
+    from lmmodel.predicting.embedding import check_vector_file, write_vectors
+    from lmmodel.predicting.embedding import embed as embed_texts
     from lmmodel.trained import load_run
 
     if output is not None:
@@ -202,8 +202,8 @@ def generate(
     Example: lmmodel generate runs/gpt "The river flows into"
     Example: lmmodel generate runs/gpt "Once" --temperature 0.8 --top-p 0.95 --seed 7
     """
-    from lmmodel.generation import GenerationConfig
-    from lmmodel.generation import generate as go_on
+    from lmmodel.predicting.generation import GenerationConfig
+    from lmmodel.predicting.generation import generate as go_on
     from lmmodel.trained import load_run
 
     config = resolve(GenerationConfig, None, (), **settings)
@@ -234,8 +234,8 @@ def classify(
     Example: lmmodel classify runs/wiki-sequence-classification "What a film!"
     Example: lmmodel classify entailment/ "A cat sleeps." --pair "An animal rests."
     """
-    from lmmodel.answering import classify as classify_texts
     from lmmodel.fine_tuned import load_fine_tuned
+    from lmmodel.predicting.answering import classify as classify_texts
 
     if pair is not None and (len(texts) != 1 or file is not None):
         raise click.UsageError("--pair goes with one text; a --file has both, a tab between them")
@@ -269,8 +269,8 @@ def tag(
     Example: lmmodel tag tagger/ "The old king finds a stone."
     Example: lmmodel tag tagger/ --file sentences.txt --split-at-spaces --json
     """
-    from lmmodel.answering import tag as tag_texts
     from lmmodel.fine_tuned import load_fine_tuned
+    from lmmodel.predicting.answering import tag as tag_texts
 
     given, tuned = read_texts(texts, file), load_fine_tuned(model, device or "auto")
     wanted = [text.split() for text in given.texts] if split_at_spaces else given.texts
@@ -298,9 +298,9 @@ def answer(
     Example: lmmodel answer runs/wiki-question-answering "Who wrote it?" --passage-file page.txt
     Example: lmmodel answer runs/wiki-question-answering --file questions-and-passages.tsv --json
     """
-    from lmmodel.answering import answer as answer_questions
     from lmmodel.fine_tuned import load_fine_tuned
     from lmmodel.finetuning.tables import read_text
+    from lmmodel.predicting.answering import answer as answer_questions
 
     if passage is not None and passage_file is not None:
         raise click.UsageError("give --passage or --passage-file, not both")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
     from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
-    from lmmodel.loop import Summary
-    from lmmodel.metrics import Progress
-    from lmmodel.plan import Plan
+    from lmmodel.saving.metrics import Progress
+    from lmmodel.training.loop import Summary
+    from lmmodel.training.plan import Plan
 
 
 def size(num_bytes: float) -> str:

@@ -10,10 +10,10 @@ from .summaries import aligned
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lmmodel.answering import Classification, SpanAnswer, Tagging
-    from lmmodel.generation import Generation
-    from lmmodel.likelihood import Likelihoods
-    from lmmodel.predict import Filling
+    from lmmodel.predicting.answering import Classification, SpanAnswer, Tagging
+    from lmmodel.predicting.generation import Generation
+    from lmmodel.predicting.likelihood import Likelihoods
+    from lmmodel.predicting.mask_filling import Filling
 
 
 WINDOWED = "texts longer than the model takes, read in windows"

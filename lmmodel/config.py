@@ -17,9 +17,9 @@ from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.model import ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
-from lmmodel.optimizer import OptimizerConfig
-from lmmodel.schedule import ScheduleConfig
-from lmmodel.starting import inherit
+from lmmodel.saving.starting import inherit
+from lmmodel.training.optimizer import OptimizerConfig
+from lmmodel.training.schedule import ScheduleConfig
 
 DEFAULT_NUM_STEPS = 1000
 

@@ -18,14 +18,14 @@ from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import IGNORED
 from lmmodel.config import TrainConfig
 from lmmodel.data import TrainingData, open_data
-from lmmodel.inference import map_batches, prepare
-from lmmodel.loader import MicroBatch, Shape, split_micro_batches, take_rows
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
-from lmmodel.parallel import is_sharded
-from lmmodel.plan import recipe_or_any
-from lmmodel.run import check_tokenizer, own_data
+from lmmodel.predicting.inference import map_batches, prepare
+from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
+from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows
+from lmmodel.training.parallel import is_sharded
+from lmmodel.training.plan import recipe_or_any
 
 EVALUATION_MLM_PROBABILITY = 0.15
 

@@ -24,18 +24,18 @@ from torch import Tensor
 from lmdata.config import build_config, config_to_dict
 from lmdata.errors import ConfigError, OutputError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
-from lmmodel.checkpoint import load_tensors, save_tensors, sync, write_text
 from lmmodel.device import resolve_device
 from lmmodel.errors import CheckpointError, RunError
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.tasks import TaskName
 from lmmodel.model import ModelConfig
-from lmmodel.run import RECORD_NAME, WEIGHTS_NAME
+from lmmodel.saving.checkpoint import load_tensors, save_tensors, sync, write_text
+from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.task_model import TaskModel
 from lmmodel.trained import listed
 
 if TYPE_CHECKING:
-    from lmmodel.answering import Classification, SpanAnswer, Tagging
+    from lmmodel.predicting.answering import Classification, SpanAnswer, Tagging
 
 FORMAT_VERSION = 1
 KIND = "fine-tuned"
@@ -68,7 +68,7 @@ class FineTunedRecord:
 class FineTuned:
     """A fine-tuned model, its tokenizer and what it was trained by.
 
-    Each method is one call of a function of the same name in `lmmodel.answering`, which tells what
+    Each method is one call of the function of that name in `predicting.answering`, which tells what
     it raises and, in `.counts`, what was cut.
     """
 
@@ -82,14 +82,14 @@ class FineTuned:
         self, texts: Sequence[str] | str, pairs: Sequence[str] | str | None = None
     ) -> list[Classification]:
         """Return the class of each text, or pair of texts; of regression the number."""
-        from lmmodel.answering import classify
+        from lmmodel.predicting.answering import classify
 
         seconds = None if pairs is None else listed(pairs)
         return classify(self, listed(texts), seconds).answers
 
     def tag(self, texts: Sequence[str] | Sequence[Sequence[str]] | str) -> list[Tagging]:
         """Return a tag for each word of each text, or of each list of words."""
-        from lmmodel.answering import tag
+        from lmmodel.predicting.answering import tag
 
         return tag(self, [texts] if isinstance(texts, str) else texts).answers
 
@@ -97,7 +97,7 @@ class FineTuned:
         self, questions: Sequence[str] | str, passages: Sequence[str] | str
     ) -> list[SpanAnswer]:
         """Return where passages answer questions; one passage serves for all questions."""
-        from lmmodel.answering import answer
+        from lmmodel.predicting.answering import answer
 
         return answer(self, listed(questions), listed(passages)).answers
 

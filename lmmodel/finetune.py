@@ -16,7 +16,6 @@ import torch
 import xxhash
 
 from lmdata.tokenizer import Tokenizer
-from lmmodel.checkpoint import write_text
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError
 from lmmodel.fine_tuned import (
@@ -35,9 +34,10 @@ from lmmodel.finetuning.scores import confusion, mean_and_spread, score_task
 from lmmodel.finetuning.settings import FinetuneConfig, default_lr
 from lmmodel.finetuning.task_files import read_task_file
 from lmmodel.finetuning.tasks import TaskName
-from lmmodel.metrics import METRICS_NAME
 from lmmodel.model import ModelConfig
-from lmmodel.run import WEIGHTS_NAME
+from lmmodel.saving.checkpoint import write_text
+from lmmodel.saving.metrics import METRICS_NAME
+from lmmodel.saving.run import WEIGHTS_NAME
 from lmmodel.task_model import TaskModel, adopt_weights, make_task_model
 from lmmodel.trained import Run, load_run
 

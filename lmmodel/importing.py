@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from lmdata.tokenizer import Tokenizer
-from lmmodel.checkpoint import save_tensors
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
 from lmmodel.fine_tuned import writing
@@ -20,7 +19,8 @@ from lmmodel.handover.settings import architecture
 from lmmodel.handover.stock import Imported, import_model
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
-from lmmodel.run import WEIGHTS_NAME, RunRecord, check_output, create_run
+from lmmodel.saving.checkpoint import save_tensors
+from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, check_output, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128
 

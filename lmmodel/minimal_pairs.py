@@ -18,8 +18,8 @@ from lmmodel.device import resolve_precision
 from lmmodel.errors import TaskError
 from lmmodel.finetuning.scores import wilson_interval
 from lmmodel.finetuning.tables import Table, detect_format, read_table
-from lmmodel.inference import Precision
-from lmmodel.likelihood import log_likelihoods
+from lmmodel.predicting.inference import Precision
+from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.trained import Run
 
 PairPrecision = Literal["auto", "fp32", "bf16"]

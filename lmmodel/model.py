@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmmodel.attention import Kernel, attention
 from lmmodel.batch import Batch
-from lmmodel.dropout import dropout
-from lmmodel.key_values import KeyValues
+from lmmodel.layers.attention import Kernel, attention
+from lmmodel.layers.dropout import dropout
+from lmmodel.layers.key_values import KeyValues
 
 MODEL_SIZES: dict[str, dict[str, int]] = {
     "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from lmdata.recipes import PAIR_VIEWS, Recipe
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import IGNORED, Batch
-from lmmodel.cross_entropy import summed_cross_entropy
 from lmmodel.errors import FitError
+from lmmodel.layers.cross_entropy import summed_cross_entropy
 from lmmodel.model import Transformer
 
 

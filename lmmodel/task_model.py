@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmmodel.batch import Batch
-from lmmodel.dropout import dropout
 from lmmodel.finetuning.tasks import TaskName
+from lmmodel.layers.dropout import dropout
 from lmmodel.model import LayerNorm, Linear, ModelConfig, Transformer, init_weights
 
 SEQUENCE_TASKS = ("sequence-classification", "sentence-pair", "regression")

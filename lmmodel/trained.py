@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmmodel.checkpoint import load_tensors, load_weights
 from lmmodel.device import resolve_device
 from lmmodel.errors import RunError
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import make_objective
-from lmmodel.run import WEIGHTS_NAME, RunRecord, read_record
+from lmmodel.saving.checkpoint import load_tensors, load_weights
+from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, read_record
 
 if TYPE_CHECKING:
-    from lmmodel.generation import Generation
-    from lmmodel.likelihood import Likelihoods
-    from lmmodel.predict import Filling
+    from lmmodel.predicting.generation import Generation
+    from lmmodel.predicting.likelihood import Likelihoods
+    from lmmodel.predicting.mask_filling import Filling
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,25 @@ class Run:
 
     def fill_mask(self, texts: Sequence[str] | str, top_k: int = 5) -> list[list[list[Filling]]]:
         """Return guesses for each masked place of each text; see `predict.fill_mask`."""
-        from lmmodel.predict import fill_mask
+        from lmmodel.predicting.mask_filling import fill_mask
 
         return fill_mask(self, listed(texts), top_k=top_k)
 
     def score(self, texts: Sequence[str] | str) -> Likelihoods:
         """Return the log-likelihood of each text; see `likelihood.log_likelihoods`."""
-        from lmmodel.likelihood import log_likelihoods
+        from lmmodel.predicting.likelihood import log_likelihoods
 
         return log_likelihoods(self, listed(texts))
 
     def embed(self, texts: Sequence[str] | str) -> np.ndarray:
         """Return a vector of length 1 for each text, float32 (N, D); see `embedding.embed`."""
-        from lmmodel.embedding import embed
+        from lmmodel.predicting.embedding import embed
 
         return embed(self, listed(texts)).vectors
 
     def generate(self, prompts: Sequence[str] | str, **settings: Any) -> list[Generation]:
         """Return a continuation of each prompt; the settings are those of `GenerationConfig`."""
-        from lmmodel.generation import GenerationConfig, generate
+        from lmmodel.predicting.generation import GenerationConfig, generate
 
         return generate(self, listed(prompts), GenerationConfig(**settings))
 

@@ -10,9 +10,6 @@ from pathlib import Path
 import torch
 
 from lmdata.errors import ConfigError
-from lmmodel.budget import budget_steps, probe
-from lmmodel.calibration import LIMIT_RATIO, LIMIT_S, calibrate, existing_folder
-from lmmodel.checkpoint import list_checkpoints
 from lmmodel.config import TrainConfig
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import (
@@ -26,18 +23,8 @@ from lmmodel.device import (
 )
 from lmmodel.errors import FitError, ResumeError
 from lmmodel.evaluation import HeldOut, make_held_out
-from lmmodel.learner import Learner
-from lmmodel.loop import Summary, Trainer
-from lmmodel.plan import (
-    Plan,
-    attention_kernels,
-    check_memory,
-    make_loader,
-    make_plan,
-    resolve_config,
-)
-from lmmodel.reporting import Report, Reporter
-from lmmodel.run import (
+from lmmodel.saving.checkpoint import list_checkpoints
+from lmmodel.saving.run import (
     CHECKPOINTS_NAME,
     RunRecord,
     check_output,
@@ -46,7 +33,20 @@ from lmmodel.run import (
     make_record,
     read_record,
 )
-from lmmodel.starting import check_own_place, find_start, first_weights
+from lmmodel.saving.starting import check_own_place, find_start, first_weights
+from lmmodel.training.budget import budget_steps, probe
+from lmmodel.training.calibration import LIMIT_RATIO, LIMIT_S, calibrate, existing_folder
+from lmmodel.training.learner import Learner
+from lmmodel.training.loop import Summary, Trainer
+from lmmodel.training.plan import (
+    Plan,
+    attention_kernels,
+    check_memory,
+    make_loader,
+    make_plan,
+    resolve_config,
+)
+from lmmodel.training.reporting import Report, Reporter
 
 # Seconds of the steps that a plan times.
 PLAN_LIMIT_S = 5.0

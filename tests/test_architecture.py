@@ -72,7 +72,7 @@ def test_files_stay_short(package: str) -> None:
 
 def test_training_needs_neither_polars_nor_click() -> None:
     code = (
-        "import sys; import lmmodel.trainer, lmmodel.predict, lmmodel.evaluation;"
+        "import sys; import lmmodel.trainer, lmmodel.predicting.mask_filling, lmmodel.evaluation;"
         "found = {'polars', 'click', 'transformers', 'datasets'} & set(sys.modules);"
         "assert not found, found"
     )
@@ -81,7 +81,7 @@ def test_training_needs_neither_polars_nor_click() -> None:
 
 def test_a_finished_run_loads_neither_numba_nor_the_compiler_of_torch() -> None:
     code = (
-        "import sys; import lmmodel.trained, lmmodel.predict;"
+        "import sys; import lmmodel.trained, lmmodel.predicting.mask_filling;"
         "slow = {'numba', 'lmdata.views', 'torch._dynamo', 'torch.distributed.tensor'};"
         "assert not slow & set(sys.modules), slow & set(sys.modules)"
     )

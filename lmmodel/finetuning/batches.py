@@ -9,7 +9,7 @@ from torch import Tensor
 from lmmodel.batch import Batch, cut_rows, make_batch
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.spans import span_index
-from lmmodel.inference import map_batches
+from lmmodel.predicting.inference import map_batches
 from lmmodel.task_model import SEQUENCE_TASKS, TaskModel
 
 # Tokens of one forward pass without gradients.

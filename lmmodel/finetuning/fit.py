@@ -15,18 +15,18 @@ from torch import Tensor
 from lmdata.order import permute
 from lmmodel.batch import deal_rows
 from lmmodel.cores import add_gradients, num_cores
-from lmmodel.dropout import seeded
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.finetuning.batches import pack, pack_labels, predict_logits
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.finetuning.settings import FinetuneConfig, default_lr
-from lmmodel.learner import is_out_of_memory
-from lmmodel.loader import LEAST_TOKENS
-from lmmodel.optimizer import Optimizer
-from lmmodel.schedule import lr_ratio
-from lmmodel.step import clip_gradients, dropout_seeds
+from lmmodel.layers.dropout import seeded
 from lmmodel.task_model import TaskModel
+from lmmodel.training.learner import is_out_of_memory
+from lmmodel.training.loader import LEAST_TOKENS
+from lmmodel.training.optimizer import Optimizer
+from lmmodel.training.schedule import lr_ratio
+from lmmodel.training.step import clip_gradients, dropout_seeds
 
 # Batches whose examples are sorted by length together, and how many such pools an epoch has at
 # least: fewer, and the same examples would meet in every epoch.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lmmodel.finetuning.tasks import BEST_SCORE, STOPPING_SCORES, TaskFormat, TaskName
-from lmmodel.optimizer import OptimizerConfig
-from lmmodel.schedule import ScheduleConfig
+from lmmodel.training.optimizer import OptimizerConfig
+from lmmodel.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)

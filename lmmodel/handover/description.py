@@ -13,11 +13,11 @@ from lmdata.tokenizer import Tokenizer
 from lmmodel.fine_tuned import FineTuned
 from lmmodel.handover.card import TASK_TAGS, Card, answering_example, pipeline_example
 from lmmodel.handover.settings import architecture
-from lmmodel.metrics import METRICS_NAME, read_metrics
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, make_objective
-from lmmodel.record import WEIGHTS_NAME, hash_file
-from lmmodel.run import RunRecord, read_record
+from lmmodel.saving.metrics import METRICS_NAME, read_metrics
+from lmmodel.saving.record import WEIGHTS_NAME, hash_file
+from lmmodel.saving.run import RunRecord, read_record
 from lmmodel.trained import Run
 
 # More rows than this make no page that anyone reads.

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
-from lmmodel.checkpoint import save_tensors
 from lmmodel.errors import HuggingFaceError
 from lmmodel.model import ModelConfig
-from lmmodel.record import hash_file
+from lmmodel.saving.checkpoint import save_tensors
+from lmmodel.saving.record import hash_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

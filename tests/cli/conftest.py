@@ -18,7 +18,9 @@ def workers_in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lmdata.tokenize.start_tokenizing", InlineWorkers)
         patch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
-        patch.setattr("lmmodel.reporting.plot_losses", lambda _entries, path, *_: path.touch())
+        patch.setattr(
+            "lmmodel.training.reporting.plot_losses", lambda _entries, path, *_: path.touch()
+        )
         yield
 
 

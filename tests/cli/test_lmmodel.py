@@ -8,8 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from lmmodel.budget import Pace
-from lmmodel.loop import Interrupted
+from lmmodel.training.budget import Pace
+from lmmodel.training.loop import Interrupted
 from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, make_text, succeed
 
 

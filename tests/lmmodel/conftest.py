@@ -18,7 +18,7 @@ from lmdata.tokenizer import load_tokenizer
 from lmdata.training import TokenizerConfig, train_tokenizer
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.model import make_model
-from lmmodel.run import RunRecord
+from lmmodel.saving.run import RunRecord
 from lmmodel.trained import Run
 from lmmodel.trainer import train
 
@@ -78,7 +78,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes half a second; test_metrics.py does it for all."""
-    monkeypatch.setattr("lmmodel.reporting.plot_losses", lambda _entries, path, *_: path.touch())
+    monkeypatch.setattr(
+        "lmmodel.training.reporting.plot_losses", lambda _entries, path, *_: path.touch()
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import torch
 
 import lmmodel
 from lmdata.tokenizer import load_tokenizer
-from lmmodel.answering import answer, classify, split_words, tag
 from lmmodel.errors import FitError, RunError
 from lmmodel.fine_tuned import FineTuned
 from lmmodel.handover.stock import export_model
+from lmmodel.predicting.answering import answer, classify, split_words, tag
 from lmmodel.trained import Run
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 

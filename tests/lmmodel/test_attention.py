@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmmodel.attention import attention, choose_kernel, reference
+from lmmodel.layers.attention import attention, choose_kernel, reference
 
 HEADS, FEATURES = 3, 7
 
@@ -67,7 +67,7 @@ def test_every_kernel_gives_the_numbers_and_gradients_of_the_reference(
         lambda q, k, v: reference(q, k, v, cu_seqlens, is_causal, window), qkv
     )
     rounded = {torch.float64} if kernel == "rounded" else set()
-    with mock.patch("lmmodel.attention.ROUNDED", rounded):
+    with mock.patch("lmmodel.layers.attention.ROUNDED", rounded):
         actual = output_and_gradients(
             lambda q, k, v: attention(
                 q, k, v, cu_seqlens, max(lengths) + spare,

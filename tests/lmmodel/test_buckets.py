@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmmodel.buckets import (
+from lmmodel.layers.buckets import (
     Bucket,
     equal_buckets,
     pad,

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from lmmodel import calibration, loop
-from lmmodel.budget import Pace, interval, num_times, steps_within
 from lmmodel.config import TrainConfig
-from lmmodel.learner import Learner
-from lmmodel.run import read_record
+from lmmodel.saving.run import read_record
 from lmmodel.trainer import train
+from lmmodel.training import calibration, loop
+from lmmodel.training.budget import Pace, interval, num_times, steps_within
+from lmmodel.training.learner import Learner
 
 
 @pytest.mark.parametrize("seconds", [0.5, 7.0, 61.0, 600.0])

@@ -8,7 +8,8 @@ import pickle
 import pytest
 import torch
 
-from lmmodel.checkpoint import (
+from lmmodel.errors import CheckpointError
+from lmmodel.saving.checkpoint import (
     INDEX_NAME,
     list_checkpoints,
     load_checkpoint,
@@ -17,7 +18,6 @@ from lmmodel.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from lmmodel.errors import CheckpointError
 
 
 def groups(value: float = 1.0) -> dict[str, dict[str, torch.Tensor]]:

@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmmodel import cross_entropy
 from lmmodel.batch import IGNORED
-from lmmodel.cross_entropy import summed_cross_entropy
+from lmmodel.layers import cross_entropy
+from lmmodel.layers.cross_entropy import summed_cross_entropy
 
 
 def make_rows(num_rows: int, num_ids: int, scale: float = 5.0):

@@ -9,9 +9,9 @@ import torch
 
 from lmdata.errors import OutputError
 from lmmodel.batch import make_batch
-from lmmodel.embedding import embed, write_vectors
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
+from lmmodel.predicting.embedding import embed, write_vectors
 from lmmodel.trained import load_run
 
 TEXTS = ["the cat sees the river.", "a dog", "one bird paints green apples without a word."]

@@ -24,11 +24,11 @@ from lmmodel.evaluation import (
     piece_bytes,
     unigram_cross_entropy,
 )
-from lmmodel.metrics import read_metrics
 from lmmodel.model import make_model
-from lmmodel.plan import resolve_config
+from lmmodel.saving.metrics import read_metrics
 from lmmodel.sources import evaluate_sources
 from lmmodel.trainer import train
+from lmmodel.training.plan import resolve_config
 
 CPU = torch.device("cpu")
 
@@ -106,7 +106,7 @@ def test_training_that_sits_on_the_unigram_line_is_told_so(tiny, store, tmp_path
 
 
 def test_sitting_on_the_line_is_said_once_while_training(tiny, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmmodel.reporting.UNIGRAM_MARGIN", 9.0)
+    monkeypatch.setattr("lmmodel.training.reporting.UNIGRAM_MARGIN", 9.0)
     reports = []
     config = tiny("evaluation.every_steps=1", "logging.every_steps=1")
     summary = train(config, store, tmp_path / "run", progress=reports.append)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lmmodel.errors import FitError
-from lmmodel.generation import GenerationConfig, generate, sample
 from lmmodel.handover.stock import export_model
+from lmmodel.predicting.generation import GenerationConfig, generate, sample
 from lmmodel.trained import load_run
 
 PROMPTS = ["the cat sees", "my", "one bird likes the river at night. one bird"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmmodel.metrics import read_metrics
+from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
 
 # Every fifth of 30 steps, nats; torch 2.13 on x86-64. Other machines differ in the last digits.

@@ -17,16 +17,16 @@ from torch.nn.attention import varlen
 
 from benchmarks.gpu_checks import CHECKS
 from benchmarks.stores import write_synthetic_store
-from lmmodel import attention as attention_module
-from lmmodel.attention import attention, choose_kernel
 from lmmodel.batch import Batch, make_batch, pad_batch
 from lmmodel.config import TrainConfig
 from lmmodel.data import open_data
 from lmmodel.device import Processes, same_bits
-from lmmodel.learner import Learner
+from lmmodel.layers import attention as attention_module
+from lmmodel.layers.attention import attention, choose_kernel
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
-from lmmodel.plan import make_loader, resolve_config
+from lmmodel.training.learner import Learner
+from lmmodel.training.plan import make_loader, resolve_config
 
 
 def torch_2_10(

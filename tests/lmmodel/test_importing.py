@@ -13,15 +13,16 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.tokenizer import load_tokenizer
-from lmmodel import importing, starting
-from lmmodel.checkpoint import load_tensors
+from lmmodel import importing
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.errors import FitError, HuggingFaceError, ResumeError, RunError
 from lmmodel.evaluation import evaluate_run
 from lmmodel.exporting import export_run
 from lmmodel.importing import import_checkpoint
-from lmmodel.run import read_record
-from lmmodel.starting import shape_differences, tokenizer_difference
+from lmmodel.saving import starting
+from lmmodel.saving.checkpoint import load_tensors
+from lmmodel.saving.run import read_record
+from lmmodel.saving.starting import shape_differences, tokenizer_difference
 from lmmodel.trained import load_run
 from lmmodel.trainer import plan, train
 from tests.lmmodel.conftest import TINY

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lmmodel import inference
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
-from lmmodel.inference import map_batches, prepare
-from lmmodel.likelihood import log_likelihoods
 from lmmodel.model import ModelConfig, make_model
-from lmmodel.texts import cut_windows, encode_texts
+from lmmodel.predicting import inference
+from lmmodel.predicting.inference import map_batches, prepare
+from lmmodel.predicting.likelihood import log_likelihoods
+from lmmodel.predicting.texts import cut_windows, encode_texts
 from lmmodel.trained import load_run
 
 CPU = torch.device("cpu")
@@ -151,7 +151,7 @@ def score_of_ids(run, ids, first):
 def test_equal_copies_are_computed_once(trained, monkeypatch):
     run, rows = load_run(trained), []
     monkeypatch.setattr(
-        "lmmodel.likelihood.map_batches",
+        "lmmodel.predicting.likelihood.map_batches",
         lambda function, jobs, device: map_batches(
             function, (rows.append(len(job.rows)) or job for job in jobs), device
         ),

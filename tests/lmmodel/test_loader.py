@@ -15,7 +15,7 @@ from lmdata.schema import ExampleBatch
 from lmmodel.data import ShardRows, TrainingData, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
-from lmmodel.loader import (
+from lmmodel.training.loader import (
     Prefetcher,
     Shape,
     concatenate,
@@ -24,7 +24,7 @@ from lmmodel.loader import (
     split_micro_batches,
     take_rows,
 )
-from lmmodel.plan import make_loader, recipe_or_any, resolve_config
+from lmmodel.training.plan import make_loader, recipe_or_any, resolve_config
 
 
 @pytest.fixture

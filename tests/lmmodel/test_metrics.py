@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from lmmodel.averaging import WeightAverage, newest_weight
 from lmmodel.config import AveragingConfig
 from lmmodel.device import resolve_precision
 from lmmodel.errors import RunError
-from lmmodel.metrics import (
+from lmmodel.model import ModelConfig, make_model
+from lmmodel.saving.metrics import (
     MetricsLog,
     Stopwatch,
     on_line_since,
@@ -22,7 +22,7 @@ from lmmodel.metrics import (
     read_metrics,
     smooth,
 )
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.training.averaging import WeightAverage, newest_weight
 
 
 def test_a_log_that_goes_on_drops_what_came_after_its_step(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmmodel.batch import Batch, make_batch, pad_batch
-from lmmodel.cross_entropy import summed_cross_entropy
+from lmmodel.layers.cross_entropy import summed_cross_entropy
 from lmmodel.model import (
     MODEL_SIZES,
     ModelConfig,
@@ -20,7 +20,7 @@ from lmmodel.model import (
     sinusoids,
 )
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
-from lmmodel.optimizer import Optimizer, OptimizerConfig
+from lmmodel.training.optimizer import Optimizer, OptimizerConfig
 
 FAMILIES = ["bert", "modern", "gpt2"]
 VOCAB = 53

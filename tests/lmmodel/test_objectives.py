@@ -11,8 +11,6 @@ from lmdata.recipes import Recipe
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
-from lmmodel.loader import Shape, to_batch
-from lmmodel.metrics import read_metrics
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.objectives import (
     OBJECTIVES,
@@ -30,7 +28,9 @@ from lmmodel.objectives import (
     token_loss,
     token_rows,
 )
+from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
+from lmmodel.training.loader import Shape, to_batch
 
 
 def make_examples() -> ExampleBatch:

@@ -3,7 +3,7 @@ import torch
 
 from lmmodel.errors import CheckpointError
 from lmmodel.model import ModelConfig, make_model
-from lmmodel.optimizer import (
+from lmmodel.training.optimizer import (
     NEWTON_SCHULZ,
     Optimizer,
     OptimizerConfig,
@@ -52,11 +52,20 @@ def test_stacked_rounds_equal_the_polynomial_of_singular_values(shape: tuple[int
     torch.testing.assert_close(orthogonalize(matrices).double(), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_rounds_bring_singular_values_near_one() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounds_bring_singular_values_near_one(dtype: torch.dtype) -> None:
     matrices = torch.randn(7, 31, 53, generator=torch.Generator().manual_seed(2))
-    values = torch.linalg.svdvals(orthogonalize(matrices))
+    values = torch.linalg.svdvals(orthogonalize(matrices, dtype))
     assert values.min() > 0.5
     assert values.max() < 1.25
+
+
+def test_rounds_in_bf16_point_the_same_way() -> None:
+    matrices = torch.randn(7, 64, 128, generator=torch.Generator().manual_seed(2))
+    exact, rounded = orthogonalize(matrices), orthogonalize(matrices, torch.bfloat16)
+    cosines = torch.cosine_similarity(exact.flatten(1), rounded.flatten(1))
+    assert cosines.min() > 0.999
+    assert not torch.equal(exact, rounded)
 
 
 def test_a_zero_matrix_stays_zero() -> None:

@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lmmodel.averaging import WeightAverage
 from lmmodel.batch import make_batch
-from lmmodel.checkpoint import load_weights
 from lmmodel.config import AveragingConfig
-from lmmodel.loader import MicroBatch
 from lmmodel.model import ModelConfig, Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
-from lmmodel.optimizer import Optimizer, OptimizerConfig
-from lmmodel.parallel import (
+from lmmodel.saving.checkpoint import load_weights
+from lmmodel.training.averaging import WeightAverage
+from lmmodel.training.loader import MicroBatch
+from lmmodel.training.optimizer import Optimizer, OptimizerConfig
+from lmmodel.training.parallel import (
     is_sharded,
     own_rows,
     put,
@@ -26,7 +26,7 @@ from lmmodel.parallel import (
     whole,
     whole_groups,
 )
-from lmmodel.step import accumulate, clip_gradients, even_out, idle
+from lmmodel.training.step import accumulate, clip_gradients, even_out, idle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 

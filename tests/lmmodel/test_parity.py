@@ -8,7 +8,7 @@ from lmmodel.batch import IGNORED, Batch, make_batch
 from lmmodel.handover.names import to_their_weights
 from lmmodel.handover.settings import architecture, to_their_config
 from lmmodel.model import ModelConfig, Transformer, make_model
-from lmmodel.optimizer import Optimizer, OptimizerConfig
+from lmmodel.training.optimizer import Optimizer, OptimizerConfig
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmmodel.errors import CheckpointError, FitError, RunError
-from lmmodel.predict import encode_prompts, fill_mask, masked_logits
+from lmmodel.predicting.mask_filling import encode_prompts, fill_mask, masked_logits
 from lmmodel.trained import load_run
 
 PROMPTS = ["the cat [MASK] the river at night.", "a [MASK] finds cold [MASK] every day."]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lmdata.errors import ConfigError
-from lmmodel.checkpoint import load_tensors
-from lmmodel.metrics import read_metrics
+from lmmodel.saving.checkpoint import load_tensors
+from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
 from tests.lmmodel.conftest import TINY
 

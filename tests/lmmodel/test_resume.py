@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lmmodel.checkpoint import INDEX_NAME, list_checkpoints
 from lmmodel.errors import CheckpointError, ResumeError, RunError
-from lmmodel.loader import Loader
-from lmmodel.metrics import read_metrics
-from lmmodel.plan import make_loader, resolve_config
+from lmmodel.saving.checkpoint import INDEX_NAME, list_checkpoints
+from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
+from lmmodel.training.loader import Loader
+from lmmodel.training.plan import make_loader, resolve_config
 from tests.lmmodel.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

@@ -12,13 +12,13 @@ import torch
 
 from lmdata.errors import DatasetError
 from lmmodel import data
-from lmmodel.budget import Pace
-from lmmodel.checkpoint import list_checkpoints, load_tensors
 from lmmodel.errors import DeviceError, DivergedError, FitError, MemoryLimitError, RunError
-from lmmodel.loop import Interrupted
-from lmmodel.metrics import read_metrics
-from lmmodel.run import read_record
+from lmmodel.saving.checkpoint import list_checkpoints, load_tensors
+from lmmodel.saving.metrics import read_metrics
+from lmmodel.saving.run import read_record
 from lmmodel.trainer import plan, train
+from lmmodel.training.budget import Pace
+from lmmodel.training.loop import Interrupted
 
 
 def weights(run: Path) -> bytes:
@@ -165,7 +165,7 @@ def test_a_signal_saves_and_leaves_with_a_message(tiny, store, tmp_path, name):
 
 
 def spoil_loss(monkeypatch, *, step, value):
-    from lmmodel import learner
+    from lmmodel.training import learner
 
     true_accumulate = learner.accumulate
     calls = []
@@ -198,8 +198,8 @@ def test_bad_steps_are_skipped_when_asked(tiny, store, tmp_path, monkeypatch):
 
 
 def test_too_many_bad_steps_stop_the_run(tiny, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmmodel.loop.MAX_SKIPPED_IN_A_ROW", 3)
-    monkeypatch.setattr("lmmodel.learner.find_fault", lambda *_: "the loss is nan")
+    monkeypatch.setattr("lmmodel.training.loop.MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("lmmodel.training.learner.find_fault", lambda *_: "the loss is nan")
     with pytest.raises(DivergedError, match="3 bad steps in a row"):
         train(tiny("skip_bad_steps=true"), store, tmp_path / "run")
 
@@ -207,7 +207,7 @@ def test_too_many_bad_steps_stop_the_run(tiny, store, tmp_path, monkeypatch):
 def test_out_of_memory_halves_the_micro_batches_and_keeps_the_result(
     tiny, store, tmp_path, monkeypatch
 ):
-    from lmmodel import learner
+    from lmmodel.training import learner
 
     train(tiny("batch.micro_batch_tokens=256"), store, tmp_path / "roomy")
     true_accumulate = learner.accumulate
@@ -229,7 +229,7 @@ def test_no_micro_batch_is_small_enough(tiny, store, tmp_path, monkeypatch):
     def accumulate(*_, **__):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("lmmodel.learner.accumulate", accumulate)
+    monkeypatch.setattr("lmmodel.training.learner.accumulate", accumulate)
     with pytest.raises(MemoryLimitError, match=r"not even a micro-batch of .* fits"):
         train(tiny(), store, tmp_path / "run")
 

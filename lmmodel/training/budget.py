@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig
-from lmmodel.loader import Loader, StepBatch
+from lmmodel.training.loader import Loader, StepBatch
 
 # Steps whose mean tells how many tokens a step has.
 _NUM_PROBED_STEPS = 4

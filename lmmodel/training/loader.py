@@ -26,8 +26,8 @@ from lmmodel.batch import (
     pad_batch,
     spare_sequences,
 )
-from lmmodel.buckets import round_up
 from lmmodel.data import Rows
+from lmmodel.layers.buckets import round_up
 from lmmodel.objectives import (
     Objective,
     causal_rows,

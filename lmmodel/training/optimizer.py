@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmmodel.errors import CheckpointError
-from lmmodel.parallel import as_rows_of, gather_stack, own_rows, put, take_stack
+from lmmodel.training.parallel import as_rows_of, gather_stack, own_rows, put, take_stack
 
 # The odd polynomial a x + b x^3 + c x^5 of Muon (Jordan et al., "Muon", 2024): five rounds bring
 # every singular value in (0, 1] to about [0.7, 1.2].
@@ -56,12 +56,15 @@ class Optimizer:
     the same keys at every step.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(
+        self, model: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """`dtype` is what Muon's products are in on a CPU, as those of the model."""
         self.config = config
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         is_muon = {name: config.name == "muon" and takes_muon(name, p) for name, p in named}
         self.adamw = make_adamw([(n, p) for n, p in named if not is_muon[n]], config)
-        self.muon = Muon([(n, p) for n, p in named if is_muon[n]], config)
+        self.muon = Muon([(n, p) for n, p in named if is_muon[n]], config, dtype)
         self._adamw_names = {p: n for n, p in named if not is_muon[n]}
 
     def step(self, lr_ratio: float) -> None:
@@ -166,8 +169,15 @@ class Muon:
     and does the rounds.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`dtype` is what the rounds compute in on a CPU."""
         self.config = config
+        self.dtype = dtype
         self.named = list(named)
         self.stacks: dict[tuple[int, ...], list[Tensor]] = {}
         for name, parameter in self.named:
@@ -186,7 +196,8 @@ class Muon:
             gradients = torch.stack([own_rows(_gradient(p)) for p in parameters])  # (n, r, C)
             moves = nesterov(gradients, self.momentum[key], self.config.muon_momentum)
             matrices = split_matrices(gather_stack(moves, parameters[0]), key[0])
-            update = orthogonal_update(matrices).view(len(parameters), *parameters[0].shape)
+            update = orthogonal_update(matrices, self.dtype)
+            update = update.view(len(parameters), *parameters[0].shape)
             update = take_stack(update.mul_(-lr), parameters[0])  # (n, r, C)
             weights = [own_rows(p) for p in parameters]
             torch._foreach_mul_(weights, 1 - lr * self.config.muon_weight_decay)
@@ -237,29 +248,32 @@ def nesterov(gradients: Tensor, momentum: Tensor, beta: float) -> Tensor:
     return gradients.lerp(momentum, beta)
 
 
-def orthogonal_update(matrices: Tensor) -> Tensor:
+def orthogonal_update(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return each matrix of floats (n, R, C) made orthogonal, as it moves the weights.
 
     Tall matrices are scaled by sqrt(R / C), so that the change of an output per step does not
     depend on the shape (Jordan et al., 2024).
     """
     rows, columns = matrices.shape[-2:]
-    return orthogonalize(matrices) * math.sqrt(max(1.0, rows / columns))
+    return orthogonalize(matrices, dtype) * math.sqrt(max(1.0, rows / columns))
 
 
-def orthogonalize(matrices: Tensor, num_rounds: int = 5) -> Tensor:
+def orthogonalize(
+    matrices: Tensor, dtype: torch.dtype = torch.float32, num_rounds: int = 5
+) -> Tensor:
     """Return U V' for each matrix U S V', about: singular values come near 1.
 
-    Newton-Schulz rounds of `NEWTON_SCHULZ`, in bfloat16 on a GPU and float32 elsewhere.
+    Newton-Schulz rounds of `NEWTON_SCHULZ`, which forgive the rounding of bfloat16.
 
     Args:
         matrices: floats (n, R, C)
+        dtype: of the rounds on a CPU; on a GPU they are in bfloat16
         num_rounds: how often the polynomial is applied
     """
     a, b, c = NEWTON_SCHULZ
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
-    x = x.to(torch.bfloat16 if x.is_cuda else torch.float32)
+    x = x.to(torch.bfloat16 if x.is_cuda else dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(num_rounds):
         gram = x @ x.mT  # (n, R, R)

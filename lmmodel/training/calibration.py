@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmmodel.budget import Pace
 from lmmodel.config import TrainConfig
 from lmmodel.data import TrainingData
 from lmmodel.device import Processes, sum_over_processes
 from lmmodel.evaluation import HeldOut, evaluate
-from lmmodel.learner import Learner
-from lmmodel.plan import check_memory, make_loader
-from lmmodel.run import save_state
+from lmmodel.saving.run import save_state
+from lmmodel.training.budget import Pace
+from lmmodel.training.learner import Learner
+from lmmodel.training.plan import check_memory, make_loader
 
 # Calibration ends after so many seconds, or this share of the budget if that is less.
 LIMIT_S = 15.0

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
-from lmmodel.inference import split_by_tokens
-from lmmodel.key_values import KeyValues
-from lmmodel.texts import encode_texts
+from lmmodel.layers.key_values import KeyValues
+from lmmodel.predicting.inference import split_by_tokens
+from lmmodel.predicting.texts import encode_texts
 from lmmodel.trained import Run
 
 # Places, over all prompts of a batch, whose keys and values are remembered at once.

@@ -20,7 +20,8 @@ import torch
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
-from lmmodel.inference import (
+from lmmodel.model import Transformer
+from lmmodel.predicting.inference import (
     Precision,
     batch_tokens,
     label_log_probabilities,
@@ -28,8 +29,7 @@ from lmmodel.inference import (
     prepare,
     split_by_tokens,
 )
-from lmmodel.model import Transformer
-from lmmodel.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
+from lmmodel.predicting.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
 from lmmodel.trained import Run
 
 # Tokens of the masked copies that exist at once.

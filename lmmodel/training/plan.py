@@ -15,16 +15,16 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.attention import Kernel, choose_kernel
-from lmmodel.budget import Pace, budget_steps, probe
 from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig, stage_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
-from lmmodel.loader import Loader, Shape, Stage, StepBatch
+from lmmodel.layers.attention import Kernel, choose_kernel
 from lmmodel.model import ModelConfig, forward_flops, num_parameters
 from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
+from lmmodel.training.budget import Pace, budget_steps, probe
+from lmmodel.training.loader import Loader, Shape, Stage, StepBatch
 
 # A stage's epochs lie apart from another's, so that their views differ.
 EPOCHS_PER_STAGE = 1 << 20

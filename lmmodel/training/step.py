@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from lmdata.rng import draw, stream_key
 from lmmodel.batch import IGNORED, Batch
 from lmmodel.cores import add_gradients
-from lmmodel.dropout import seeded
-from lmmodel.loader import MicroBatch
+from lmmodel.layers.dropout import seeded
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, Part, combine, sum_losses
-from lmmodel.parallel import whole
+from lmmodel.training.loader import MicroBatch
+from lmmodel.training.parallel import whole
 
 # A loss this many times that of a uniform guess is called exploded.
 EXPLOSION_FACTOR = 3.0

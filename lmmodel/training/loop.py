@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from lmmodel.budget import interval
-from lmmodel.checkpoint import load_latest
 from lmmodel.config import TrainConfig
 from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
-from lmmodel.learner import Learner, StepResult
-from lmmodel.loader import Prefetcher, StepBatch
-from lmmodel.plan import batch_flops
-from lmmodel.reporting import Reporter
-from lmmodel.run import CHECKPOINTS_NAME, RunRecord, save_state
+from lmmodel.saving.checkpoint import load_latest
+from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state
+from lmmodel.training.budget import interval
+from lmmodel.training.learner import Learner, StepResult
+from lmmodel.training.loader import Prefetcher, StepBatch
+from lmmodel.training.plan import batch_flops
+from lmmodel.training.reporting import Reporter
 
 UNIGRAM_ADVICE = (
     "Train longer, or try optimizer.name=muon, another optimizer.lr or a longer "

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmmodel.attention import attention
 from lmmodel.batch import Batch
+from lmmodel.layers.attention import attention
 
 
 class KeyValues:

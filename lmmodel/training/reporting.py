@@ -13,8 +13,8 @@ import numpy as np
 
 from lmmodel.config import TrainConfig
 from lmmodel.evaluation import UNIGRAM_MARGIN, Evaluation
-from lmmodel.learner import StepResult
-from lmmodel.metrics import (
+from lmmodel.objectives import Objective
+from lmmodel.saving.metrics import (
     METRICS_NAME,
     MetricsLog,
     Progress,
@@ -25,7 +25,7 @@ from lmmodel.metrics import (
     plot_losses,
     read_metrics,
 )
-from lmmodel.objectives import Objective
+from lmmodel.training.learner import StepResult
 
 PICTURE_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"

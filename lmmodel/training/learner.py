@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmmodel.averaging import WeightAverage
-from lmmodel.checkpoint import TensorGroups, load_weights
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
 from lmmodel.device import sum_over_processes
 from lmmodel.errors import DivergedError, MemoryLimitError
-from lmmodel.loader import Loader, StepBatch
-from lmmodel.metrics import Stopwatch
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import sum_losses
-from lmmodel.optimizer import Optimizer
-from lmmodel.parallel import release_weights, shard_model, sum_gradients, whole_groups
-from lmmodel.schedule import lr_ratio
-from lmmodel.step import (
+from lmmodel.saving.checkpoint import TensorGroups, load_weights
+from lmmodel.saving.metrics import Stopwatch
+from lmmodel.training.averaging import WeightAverage
+from lmmodel.training.loader import Loader, StepBatch
+from lmmodel.training.optimizer import Optimizer
+from lmmodel.training.parallel import release_weights, shard_model, sum_gradients, whole_groups
+from lmmodel.training.schedule import lr_ratio
+from lmmodel.training.step import (
     StepLoss,
     SumLosses,
     accumulate,
@@ -72,7 +72,7 @@ class Learner:
         self.is_sharded = config.parallel == "fsdp2" and loader.num_processes > 1
         if self.is_sharded:
             shard_model(self.model)
-        self.optimizer = Optimizer(self.model, config.optimizer)
+        self.optimizer = Optimizer(self.model, config.optimizer, self.model.compute_dtype)
         self.average: WeightAverage | None = None
         if config.averaging.kind != "none":
             self.average = WeightAverage(self.model, config.averaging, loader.num_steps)

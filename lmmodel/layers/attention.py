@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmmodel.buckets import Bucket, equal_buckets, pad, padded_rows, rounded_buckets, unpad
-from lmmodel.dropout import dropout
+from lmmodel.layers.buckets import Bucket, equal_buckets, pad, padded_rows, rounded_buckets, unpad
+from lmmodel.layers.dropout import dropout
 
 Kernel = Literal["reference", "dense", "buckets", "padded", "varlen"]
 

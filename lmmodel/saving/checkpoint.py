@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lmmodel.errors import CheckpointError
-from lmmodel.parallel import put
+from lmmodel.training.parallel import put
 
 FORMAT_VERSION = 1
 INDEX_NAME = "checkpoint.json"

@@ -1,0 +1,1 @@
+"""What the Transformer computes with: attention and its kernels, dropout, the loss, a memory."""

@@ -1,0 +1,1 @@
+"""How a run is trained: the plan, batches, one step, the loop, the report."""
