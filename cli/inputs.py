@@ -34,7 +34,7 @@ def text_options(function: F) -> F:
 
 
 def read_texts(texts: Sequence[str], file: str | None) -> Given:
-    """Return the texts given; without any, those on standard input where something is piped in.
+    """Return the texts given; for `-` alone, or none and a pipe, those on standard input.
 
     Blank lines are left out and counted.
 
@@ -42,8 +42,8 @@ def read_texts(texts: Sequence[str], file: str | None) -> Given:
         click.UsageError: there is none
         TaskError: the file is missing, damaged or not UTF-8
     """
-    if file is None and not texts and not sys.stdin.isatty():
-        file = STANDARD_INPUT
+    if file is None and (tuple(texts) == (STANDARD_INPUT,) or not (texts or sys.stdin.isatty())):
+        texts, file = (), STANDARD_INPUT
     lines = [] if file is None else _read_lines(file)
     kept = [line for line in lines if line.strip()]
     if not texts and not kept:

@@ -35,6 +35,7 @@ from .summaries import (
 )
 
 if TYPE_CHECKING:
+    from lmmodel.config import TrainConfig
     from lmmodel.saving.metrics import Progress
 
 FOLDER = click.Path(path_type=Path)
@@ -109,17 +110,16 @@ def train(
     Example: lmmodel train --resume --output runs/wiki
     Example: lmmodel train tokens/ --init-from runs/bert --num-minutes 10 --output runs/mine
     """
-    from lmmodel.config import load_train_config
     from lmmodel.trainer import plan
     from lmmodel.trainer import train as run_training
 
     options |= {"model_size": size, "init_from": None if init_from is None else str(init_from)}
     given = [f"{TRAIN_KEYS[k]}={json.dumps(v)}" for k, v in options.items() if v is not None]
     wanted = [*given, *overrides]
-    config = load_train_config(config_path, wanted) if wanted or config_path or not resume else None
     name = f"{init_from.resolve().name}-continued" if init_from else size or DEFAULT_SIZE
     output = output or Path("runs") / name
     data = data or (None if resume else Path("shards"))
+    config = wanted_config(config_path, wanted, output if resume else None)
     if dry_run:
         if config is None or data is None:
             raise click.UsageError("--dry-run plans a new run: leave --resume out")
@@ -137,6 +137,21 @@ def train(
         return None
     lines = training_lines(summary)
     return echo_result(to_json_values(summary), as_json=as_json, quiet=quiet, lines=lines)
+
+
+def wanted_config(
+    config_path: Path | None, settings: list[str], resumed: Path | None
+) -> TrainConfig | None:
+    """Return the configuration asked for; None: that of the run that is resumed, as it is.
+
+    Settings given when a run is resumed are laid over its own.
+    """
+    from lmmodel.config import change_config, load_train_config
+    from lmmodel.saving.run import read_record
+
+    if resumed is None or config_path is not None:
+        return load_train_config(config_path, settings)
+    return change_config(read_record(resumed).config, settings) if settings else None
 
 
 def show_training(line: ProgressLine, now: Progress) -> None:

@@ -31,10 +31,11 @@ class BatchConfig:
     size: int | None = None
     """Examples of a step over all processes, at least 1; None: 32 on a CPU, 256 on a GPU."""
     micro_batch_tokens: int | None = None
-    """Tokens of one forward pass; the result does not depend on it. None: 4096, GPU 65,536."""
+    """Tokens of one forward pass; without dropout the result does not depend on it, but for
+    rounding. None: 4096, GPU 65,536."""
     min_micro_batches: int | None = None
     """A step is cut into at least so many, where each keeps 256 tokens: on a CPU every core takes
-    one. The result does not depend on it. None: one for each core, one on a GPU or compiled."""
+    one. As `micro_batch_tokens` for the result. None: one for each core, one on a GPU or compiled."""
     prefetch: int = 2
     """Steps made ahead by the background thread, at least 0; no effect on the result."""
 
@@ -220,6 +221,18 @@ def load_train_config(toml_path: Path | None = None, overrides: Sequence[str] = 
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
+
+
+def change_config(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """Return a configuration with KEY=VALUE pairs laid over it.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
+    """
+    values = config_to_dict(config)
+    for override in overrides:
+        set_value(values, override)
+    return config_from_dict(values)
 
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:

@@ -213,4 +213,8 @@ def _environment(
 ) -> dict[str, str | int]:
     """Return the machine, and the attention kernels that it takes."""
     kernels = attention_kernels(config, probe(make_loader(config, data, 1, processes)))
-    return {**describe_environment(device), "attention": ", ".join(kernels)}
+    return {
+        **describe_environment(device),
+        "num_processes": processes.size,
+        "attention": ", ".join(kernels),
+    }

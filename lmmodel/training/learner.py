@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lmmodel.config import TrainConfig
-from lmmodel.cores import num_cores
 from lmmodel.device import sum_over_processes
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.model import Transformer, make_model
@@ -22,6 +21,7 @@ from lmmodel.training.averaging import WeightAverage
 from lmmodel.training.loader import Loader, StepBatch
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.parallel import release_weights, shard_model, sum_gradients, whole_groups
+from lmmodel.training.plan import num_at_once
 from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import (
     StepLoss,
@@ -175,7 +175,7 @@ class Learner:
             num_labels,
             seeds=dropout_seeds(self.config.seed, batch.step, self.loader.rank),
             losses=self.losses,
-            num_at_once=1 if self.config.compile or self.is_sharded else num_cores(self.device),
+            num_at_once=num_at_once(self.config, self.loader.num_processes),
         )
 
     def _halve_micro_batches(self) -> None:

@@ -257,7 +257,8 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     """Return about how many bytes a resolved run takes at its peak, on one device.
 
     Weights, gradients and optimizer state are exact; what backward keeps is estimated from the
-    widths of a layer; logits are counted in compute precision and twice in float32.
+    widths of a layer; logits are counted in compute precision and twice in float32. On a CPU
+    several micro-batches are in work, each with gradients of its own.
     """
     model, number_bytes = config.model, 2 if config.precision == "bf16" else 4
     per_weight = 16 + (4 if config.averaging.kind != "none" else 0)
@@ -267,7 +268,18 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     activations = tokens * model.num_hidden_layers * width * number_bytes
     logits = labels * model.vocab_size * (number_bytes + 8)
     num_weights = num_parameters(model) // (num_processes if config.parallel == "fsdp2" else 1)
-    return per_weight * num_weights + activations + logits
+    at_once = min(num_at_once(config, num_processes), len(batch.micro_batches))
+    own_gradients = 4 * num_weights * (at_once - 1)
+    return per_weight * num_weights + own_gradients + at_once * (activations + logits)
+
+
+def num_at_once(config: TrainConfig, num_processes: int = 1) -> int:
+    """Return how many micro-batches of a resolved run are in work at a time.
+
+    What is compiled shares one generator, and sharded layers are gathered in one order: one.
+    """
+    is_sharded = config.parallel == "fsdp2" and num_processes > 1
+    return 1 if config.compile or is_sharded else num_cores(torch.device(config.device))
 
 
 def check_memory(

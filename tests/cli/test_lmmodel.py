@@ -100,3 +100,16 @@ def test_control_c_outside_the_steps_says_what_there_is(
     assert (early.exit_code, late.exit_code) == (130, 130)
     assert early.stderr == "\nInterrupted. Nothing was begun; type the same command again.\n"
     assert late.stderr.endswith(f"is kept: go on with --resume --output {run}\n")
+
+
+def test_settings_of_a_resumed_run_are_laid_over_its_own(road: Road, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    succeed("lmmodel", "train", road.shards, "--output", run, "--num-steps", "2", *TRAIN_FAST)
+    resume = ("lmmodel", "train", "--resume", "--output", run)
+    succeed(*resume, "--set", "checkpoint.keep=7")  # decides no weight
+    result = invoke(*resume, "--set", "optimizer.lr=0.5")
+    assert result.exit_code == 1
+    named = result.stderr.split("another configuration: ")[1].split(". Resume")[0]
+    assert named.startswith("optimizer.lr was ")
+    assert named.endswith("now 0.5")
+    assert ";" not in named

@@ -54,6 +54,7 @@ def test_texts_come_from_arguments_files_and_standard_input(road: Road, tmp_path
     assert [one["text"] for one in first["texts"]] == ["A bird.", "A stone.", "A road."]
     assert first["counts"] == {"blank lines left out": 2}
     piped = as_json("lmmodel", "score", road.run, input="A bird.\nA stone.\nA road.")
+    assert as_json("lmmodel", "score", road.run, "-", input="A bird.\nA stone.\nA road.") == piped
     assert piped["texts"] == first["texts"]
     assert piped["counts"] == {}
 
