@@ -35,7 +35,7 @@ class BatchConfig:
     rounding. None: 4096, GPU 65,536."""
     min_micro_batches: int | None = None
     """A step is cut into at least so many, where each keeps 256 tokens: on a CPU every core takes
-    one. As `micro_batch_tokens` for the result. None: one for each core, one on a GPU or compiled."""
+    one. The result: as of `micro_batch_tokens`. None: a core each, one on a GPU or compiled."""
     prefetch: int = 2
     """Steps made ahead by the background thread, at least 0; no effect on the result."""
 
