@@ -229,10 +229,14 @@ def change_config(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
     """
-    values = config_to_dict(config)
+    values = _without_none(config_to_dict(config), config_to_dict(TrainConfig()))
+    own: dict[str, Any] = {}
     for override in overrides:
         set_value(values, override)
-    return config_from_dict(values)
+        set_value(own, override)
+    if own.get("preset") is not None:
+        values["recipe"] = {**_preset_values(values), **_table(own, "recipe")}
+    return build_config(TrainConfig, values)
 
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:

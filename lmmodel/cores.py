@@ -1,15 +1,15 @@
 """All cores of a CPU at work, each on a piece of its own.
 
 One operation after the other on all cores waits for the slowest core after each of them, hundreds
-of times a batch. Here each core runs a whole batch by itself. The results are the same for any
-number of cores, as each is computed by one core in one order.
+of times a batch. Here each core runs a whole batch by itself. While there are more than half as
+many batches as cores, each is computed by one core: the same results for any number of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-_AHEAD = 2  # items in work or waiting, for each thread
+_AHEAD = 2  # results waiting to be taken, for each thread
 
 
 def num_cores(device: torch.device) -> int:
@@ -28,24 +28,31 @@ def num_cores(device: torch.device) -> int:
 
 
 def map_in_order(
-    function: Callable[[ItemT], ResultT], items: Iterable[ItemT], num_at_once: int
+    function: Callable[[ItemT], ResultT],
+    items: Iterable[ItemT],
+    num_at_once: int,
+    *,
+    ahead: int = _AHEAD,
 ) -> Iterator[ResultT]:
     """Yield what a function returns for each item, in order; a few items ahead are in work.
 
     Args:
         function: is called by several threads at once if `num_at_once` is above 1
         items: read as needed
-        num_at_once: threads, among which those of torch are divided
+        num_at_once: threads, no more than items, among which those of torch are divided
+        ahead: results that may wait to be taken, for each thread; 0: only what is in work
     """
+    if isinstance(items, Sized):
+        num_at_once = min(num_at_once, len(items))
     if num_at_once <= 1:
         yield from map(function, items)
         return
     with _shared_out(num_at_once) as pool:
         waiting: deque[Future[ResultT]] = deque()
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > _AHEAD * num_at_once:
+            if len(waiting) == (1 + ahead) * num_at_once:
                 yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
         while waiting:
             yield waiting.popleft().result()
 
@@ -86,7 +93,7 @@ def add_gradients(
     def differentiate(loss: Callable[[], Tensor]) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(loss(), parameters, allow_unused=True)
 
-    for gradients in map_in_order(differentiate, losses, min(num_at_once, len(losses))):
+    for gradients in map_in_order(differentiate, losses, num_at_once, ahead=0):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if parameter.grad is None:
                 parameter.grad = gradient

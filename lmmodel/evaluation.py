@@ -17,6 +17,7 @@ from lmdata.schema import ExampleBatch
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import IGNORED
 from lmmodel.config import TrainConfig
+from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
@@ -99,6 +100,8 @@ def make_held_out(
     examples = take_rows(examples, np.argsort(np.diff(examples.offsets), kind="stable"))
     objective = make_objective(config.objective)
     tokens = config.batch.micro_batch_tokens or 4096
+    if config.device == "cpu":  # as many are in work at a time
+        tokens = -(-tokens // num_cores(torch.device("cpu")))
     micro_batches = []
     for index, part in enumerate(objective.parts):
         own = next_token_labels(examples) if part.is_causal else examples

@@ -97,6 +97,8 @@ def train(
         data = open_data(data_path)
         resolved = resolve_config(wanted, data, device, processes)
         if began is not None:
+            if wanted.batch.min_micro_batches is None:  # whatever this machine would choose
+                resolved = _with_cut_of(resolved, began.config)
             check_resumable(began, resolved, data)
         else:
             check_output(output, overwrite=overwrite)
@@ -206,6 +208,12 @@ def _count_steps(
         pace = replace(pace, spent_s=time.perf_counter() - started_s)
     loader = make_loader(config, data, 1, processes)
     return value_of_main(budget_steps(config, loader, pace), device)
+
+
+def _with_cut_of(config: TrainConfig, began: TrainConfig) -> TrainConfig:
+    """Return the configuration with steps cut as in the run that goes on."""
+    batch = replace(config.batch, min_micro_batches=began.batch.min_micro_batches)
+    return replace(config, batch=batch)
 
 
 def _environment(

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from lmmodel.batch import Batch, cut_rows, make_batch
+from lmmodel.cores import num_cores
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.spans import span_index
 from lmmodel.predicting.inference import map_batches
 from lmmodel.task_model import SEQUENCE_TASKS, TaskModel
+from lmmodel.training.loader import LEAST_TOKENS
 
 # Tokens of one forward pass without gradients.
 PREDICT_TOKENS = 8192
@@ -66,13 +68,15 @@ def predict_logits(
     Args:
         model: is put in evaluation mode
         examples: E of them, T tokens in all, in any order of lengths
-        num_tokens: of one forward pass
+        num_tokens: of one forward pass at most
     """
     model.eval()
     device = next(model.parameters()).device
     is_sequence = model.task in SEQUENCE_TASKS
     count = len(examples) if is_sequence else len(examples.input_ids)
     logits = np.empty((count, model.num_labels), np.float32)
+    share = -(-int(examples.lengths.sum()) // num_cores(device))
+    num_tokens = min(num_tokens, max(LEAST_TOKENS, share))
     groups = split_rows(examples.lengths, np.arange(len(examples)), num_tokens)
 
     def compute(rows: np.ndarray) -> np.ndarray:

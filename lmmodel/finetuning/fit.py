@@ -33,6 +33,9 @@ from lmmodel.training.step import clip_gradients, dropout_seeds
 MAX_POOL = 16
 MIN_POOLS = 8
 
+# A step is cut into so many on a CPU, whatever its cores, as dropout belongs to a micro-batch.
+CPU_MICRO_BATCHES = 2
+
 Scores = dict[str, float]
 Scorer = Callable[[np.ndarray], Scores]
 """Logits of the validation examples to scores."""
@@ -220,7 +223,7 @@ class TaskLearner:
         unit = self.loss_unit * max(1, count_labels(self.train.task, labels))
         seeds = dropout_seeds(self.seed, self.step, 0)
         at_once = num_cores(self.device)
-        groups = self._micro_batches(rows, at_once)
+        groups = self._micro_batches(rows)
         losses = [torch.zeros(())] * len(groups)
 
         def loss(index: int) -> Tensor:
@@ -241,10 +244,11 @@ class TaskLearner:
             ) from error
         return float(sum(losses))
 
-    def _micro_batches(self, rows: np.ndarray, num: int) -> list[np.ndarray]:
-        """Return the rows in at least so many groups, where each keeps `LEAST_TOKENS`."""
+    def _micro_batches(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return the rows in the groups that are computed side by side, the same everywhere."""
         lengths = self.train.lengths[rows]
-        num = min(num, int(lengths.sum()) // LEAST_TOKENS)
+        wanted = CPU_MICRO_BATCHES if self.device.type == "cpu" else 1
+        num = min(wanted, int(lengths.sum()) // LEAST_TOKENS)
         groups = deal_rows(lengths, self.config.micro_batch_tokens, num)
         return [rows[group] for group in groups]
 

@@ -76,6 +76,7 @@ class Learner:
         self.average: WeightAverage | None = None
         if config.averaging.kind != "none":
             self.average = WeightAverage(self.model, config.averaging, loader.num_steps)
+        self.num_at_once = num_at_once(config, loader.num_processes)
         self.losses: SumLosses = sum_losses
         if config.compile:
             self.losses = torch.compile(sum_losses, dynamic=False)
@@ -158,9 +159,12 @@ class Learner:
                 if self.is_sharded:  # the others wait for this process in the middle of a layer
                     raise MemoryLimitError(
                         f"micro-batches of {self.loader.shape.num_tokens} tokens do not fit into "
-                        "memory: lower batch.micro_batch_tokens (the result stays the same)"
+                        "memory: lower batch.micro_batch_tokens"
                     ) from error
-            self._halve_micro_batches()
+            if self.num_at_once > 1:
+                self.num_at_once //= 2
+                continue
+            self._halve_micro_batches(max(own.batch.num_tokens for own in batch.micro_batches))
             batch = self.loader.batch(batch.step)
 
     def _forward_backward(self, batch: StepBatch, num_labels: Tensor) -> Tensor:
@@ -175,14 +179,15 @@ class Learner:
             num_labels,
             seeds=dropout_seeds(self.config.seed, batch.step, self.loader.rank),
             losses=self.losses,
-            num_at_once=num_at_once(self.config, self.loader.num_processes),
+            num_at_once=self.num_at_once,
         )
 
-    def _halve_micro_batches(self) -> None:
+    def _halve_micro_batches(self, largest: int) -> None:
+        """Allow half the tokens of a step's largest micro-batch, where that is less."""
         self.optimizer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        tokens = self.loader.shape.num_tokens
+        tokens = min(self.loader.shape.num_tokens, largest)
         smallest = max(1, self.loader.shape.max_seqlen or 1)
         if tokens // 2 < smallest:
             raise MemoryLimitError(

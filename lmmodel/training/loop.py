@@ -110,11 +110,13 @@ class Trainer:
                 totals = learner.add_up(batch, wants_stop=stop.is_set())
                 if totals.wants_stop:
                     self._leave()
-                loader = learner.loader
+                loader, at_once = learner.loader, learner.num_at_once
                 result = learner.learn(batch, totals.num_labels)
                 num_skipped = self._note_skipped(result, num_skipped)
                 self.step += 1
                 self._after_step(batch, result, totals.num_tokens)
+                if learner.num_at_once < at_once:
+                    self._note(f"out of memory: {learner.num_at_once} micro-batches at a time now")
                 if learner.loader is not loader:
                     batches.close()
                     self._note_smaller()
@@ -194,7 +196,7 @@ class Trainer:
     def _note_smaller(self) -> None:
         self._note(
             f"out of memory: micro-batches are now {self.learner.loader.shape.num_tokens} tokens; "
-            "the result stays the same"
+            "without dropout the result stays the same"
         )
 
     def _note_skipped(self, result: StepResult, num_skipped: int) -> int:

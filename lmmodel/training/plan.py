@@ -112,6 +112,11 @@ def _resolve_recipe(config: TrainConfig, data: TrainingData) -> Recipe | None:
 
 
 def _check_batches(config: TrainConfig, processes: Processes) -> None:
+    if config.compile and config.batch.min_micro_batches != 1:
+        raise ConfigError(
+            f"batch.min_micro_batches={config.batch.min_micro_batches} has no effect with "
+            "compile=true, whose micro-batches have one shape: leave it out"
+        )
     sizes = [config.batch.size, *(stage.batch_size for stage in config.stages)]
     for size in sizes:
         if size is not None and size % processes.size:
@@ -204,7 +209,8 @@ def make_shape(config: TrainConfig) -> Shape:
     assert tokens is not None
     if not config.compile:
         is_rounded = config.device == "cpu" and config.precision == "bf16"
-        return Shape(tokens, num_dealt=config.batch.min_micro_batches, is_rounded=is_rounded)
+        num = config.batch.min_micro_batches or 1
+        return Shape(tokens, num_dealt=num if num > 1 else None, is_rounded=is_rounded)
     length = config.model.max_position_embeddings
     if config.recipe is not None:
         length = config.recipe.max_seq_length
@@ -269,7 +275,7 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     logits = labels * model.vocab_size * (number_bytes + 8)
     num_weights = num_parameters(model) // (num_processes if config.parallel == "fsdp2" else 1)
     at_once = min(num_at_once(config, num_processes), len(batch.micro_batches))
-    own_gradients = 4 * num_weights * (at_once - 1)
+    own_gradients = 4 * num_weights * (at_once if at_once > 1 else 0)
     return per_weight * num_weights + own_gradients + at_once * (activations + logits)
 
 
@@ -295,7 +301,7 @@ def check_memory(
         raise MemoryLimitError(
             f"a micro-batch of {config.batch.micro_batch_tokens} tokens needs about "
             f"{needed / 2**30:.0f} GiB, the device has {there / 2**30:.0f} GiB: lower "
-            "batch.micro_batch_tokens (the result stays the same) or take a smaller model"
+            "batch.micro_batch_tokens or take a smaller model"
         )
 
 

@@ -54,7 +54,7 @@ def accumulate(
         num_labels: int64 (K,) labels of the whole step over all processes, on the model's device
         seeds: of dropout, by the index of the micro-batch
         losses: `sum_losses`, compiled or not
-        num_at_once: micro-batches in work at a time, on a CPU; changes nothing in the result
+        num_at_once: micro-batches in work at a time, on a CPU; gradients add up in one order
 
     Returns:
         float32 (K,) sums of each term in this process, nats.

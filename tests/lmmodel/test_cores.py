@@ -43,8 +43,26 @@ def test_items_are_taken_a_few_ahead_only() -> None:
 
     results = map_in_order(lambda index: index, items(), 2)
     next(results)
-    assert len(taken) <= 6
+    assert len(taken) == 7  # six in work or waiting, one in hand
     results.close()
+
+
+def test_threads_are_no_more_than_items() -> None:
+    assert list(map_in_order(lambda _: torch.get_num_threads(), [0], 2)) == [2]
+
+
+def test_no_more_gradients_exist_than_are_in_work() -> None:
+    running, most = 0, 0
+
+    def work(_: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.002)
+
+    for _ in map_in_order(work, range(20), 2, ahead=0):
+        running -= 1
+    assert most <= 2
 
 
 @pytest.mark.parametrize(("num_at_once", "share"), [(2, 1), (3, 1), (1, 2)])

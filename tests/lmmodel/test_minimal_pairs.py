@@ -63,9 +63,16 @@ def test_settled_verdicts_are_those_of_exact_scores(noise):
     assert noise < 0.1 or not np.array_equal(rounded, np.sign(exact[:, 0] - exact[:, 1]))
 
 
-def test_no_close_pair_is_scored_again():
-    scores = np.array([[-1.0, -5.0], [-9.0, -2.0]])
-    assert minimal_pairs._settle_close_ones(scores, lambda which: pytest.fail("asked")) == 0
+def test_what_rounding_does_is_seen_even_where_no_pair_is_close():
+    """Every margin is above what counts as close, and rounding is larger still."""
+    draw = np.random.default_rng(0)
+    margins = draw.choice([-1, 1], 2000) * draw.uniform(0.2, 3, 2000)
+    exact = np.stack([margins, np.zeros(2000)], axis=1)
+    scores = exact + draw.uniform(-0.5, 0.5, (2000, 2))
+    scores[np.abs(scores[:, 0] - scores[:, 1]) < 0.2] += [0.5, 0]
+    num = minimal_pairs._settle_close_ones(scores, lambda which: exact[which])
+    assert np.array_equal(np.sign(scores[:, 0] - scores[:, 1]), np.sign(margins))
+    assert 50 < num < 2000
 
 
 def test_a_folder_is_read_file_by_file_and_others_are_left_alone(folder):

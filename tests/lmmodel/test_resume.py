@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from lmdata.recipes import RECIPES
+from lmmodel.config import change_config, load_train_config
 from lmmodel.errors import CheckpointError, ResumeError, RunError
 from lmmodel.saving.checkpoint import INDEX_NAME, list_checkpoints
 from lmmodel.saving.metrics import read_metrics
@@ -242,3 +245,26 @@ def test_metrics_are_whole_lines_after_a_crash_in_the_middle_of_one(tiny, store,
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["step"] <= 12 for line in lines)
     assert logged(run) == logged(whole)
+
+
+def test_a_run_keeps_its_cut_on_another_machine(tiny, store, whole, tmp_path):
+    """Not given, the number of micro-batches is that of the cores: of the machine it began on."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    config = json.loads((run / "config.json").read_text())
+    for recorded in (7, None):  # other cores; written before there was the setting
+        config["config"]["batch"]["min_micro_batches"] = recorded
+        (run / "config.json").write_text(json.dumps(config))
+        train(tiny(*DRIFTING), store, run, resume=True)
+    with pytest.raises(ResumeError, match="min_micro_batches was None, now 3"):
+        train(tiny(*DRIFTING, "batch.min_micro_batches=3"), store, run, resume=True)
+
+
+def test_settings_laid_over_those_of_a_run():
+    config = load_train_config(None, ["objective.name=mlm", "preset=spanbert"])
+    changed = change_config(config, ["preset=roberta", "recipe.mlm_probability=0.25"])
+    assert changed.recipe.view == RECIPES["roberta"].view != config.recipe.view
+    assert changed.recipe.mlm_probability == 0.25
+    assert change_config(config, ["checkpoint.keep=9"]).recipe == config.recipe
+    frozen = dataclasses.replace(config, recipe=None)
+    assert change_config(frozen, ["seed=3"]).recipe is None
