@@ -7,13 +7,14 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
 from benchmarks.measure import DATA, print_table, write_result
+from lmdata.config import config_to_dict
 from lmmodel.finetune import FinetuneResult, finetune
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.tasks import TaskFormat
@@ -73,7 +74,7 @@ def compare(name: str, run: Path, num_seeds: int, *, from_scratch: bool) -> dict
         "task": name,
         "begins_with": "random weights" if from_scratch else "pretrained",
         **figures(result),
-        "settings": study.settings,
+        "settings": {name: plain(value) for name, value in study.settings.items()},
         "inputs": study.inputs,
         "seconds": round(time.perf_counter() - start_s, 1),
     }
@@ -91,6 +92,11 @@ def figures(result: FinetuneResult) -> dict[str, Any]:
         "num_validation": result.num_validation,
         "counts": result.counts,
     }
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as JSON can hold it."""
+    return config_to_dict(value) if is_dataclass(value) else value
 
 
 def rounded(scores: dict[str, float]) -> dict[str, float]:

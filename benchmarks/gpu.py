@@ -2,8 +2,9 @@
 
 Checks and measurements each run in a process of their own: one that fails is a line of the table,
 and the others go on. Needs no data: without --store it makes up documents by Zipf's law. Needs
-numpy, numba, pyarrow, safetensors, tokenizers, torch and xxhash, nothing else: examples come from
-the same Numba kernels as in training, and datasets and checkpoints carry xxh3 hashes.
+numpy, pyarrow, safetensors, tokenizers and torch, nothing else. With Numba, as in any installation,
+examples are views of a token store, fresh in each epoch; without it, they are frozen. With
+transformers and accelerate, Trainer is measured as well.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_checks import CHECKS
+from benchmarks.made_up import write_made_up_data
 from benchmarks.measure import RESULTS, environment, print_table
-from benchmarks.stores import write_synthetic_store
 from benchmarks.train import BASE, GPU_VOCAB_SIZE, STORE_TOKENS, gpu_work, trainer_work
 from benchmarks.training_runs import Work, run_apart, run_module
 
@@ -96,7 +97,9 @@ def make_store(folder: Path, *, is_toy: bool) -> Path:
     """Write made-up documents and return their folder."""
     num_tokens = TOY_STORE_TOKENS if is_toy else STORE_TOKENS
     vocab_size = TOY_VOCAB_SIZE if is_toy else GPU_VOCAB_SIZE
-    write_synthetic_store(folder, num_tokens=num_tokens, vocab_size=vocab_size)
+    write_made_up_data(
+        folder, num_tokens=num_tokens, vocab_size=vocab_size, max_seq_length=32 if is_toy else 512
+    )
     return folder
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.made_up import is_frozen
 from lmmodel.batch import Batch, make_batch
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.layers.attention import Kernel, attention, choose_kernel, reference
@@ -89,7 +90,7 @@ def resume_is_exact(device: str, store: str, *, compile: bool) -> str:
     """Compare the weights after 2N steps with those after N, a crash, and the others."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [Path(folder) / name for name in ("whole", "resumed", "again")]
-        config = _drifting_config(device, compile=compile, deterministic=True)
+        config = _drifting_config(device, store, compile=compile, deterministic=True)
         num_steps = config.budget.num_steps
         for run in (runs[0], runs[2]):
             train(config, Path(store), run)
@@ -104,7 +105,7 @@ def resume_is_exact(device: str, store: str, *, compile: bool) -> str:
 def deterministic_kernels_are_needed(device: str, store: str) -> str:
     """Say whether two runs give the same bits with deterministic=false; either is right."""
     with tempfile.TemporaryDirectory() as folder:
-        config = _drifting_config(device, compile=False, deterministic=False)
+        config = _drifting_config(device, store, compile=False, deterministic=False)
         weights = []
         for name in ("one", "two"):
             train(config, Path(store), Path(folder) / name)
@@ -112,14 +113,15 @@ def deterministic_kernels_are_needed(device: str, store: str) -> str:
     return f"with deterministic=false two runs {'agree' if weights[0] == weights[1] else 'differ'}"
 
 
-def _drifting_config(device: str, *, compile: bool, deterministic: bool) -> TrainConfig:
+def _drifting_config(device: str, store: str, *, compile: bool, deterministic: bool) -> TrainConfig:
     """Return a run with masks, dropout and accumulation on."""
     size = "mini" if device == "cuda" else "tiny"
     length, num_steps = (512, 20) if device == "cuda" else (32, 6)
+    recipe = ["recipe.view=packed", "recipe.count=bernoulli", f"recipe.max_seq_length={length}"]
     return load_train_config(None, [
+        *([] if is_frozen(Path(store)) else recipe),
         f"model.size={size}", "model.dropout=0.1", f"model.max_position_embeddings={length}",
-        "objective.name=mlm", "recipe.view=packed", "recipe.count=bernoulli",
-        f"recipe.max_seq_length={length}", "batch.size=32",
+        "objective.name=mlm", "batch.size=32",
         f"batch.micro_batch_tokens={16 * length}", f"device={device}",
         f"compile={str(compile).lower()}", f"deterministic={str(deterministic).lower()}",
         f"budget.num_steps={num_steps}",

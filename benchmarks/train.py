@@ -14,12 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.made_up import write_made_up_data
 from benchmarks.measure import environment, print_table, write_result
-from benchmarks.stores import (
-    wikipedia_is_there,
-    write_synthetic_store,
-    write_wikipedia_stores,
-)
 from benchmarks.training_runs import Work, run_apart
 
 VOCAB_SIZE = 16_384
@@ -61,9 +57,13 @@ def make_works(options: argparse.Namespace, folder: Path) -> dict[str, Work]:
     on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     if on_gpu:
         store = folder / "packed"
-        write_synthetic_store(store, num_tokens=STORE_TOKENS, vocab_size=GPU_VOCAB_SIZE)
+        write_made_up_data(
+            store, num_tokens=STORE_TOKENS, vocab_size=GPU_VOCAB_SIZE, max_seq_length=512
+        )
         work = gpu_work(store, BASE + dropouts(options.dropout or 0.0), seconds=options.seconds)
         return {"BERT base, packed 512": replace(work, precision=options.precision)}
+    from benchmarks.stores import wikipedia_is_there, write_wikipedia_stores  # they need Numba
+
     if not wikipedia_is_there():
         raise SystemExit("the Wikipedia files are not there: this benchmark needs ../shared/data")
     write_wikipedia_stores(folder, num_files=options.files, vocab_size=VOCAB_SIZE)

@@ -17,6 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.made_up import is_frozen
+from lmdata.batch import ExampleBatch
+from lmdata.tokenizer import Tokenizer
+
 ROOT = Path(__file__).parents[1]
 # What the two systems have in common; Trainer's names for it are in `_arguments`.
 LR, BETAS, EPS, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, (0.9, 0.98), 1e-6, 0.01, 1.0
@@ -44,13 +48,16 @@ class Work:
 
     @property
     def settings(self) -> list[str]:
-        """The run as lmmodel's KEY=VALUE pairs."""
+        """The run as lmmodel's KEY=VALUE pairs; frozen examples have their recipe in them."""
+        recipe = [
+            f"recipe.view={self.view}", "recipe.count=bernoulli",
+            f"recipe.max_seq_length={self.max_seq_length}",
+        ]  # fmt: skip
         return [
+            *([] if is_frozen(Path(self.store)) else recipe),
             *[f"model.{setting}" for setting in self.model],
             f"model.max_position_embeddings={self.max_seq_length}",
-            "objective.name=mlm", f"recipe.view={self.view}", "recipe.count=bernoulli",
-            f"recipe.max_seq_length={self.max_seq_length}",
-            f"batch.size={self.batch_size}",
+            "objective.name=mlm", f"batch.size={self.batch_size}",
             f"batch.micro_batch_tokens={self.batch_size * self.max_seq_length}",
             f"precision={self.precision}", f"device={self.device}",
             f"compile={str(self.compile).lower()}",
@@ -188,33 +195,45 @@ def list_examples(work: Work) -> tuple[Any, list[dict[str, list[int]]]]:
     """Return a tokenizer of transformers and the sequences that ours trains on, unmasked."""
     from transformers import PreTrainedTokenizerFast
 
-    from lmdata.dataset import open_store
-    from lmdata.recipes import Recipe
-    from lmdata.views import view
-
-    store = open_store(work.store)
-    recipe = Recipe(view=work.view, max_seq_length=work.max_seq_length, count="bernoulli")
-    rows = view(store, recipe, seed=0)
-    batch = rows.examples(np.arange(min(len(rows), MAX_LISTED_EXAMPLES)))
-    is_special = store.tokenizer.is_special
+    batch, own = _first_examples(work)
+    is_special = own.is_special
     names = ("unk", "sep", "pad", "cls", "mask")
-    pieces = {f"{name}_token": store.tokenizer.special_tokens[name] for name in names}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=store.tokenizer.backend, **pieces)
+    pieces = {f"{name}_token": own.special_tokens[name] for name in names}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own.backend, **pieces)
     return tokenizer, [
         {"input_ids": ids.tolist(), "special_tokens_mask": is_special[ids].astype(int).tolist()}
         for ids in np.split(batch.original_ids(), batch.offsets[1:-1])
     ]
 
 
+def _first_examples(work: Work) -> tuple[ExampleBatch, Tokenizer]:
+    """Return what ours trains on first, masked, and its tokenizer."""
+    from lmdata.dataset import open_examples, open_store
+
+    if is_frozen(Path(work.store)):
+        examples = open_examples(work.store)
+        count = min(len(examples), MAX_LISTED_EXAMPLES)
+        return examples.rows(np.arange(count)), examples.tokenizer
+
+    from lmdata.recipes import Recipe
+    from lmdata.views import view
+
+    store = open_store(work.store)
+    recipe = Recipe(view=work.view, max_seq_length=work.max_seq_length, count="bernoulli")
+    rows = view(store, recipe, seed=0)
+    return rows.examples(np.arange(min(len(rows), MAX_LISTED_EXAMPLES))), store.tokenizer
+
+
 def _their_model(work: Work) -> Any:
     """Return the stock model of the same shape, with fresh weights of its own."""
     import transformers
 
-    from lmdata.dataset import open_store
+    from lmdata.schema import TOKENIZER_FOLDER
+    from lmdata.tokenizer import load_tokenizer
     from lmmodel.config import load_train_config
     from lmmodel.handover.settings import architecture, to_their_config
 
-    tokenizer = open_store(work.store).tokenizer
+    tokenizer = load_tokenizer(Path(work.store) / TOKENIZER_FOLDER)
     wanted = load_train_config(None, work.settings).model
     if wanted.vocab_size is None:
         object.__setattr__(wanted, "vocab_size", tokenizer.vocab_size)

@@ -6,14 +6,19 @@ state to save, and step n costs the same whether it is the first or the one afte
 
 from __future__ import annotations
 
-import numba
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 
-from lmdata.rng import below_wide, int64, philox_block, stream_key
+from lmdata.rng import MASK32, philox, stream_key
 
 # Rounds of the Feistel network. Four of strong round functions make it indistinguishable from a
 # random permutation (Luby and Rackoff, 1988); more, because a small corpus has a small grid.
-_NUM_ROUNDS = 8
+NUM_ROUNDS = 8
+
+Key = tuple[int, int]
 
 
 def permute(rows: np.ndarray, num_examples: int, *, seed: int, epoch: int = 0) -> np.ndarray:
@@ -41,9 +46,9 @@ def permute(rows: np.ndarray, num_examples: int, *, seed: int, epoch: int = 0) -
     """
     rows = np.ascontiguousarray(rows, np.int64)
     check_rows(rows, num_examples)
-    examples = np.empty(len(rows), np.int64)
-    _permute(rows, num_examples, stream_key(seed, "order", epoch), examples)
-    return examples
+    height = int(np.ceil(np.sqrt(num_examples)))
+    grid = (height, -(-num_examples // height))
+    return _cell_walk()(rows, num_examples, grid, stream_key(seed, "order", epoch))
 
 
 def check_rows(rows: np.ndarray, num_examples: int) -> None:
@@ -59,29 +64,51 @@ def check_rows(rows: np.ndarray, num_examples: int) -> None:
         )
 
 
-@numba.njit(cache=True, nogil=True)
-def _permute(
-    rows: np.ndarray, num_examples: int, key: tuple[int, int], examples: np.ndarray
-) -> None:
-    height = int64(np.ceil(np.sqrt(num_examples)))
-    width = (num_examples + height - 1) // height
-    for index in range(len(rows)):
-        cell = _shuffle_cell(rows[index], height, width, key)
-        while cell >= num_examples:
-            cell = _shuffle_cell(cell, height, width, key)
-        examples[index] = cell
+@cache
+def _cell_walk() -> Callable[[np.ndarray, int, tuple[int, int], Key], np.ndarray]:
+    """Return `walk_cells`, compiled where Numba is there; frozen shards need no more of it."""
+    if importlib.util.find_spec("numba") is None:
+        return walk_cells
+    from lmdata.viewing.order_kernels import walk_cells_compiled
+
+    return walk_cells_compiled
 
 
-@numba.njit(cache=True)
-def _shuffle_cell(cell: int, height: int, width: int, key: tuple[int, int]) -> int:
-    """Return the cell of the height x width grid that a cell goes to, one to one."""
-    line, column = cell // width, cell % width
-    for number in range(0, _NUM_ROUNDS, 2):
-        w0, w1, _, _ = philox_block(key[0], key[1], column, 0, number)
-        line = (line + below_wide(w0, w1, height)) % height
-        w0, w1, _, _ = philox_block(key[0], key[1], line, 0, number + 1)
-        column = (column + below_wide(w0, w1, width)) % width
-    return line * width + column
+def walk_cells(rows: np.ndarray, num_examples: int, grid: tuple[int, int], key: Key) -> np.ndarray:
+    """Return where the cells `rows` of a grid go, by as many steps as lead to an example.
+
+    Args:
+        rows: int64 (B,), in [0, num_examples)
+        num_examples: at most as many as the grid has cells
+        grid: height and width
+        key: from `stream_key`
+
+    Returns:
+        int64 (B,).
+    """
+    cells = _shuffle_cells(rows, grid, key)
+    while len(outside := np.flatnonzero(cells >= num_examples)):
+        cells[outside] = _shuffle_cells(cells[outside], grid, key)
+    return cells
+
+
+def _shuffle_cells(cells: np.ndarray, grid: tuple[int, int], key: Key) -> np.ndarray:
+    """Return the cells that cells go to, one to one."""
+    height, width = grid
+    line, column = np.divmod(cells, width)
+    for number in range(0, NUM_ROUNDS, 2):
+        line = (line + _below(key, column, number, height)) % height
+        column = (column + _below(key, line, number + 1, width)) % width
+    return np.asarray(line * width + column)
+
+
+def _below(key: Key, examples: np.ndarray, block: int, bound: int) -> np.ndarray:
+    """Return a number in [0, bound) from the first words of a Philox block of each example."""
+    zero = np.zeros_like(examples)
+    first, second, _, _ = philox(
+        zero + block, zero, examples & MASK32, examples >> 32, zero + key[0], zero + key[1]
+    )
+    return np.asarray((((first & 0x3FFFFFFF) << 32) | second) % bound)
 
 
 def batch_rows(

@@ -1,8 +1,7 @@
 """Which spans of which documents form pair i: BERT's next-sentence pairs and ALBERT's order.
 
 docs/fidelity.md gives the rules by number. The draws of a document are addressed by its row, the
-pass
-(duplicate) and the ordinal of the example within the document.
+pass (duplicate) and the ordinal of the example within the document.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.rng import below, below_wide, int64, philox_block
+from lmdata.viewing.rng_kernels import below, below_wide, int64, philox_block
 from lmdata.viewing.store_table import (
     StoreTable,
     find_block,

@@ -6,27 +6,21 @@ The generator is Philox4x32 with 10 rounds (Salmon et al., "Parallel random numb
 a 64-bit key; the others are the counter: four consecutive positions share one Philox block.
 
 `philox` and `draw` use operators on int64 that holds 32-bit values, so they are the same code for
-NumPy arrays and for torch tensors on any device. `philox_block` and `fill_words` give the same
-bits inside Numba kernels, in a form that LLVM vectorises (2,000 million words/s on one core).
+NumPy arrays and for torch tensors on any device. `viewing.rng_kernels` has the same bits for Numba.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import numba
 import numpy as np
 
 MASK32 = 0xFFFFFFFF
 
-int64 = cast("Callable[[Any], int]", np.int64)
-"""`np.int64` for Numba kernels, whose integers mypy takes for Python's."""
-
 # Multipliers and Weyl increments of Philox4x32 (Salmon et al., table 2 and section 4.3).
-_M0, _M1 = 0xD2511F53, 0xCD9E8D57
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+PHILOX_M0, PHILOX_M1 = 0xD2511F53, 0xCD9E8D57
+PHILOX_W0, PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 
 # What a random number is for. The value is part of the address: never reuse or renumber one.
 PURPOSES = {
@@ -69,13 +63,13 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Any, A
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     for _ in range(10):
-        p0 = c0 * _M0
-        p1 = c2 * _M1
+        p0 = c0 * PHILOX_M0
+        p1 = c2 * PHILOX_M1
         h0 = (p0 >> 32) & MASK32
         h1 = (p1 >> 32) & MASK32
         c0, c1, c2, c3 = h1 ^ c1 ^ k0, p1 & MASK32, h0 ^ c3 ^ k1, p0 & MASK32
-        k0 = (k0 + _W0) & MASK32
-        k1 = (k1 + _W1) & MASK32
+        k0 = (k0 + PHILOX_W0) & MASK32
+        k1 = (k1 + PHILOX_W1) & MASK32
     return c0, c1, c2, c3
 
 
@@ -143,87 +137,3 @@ def probability_word(probability: float) -> int:
         (0, 2147483648, 4294967296)
     """
     return round(probability * 2**32)
-
-
-_U_M0, _U_M1 = np.uint64(_M0), np.uint64(_M1)
-_U_W0, _U_W1 = np.uint64(_W0), np.uint64(_W1)
-_U_MASK, _U_32 = np.uint64(MASK32), np.uint64(32)
-
-
-@numba.njit(cache=True, inline="always")
-def _philox_unsigned(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return `philox` of uint64 scalars, for Numba: one 32 x 32 -> 64 bit product a line."""
-    for _ in range(10):
-        p0 = c0 * _U_M0
-        p1 = c2 * _U_M1
-        c0, c1, c2, c3 = (
-            (p1 >> _U_32) ^ c1 ^ k0,
-            p1 & _U_MASK,
-            (p0 >> _U_32) ^ c3 ^ k1,
-            p0 & _U_MASK,
-        )
-        k0 = (k0 + _U_W0) & _U_MASK
-        k1 = (k1 + _U_W1) & _U_MASK
-    return c0, c1, c2, c3
-
-
-@numba.njit(cache=True)
-def philox_block(
-    k0: int, k1: int, example: int, part: int, block: int
-) -> tuple[int, int, int, int]:
-    """Return the words at positions 4 * block .. 4 * block + 3 of (example, part), as int64."""
-    w0, w1, w2, w3 = _philox_unsigned(
-        np.uint64(block),
-        np.uint64(part),
-        np.uint64(example) & _U_MASK,
-        np.uint64(example) >> _U_32,
-        np.uint64(k0),
-        np.uint64(k1),
-    )
-    return int64(w0), int64(w1), int64(w2), int64(w3)
-
-
-@numba.njit(cache=True, nogil=True)
-def fill_words(
-    out: np.ndarray, count: int, k0: int, k1: int, example: int, part: int, first_block: int = 0
-) -> None:
-    """Write the words at positions 4 * first_block + (0 .. count - 1) of (example, part).
-
-    Args:
-        out: uint32 array of at least `count` rounded up to a multiple of 4
-        count: how many are needed
-        k0: from `stream_key`
-        k1: from `stream_key`
-        example: the address, as in `draw`
-        part: as in `draw`
-        first_block: a quarter of the first position
-    """
-    low, high = np.uint64(example) & _U_MASK, np.uint64(example) >> _U_32
-    for block in range((count + 3) >> 2):
-        w0, w1, w2, w3 = _philox_unsigned(
-            np.uint64(first_block + block),
-            np.uint64(part),
-            low,
-            high,
-            np.uint64(k0),
-            np.uint64(k1),
-        )
-        out[4 * block] = w0
-        out[4 * block + 1] = w1
-        out[4 * block + 2] = w2
-        out[4 * block + 3] = w3
-
-
-@numba.njit(cache=True)
-def below(word: int, bound: int) -> int:
-    """Return a uniform integer in [0, bound) from one 32-bit word.
-
-    The bias is below bound / 2**32: use `below_wide` where `bound` may exceed 2**20.
-    """
-    return (word * bound) >> 32
-
-
-@numba.njit(cache=True)
-def below_wide(word0: int, word1: int, bound: int) -> int:
-    """Return a uniform integer in [0, bound) from two 32-bit words (62 bits are used)."""
-    return (((word0 & 0x3FFFFFFF) << 32) | word1) % bound

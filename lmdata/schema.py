@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from lmdata import __version__
 from lmdata.batch import ExampleBatch as ExampleBatch
 from lmdata.config import build_config, config_to_dict
 from lmdata.errors import ConfigError, IntegrityError, VersionError
+from lmdata.xxh3 import xxh3_128
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
@@ -184,7 +184,7 @@ class Manifest:
     @property
     def hash(self) -> str:
         """The xxh3_128 of the manifest's canonical JSON, hexadecimal."""
-        return xxhash.xxh3_128_hexdigest(to_json(self).encode())
+        return xxh3_128(to_json(self).encode()).hexdigest()
 
     def num_rows(self, split: str) -> int:
         """The documents or examples of a split."""

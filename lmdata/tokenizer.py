@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-import xxhash
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lmdata.encoders.word_starts import continues_word
 from lmdata.errors import TokenizerError
+from lmdata.xxh3 import xxh3_128
 
 SPECIAL_NAMES: dict[str, tuple[str, ...]] = {
     "pad": ("[PAD]", "<pad>"),
@@ -71,7 +71,7 @@ class Tokenizer:
         """Identity: xxh3_128, in hex, of rules, pieces and the purposes of special tokens."""
         facts = {"tokenizer": self.definition, "special_tokens": self.special_tokens}
         canonical = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return xxhash.xxh3_128_hexdigest(canonical.encode("utf-8", "surrogatepass"))
+        return xxh3_128(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
     @functools.cached_property
     def pieces(self) -> tuple[str | None, ...]:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from lmdata.building.shards import count_tokens, row_bytes
 from lmdata.errors import OutputError
 from lmdata.schema import ShardRecord
+from lmdata.xxh3 import xxh3_128
 
 TEMPORARY_SUFFIX = ".tmp"
 RECORD_BATCH_BYTES = 8 << 20  # a reader maps one at a time; small enough to be built in memory
@@ -66,7 +66,7 @@ class AtomicFile:
         self._is_durable = is_durable
         self.temporary_path = path.with_name(path.name + TEMPORARY_SUFFIX)
         self.size_bytes = 0
-        self._hash = xxhash.xxh3_128()
+        self._hash = xxh3_128()
         self._file = self.temporary_path.open("wb", buffering=0)
 
     def write(self, data: Any) -> int:

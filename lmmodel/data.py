@@ -14,7 +14,6 @@ from lmdata.order import permute
 from lmdata.recipes import Recipe
 from lmdata.schema import ExampleBatch, Manifest, read_manifest
 from lmdata.tokenizer import Tokenizer
-from lmdata.views import view
 from lmmodel.errors import FitError
 
 # Training epochs count from 0, so the evaluation's view is never one that was trained on.
@@ -41,6 +40,8 @@ class StoreRows:
     """Views of a token store: other pairs, lengths and masks in each epoch."""
 
     def __init__(self, store: TokenStore, recipe: Recipe, seed: int, first_epoch: int = 0) -> None:
+        from lmdata.views import view  # it brings Numba, which frozen shards can do without
+
         self._view = view(store, recipe, seed=seed, epoch=first_epoch)
         self.num_rows = len(self._view)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 
 from lmdata.tokenizer import Tokenizer
+from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError
 from lmmodel.fine_tuned import (
@@ -315,19 +314,14 @@ def make_record(
         tokenizer_hash=source.tokenizer.hash,
         origin={
             "run": str(source.path.resolve()),
-            "weights_xxh3": _hash(source.path / WEIGHTS_NAME),
+            "weights_xxh3": hash_file(source.path / WEIGHTS_NAME),
             "from_scratch": config.from_scratch,
         },
         data={
-            name: {"path": str(path.resolve()), "xxh3": _hash(path), "num_rows": part.num_rows,
+            name: {"path": str(path.resolve()), "xxh3": hash_file(path), "num_rows": part.num_rows,
                    "num_examples": len(part), "counts": dict(part.counts)}
             for path, (name, part) in zip(files, examples.items(), strict=True)
         },
         figures=_figures(result),
         environment=describe_environment(resolve_device(config.device)),
     )  # fmt: skip
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

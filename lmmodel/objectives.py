@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from lmdata.recipes import PAIR_VIEWS, Recipe
+from lmdata.rng import draw, stream_key
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import IGNORED, Batch
 from lmmodel.errors import FitError
@@ -244,8 +245,6 @@ def causal_rows(rows: np.ndarray, epoch: int, share: float, seed: int) -> np.nda
         >>> causal_rows(np.arange(8), 0, 1.0, seed=1).all()
         np.True_
     """
-    from lmdata.rng import draw, stream_key  # and with it Numba
-
     words = draw(stream_key(seed, "objective", epoch), rows, np.zeros_like(rows))
     return np.asarray(words < share * 2**32)
 

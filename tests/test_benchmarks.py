@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import finetune_study, gpu, gpu_checks, stores, train, training_runs
+from benchmarks import finetune_study, gpu, gpu_checks, made_up, stores, train, training_runs
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
-from lmdata.dataset import open_store
+from lmdata.dataset import open_examples, open_store
 from lmdata.recipes import Recipe
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
 from lmdata.views import view
@@ -30,7 +30,7 @@ VOCAB_SIZE = 211
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made-up") / "tokens"
-    stores.write_synthetic_store(folder, num_tokens=9_001, vocab_size=VOCAB_SIZE)
+    made_up.write_made_up_store(folder, num_tokens=9_001, vocab_size=VOCAB_SIZE)
     return folder
 
 
@@ -43,24 +43,24 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, stores, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, made_up, stores, train, training_runs])
 def test_examples_in_docstrings_hold(module):
     assert doctest.testmod(module).failed == 0
 
 
 def test_a_made_up_store_holds_the_documents_drawn(store):
     opened = open_store(store, verify="hashes")
-    ids, lengths = stores.zipf_documents(9_001, VOCAB_SIZE, seed=0)
+    ids, lengths = made_up.zipf_documents(9_001, VOCAB_SIZE, seed=0)
     assert len(opened) == len(lengths)
     start = lengths[:5].sum()
     document, sentences = opened.document(5)
     assert document.tolist() == ids[start : start + lengths[5]].tolist()
     assert sentences.sum() == lengths[5]
-    assert sentences.max() <= stores.SENTENCE_TOKENS
+    assert sentences.max() <= made_up.SENTENCE_TOKENS
 
 
 def make_tokenizer(*words: str) -> Tokenizer:
-    pieces = [*stores.SPECIALS, *words]
+    pieces = [*made_up.SPECIALS, *words]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     return Tokenizer(wordpiece_backend(vocabulary, lower_case=True))
 
@@ -81,7 +81,7 @@ def test_an_example_of_the_single_view_is_a_document(tmp_path):
     tokenizer = make_tokenizer("a", "b")
     lengths = np.array([62, 17, 1, 62])
     ids = np.arange(lengths.sum()) % 2 + 5
-    stores.write_store(tmp_path / "s", tokenizer, ids, lengths, lengths)
+    made_up.write_store(tmp_path / "s", tokenizer, ids, lengths, lengths)
     recipe = Recipe(view="single", max_seq_length=64, count="bernoulli", shuffle=False)
     rows = view(open_store(tmp_path / "s"), recipe, seed=0).examples(np.arange(4))
     assert sorted(np.diff(rows.offsets).tolist()) == sorted((lengths + 2).tolist())
@@ -98,23 +98,88 @@ def test_ours_trains_and_is_timed(work):
 # What a machine with nothing but the packages that training needs lacks.
 ABSENT = ("polars", "gigatoken", "zstandard", "matplotlib", "datasets", "scipy", "transformers",
           "accelerate", "pandas", "blingfire", "pysbd", "hypothesis", "pytest", "sklearn",
-          "tensorboard", "rich", "click", "onnx")  # fmt: skip
+          "tensorboard", "rich", "click", "onnx", "numba", "llvmlite", "xxhash")  # fmt: skip
 RUN_WITHOUT = """
-import sys
-sys.modules |= dict.fromkeys({absent})  # None: as if it were not installed
-import benchmarks.gpu, benchmarks.gpu_checks, benchmarks.training_runs
-benchmarks.training_runs.main()
+import importlib, importlib.util, sys
+ABSENT = {absent}
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in ABSENT else found(name, *rest)
+import benchmarks.gpu
+"""
+MAKE_DATA = """
+from pathlib import Path
+benchmarks.gpu.make_store(Path(sys.argv[1]), is_toy=True)
+"""
+RUN_MODULE = """
+importlib.import_module(sys.argv.pop(1)).main()
 """
 
 
-def test_the_gpu_script_needs_few_packages(work):
-    code = RUN_WITHOUT.replace("{absent}", repr(ABSENT))
+def run_without_packages(code: str, *arguments: str) -> str:
+    """Run code where only what the GPU script may need is installed; return what it printed."""
+    code = (RUN_WITHOUT + code).replace("{absent}", repr(ABSENT))
     done = subprocess.run(
-        [sys.executable, "-c", code, "ours", json.dumps(vars(work))],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["tokens_per_s"] > 0
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory) -> Path:
+    """What the GPU script makes up to train on where there is no Numba."""
+    folder = tmp_path_factory.mktemp("frozen") / "shards"
+    run_without_packages(MAKE_DATA, str(folder))
+    return folder
+
+
+def test_the_gpu_script_needs_few_packages(work, frozen):
+    ours = replace(work, store=str(frozen))
+    printed = run_without_packages(
+        RUN_MODULE, "benchmarks.training_runs", "ours", json.dumps(vars(ours))
+    )
+    assert json.loads(printed.splitlines()[-1])["tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["packed = padded", "torch's random numbers = NumPy's", "exact resume"]
+)
+def test_checks_of_the_gpu_script_need_few_packages(frozen, name):
+    printed = run_without_packages(RUN_MODULE, "benchmarks.gpu_checks", name, "cpu", str(frozen))
+    assert json.loads(printed.splitlines()[-1])["note"]
+
+
+def test_made_up_examples_are_masked_by_the_recipe(frozen):
+    examples = open_examples(frozen, verify="hashes")
+    batch = examples.rows(np.arange(len(examples)))
+    recipe = Recipe(**examples.manifest.configuration["recipe"])
+    original = batch.original_ids()
+    special = examples.tokenizer.is_special
+    assert not special[batch.masked_labels].any()
+    share = len(batch.masked_labels) / (~special[original]).sum()
+    assert abs(share - recipe.mlm_probability) < 0.01
+    put_in = batch.input_ids[batch.flat_masked_positions()]
+    is_mask = put_in == examples.tokenizer.special_ids["mask"]
+    assert abs(is_mask.mean() - recipe.mask_proportion) < 0.02
+    assert abs((put_in == batch.masked_labels).mean() - recipe.keep_proportion) < 0.02
+    assert set(np.diff(batch.offsets)) == {recipe.max_seq_length}
+    starts = np.cumsum(batch.segment_lengths) - batch.segment_lengths
+    assert (original[starts] == examples.tokenizer.special_ids["cls"]).all()
+    assert batch.segment_lengths.min() >= made_up.SHORTEST_SEGMENT
+
+
+def test_trainer_lists_the_sequences_of_frozen_examples(work, frozen):
+    pytest.importorskip("transformers")
+    _, examples = list_examples(replace(work, store=str(frozen)))
+    opened = open_examples(frozen)
+    assert len(examples) == len(opened)
+    assert examples[3]["input_ids"] == opened.rows(np.array([3])).original_ids().tolist()
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers and accelerate

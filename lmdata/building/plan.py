@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmdata import __version__
-from lmdata.building.shards import hash_file
 from lmdata.config import config_to_dict
 from lmdata.corpus import CorpusConfig, Source, split_source
 from lmdata.errors import MismatchError
@@ -20,6 +19,7 @@ from lmdata.reading.sources import STDIN
 from lmdata.schema import FORMAT_VERSION
 from lmdata.sentences import SPLITTER_VERSION
 from lmdata.writer import DEFAULT_SHARD_BYTES
+from lmdata.xxh3 import hash_file
 
 DEFAULT_UNIT_BYTES = 32 << 20
 _EXPANSION = 4  # compressed text weighs about this many times its stored size

@@ -8,14 +8,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from lmdata.columns import to_array
 from lmdata.errors import IntegrityError
 from lmdata.schema import Manifest, ShardRecord, dataset_schema, smallest_id_dtype
+from lmdata.xxh3 import hash_file
 
 Verify = Literal["sizes", "hashes"]
-_HASH_CHUNK_BYTES = 16 << 20
 
 
 def read_batches(
@@ -55,15 +54,6 @@ def check_shard(folder: Path, shard: ShardRecord, *, verify: Verify = "hashes") 
             f"{path} was altered, its xxh3 is {found} instead of {shard.xxh3}: restore it, or "
             f"build {folder} again"
         )
-
-
-def hash_file(path: Path) -> str:
-    """Return the xxh3_128 of a file's bytes, hexadecimal."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def map_shard(path: Path, shard: ShardRecord, schema: pa.Schema) -> list[pa.RecordBatch]:

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.building.plan import Piece, TokenizeConfig, Unit
-from lmdata.building.shards import hash_file
 from lmdata.building.splits import assign_splits
 from lmdata.columns import to_column, to_list_column
 from lmdata.config import build_config
@@ -26,6 +25,7 @@ from lmdata.schema import ShardRecord, parse_json_object, to_json
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.writer import ShardFile, output_errors, write_atomically
+from lmdata.xxh3 import hash_file
 
 # Memory that a worker takes for each byte of its longest document (copies of the text, words, ids),
 # measured on one line of 44 MB: 4.8 with the word cache, 7.3 with gigatoken.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from lmdata.rng import below, fill_words, int64
+from lmdata.viewing.rng_kernels import below, fill_words, int64
 
 if TYPE_CHECKING:
     from lmdata.masking import MaskRules

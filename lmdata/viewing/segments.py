@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.rng import int64
+from lmdata.viewing.rng_kernels import int64
 from lmdata.viewing.store_table import (
     StoreTable,
     find_block,

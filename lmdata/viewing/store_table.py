@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from lmdata.errors import IntegrityError
-from lmdata.rng import int64
+from lmdata.viewing.rng_kernels import int64
 from lmdata.viewing.scratch import scratch_array
 
 # One running token count is kept for each group of this many sentences: 8 bytes for 64.

@@ -10,13 +10,14 @@ from lmdata.errors import LmdataError
 from lmdata.recipes import Recipe
 from lmdata.schema import Manifest, read_manifest
 from lmdata.tokenizer import Tokenizer
+from lmdata.xxh3 import hash_file
 from lmmodel.fine_tuned import FineTuned
 from lmmodel.handover.card import TASK_TAGS, Card, answering_example, pipeline_example
 from lmmodel.handover.settings import architecture
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, make_objective
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
-from lmmodel.saving.record import WEIGHTS_NAME, hash_file
+from lmmodel.saving.record import WEIGHTS_NAME
 from lmmodel.saving.run import RunRecord, read_record
 from lmmodel.trained import Run
 

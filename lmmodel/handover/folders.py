@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import HuggingFaceError
 from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import save_tensors
-from lmmodel.saving.record import hash_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -134,7 +133,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def hash_weights(folder: Path) -> str:
     """Return the xxh3_128 of a folder's weights, in hex; of many files, that of their hashes."""
     hashes = [hash_file(folder / name) for name in _weight_files(folder)]
-    return hashes[0] if len(hashes) == 1 else xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
+    return hashes[0] if len(hashes) == 1 else xxh3_128(" ".join(hashes).encode()).hexdigest()
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.layers.key_values import KeyValues
@@ -204,8 +205,6 @@ class _Loop:
         logits = logits[:, : self._run.tokenizer.vocab_size]
         if self._config.temperature == 0:
             return logits.argmax(dim=1).tolist()
-        from lmdata.rng import draw, stream_key  # it brings Numba, which greedy can do without
-
         places = self._indices[alive]
         words = draw(stream_key(self._config.seed, "generate"), places, np.full(len(places), step))
         points = torch.from_numpy((words + 0.5) / 2**32).to(logits.device)

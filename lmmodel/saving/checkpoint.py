@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lmdata.xxh3 import hash_file
 from lmmodel.errors import CheckpointError
 from lmmodel.training.parallel import put
 
@@ -205,11 +205,7 @@ def _match(path: Path) -> re.Match[str] | None:
 
 
 def _fingerprint(path: Path) -> dict[str, int | str]:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return {"num_bytes": path.stat().st_size, "xxh3": digest.hexdigest()}
+    return {"num_bytes": path.stat().st_size, "xxh3": hash_file(path)}
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
-
-import xxhash
 
 from lmmodel.errors import RunError
 
@@ -63,9 +60,3 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise RunError(f"{path} is not the record of a run of this version: it holds no table")
     return values
-
-
-def hash_file(path: Path) -> str:
-    """Return the xxh3_128 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

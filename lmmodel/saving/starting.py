@@ -13,10 +13,11 @@ from torch import Tensor
 from lmdata.config import build_config
 from lmdata.errors import ConfigError
 from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmdata.xxh3 import hash_file
 from lmmodel.errors import FitError, ResumeError, RunError
 from lmmodel.model import MODEL_SIZES, ModelConfig
 from lmmodel.saving.checkpoint import load_tensors
-from lmmodel.saving.record import WEIGHTS_NAME, hash_file, read_values
+from lmmodel.saving.record import WEIGHTS_NAME, read_values
 
 if TYPE_CHECKING:  # it brings Numba
     from lmmodel.data import TrainingData

@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lmdata.order import batch_rows, permute
+from lmdata.order import batch_rows, permute, walk_cells
+from lmdata.rng import stream_key
+from lmdata.viewing.order_kernels import walk_cells_compiled
 
 
 @given(num_examples=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 9))
@@ -21,6 +23,17 @@ def test_rows_are_independent_of_the_batch_and_of_the_size_of_the_corpus(rows):
     assert len(set(alone)) == len(rows)
     assert (together >= 0).all()
     assert (together < 10**12).all()
+
+
+@given(
+    num_examples=st.integers(1, 10**12), width=st.integers(1, 10**6),
+    seed=st.integers(0, 2**63 - 1), data=st.data(),
+)  # fmt: skip
+def test_numpy_and_numba_go_to_the_same_examples(num_examples, width, seed, data):
+    grid = (-(-num_examples // width), width)
+    rows = data.draw(st.lists(st.integers(0, num_examples - 1), max_size=20))
+    arguments = (np.array(rows, np.int64), num_examples, grid, stream_key(seed, "order"))
+    assert walk_cells(*arguments).tolist() == walk_cells_compiled(*arguments).tolist()
 
 
 def test_seeds_and_epochs_give_other_orders():

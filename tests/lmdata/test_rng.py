@@ -4,17 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lmdata.rng import (
-    PURPOSES,
-    below,
-    below_wide,
-    draw,
-    fill_words,
-    philox,
-    philox_block,
-    probability_word,
-    stream_key,
-)
+from lmdata.rng import PURPOSES, draw, philox, probability_word, stream_key
+from lmdata.viewing.rng_kernels import below, below_wide, fill_words, philox_block
 
 addresses = st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1))
 

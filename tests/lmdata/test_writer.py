@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata import writer
-from lmdata.building.shards import count_tokens, hash_file, row_bytes
+from lmdata.building.shards import count_tokens, row_bytes
 from lmdata.errors import OutputError
 from lmdata.schema import example_schema, token_schema
 from lmdata.writer import AtomicFile, ShardWriter, output_errors, write_atomically
+from lmdata.xxh3 import hash_file
 
 SCHEMA = token_schema(np.dtype(np.uint16))
 

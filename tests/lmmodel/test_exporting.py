@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from lmdata.tokenizer import load_tokenizer
+from lmdata.xxh3 import hash_file
 from lmmodel.errors import HuggingFaceError, RunError
 from lmmodel.exporting import export_run
 from lmmodel.fine_tuned import read_fine_tuned_record
 from lmmodel.handover import card, description
-from lmmodel.saving.record import hash_file
 from lmmodel.task_model import TaskModel
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 

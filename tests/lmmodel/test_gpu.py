@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
 from benchmarks.gpu_checks import CHECKS
-from benchmarks.stores import write_synthetic_store
+from benchmarks.made_up import write_made_up_store
 from lmmodel.batch import Batch, make_batch, pad_batch
 from lmmodel.config import TrainConfig
 from lmmodel.data import open_data
@@ -152,7 +152,7 @@ def test_the_loss_is_one_graph_with_the_variable_length_kernel_in_it(family):
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made-up") / "tokens"
-    write_synthetic_store(folder, num_tokens=20_000, vocab_size=300)
+    write_made_up_store(folder, num_tokens=20_000, vocab_size=300)
     return folder
 
 
