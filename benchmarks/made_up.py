@@ -122,7 +122,7 @@ def segment_ends(num_rows: int, length: int, generator: np.random.Generator) -> 
         >>> segment_ends(2, 10, np.random.default_rng(0))[-1]
         np.int64(20)
     """
-    drawn = np.clip(_document_lengths(num_rows * (length // 8 + 1), generator), 8, None)
+    drawn = _document_lengths(num_rows * (length // 8 + 1), generator)  # of 8 tokens at least
     ends = drawn.reshape(num_rows, -1).cumsum(axis=1)
     inside = ends <= length - SHORTEST_SEGMENT
     rows = np.arange(num_rows)

@@ -37,7 +37,7 @@ from lmmodel.trained import listed
 if TYPE_CHECKING:
     from lmmodel.predicting.answering import Classification, SpanAnswer, Tagging
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: modern models spoke by their first token, not by the mean
 KIND = "fine-tuned"
 
 

@@ -1,7 +1,7 @@
 """A Transformer with the head of a task, as the stock classes of transformers 5 have it.
 
     task       rows of the last layer      bert                       modern       gpt2
-    sequence   one of each sequence        first: pooler, classifier  first: ...   last: classifier
+    sequence   one for each sequence       first: pooler, classifier  mean: ...    last: classifier
     tokens     all                         classifier                 ...          classifier
     answers    all: start and end          classifier                 ...          classifier
 
@@ -83,9 +83,12 @@ class TaskModel(nn.Module):
         Args:
             batch: on the model's device; no sequence is empty
         """
-        rows = self._rows(batch) if self.task in SEQUENCE_TASKS else None
-        hidden = self.backbone(batch, rows=rows)
-        logits: Tensor = self.head(hidden.float())
+        is_mean = self.task in SEQUENCE_TASKS and self.config.is_modern
+        rows = self._rows(batch) if self.task in SEQUENCE_TASKS and not is_mean else None
+        hidden = self.backbone(batch, rows=rows).float()
+        if is_mean:
+            hidden = torch.segment_reduce(hidden, "mean", offsets=batch.cu_seqlens.long())
+        logits: Tensor = self.head(hidden)
         return logits
 
     def _rows(self, batch: Batch) -> Tensor:

@@ -133,7 +133,7 @@ class PaddedTaskModel(nn.Module):
         self.backbone = PaddedTransformer(model.backbone)
         self.head = copy.deepcopy(model.head).float().eval()
         self.is_over_sequences = model.task in SEQUENCE_TASKS
-        self.is_causal = model.config.is_causal
+        self.config = model.config
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -143,7 +143,10 @@ class PaddedTaskModel(nn.Module):
         Args as for `PaddedTransformer`.
         """
         hidden = self.backbone(input_ids, attention_mask, token_type_ids)
-        if self.is_over_sequences and self.is_causal:
+        if self.is_over_sequences and self.config.is_modern:
+            weights = attention_mask[:, :, None].to(hidden.dtype)
+            hidden = (hidden * weights).sum(dim=1) / weights.sum(dim=1)  # (B, D)
+        elif self.is_over_sequences and self.config.is_causal:
             last = attention_mask.sum(dim=1) - 1
             place = last[:, None, None].expand(-1, 1, hidden.shape[-1])
             hidden = hidden.gather(1, place)[:, 0]  # (B, D)

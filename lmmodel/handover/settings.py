@@ -174,7 +174,7 @@ def task_settings(config: ModelConfig, task: TaskName, labels: Sequence[str]) ->
         "classifier_dropout": config.dropout if has_dropout(config, task) else 0.0
     }
     if config.is_modern:
-        settings["classifier_pooling"] = "cls"
+        settings["classifier_pooling"] = "mean"
     if task == "question-answering":
         return settings
     names = ["value"] if task == "regression" else list(labels)

@@ -114,7 +114,7 @@ def test_a_fine_tuned_export_opens_stock_with_the_same_logits(
         expected = "regression" if task == "regression" else "single_label_classification"
         assert opened.config.problem_type == expected
     if family == "modern":
-        assert opened.config.classifier_pooling == "cls"
+        assert opened.config.classifier_pooling == "mean"
 
 
 def test_parity_notices_a_weight_that_is_off(tokenizer, tmp_path) -> None:

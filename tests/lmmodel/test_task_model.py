@@ -92,7 +92,8 @@ def to_stock(state: dict[str, Tensor], model: TaskModel) -> dict[str, Tensor]:
 def stock_model(model: TaskModel):
     transformers = pytest.importorskip("transformers")
     family, task = model.config.family, model.task
-    settings = to_their_config(model.config, {"pad": PAD})
+    names = [f"label {index}" for index in range(model.num_labels)]
+    settings = to_their_config(model.config, {"pad": PAD}, task, names)
     model_type = settings.pop("model_type")
     settings |= {"num_labels": model.num_labels, "pad_token_id": PAD}
     config = transformers.AutoConfig.for_model(model_type, **settings)
