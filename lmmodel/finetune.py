@@ -217,9 +217,11 @@ def start_model(source: Run, config: FinetuneConfig, data: TaskData, *, seed: in
     model = make_task_model(shape, config.task, data.num_outputs, seed=seed)
     if not config.from_scratch:
         adopt_weights(model, source.model)
-    if config.task == "regression" and model.head.classifier.bias is not None:
+    if config.task == "regression":
         assert data.train.labels is not None
-        model.head.classifier.bias.data.fill_(float(np.mean(data.train.labels)))
+        model.head.scale = float(np.std(data.train.labels)) or 1.0
+        if model.head.classifier.bias is not None:
+            model.head.classifier.bias.data.fill_(float(np.mean(data.train.labels)))
     model.backbone.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.to(resolve_device(config.device))
 

@@ -26,7 +26,12 @@ SEQUENCE_TASKS = ("sequence-classification", "sentence-pair", "regression")
 
 
 class TaskHead(nn.Module):
-    """Hidden states to logits."""
+    """Hidden states to logits.
+
+    Attributes:
+        scale: of what the classifier reads while it is trained: that of the labels of regression,
+            so that the rate of the other tasks suits any unit
+    """
 
     def __init__(self, config: ModelConfig, task: TaskName, num_labels: int) -> None:
         super().__init__()
@@ -38,6 +43,7 @@ class TaskHead(nn.Module):
             self.norm = LayerNorm(size, config.norm_eps, bias=False)
         self.classifier = Linear(size, num_labels, bias=config.family != "gpt2" or not is_sequence)
         self.dropout = config.dropout if has_dropout(config, task) else 0.0
+        self.scale = 1.0
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (N, C) from hidden states (N, D)."""
@@ -46,8 +52,12 @@ class TaskHead(nn.Module):
         if hasattr(self, "dense"):
             hidden = self.norm(F.gelu(self.dense(hidden)))
         hidden = dropout(hidden, self.dropout if self.training else 0.0)
-        logits: Tensor = self.classifier(hidden)
+        logits: Tensor = self.classifier(hidden if self.scale == 1.0 else self.scale * hidden)
         return logits
+
+    def folded(self, name: str, weight: Tensor) -> Tensor:
+        """Return a weight of this head, by its name in it, as a head without `scale` has it."""
+        return self.scale * weight if name == "classifier.weight" else weight
 
 
 def has_dropout(config: ModelConfig, task: TaskName) -> bool:

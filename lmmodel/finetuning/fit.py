@@ -269,7 +269,11 @@ class TaskLearner:
         logits = predict_logits(self.model, examples)
         backbone.compute_dtype = number
         state = self.model.state_dict()
-        weights = {name: weight.detach().cpu().clone() for name, weight in state.items()}
+        fold = self.model.head.folded
+        weights = {
+            name: fold(name.removeprefix("head."), weight).detach().cpu().clone()
+            for name, weight in state.items()
+        }
         return Evaluation(epoch=self.epoch, scores=score(logits), logits=logits, weights=weights)
 
 

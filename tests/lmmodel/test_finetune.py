@@ -163,6 +163,27 @@ def test_each_task_is_learned(runs, tmp_path, family, task, score, at_least) -> 
         assert result.guess[score] < 0.7
 
 
+def test_the_unit_of_the_numbers_changes_nothing_but_the_unit(runs, tmp_path) -> None:
+    scores = []
+    for name, factor in (("metres", 1.0), ("millimetres", 1000.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in write_files(folder, "regression", 80):
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            lines = [json.dumps(row | {"label": factor * row["label"]}) for row in rows]
+            path.write_text("\n".join(lines))
+        paths = (folder / "train.jsonl", folder / "validation.jsonl")
+        result = finetune(
+            runs["gpt2"], make_config("regression", num_epochs=2), *paths, folder / "out"
+        )
+        scores.append((result.mean["pearson"], result.mean["mse"] / factor**2))
+        opened = load_fine_tuned(result.output, device="cpu")
+        data = read_data(opened.record.config, opened.tokenizer, *paths)
+        again = data.score(predict_logits(opened.model, data.validation))
+        assert again == pytest.approx(result.seeds[0].scores, rel=1e-4)
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("task", ["sequence-classification", "token-classification"])
@@ -486,7 +507,7 @@ def test_a_damaged_fine_tuned_folder_is_refused(runs, tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"does not hold the weights that config\.json"):
         load_fine_tuned(result.output, device="cpu")
     path.write_text(json.dumps(record | {"format_version": 9}))
-    with pytest.raises(RunError, match="has format 9, this version reads 1"):
+    with pytest.raises(RunError, match="has format 9, this version reads 2"):
         load_fine_tuned(result.output)
     path.write_text(json.dumps(record | {"taks": 1}))
     with pytest.raises(RunError, match="was not written by this version: unknown key taks"):
