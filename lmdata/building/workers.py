@@ -149,16 +149,16 @@ class WorkerPool:
         return Finished(worker, value) if kind == "finished" else Reported(worker, value)
 
     def _explain_death(self, worker: int) -> Died:
-        """A closed connection comes first; the nursery tells how the process ended."""
-        if worker >= 0 and self._nursery.poll(1.0):
-            try:
-                kind, value = self._nursery.recv()
-            except (EOFError, ConnectionResetError):
-                kind, value = "", None
-            if kind == "died":
-                return Died(value[0], value[1])
-        if worker >= 0:
+        """A closed connection comes first; the nursery tells how the process ended.
+
+        Where the nursery has ended too, that is why: its workers do not outlive it.
+        """
+        if worker >= 0 and not self._nursery.poll(1.0):
             return Died(worker, "ended without a word")
+        if worker >= 0:
+            with contextlib.suppress(EOFError, ConnectionResetError):
+                kind, value = self._nursery.recv()
+                return Died(*value) if kind == "died" else Died(worker, "ended without a word")
         return Died(None, f"was {_how_ended(self._process.wait())}")
 
     def close(self) -> None:
