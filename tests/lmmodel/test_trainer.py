@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmdata import views
 from lmdata.errors import DatasetError
 from lmmodel import data
 from lmmodel.errors import DeviceError, DivergedError, FitError, MemoryLimitError, RunError
@@ -269,14 +270,14 @@ def test_data_and_model_that_do_not_fit_are_refused(tiny, store, tmp_path, overr
 def test_a_validation_split_without_pairs_is_a_note_not_an_error(
     tiny, store, tmp_path, monkeypatch
 ):
-    true_view = data.view
+    true_view = views.view
 
     def view(store, recipe, *, seed, epoch):
         if epoch == data.EVALUATION_EPOCH:
             raise DatasetError("view=nsp pairs sentences, but none of the 3 documents has two")
         return true_view(store, recipe, seed=seed, epoch=epoch)
 
-    monkeypatch.setattr(data, "view", view)
+    monkeypatch.setattr(views, "view", view)
     summary = train(tiny(), store, tmp_path / "run")
     assert summary.evaluation is None
     assert "trained without held-out figures: split validation of " in summary.notes[0]
