@@ -74,7 +74,7 @@ def write_made_up_examples(
     batch = packed_examples(num_rows, tokenizer.vocab_size, recipe, seed=seed)
     schema = example_schema(smallest_id_dtype(tokenizer.vocab_size))
     configuration = {"recipe": config_to_dict(recipe), "seed": seed, "epoch": 0}
-    _write(folder, "examples", tokenizer, to_record_batch(batch, schema), configuration)
+    write_dataset(folder, "examples", tokenizer, to_record_batch(batch, schema), configuration)
 
 
 def packed_examples(num_rows: int, vocab_size: int, recipe: Recipe, *, seed: int) -> ExampleBatch:
@@ -183,15 +183,25 @@ def write_store(
             offsets.astype(np.int32), pa.array(sentence_lengths.astype(np.uint32))
         ).cast(schema.field("sentence_lengths").type),
     ]
-    _write(folder, "tokens", tokenizer, pa.RecordBatch.from_arrays(columns, schema=schema), {})
+    write_dataset(folder, "tokens", tokenizer, pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
-def _write(
+def write_dataset(
     folder: Path, kind: Kind, tokenizer: Tokenizer, batch: pa.RecordBatch,
-    configuration: dict[str, Any],
-) -> None:  # fmt: skip
+    configuration: dict[str, Any] | None = None, **sizes: int,
+) -> Path:  # fmt: skip
+    """Write one record batch as the train split of a dataset; validation is empty.
+
+    Args:
+        folder: to make
+        kind: "tokens" or "examples"
+        tokenizer: of the ids
+        batch: of the kind's schema
+        configuration: of the manifest
+        sizes: `shard_bytes` and `batch_bytes` of `ShardWriter`
+    """
     with OutputFolder(folder) as output:
-        writer = ShardWriter(folder, "train", batch.schema)
+        writer = ShardWriter(folder, "train", batch.schema, **sizes)
         writer.write(batch)
         shards = tuple(writer.finish())
         save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
@@ -201,10 +211,11 @@ def _write(
         )
         manifest = Manifest(
             kind=kind, format_version=FORMAT_VERSION, created_with="benchmarks",
-            configuration=configuration, tokenizer=identity, sources=(), splits={"train": shards},
-            ledger=Ledger(flows={"documents": flow}),
+            configuration=configuration or {}, tokenizer=identity, sources=(),
+            splits={"train": shards, "validation": ()}, ledger=Ledger(flows={"documents": flow}),
         )  # fmt: skip
         output.finish(manifest)
+    return folder
 
 
 def _made_up_tokenizer(vocab_size: int) -> Tokenizer:

@@ -29,8 +29,8 @@ class TaskHead(nn.Module):
     """Hidden states to logits.
 
     Attributes:
-        scale: of what the classifier reads while it is trained: that of the labels of regression,
-            so that the rate of the other tasks suits any unit
+        scale: factor of what the classifier reads while it is trained: the standard deviation of
+            regression's labels, so that one learning rate suits any unit; 1 in what is saved
     """
 
     def __init__(self, config: ModelConfig, task: TaskName, num_labels: int) -> None:
@@ -54,10 +54,6 @@ class TaskHead(nn.Module):
         hidden = dropout(hidden, self.dropout if self.training else 0.0)
         logits: Tensor = self.classifier(hidden if self.scale == 1.0 else self.scale * hidden)
         return logits
-
-    def folded(self, name: str, weight: Tensor) -> Tensor:
-        """Return a weight of this head, by its name in it, as a head without `scale` has it."""
-        return self.scale * weight if name == "classifier.weight" else weight
 
 
 def has_dropout(config: ModelConfig, task: TaskName) -> bool:
@@ -100,6 +96,12 @@ class TaskModel(nn.Module):
             hidden = torch.segment_reduce(hidden, "mean", offsets=batch.cu_seqlens.long())
         logits: Tensor = self.head(hidden)
         return logits
+
+    def saved_weights(self) -> dict[str, Tensor]:
+        """Return copies of all weights on the CPU, with the head's scale in the classifier's."""
+        state = self.state_dict()
+        state["head.classifier.weight"] = self.head.scale * state["head.classifier.weight"]
+        return {name: weight.detach().cpu().clone() for name, weight in state.items()}
 
     def _rows(self, batch: Batch) -> Tensor:
         """Return the token that speaks for each sequence: int64 (B,)."""

@@ -153,11 +153,9 @@ class WorkerPool:
 
         Where the nursery has ended too, that is why: its workers do not outlive it.
         """
-        if worker >= 0 and not self._nursery.poll(1.0):
-            return Died(worker, "ended without a word")
-        if worker >= 0:
-            with contextlib.suppress(EOFError, ConnectionResetError):
-                kind, value = self._nursery.recv()
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            if worker >= 0:
+                kind, value = self._nursery.recv() if self._nursery.poll(1.0) else ("silent", ())
                 return Died(*value) if kind == "died" else Died(worker, "ended without a word")
         return Died(None, f"was {_how_ended(self._process.wait())}")
 

@@ -268,13 +268,12 @@ class TaskLearner:
         number, backbone.compute_dtype = backbone.compute_dtype, torch.float32
         logits = predict_logits(self.model, examples)
         backbone.compute_dtype = number
-        state = self.model.state_dict()
-        fold = self.model.head.folded
-        weights = {
-            name: fold(name.removeprefix("head."), weight).detach().cpu().clone()
-            for name, weight in state.items()
-        }
-        return Evaluation(epoch=self.epoch, scores=score(logits), logits=logits, weights=weights)
+        return Evaluation(
+            epoch=self.epoch,
+            scores=score(logits),
+            logits=logits,
+            weights=self.model.saved_weights(),
+        )
 
 
 def loss_unit(train: TaskExamples) -> float:

@@ -15,21 +15,19 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmdata.config import config_to_dict
 from lmdata.errors import ConfigError, OutputError
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmmodel.config import TrainConfig, config_from_dict
+from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
 from lmmodel.saving.checkpoint import TensorGroups, save_checkpoint, save_tensors, write_text
 from lmmodel.saving.record import FORMAT_VERSION, is_run, read_values
 from lmmodel.saving.record import RECORD_NAME as RECORD_NAME
 from lmmodel.saving.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.starting import tokenizer_difference
-
-if TYPE_CHECKING:  # it brings Numba, which a finished run can do without
-    from lmmodel.data import TrainingData
 
 CHECKPOINTS_NAME = "checkpoints"
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -14,13 +14,11 @@ from lmdata.config import build_config
 from lmdata.errors import ConfigError
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.xxh3 import hash_file
+from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
 from lmmodel.model import MODEL_SIZES, ModelConfig
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.record import WEIGHTS_NAME, read_values
-
-if TYPE_CHECKING:  # it brings Numba
-    from lmmodel.data import TrainingData
 
 # Settings of a model that its weights do not depend on: the new run's own count.
 OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")

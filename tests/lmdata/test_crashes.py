@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lmdata.building.workers import Died, Message, start_tokenizing
 from tests.lmdata.builds import all_bytes, random_documents, write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +170,19 @@ def test_a_killed_nursery_does_not_hang_the_command(corpus: Path, tmp_path: Path
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "LmdataError: a worker was killed by SIGKILL" in errors
+
+
+def test_whichever_closed_connection_comes_first_tells_of_the_nursery() -> None:
+    before = set(descendants(os.getpid()))
+    with start_tokenizing(2) as pool:
+        (nursery,) = set(descendants(os.getpid())) - before
+        os.kill(nursery, signal.SIGKILL)
+        until = time.monotonic() + 20
+        messages: list[Message] = []
+        while len(messages) < 3 and time.monotonic() < until:  # of the nursery and both workers
+            messages = pool.receive(1.0)
+    reasons = [message.reason for message in messages if isinstance(message, Died)]
+    assert reasons == ["was killed by SIGKILL"] * 3
 
 
 def test_control_c_says_what_is_kept(

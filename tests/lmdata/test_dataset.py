@@ -14,47 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.building.output import OutputFolder
+from benchmarks.made_up import write_dataset
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError, MismatchError, VersionError
 from lmdata.schema import (
-    FORMAT_VERSION,
-    TOKENIZER_FOLDER,
-    Flow,
-    Kind,
-    Ledger,
-    Manifest,
-    TokenizerIdentity,
     example_schema,
     token_schema,
 )
 from lmdata.tokenizer import Tokenizer, save_tokenizer
-from lmdata.writer import ShardWriter
 from tests.lmdata.builds import make_tokenizer
 
 DOCUMENTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5], [3, 5], [8, 9, 7]]  # ids
 SENTENCES = [[2, 1], [1], [5], [1, 1], [3]]
-
-
-def write_dataset(folder: Path, kind: Kind, batch: pa.RecordBatch, **sizes: int) -> Path:
-    tokenizer = make_tokenizer()
-    with OutputFolder(folder) as output:
-        shards = ShardWriter(folder, "train", batch.schema, **sizes)
-        shards.write(batch)
-        records = tuple(shards.finish())
-        save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
-        rows = sum(record.rows for record in records)
-        flow = Flow(read=rows, written={"train": rows}, dropped={})
-        identity = TokenizerIdentity(
-            hash=tokenizer.hash, vocab_size=tokenizer.vocab_size, kind="WordPiece"
-        )
-        manifest = Manifest(
-            kind=kind, format_version=FORMAT_VERSION, created_with="tests", configuration={},
-            tokenizer=identity, sources=(), splits={"train": records, "validation": ()},
-            ledger=Ledger(flows={"documents": flow}),
-        )  # fmt: skip
-        output.finish(manifest)
-    return folder
 
 
 def token_batch() -> pa.RecordBatch:
@@ -89,7 +60,9 @@ def example_batch(lengths: list[int]) -> pa.RecordBatch:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "tokens", "tokens", token_batch(), shard_bytes=90)
+    return write_dataset(
+        tmp_path / "tokens", "tokens", make_tokenizer(), token_batch(), shard_bytes=90
+    )
 
 
 def test_documents_and_their_provenance_come_back(store: Path) -> None:
@@ -146,7 +119,14 @@ def test_examples_come_back_in_any_order(
 ) -> None:
     folder = tmp_path_factory.mktemp("shards") / "examples"
     batch = example_batch(lengths)
-    write_dataset(folder, "examples", batch, batch_bytes=batch_bytes, shard_bytes=2 * batch_bytes)
+    write_dataset(
+        folder,
+        "examples",
+        make_tokenizer(),
+        batch,
+        batch_bytes=batch_bytes,
+        shard_bytes=2 * batch_bytes,
+    )
     examples = open_examples(folder)
     assert isinstance(examples, ExampleSet)
     assert examples.num_examples == len(lengths)
@@ -172,7 +152,7 @@ def test_examples_come_back_in_any_order(
 
 
 def test_an_example_outside_is_an_index_error(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "x", "examples", example_batch([3, 4]))
+    write_dataset(tmp_path / "x", "examples", make_tokenizer(), example_batch([3, 4]))
     with pytest.raises(IndexError, match="row 2 of split train: it has 2 examples"):
         open_examples(tmp_path / "x").rows(np.array([0, 2]))
 
@@ -234,7 +214,7 @@ def test_every_flipped_byte_is_found_by_its_hash_and_never_crashes_without(store
 
 
 def test_a_shard_of_the_same_size_but_other_columns_is_refused(store: Path, tmp_path: Path) -> None:
-    other = write_dataset(tmp_path / "x", "examples", example_batch([2, 2]))
+    other = write_dataset(tmp_path / "x", "examples", make_tokenizer(), example_batch([2, 2]))
     size = shard(other).stat().st_size
     shutil.copy(shard(other), shard(store))
     manifest = json.loads((store / "manifest.json").read_text())
