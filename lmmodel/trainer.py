@@ -28,7 +28,8 @@ from lmmodel.saving.run import (
     CHECKPOINTS_NAME,
     RunRecord,
     check_output,
-    check_resumable,
+    check_same_config,
+    check_same_data,
     create_run,
     make_record,
     read_record,
@@ -95,11 +96,13 @@ def train(
         _check_parallel(wanted, processes)
         device = resolve_device(wanted.device, processes.local_rank)
         data = open_data(data_path)
+        if began is not None:  # before what else other data may not fit
+            check_same_data(began, data)
         resolved = resolve_config(wanted, data, device, processes)
         if began is not None:
             if wanted.batch.min_micro_batches is None:  # whatever this machine would choose
                 resolved = _with_cut_of(resolved, began.config)
-            check_resumable(began, resolved, data)
+            check_same_config(began, resolved)
         else:
             check_output(output, overwrite=overwrite)
         start = find_start(resolved.init_from, resolved.model, data) if began is None else None

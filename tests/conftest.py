@@ -25,3 +25,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("real data (../shared/data) is not on this machine")
     return SHARED_DATA
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name parameters of bytes by their argument, as compressed bytes hold the time of day.
+
+    Every worker of pytest-xdist must collect the same names.
+    """
+    return argname if isinstance(val, bytes) else None

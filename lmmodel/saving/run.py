@@ -163,8 +163,8 @@ def check_tokenizer(tokenizer: Tokenizer, data: TrainingData) -> None:
         )
 
 
-def check_resumable(record: RunRecord, config: TrainConfig | None, data: TrainingData) -> None:
-    """Check that the data, tokenizer and configuration are those the run began with.
+def check_same_data(record: RunRecord, data: TrainingData) -> None:
+    """Check that the tokenizer and the data are those the run began with.
 
     Raises:
         ResumeError: one differs; the message names it
@@ -179,8 +179,15 @@ def check_resumable(record: RunRecord, config: TrainConfig | None, data: Trainin
             f"the run began with data {record.data_path} (manifest {record.data_hash}), "
             f"{data.path} is {data.manifest.hash}: resume with the same data, or start a new run"
         )
-    differences = [] if config is None else list(config_differences(record.config, config))
-    if differences:
+
+
+def check_same_config(record: RunRecord, config: TrainConfig) -> None:
+    """Check that the settings that decide the weights are those the run began with.
+
+    Raises:
+        ResumeError: one differs; the message names it
+    """
+    if differences := list(config_differences(record.config, config)):
         raise ResumeError(
             f"the run began with another configuration: {'; '.join(differences)}. "
             "Resume with the same one (or none: it is remembered), or start a new run"

@@ -26,6 +26,9 @@ from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objecti
 from lmmodel.training.budget import Pace, budget_steps, probe
 from lmmodel.training.loader import Loader, Shape, Stage, StepBatch
 
+# Of a batch in memory at least: its id, type and place, int32 each.
+BYTES_OF_TOKEN = 12
+
 # A stage's epochs lie apart from another's, so that their views differ.
 EPOCHS_PER_STAGE = 1 << 20
 
@@ -56,6 +59,7 @@ def resolve_config(
     Raises:
         FitError: data and model do not fit
         ConfigError: a setting has no effect on this data, or does not divide
+        MemoryLimitError: the tokens of a step would not fit into this machine's memory
     """
     on_gpu = device.type == "cuda"
     batch = dataclasses.replace(
@@ -76,6 +80,7 @@ def resolve_config(
     )
     _check_batches(resolved, processes)
     _check_length(resolved, data)
+    _check_step_memory(resolved, data, processes)
     return resolved
 
 
@@ -117,13 +122,30 @@ def _check_batches(config: TrainConfig, processes: Processes) -> None:
             f"batch.min_micro_batches={config.batch.min_micro_batches} has no effect with "
             "compile=true, whose micro-batches have one shape: leave it out"
         )
-    sizes = [config.batch.size, *(stage.batch_size for stage in config.stages)]
-    for size in sizes:
-        if size is not None and size % processes.size:
+    for size in _batch_sizes(config):
+        if size % processes.size:
             raise ConfigError(
                 f"batch size {size} can't be shared by {processes.size} processes: "
                 "make it a multiple"
             )
+
+
+def _batch_sizes(config: TrainConfig) -> list[int]:
+    """Return the examples of a step in each stage of a resolved run."""
+    sizes = [config.batch.size, *(stage.batch_size for stage in config.stages)]
+    return [size for size in sizes if size is not None]
+
+
+def _check_step_memory(config: TrainConfig, data: TrainingData, processes: Processes) -> None:
+    """Refuse a step whose ids alone no memory holds, before any of it is read."""
+    recipe = config.recipe
+    length = recipe.max_seq_length if recipe else frozen_setting(data, "max_seq_length", 1)
+    size, there = max(_batch_sizes(config)) // processes.size, memory_bytes(torch.device("cpu"))
+    if size * length * BYTES_OF_TOKEN > there:
+        raise MemoryLimitError(
+            f"a step of {size:,} examples of up to {length} tokens does not fit into the "
+            f"{there / 2**30:.0f} GiB of this machine: lower batch.size"
+        )
 
 
 def _check_length(config: TrainConfig, data: TrainingData) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.made_up import write_made_up_store
 from lmdata.recipes import RECIPES
 from lmmodel.config import change_config, load_train_config
 from lmmodel.errors import CheckpointError, ResumeError, RunError
@@ -208,6 +209,12 @@ def test_another_configuration_is_refused_by_name(tiny, store, whole, override, 
 def test_other_data_is_refused(tiny, store, other_store, whole):
     with pytest.raises(ResumeError, match=r"the run began with (data|tokenizer) "):
         train(tiny(*DRIFTING), other_store, whole, resume=True)
+
+
+def test_another_tokenizer_is_named_even_where_the_model_has_no_room_for_it(whole, tmp_path):
+    write_made_up_store(tmp_path / "other", num_tokens=5000, vocab_size=3000)
+    with pytest.raises(ResumeError, match=r"the run began with tokenizer \w+, .* has \w+: resume"):
+        train(None, tmp_path / "other", whole, resume=True)
 
 
 def test_there_must_be_a_run_to_resume(tiny, store, tmp_path):

@@ -238,6 +238,13 @@ def test_no_micro_batch_is_small_enough(tiny, store, tmp_path, monkeypatch):
         train(tiny(), store, tmp_path / "run")
 
 
+def test_a_step_that_no_memory_could_hold_is_refused_before_it_is_read(tiny, store, tmp_path):
+    config = tiny("batch.size=4000000000")
+    with pytest.raises(MemoryLimitError, match=r"a step of 4,000,000,000 examples .* batch\.size"):
+        train(config, store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_no_memory_could_hold_is_refused_at_once(tiny, store, tmp_path):
     config = tiny(
         "model.hidden_size=65536", "model.num_attention_heads=64", "model.num_hidden_layers=1000"
