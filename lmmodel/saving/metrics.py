@@ -6,10 +6,10 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -178,8 +178,8 @@ def plot_losses(
     figure.savefig(path, dpi=120)
 
 
-def open_tensorboard(folder: Path) -> Any:
-    """Return a TensorBoard event writer.
+def find_tensorboard() -> Callable[[str], Any]:
+    """Return what opens an event writer of TensorBoard in a folder; nothing is written yet.
 
     Raises:
         RunError: TensorBoard is not installed
@@ -191,7 +191,7 @@ def open_tensorboard(folder: Path) -> Any:
             "logging.tensorboard=true needs the package tensorboard: "
             "pip install tensorboard, or set it to false (metrics.jsonl holds the same)"
         ) from error
-    return SummaryWriter(str(folder))
+    return cast(Callable[[str], Any], SummaryWriter)
 
 
 def finite_or_none(value: float) -> float | None:

@@ -19,9 +19,9 @@ from lmmodel.saving.metrics import (
     MetricsLog,
     Progress,
     Stopwatch,
+    find_tensorboard,
     finite_or_none,
     on_line_since,
-    open_tensorboard,
     plot_losses,
     read_metrics,
 )
@@ -64,13 +64,14 @@ class Reporter:
         self._counts = np.zeros(len(objective.terms) + 1, np.int64)
         self._flops = 0
         self._log: MetricsLog | None = None
+        self._open_events = find_tensorboard() if config.logging.tensorboard else None
         self._events: Any = None
         self._drawn_s = -math.inf
 
     def open(self, step: int) -> None:
         """Begin writing after `step`; later lines of an earlier attempt are dropped."""
-        if self.config.logging.tensorboard:
-            self._events = open_tensorboard(self.output / TENSORBOARD_NAME)
+        if self._open_events is not None:
+            self._events = self._open_events(str(self.output / TENSORBOARD_NAME))
         self._log = MetricsLog(self.output / METRICS_NAME, step)
 
     def close(self) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
 
 from lmmodel.config import AveragingConfig
 from lmmodel.device import resolve_precision
-from lmmodel.errors import RunError
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.saving.metrics import (
     MetricsLog,
     Stopwatch,
     on_line_since,
-    open_tensorboard,
     plot_losses,
     read_metrics,
     smooth,
@@ -64,12 +61,6 @@ def test_the_picture_is_drawn_with_and_without_held_out_points(tmp_path):
     for name, drawn in (("a", entries + held_out), ("b", entries), ("c", [])):
         plot_losses(drawn, tmp_path / f"{name}.png", unigram_loss=5.0 if name == "a" else None)
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_tensorboard_that_is_not_installed_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RunError, match="pip install tensorboard"):
-        open_tensorboard(tmp_path)
 
 
 def test_an_average_is_the_mean_of_the_tail():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,19 @@ def test_no_micro_batch_is_small_enough(tiny, store, tmp_path, monkeypatch):
     monkeypatch.setattr("lmmodel.training.learner.accumulate", accumulate)
     with pytest.raises(MemoryLimitError, match=r"not even a micro-batch of .* fits"):
         train(tiny(), store, tmp_path / "run")
+
+
+def test_a_missing_tensorboard_is_told_before_another_run_is_replaced(
+    tiny, store, tmp_path, monkeypatch
+):
+    train(tiny(), store, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for output in ("run", "new"):
+        with pytest.raises(RunError, match="pip install tensorboard"):
+            train(tiny("logging.tensorboard=true"), store, tmp_path / output, overwrite=True)
+    assert weights(tmp_path / "run") == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_step_that_no_memory_could_hold_is_refused_before_it_is_read(tiny, store, tmp_path):
