@@ -10,7 +10,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -73,13 +73,16 @@ def build_config(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T
     """Return an instance of a dataclass from nested tables, checking every key and type.
 
     Raises:
-        ConfigError: an unknown key, a wrong type, or a value that the dataclass refuses
+        ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses
     """
     hints = typing.get_type_hints(cls)
-    fields = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
             raise ConfigError(f"unknown key {prefix}{name}{_near_match(name, fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{prefix}{name} is missing")
     checked = {
         name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()
     }
@@ -87,8 +90,6 @@ def build_config(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T
         return cls(**checked)
     except ValueError as error:
         raise ConfigError(f"{prefix.rstrip('.') + ': ' if prefix else ''}{error}") from error
-    except TypeError as error:
-        raise ConfigError(f"{cls.__name__}: {error}") from error
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _near_match(name: str, known: set[str]) -> str:
+def _near_match(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, sorted(known), n=1)
     suggestion = f", did you mean {near[0]}?" if near else ""
     return f"{suggestion} (known keys: {', '.join(sorted(known))})"
@@ -157,10 +158,13 @@ def _convert_tuple(items: tuple[Any, ...], value: Any, key: str) -> tuple[Any, .
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{key} must be a list, got {value!r}")
     if len(items) == 2 and items[1] is Ellipsis:
-        return tuple(_convert(items[0], item, key) for item in value)
+        return tuple(_convert(items[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if len(items) != len(value):
         raise ConfigError(f"{key} must have {len(items)} items, got {len(value)}")
-    return tuple(_convert(hint, item, key) for hint, item in zip(items, value, strict=True))
+    return tuple(
+        _convert(hint, item, f"{key}[{i}]")
+        for i, (hint, item) in enumerate(zip(items, value, strict=True))
+    )
 
 
 def _convert_scalar(hint: Any, value: Any, key: str) -> Any:
