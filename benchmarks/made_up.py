@@ -19,7 +19,6 @@ from lmdata.config import config_to_dict
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     FORMAT_VERSION,
-    TOKENIZER_FOLDER,
     Flow,
     Kind,
     Ledger,
@@ -30,7 +29,7 @@ from lmdata.schema import (
     smallest_id_dtype,
     token_schema,
 )
-from lmdata.tokenizer import Tokenizer, save_tokenizer, wordpiece_backend
+from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, save_tokenizer, wordpiece_backend
 from lmdata.writer import ShardWriter
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

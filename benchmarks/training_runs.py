@@ -228,8 +228,7 @@ def _their_model(work: Work) -> Any:
     """Return the stock model of the same shape, with fresh weights of its own."""
     import transformers
 
-    from lmdata.schema import TOKENIZER_FOLDER
-    from lmdata.tokenizer import load_tokenizer
+    from lmdata.tokenizer import TOKENIZER_FOLDER, load_tokenizer
     from lmmodel.config import load_train_config
     from lmmodel.handover.settings import architecture, to_their_config
 

@@ -149,7 +149,7 @@ def train_tokenizer(
     "--tokenizer",
     "tokenizer_path",
     type=FOLDER,
-    help="Folder, tokenizer.json, vocab.txt or vocab.json.  [default: tokenizer/]",
+    help="Folder, dataset, tokenizer.json, vocab.txt or vocab.json.  [default: tokenizer/]",
 )
 @click.option(
     "--sentences",

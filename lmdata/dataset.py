@@ -16,12 +16,11 @@ from lmdata.building.shards import Verify, read_batches
 from lmdata.columns import to_array
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.schema import (
-    TOKENIZER_FOLDER,
     Kind,
     Manifest,
     read_manifest,
 )
-from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ from lmdata.recipes import Recipe
 from lmdata.schema import (
     FORMAT_VERSION,
     SPLITS,
-    TOKENIZER_FOLDER,
     Ledger,
     Manifest,
     ShardRecord,
@@ -45,7 +44,7 @@ from lmdata.schema import (
     read_manifest,
     to_json,
 )
-from lmdata.tokenizer import Tokenizer, save_tokenizer
+from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, save_tokenizer
 from lmdata.views import View, view
 from lmdata.writer import (
     DEFAULT_SHARD_BYTES,

@@ -23,7 +23,6 @@ from lmdata.xxh3 import xxh3_128
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
-TOKENIZER_FOLDER = "tokenizer"
 BUILD_FOLDER = ".build"
 
 Kind = Literal["tokens", "examples"]

@@ -45,14 +45,13 @@ from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, LmdataError, TokenizerError
 from lmdata.schema import (
     FORMAT_VERSION,
-    TOKENIZER_FOLDER,
     Manifest,
     ShardRecord,
     TokenizerIdentity,
     parse_json_object,
 )
 from lmdata.sentences import SPLITTER_VERSION
-from lmdata.tokenizer import Tokenizer, save_tokenizer
+from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, save_tokenizer
 from lmdata.writer import AtomicFile, output_errors, write_atomically
 
 OnProgress = Callable[[int, int, int], None]

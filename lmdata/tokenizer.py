@@ -36,6 +36,9 @@ SPECIAL_NAMES: dict[str, tuple[str, ...]] = {
 }
 """The special tokens by purpose, each with the spellings to look for, the first found counts."""
 
+TOKENIZER_FOLDER = "tokenizer"
+"""Where a dataset keeps the tokenizer it was made with."""
+
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -193,7 +196,7 @@ def load_tokenizer(path: str | Path, *, lower_case: bool | None = None) -> Token
     """Return the tokenizer at a path.
 
     Args:
-        path: a folder, a `tokenizer.json`, a `vocab.txt` (WordPiece), or `vocab.json` or
+        path: a folder, a dataset, a `tokenizer.json`, a `vocab.txt` (WordPiece), or `vocab.json` or
             `merges.txt`, with the other beside it (byte-level BPE)
         lower_case: for `vocab.txt` only, which does not say; by default what
             `tokenizer_config.json` beside it says, else whether no word has a capital letter
@@ -222,7 +225,8 @@ def _find_tokenizer_file(path: Path) -> Path:
         path = path.with_name("vocab.json")
     if path.is_dir():
         names = ("tokenizer.json", "vocab.json", "vocab.txt")
-        found = next((path / name for name in names if (path / name).is_file()), None)
+        choices = [folder / name for folder in (path, path / TOKENIZER_FOLDER) for name in names]
+        found = next((choice for choice in choices if choice.is_file()), None)
         if found is None:
             raise TokenizerError(f"{path} holds no tokenizer: none of {', '.join(names)} is there")
         return found

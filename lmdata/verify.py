@@ -16,13 +16,12 @@ from lmdata.checking.store_checks import check_store
 from lmdata.checking.verdicts import Row, Verdict, exact
 from lmdata.errors import IntegrityError, LmdataError
 from lmdata.schema import (
-    TOKENIZER_FOLDER,
     Manifest,
     dataset_schema,
     read_manifest,
     smallest_id_dtype,
 )
-from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

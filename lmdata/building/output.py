@@ -14,10 +14,10 @@ from lmdata.schema import (
     BUILD_FOLDER,
     MANIFEST_NAME,
     SPLITS,
-    TOKENIZER_FOLDER,
     Manifest,
     to_json,
 )
+from lmdata.tokenizer import TOKENIZER_FOLDER
 from lmdata.writer import TEMPORARY_SUFFIX, output_errors, sync_folder, write_atomically
 
 _OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.arrow({re.escape(TEMPORARY_SUFFIX)})?")

@@ -16,7 +16,13 @@ from tokenizers import models, pre_tokenizers
 
 from lmdata.encoders.word_starts import byte_of_character
 from lmdata.errors import TokenizerError
-from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, wordpiece_backend
+from lmdata.tokenizer import (
+    TOKENIZER_FOLDER,
+    Tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    wordpiece_backend,
+)
 from tests.lmdata.encoding_oracle import trained
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", ",", "\u2028", "é"]
@@ -121,6 +127,12 @@ def test_byte_level_bpe_is_read_from_either_of_its_two_files(tmp_path):
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(TokenizerError, match=r"needs merges\.txt beside it"):
         load_tokenizer(tmp_path)
+
+
+def test_a_dataset_stands_for_the_tokenizer_it_keeps(tmp_path):
+    tokenizer = trained("byte-level")
+    save_tokenizer(tokenizer, tmp_path / "tokens" / TOKENIZER_FOLDER)
+    assert load_tokenizer(tmp_path / "tokens").hash == tokenizer.hash
 
 
 @pytest.mark.parametrize(
