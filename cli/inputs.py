@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,11 +40,17 @@ def read_texts(texts: Sequence[str], file: str | None) -> Given:
     Blank lines are left out and counted.
 
     Raises:
-        click.UsageError: there is none
+        click.UsageError: there is none, or an argument is the name of a file
         TaskError: the file is missing, damaged or not UTF-8
     """
     if file is None and (tuple(texts) == (STANDARD_INPUT,) or not (texts or sys.stdin.isatty())):
         texts, file = (), STANDARD_INPUT
+    for text in texts:
+        if os.path.isfile(text):  # noqa: PTH113 - false too for what no file can be called
+            raise click.UsageError(
+                f"{text} is a file: --file {text} reads the texts in it; a text that is called as "
+                "a file is, goes to standard input"
+            )
     lines = [] if file is None else _read_lines(file)
     kept = [line for line in lines if line.strip()]
     if not texts and not kept:

@@ -59,6 +59,18 @@ def test_texts_come_from_arguments_files_and_standard_input(road: Road, tmp_path
     assert piped["counts"] == {}
 
 
+def test_a_file_given_as_a_text_is_refused(road: Road, tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("A stone.\n")
+    refused = invoke("lmmodel", "score", road.run, path)
+    assert refused.exit_code == 2
+    assert f"{path} is a file: --file {path} reads" in refused.output
+    assert as_json("lmmodel", "score", road.run, "-", input=str(path))["texts"][0]["text"] == str(
+        path
+    )
+    as_json("lmmodel", "score", road.run, "A stone. " * 50)  # longer than a file can be called
+
+
 def test_score_is_a_table_or_records(road: Road, gpt: Path) -> None:
     lines = succeed("lmmodel", "score", road.run, "A stone.", "A bird.").stdout.splitlines()
     assert lines[0].split() == ["pseudo-log-likelihood", "a", "token", "a", "byte", "text"]
