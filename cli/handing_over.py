@@ -75,7 +75,7 @@ def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: b
 
 
 def export_lines(result: Export) -> list[str]:
-    """Return what was exported and the proof."""
+    """Return what was exported, the proof, and the notes of the card."""
     lines = [
         f"{result.output}/  opens with transformers.{result.architecture}.from_pretrained",
         f"  {proof(result.max_logit_difference)}",
@@ -84,7 +84,7 @@ def export_lines(result: Export) -> list[str]:
         lines.append(
             f"  {result.onnx}: largest difference to onnxruntime: {result.max_onnx_difference:.2g}"
         )
-    return lines
+    return lines + [f"  note: {note}" for note in result.notes]
 
 
 def import_lines(result: Import) -> list[str]:

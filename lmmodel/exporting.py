@@ -28,6 +28,7 @@ class Export:
     max_logit_difference: float | None  # None where transformers is not installed
     onnx: Path | None = None  # None where it was not asked for
     max_onnx_difference: float | None = None
+    notes: tuple[str, ...] = ()  # those of the model card
 
 
 def export_run(
@@ -66,6 +67,7 @@ def export_run(
         max_logit_difference=difference,
         onnx=output / ONNX_NAME if onnx else None,
         max_onnx_difference=onnx_difference,
+        notes=tuple(card.notes),
     )
 
 

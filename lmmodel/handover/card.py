@@ -95,7 +95,7 @@ def cell(value: Any) -> str:
 def pipeline_example(tag: str, folder: str, text: str) -> list[str]:
     """Return three lines that open a folder with a pipeline of transformers."""
     name = {"fill-mask": "fill", "text-generation": "generate", "text-classification": "classify",
-            "token-classification": "tag"}[tag]  # fmt: skip
+            "token-classification": "tag", "feature-extraction": "embed"}[tag]  # fmt: skip
     return [
         "from transformers import pipeline",
         "",

@@ -49,9 +49,7 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
     """
     config = run.model.config
     class_name = architecture(config)
-    tag = "text-generation" if config.is_causal else "fill-mask"
-    mask = run.tokenizer.special_tokens.get("mask", "[MASK]")
-    prompt = "The capital of" if config.is_causal else f"The capital of France is {mask}."
+    tag, prompt = _what_for(run)
     return Card(
         title=f"{name}: {class_name}, {config.num_hidden_layers} x {config.hidden_size}",
         class_name=class_name,
@@ -70,6 +68,16 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
         },
         notes=[*_pretraining_notes(run), NO_LICENSE],
     )
+
+
+def _what_for(run: Run) -> tuple[str, str]:
+    """Return the pipeline that serves a pretrained model, and a text to try it on."""
+    if run.model.config.is_causal:
+        return "text-generation", "The capital of"
+    if run.is_causal:  # of an encoder: it was never asked what a mask hides
+        return "feature-extraction", "The capital of France is Paris."
+    mask = run.tokenizer.special_tokens.get("mask", "[MASK]")
+    return "fill-mask", f"The capital of France is {mask}."
 
 
 def describe_fine_tuned(tuned: FineTuned, name: str, difference: float | None) -> Card:
@@ -286,7 +294,10 @@ def _pretraining_notes(run: Run) -> list[str]:
     if config.has_nsp_head and config.family != "bert":
         notes.append("The head for sentence pairs is left out: the stock class has none.")
     if run.is_causal and not config.is_causal:
-        notes.append("It was trained on next tokens only; the stock class sees both sides.")
+        notes.append(
+            "It was trained on next tokens only and the stock class sees both sides: "
+            "it is there to be fine-tuned, its vocabulary head guesses badly."
+        )
     if fresh := (record.origin or {}).get("fresh") if record.is_imported else None:
         notes.append(f"Random, for the checkpoint had none: {', '.join(fresh)}.")
     if config.vocab_size > run.tokenizer.vocab_size:

@@ -18,6 +18,7 @@ from lmmodel.exporting import export_run
 from lmmodel.fine_tuned import read_fine_tuned_record
 from lmmodel.handover import card, description
 from lmmodel.task_model import TaskModel
+from lmmodel.trainer import train
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 LABELS = ("bad", "good|ish", "so")
@@ -206,10 +207,18 @@ def test_an_export_that_computes_something_else_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_trained_on_next_tokens_by_an_encoder_says_so(make_untrained_run, tmp_path) -> None:
-    run = make_untrained_run("objective.name=clm")
-    notes = description.describe_run(run, "x", None).notes
-    assert "It was trained on next tokens only; the stock class sees both sides." in notes
+def test_an_encoder_trained_on_next_tokens_is_not_shown_filling_masks(
+    tiny, store, tmp_path, monkeypatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    train(tiny("model.family=modern", "objective.name=clm"), store, tmp_path / "run")
+    export = export_run(tmp_path / "run", tmp_path / "hf")
+    assert any("trained on next tokens only" in note for note in export.notes)
+    text = (tmp_path / "hf/README.md").read_text()
+    assert front_matter(text)["pipeline_tag"] == "feature-extraction"
+    names = run_example(text, monkeypatch, tmp_path)
+    assert isinstance(names["embed"], transformers.FeatureExtractionPipeline)
+    assert len(names["answer"][0][0]) == tiny().model.hidden_size
 
 
 @pytest.mark.parametrize("module", [card, description])
