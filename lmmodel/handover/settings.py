@@ -218,7 +218,7 @@ def token_ids(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dic
     return {**ids, "bos_token_id": bos, "eos_token_id": eos}
 
 
-def from_their_config(theirs: Mapping[str, Any], *, has_nsp_head: bool) -> ModelConfig:
+def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
     """Return our configuration of a model that their `config.json` describes.
 
     Raises:
@@ -242,7 +242,7 @@ def from_their_config(theirs: Mapping[str, Any], *, has_nsp_head: bool) -> Model
     if family == "modern":
         settings |= _our_layers(theirs)
     try:
-        return ModelConfig(family=family, has_nsp_head=has_nsp_head, **settings)  # type: ignore[arg-type]
+        return ModelConfig(family=family, **settings)  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise HuggingFaceError(f"config.json describes no model that works: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,9 @@ def import_model(folder: Path) -> Imported:
             supported, or weights that do not fit
     """
     theirs = read_config(folder)
+    config = from_their_config(theirs)  # first: nobody should fetch weights that can't be used
     weights = read_weights(folder)
-    config = from_their_config(theirs, has_nsp_head=_has_pooler(theirs, weights))
+    config = dataclasses.replace(config, has_nsp_head=_has_pooler(theirs, weights))
     found = from_their_weights(weights, config)
     if lost := [name for name in found.missing if not name.startswith(HEADS)]:
         raise HuggingFaceError(
