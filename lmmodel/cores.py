@@ -14,7 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from lmmodel.layers.casting import SharedWeights
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -75,27 +77,23 @@ def _shared_out(num_at_once: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def add_gradients(
-    module: nn.Module, losses: Sequence[Callable[[], Tensor]], num_at_once: int
+    losses: Sequence[Callable[[], Tensor]],
+    shared: SharedWeights | None = None,
+    num_at_once: int = 1,
 ) -> None:
-    """Add the gradients of all losses to those of a module's parameters, in the losses' order.
+    """Add the gradients of all losses to those of the weights, in the losses' order.
 
     Args:
-        module: that the losses depend on
         losses: each computes a scalar; called by several threads if `num_at_once` is above 1
+        shared: the weights, where losses share them; None: the losses come one after the other
         num_at_once: losses in work at a time, each with gradients of its own
     """
-    if num_at_once <= 1 or len(losses) <= 1:
+    if shared is None:
         for loss in losses:
             loss().backward()  # type: ignore[no-untyped-call]
         return
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-    def differentiate(loss: Callable[[], Tensor]) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(loss(), parameters, allow_unused=True)
-
-    for gradients in map_in_order(differentiate, losses, num_at_once, ahead=0):
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if parameter.grad is None:
-                parameter.grad = gradient
-            elif gradient is not None:
-                parameter.grad.add_(gradient)
+    with shared.in_use():
+        for gradients in map_in_order(
+            lambda loss: shared.differentiate(loss()), losses, num_at_once, ahead=0
+        ):
+            shared.add(gradients)

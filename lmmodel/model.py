@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lmmodel.batch import Batch
 from lmmodel.layers.attention import Kernel, attention
+from lmmodel.layers.casting import cast, look_up
 from lmmodel.layers.dropout import dropout
 from lmmodel.layers.key_values import KeyValues
 
@@ -154,8 +155,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return floats (..., out_features)."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        bias = None if self.bias is None else cast(self.bias, x.dtype)
+        return F.linear(x, cast(self.weight, x.dtype), bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -163,8 +164,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return floats of the shape of x."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+        bias = None if self.bias is None else cast(self.bias, x.dtype)
+        return F.layer_norm(x, self.normalized_shape, cast(self.weight, x.dtype), bias, self.eps)
 
 
 class Embeddings(nn.Module):
@@ -188,14 +189,14 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return float32 (T, D)."""
-        x = self.tokens(batch.input_ids)
+        x = look_up(self.tokens.weight, batch.input_ids)
         if self.config.family == "bert":
             x = x + self.segments(batch.token_type_ids)
         if self.config.positions == "learned":
             x = x + self.positions(batch.position_ids)
         elif self.config.positions == "sinusoidal":
             x = x + self.sinusoids[batch.position_ids]
-        return x if self.config.family == "gpt2" else self.norm(x)  # type: ignore[no-any-return]
+        return x if self.config.family == "gpt2" else self.norm(x)
 
 
 class Attention(nn.Module):
@@ -311,9 +312,8 @@ class VocabularyHead(nn.Module):
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
         """Return floats (P, V) from hidden (P, D) and embeddings (V, D)."""
-        embeddings = embeddings.to(hidden.dtype)
-        bias = self.bias.to(hidden.dtype) if hasattr(self, "bias") else None
-        return F.linear(self.transform(hidden), embeddings, bias)
+        bias = cast(self.bias, hidden.dtype) if hasattr(self, "bias") else None
+        return F.linear(self.transform(hidden), cast(embeddings, hidden.dtype), bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
         """Return floats (P, D), what the embeddings are multiplied with."""

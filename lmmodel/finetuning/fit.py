@@ -20,6 +20,7 @@ from lmmodel.finetuning.batches import pack, pack_labels, predict_logits
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.finetuning.settings import FinetuneConfig, default_lr
+from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
 from lmmodel.task_model import TaskModel
 from lmmodel.training.learner import is_out_of_memory
@@ -189,6 +190,9 @@ class TaskLearner:
             model.backbone.requires_grad_(False)
         self.lr = config.lr or default_lr(model.config.hidden_size, freeze=config.freeze)
         self.optimizer = Optimizer(model, config.optimizer_config(self.lr))
+        self.shared: SharedWeights | None = None
+        if self.device.type == "cpu":
+            self.shared = SharedWeights(model, model.backbone.compute_dtype)
 
     @property
     def epoch(self) -> float:
@@ -233,7 +237,7 @@ class TaskLearner:
             return own
 
         try:
-            add_gradients(self.model, [partial(loss, i) for i in range(len(groups))], at_once)
+            add_gradients([partial(loss, i) for i in range(len(groups))], self.shared, at_once)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

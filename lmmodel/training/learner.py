@@ -13,6 +13,7 @@ from torch import Tensor
 from lmmodel.config import TrainConfig
 from lmmodel.device import sum_over_processes
 from lmmodel.errors import DivergedError, MemoryLimitError
+from lmmodel.layers.casting import SharedWeights
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import sum_losses
 from lmmodel.saving.checkpoint import TensorGroups, load_weights
@@ -21,7 +22,7 @@ from lmmodel.training.averaging import WeightAverage
 from lmmodel.training.loader import Loader, StepBatch
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.parallel import release_weights, shard_model, sum_gradients, whole_groups
-from lmmodel.training.plan import num_at_once
+from lmmodel.training.plan import num_at_once, shares_weights
 from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import (
     StepLoss,
@@ -77,6 +78,9 @@ class Learner:
         if config.averaging.kind != "none":
             self.average = WeightAverage(self.model, config.averaging, loader.num_steps)
         self.num_at_once = num_at_once(config, loader.num_processes)
+        self.shared: SharedWeights | None = None
+        if shares_weights(config, loader.num_processes):
+            self.shared = SharedWeights(self.model, self.model.compute_dtype)
         self.losses: SumLosses = sum_losses
         if config.compile:
             self.losses = torch.compile(sum_losses, dynamic=False)
@@ -179,6 +183,7 @@ class Learner:
             num_labels,
             seeds=dropout_seeds(self.config.seed, batch.step, self.loader.rank),
             losses=self.losses,
+            shared=self.shared,
             num_at_once=self.num_at_once,
         )
 

@@ -285,8 +285,8 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     """Return about how many bytes a resolved run takes at its peak, on one device.
 
     Weights, gradients and optimizer state are exact; what backward keeps is estimated from the
-    widths of a layer; logits are counted in compute precision and twice in float32. On a CPU
-    several micro-batches are in work, each with gradients of its own.
+    widths of a layer; logits are counted in compute precision and twice in float32. Micro-batches
+    that share the weights have copies of them and, each in work, gradients of its own.
     """
     model, number_bytes = config.model, 2 if config.precision == "bf16" else 4
     per_weight = 16 + (4 if config.averaging.kind != "none" else 0)
@@ -297,17 +297,24 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     logits = labels * model.vocab_size * (number_bytes + 8)
     num_weights = num_parameters(model) // (num_processes if config.parallel == "fsdp2" else 1)
     at_once = min(num_at_once(config, num_processes), len(batch.micro_batches))
-    own_gradients = 4 * num_weights * (at_once if at_once > 1 else 0)
-    return per_weight * num_weights + own_gradients + at_once * (activations + logits)
+    if shares_weights(config, num_processes):
+        per_weight += number_bytes * at_once + (2 if config.precision == "bf16" else 0)
+    return per_weight * num_weights + at_once * (activations + logits)
+
+
+def shares_weights(config: TrainConfig, num_processes: int = 1) -> bool:
+    """Whether the micro-batches of a resolved run share its weights, as several cores can.
+
+    On a GPU one comes after the other. What is compiled shares one generator, and sharded layers
+    are gathered in one order.
+    """
+    is_sharded = config.parallel == "fsdp2" and num_processes > 1
+    return config.device == "cpu" and not config.compile and not is_sharded
 
 
 def num_at_once(config: TrainConfig, num_processes: int = 1) -> int:
-    """Return how many micro-batches of a resolved run are in work at a time.
-
-    What is compiled shares one generator, and sharded layers are gathered in one order: one.
-    """
-    is_sharded = config.parallel == "fsdp2" and num_processes > 1
-    return 1 if config.compile or is_sharded else num_cores(torch.device(config.device))
+    """Return how many micro-batches of a resolved run are in work at a time."""
+    return num_cores(torch.device("cpu")) if shares_weights(config, num_processes) else 1
 
 
 def check_memory(

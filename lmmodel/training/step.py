@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lmdata.rng import draw, stream_key
 from lmmodel.batch import IGNORED, Batch
 from lmmodel.cores import add_gradients
+from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, Part, combine, sum_losses
@@ -43,6 +44,7 @@ def accumulate(
     *,
     seeds: Callable[[int], int],
     losses: SumLosses = sum_losses,
+    shared: SharedWeights | None = None,
     num_at_once: int = 1,
 ) -> Tensor:
     """Add the gradients of a step's mean loss to the parameters; return the summed losses.
@@ -54,7 +56,8 @@ def accumulate(
         num_labels: int64 (K,) labels of the whole step over all processes, on the model's device
         seeds: of dropout, by the index of the micro-batch
         losses: `sum_losses`, compiled or not
-        num_at_once: micro-batches in work at a time, on a CPU; gradients add up in one order
+        shared: the model's weights, where micro-batches share them: on a CPU
+        num_at_once: micro-batches in work at a time, where they share the weights
 
     Returns:
         float32 (K,) sums of each term in this process, nats.
@@ -74,7 +77,7 @@ def accumulate(
         own_sums[index] = part_sums.detach()
         return combine(part_sums, weights[span], num_labels[span])
 
-    add_gradients(model, [partial(loss, i) for i in range(len(micro_batches))], num_at_once)
+    add_gradients([partial(loss, i) for i in range(len(micro_batches))], shared, num_at_once)
     for micro, part_sums in zip(micro_batches, own_sums, strict=True):
         sums[spans[micro.part]] += part_sums
     return sums

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmmodel.batch import make_batch
 from lmmodel.cores import add_gradients, map_in_order, num_cores
+from lmmodel.layers.casting import SharedWeights
 from lmmodel.model import ModelConfig, Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective
 from lmmodel.training.loader import MicroBatch
@@ -91,7 +92,8 @@ def test_gradients_add_up_in_order_and_unused_weights_have_none() -> None:
     def loss(factor: float) -> Tensor:
         return factor * module(torch.ones(1, 3)).sum()
 
-    add_gradients(module, [lambda f=f: loss(f) for f in (1.0, 2.0, 4.0)], 2)
+    shared = SharedWeights(module, torch.float32)
+    add_gradients([lambda f=f: loss(f) for f in (1.0, 2.0, 4.0)], shared, 2)
     assert module.weight.grad.tolist() == [[7.0] * 3] * 2
     assert module.bias.grad.tolist() == [12.0, 12.0]
     assert module.extra.grad is module.frozen.grad is None
@@ -104,7 +106,9 @@ def test_an_error_of_one_loss_is_raised() -> None:
         raise RuntimeError("can't allocate memory")
 
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        add_gradients(module, [lambda: module.bias.sum(), fail, fail, fail], 2)
+        add_gradients(
+            [lambda: module.bias.sum(), fail, fail, fail], SharedWeights(module, torch.float32), 2
+        )
     assert torch.get_num_threads() == 2
 
 
@@ -131,7 +135,8 @@ def gradients(dtype: torch.dtype, *, num_at_once: int, seed: int = 0) -> tuple[T
     objective = make_objective(ObjectiveConfig(name="hybrid"))
     sums = accumulate(
         model, objective, make_micro_batches(), torch.tensor([40, 40]),
-        seeds=dropout_seeds(seed, 0, 0), num_at_once=num_at_once,
+        seeds=dropout_seeds(seed, 0, 0), shared=SharedWeights(model, dtype),
+        num_at_once=num_at_once,
     )  # fmt: skip
     return sums, model
 
