@@ -47,9 +47,10 @@ class StoreRows:
 
     def take(self, epoch: int, rows: np.ndarray, progress: float = 0.0) -> ExampleBatch:
         """As in `Rows`. The views of two epochs differ a little in length: rows wrap around."""
-        if self._view.epoch != epoch:
-            self._view = self._view.at_epoch(epoch)
-        return self._view.examples(rows % len(self._view), progress=progress)
+        view = self._view  # once: another thread may be in another epoch
+        if view.epoch != epoch:
+            view = self._view = view.at_epoch(epoch)
+        return view.examples(rows % len(view), progress=progress)
 
 
 class ShardRows:

@@ -35,7 +35,7 @@ from lmmodel.saving.run import (
     read_record,
 )
 from lmmodel.saving.starting import check_own_place, find_start, first_weights
-from lmmodel.training.budget import budget_steps, probe
+from lmmodel.training.budget import PROBE_STEPS, budget_steps, probe
 from lmmodel.training.calibration import LIMIT_RATIO, LIMIT_S, calibrate, existing_folder
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Summary, Trainer
@@ -138,7 +138,8 @@ def _make_trainer(
     report: Report | None,
 ) -> Trainer:
     loader = make_loader(config, data, record.num_steps, processes)
-    check_memory(config, loader.batch(0), device, processes)
+    for stage in loader.stages:
+        check_memory(config, loader.batch(stage.first_step), device, processes)
     learner = Learner(config, loader, device, weights)
     reporter = Reporter(
         config,
@@ -209,7 +210,7 @@ def _count_steps(
             limit_s=min(LIMIT_S, LIMIT_RATIO * minutes * 60),
         )  # fmt: skip
         pace = replace(pace, spent_s=time.perf_counter() - started_s)
-    loader = make_loader(config, data, 1, processes)
+    loader = make_loader(config, data, PROBE_STEPS, processes)
     return value_of_main(budget_steps(config, loader, pace), device)
 
 
@@ -223,7 +224,9 @@ def _environment(
     config: TrainConfig, data: TrainingData, device: torch.device, processes: Processes
 ) -> dict[str, str | int]:
     """Return the machine, and the attention kernels that it takes."""
-    kernels = attention_kernels(config, probe(make_loader(config, data, 1, processes)))
+    kernels = attention_kernels(
+        config, probe(make_loader(config, data, PROBE_STEPS, processes)).batches
+    )
     return {
         **describe_environment(device),
         "num_processes": processes.size,

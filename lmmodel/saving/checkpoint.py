@@ -49,6 +49,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder`/step-NNNNNNNN atomically, then delete all but the newest `keep`.
 
+    Those of later steps go, too: they belong to an attempt that was not gone on with.
+
     Args:
         folder: the run's checkpoints/ folder; made if absent
         step: optimizer steps done
@@ -71,8 +73,10 @@ def save_checkpoint(
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     sync(folder)
-    for old in list_checkpoints(folder)[keep:]:
-        shutil.rmtree(old)
+    there = list_checkpoints(folder)
+    since = there.index(target)
+    for path in [*there[:since], *there[since + keep :]]:
+        shutil.rmtree(path)
     return target
 
 

@@ -57,8 +57,8 @@ def inherit(values: dict[str, Any]) -> dict[str, Any]:
         RunError: no run there
     """
     earlier = read_values(Path(values["init_from"]))["config"]
-    given = values.get("model", {})
-    if not isinstance(given, Mapping):
+    given, given_objective = values.get("model", {}), values.get("objective", {})
+    if not (isinstance(given, Mapping) and isinstance(given_objective, Mapping)):
         return values  # which the strict reader refuses
     left_out = {*OWN_SETTINGS, *(SHAPE_SETTINGS if "size" in given else ())}
     model = {
@@ -66,7 +66,7 @@ def inherit(values: dict[str, Any]) -> dict[str, Any]:
         for name, value in earlier["model"].items()
         if value is not None and name not in left_out
     }
-    objective = {**earlier["objective"], **values.get("objective", {})}
+    objective = {**earlier["objective"], **given_objective}
     return {**values, "model": {**model, **given}, "objective": objective}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy as np
 from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig
 from lmmodel.training.loader import Loader, StepBatch
 
-# Steps whose mean tells how many tokens a step has.
+# Steps of a stage whose mean tells how many tokens its steps have.
 _NUM_PROBED_STEPS = 4
+
+PROBE_STEPS = 1_000_000
+"""Steps of the loader that is probed: so many that each stage has its share of them."""
 
 # Evaluations and checkpoints of a run that does not say how often.
 _NUM_TIMES = 10
@@ -48,7 +52,7 @@ def interval(every_steps: int | None, num_steps: int) -> int:
         >>> interval(None, 1000), interval(30, 1000), interval(None, 4)
         (100, 30, 1)
     """
-    return every_steps or max(1, num_steps // _NUM_TIMES)
+    return every_steps or max(1, math.ceil(num_steps / _NUM_TIMES))
 
 
 def num_times(every_steps: int | None, num_steps: int) -> int:
@@ -66,15 +70,15 @@ def budget_steps(config: TrainConfig, loader: Loader, pace: Pace | None = None) 
 
     Args:
         config: its budget is in steps, tokens, epochs or minutes
-        loader: tells the tokens of a step and the rows of an epoch
+        loader: of `PROBE_STEPS`; tells the tokens of a step and the rows of an epoch
         pace: measured; needed for minutes only
     """
     budget = config.budget
     if budget.num_tokens is not None:
-        return math.ceil(budget.num_tokens / tokens_per_step(loader))
+        own_tokens = probe(loader).mean(lambda batch: batch.num_tokens)
+        return math.ceil(budget.num_tokens / (own_tokens * loader.num_processes))
     if budget.num_epochs is not None:
-        stage = loader.stages[0]
-        return math.ceil(budget.num_epochs * stage.rows.num_rows / stage.batch_size)
+        return math.ceil(budget.num_epochs / epochs_per_step(loader))
     if budget.num_minutes is not None:
         assert pace is not None
         return steps_within(budget.num_minutes * 60, pace, config)
@@ -88,22 +92,52 @@ def steps_within(seconds: float, pace: Pace, config: TrainConfig) -> int:
         >>> steps_within(132.0, Pace(step_s=1.0, evaluation_s=3.0, spent_s=2.0), TrainConfig())
         100
     """
-    enough, too_many = 1, 2 + int(seconds / pace.step_s)
-    while too_many - enough > 1:
-        middle = (enough + too_many) // 2
-        if pace.expected_s(middle, config) <= seconds:
-            enough = middle
-        else:
-            too_many = middle
-    return enough
+    most = int(max(0.0, seconds - pace.spent_s) / pace.step_s)
+    # Downwards: 11 steps may be evaluated less often than 10, so that they take less time.
+    fitting = (steps for steps in range(most, 1, -1) if pace.expected_s(steps, config) <= seconds)
+    return next(fitting, 1)
 
 
-def probe(loader: Loader) -> list[StepBatch]:
-    """Return the first few steps of this process."""
-    return [loader.batch(step) for step in range(_NUM_PROBED_STEPS)]
+@dataclass(frozen=True)
+class Probe:
+    """The first few steps of each stage in this process, and each stage's share of all steps."""
+
+    shares: tuple[float, ...]
+    stages: tuple[tuple[StepBatch, ...], ...]
+
+    @property
+    def batches(self) -> list[StepBatch]:
+        """The steps of all stages."""
+        return [batch for stage in self.stages for batch in stage]
+
+    def mean(self, measure: Callable[[StepBatch], float]) -> float:
+        """Return the mean of a measure over the steps of a run."""
+        means = [np.mean([measure(batch) for batch in stage]) for stage in self.stages]
+        return float(np.dot(self.shares, means))
 
 
-def tokens_per_step(loader: Loader) -> float:
-    """Return the mean tokens of the first few steps, over all processes."""
-    tokens = [batch.num_tokens for batch in probe(loader)]
-    return float(np.mean(tokens)) * loader.num_processes
+def probe(loader: Loader) -> Probe:
+    """Return the first few steps of each stage of a loader that has `PROBE_STEPS`."""
+    starts = [stage.first_step for stage in loader.stages]
+    return Probe(
+        stage_shares(loader),
+        tuple(
+            tuple(loader.batch(start + step) for step in range(_NUM_PROBED_STEPS))
+            for start in starts
+        ),
+    )
+
+
+def stage_shares(loader: Loader) -> tuple[float, ...]:
+    """Return the share of each stage in a loader's steps."""
+    ends = [*(stage.first_step for stage in loader.stages[1:]), loader.num_steps]
+    return tuple(
+        (end - stage.first_step) / loader.num_steps
+        for stage, end in zip(loader.stages, ends, strict=True)
+    )
+
+
+def epochs_per_step(loader: Loader) -> float:
+    """Return the mean share of an epoch that a step of a run takes."""
+    epochs = [stage.batch_size / stage.rows.num_rows for stage in loader.stages]
+    return float(np.dot(stage_shares(loader), epochs))

@@ -15,7 +15,7 @@ from lmmodel.data import TrainingData
 from lmmodel.device import Processes, sum_over_processes
 from lmmodel.evaluation import HeldOut, evaluate
 from lmmodel.saving.run import save_state
-from lmmodel.training.budget import Pace
+from lmmodel.training.budget import PROBE_STEPS, Pace, stage_shares
 from lmmodel.training.learner import Learner
 from lmmodel.training.plan import check_memory, make_loader
 
@@ -26,9 +26,6 @@ LIMIT_RATIO = 0.03
 # The first steps compile and warm up: they don't count.
 _NUM_WARMUP_STEPS = 2
 _MIN_STEPS = 3
-
-# Steps are addressed as parts of a run; a probe belongs to none, so any length will do.
-_NUM_STEPS = 1_000_000
 
 
 def calibrate(
@@ -52,8 +49,9 @@ def calibrate(
         folder: on the disk where checkpoints will lie; None: none is written
         limit_s: seconds for the steps
     """
-    loader = make_loader(config, data, _NUM_STEPS, processes)
-    check_memory(config, loader.batch(0), device, processes)
+    loader = make_loader(config, data, PROBE_STEPS, processes)
+    for stage in loader.stages:
+        check_memory(config, loader.batch(stage.first_step), device, processes)
     learner = Learner(config, loader, device)
 
     def evaluate_once() -> None:
@@ -67,7 +65,9 @@ def calibrate(
             with tempfile.TemporaryDirectory(prefix=".calibration-", dir=folder) as path:
                 save_state(Path(path), 0, groups, {}, keep=1)
 
-    step_s = _mean_step_s(learner, limit_s)
+    limit_s /= len(loader.stages)
+    stages_s = [_mean_step_s(learner, stage.first_step, limit_s) for stage in loader.stages]
+    step_s = float(np.dot(stage_shares(loader), stages_s))
     own = [step_s, _seconds(evaluate_once), _seconds(save_once)]
     shared = torch.tensor(own, dtype=torch.float64).to(device)
     step_s, evaluation_s, checkpoint_s = (sum_over_processes(shared) / processes.size).tolist()
@@ -84,14 +84,14 @@ def existing_folder(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
-def _mean_step_s(learner: Learner, limit_s: float) -> float:
-    """Return the mean seconds of some steps; all processes stop after the same one."""
+def _mean_step_s(learner: Learner, first_step: int, limit_s: float) -> float:
+    """Return the mean seconds of some steps of a stage; all processes stop after the same one."""
     seconds: list[float] = []
     started = time.perf_counter()
     while True:
         began = time.perf_counter()
         is_enough = len(seconds) >= _NUM_WARMUP_STEPS + _MIN_STEPS and began - started > limit_s
-        batch = learner.loader.batch(len(seconds))
+        batch = learner.loader.batch(first_step + len(seconds))
         totals = learner.add_up(batch, wants_stop=is_enough)
         if totals.wants_stop:
             return float(np.mean(seconds[_NUM_WARMUP_STEPS:]))

@@ -168,8 +168,7 @@ class Learner:
             if self.num_at_once > 1:
                 self.num_at_once //= 2
                 continue
-            self._halve_micro_batches(max(own.batch.num_tokens for own in batch.micro_batches))
-            batch = self.loader.batch(batch.step)
+            batch = self._halve_micro_batches(batch)
 
     def _forward_backward(self, batch: StepBatch, num_labels: Tensor) -> Tensor:
         self.optimizer.zero_grad()
@@ -187,19 +186,23 @@ class Learner:
             num_at_once=self.num_at_once,
         )
 
-    def _halve_micro_batches(self, largest: int) -> None:
-        """Allow half the tokens of a step's largest micro-batch, where that is less."""
+    def _halve_micro_batches(self, batch: StepBatch) -> StepBatch:
+        """Allow half the tokens of a step's largest micro-batch; return the step cut that way."""
         self.optimizer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        tokens = min(self.loader.shape.num_tokens, largest)
-        smallest = max(1, self.loader.shape.max_seqlen or 1)
-        if tokens // 2 < smallest:
-            raise MemoryLimitError(
-                f"not even a micro-batch of {tokens} tokens fits into memory: take a smaller "
-                "model, shorter examples or precision=bf16"
-            )
-        self.loader = self.loader.with_tokens(tokens // 2)
+        shape, largest = self.loader.shape, _largest(batch)
+        tokens = min(shape.num_tokens, largest) // 2
+        if tokens >= (shape.max_seqlen or 1):
+            smaller = self.loader.with_tokens(tokens)
+            batch = smaller.batch(batch.step)
+            if _largest(batch) < largest:  # else one long example is all that it holds
+                self.loader = smaller
+                return batch
+        raise MemoryLimitError(
+            f"not even a micro-batch of {largest} tokens fits into memory: take a smaller "
+            "model, shorter examples or precision=bf16"
+        )
 
     def _move(self, batch: StepBatch, loss: StepLoss, grad_norm: float) -> StepResult:
         config, num_steps = self.config, self.loader.num_steps
@@ -227,6 +230,10 @@ def _make_model(
         load_weights(model, {**fresh, **weights})
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.train()
+
+
+def _largest(batch: StepBatch) -> int:
+    return max(micro.batch.num_tokens for micro in batch.micro_batches)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

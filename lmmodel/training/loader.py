@@ -170,6 +170,8 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
     An example larger than that is a micro-batch of its own. Equal lengths become neighbours, which
     is what attention on a CPU wants.
     """
+    if len(examples.offsets) == 1:  # a part of the objective that this step has no rows for
+        return []
     if shape.num_dealt is not None:
         lengths = np.diff(examples.offsets)
         num = min(shape.num_dealt, int(lengths.sum()) // LEAST_TOKENS)

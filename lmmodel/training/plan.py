@@ -15,7 +15,7 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig, stage_recipe
+from lmmodel.config import TrainConfig, stage_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
@@ -23,7 +23,7 @@ from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.layers.attention import Kernel, choose_kernel
 from lmmodel.model import ModelConfig, forward_flops, num_parameters
 from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
-from lmmodel.training.budget import Pace, budget_steps, probe
+from lmmodel.training.budget import PROBE_STEPS, Pace, budget_steps, epochs_per_step, probe
 from lmmodel.training.loader import Loader, Shape, Stage, StepBatch
 
 # Of a batch in memory at least: its id, type and place, int32 each.
@@ -132,15 +132,17 @@ def _check_batches(config: TrainConfig, processes: Processes) -> None:
 
 def _batch_sizes(config: TrainConfig) -> list[int]:
     """Return the examples of a step in each stage of a resolved run."""
-    sizes = [config.batch.size, *(stage.batch_size for stage in config.stages)]
-    return [size for size in sizes if size is not None]
+    assert config.batch.size is not None
+    return [stage.batch_size or config.batch.size for stage in config.stages] or [config.batch.size]
 
 
 def _check_step_memory(config: TrainConfig, data: TrainingData, processes: Processes) -> None:
     """Refuse a step whose ids alone no memory holds, before any of it is read."""
     recipe = config.recipe
-    length = recipe.max_seq_length if recipe else frozen_setting(data, "max_seq_length", 1)
-    size, there = max(_batch_sizes(config)) // processes.size, memory_bytes(torch.device("cpu"))
+    usual = recipe.max_seq_length if recipe else frozen_setting(data, "max_seq_length", 1)
+    lengths = [stage.max_seq_length or usual for stage in config.stages] or [usual]
+    most = max(zip(_batch_sizes(config), lengths, strict=True), key=math.prod)
+    size, length, there = most[0] // processes.size, most[1], memory_bytes(torch.device("cpu"))
     if size * length * BYTES_OF_TOKEN > there:
         raise MemoryLimitError(
             f"a step of {size:,} examples of up to {length} tokens does not fit into the "
@@ -236,11 +238,12 @@ def make_shape(config: TrainConfig) -> Shape:
     length = config.model.max_position_embeddings
     if config.recipe is not None:
         length = config.recipe.max_seq_length
+    tokens = max(tokens, length)
     parts = make_objective(config.objective).parts
     is_masked = not any(part.is_causal for part in parts)
     rate = config.recipe.highest_rate if config.recipe is not None and is_masked else 1.0
     return Shape(
-        num_tokens=max(tokens, length),
+        num_tokens=tokens,
         num_sequences=4 * -(-tokens // length) + 8,
         num_labels=min(tokens, math.ceil(1.3 * rate * tokens) + 64),
         max_seqlen=length,
@@ -348,28 +351,25 @@ def make_plan(config: TrainConfig, data_path: Path, pace: Pace | None = None) ->
     device = resolve_device(config.device)
     data = open_data(data_path)
     resolved = resolve_config(config, data, device, Processes())
-    loader = make_loader(resolved, data, DEFAULT_NUM_STEPS, Processes())
-    batches = probe(loader)
-    flops = int(
-        np.mean([batch_flops(resolved.model, loader.objective, batch) for batch in batches])
-    )
+    loader = make_loader(resolved, data, PROBE_STEPS, Processes())
+    probed = probe(loader)
+    flops = int(probed.mean(lambda batch: batch_flops(resolved.model, loader.objective, batch)))
     peak = peak_flops(device)
     if pace is None and peak is not None:
         pace = Pace(step_s=flops / (0.4 * peak))
     num_steps = budget_steps(resolved, loader, pace or Pace(step_s=1.0))
-    tokens = float(np.mean([batch.num_tokens for batch in batches]))
-    stage = loader.stages[0]
+    tokens = probed.mean(lambda batch: batch.num_tokens)
     return Plan(
         config=resolved,
         num_parameters=num_parameters(resolved.model),
         num_steps=num_steps,
         tokens_per_step=tokens,
         num_tokens=round(tokens * num_steps),
-        num_epochs=num_steps * stage.batch_size / stage.rows.num_rows,
+        num_epochs=num_steps * epochs_per_step(loader),
         step_flops=flops,
         total_flops=float(flops) * num_steps,
-        memory_bytes=estimate_memory(resolved, batches[0]),
+        memory_bytes=max(estimate_memory(resolved, stage[0]) for stage in probed.stages),
         device_memory_bytes=memory_bytes(device),
         expected_s=None if pace is None else pace.expected_s(num_steps, resolved),
-        attention=attention_kernels(resolved, batches),
+        attention=attention_kernels(resolved, probed.batches),
     )

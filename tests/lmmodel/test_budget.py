@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 
 import pytest
+import torch
 
 from lmmodel.config import TrainConfig
+from lmmodel.data import open_data
+from lmmodel.device import Processes
 from lmmodel.saving.run import read_record
-from lmmodel.trainer import train
+from lmmodel.trainer import plan, train
 from lmmodel.training import calibration, loop
 from lmmodel.training.budget import Pace, interval, num_times, steps_within
 from lmmodel.training.learner import Learner
+from lmmodel.training.plan import make_loader, resolve_config
 
 
 @pytest.mark.parametrize("seconds", [0.5, 7.0, 61.0, 600.0])
@@ -21,7 +25,37 @@ def test_the_most_steps_that_end_in_time(tiny, seconds, every_steps):
     pace = Pace(step_s=0.3, evaluation_s=2.0, checkpoint_s=1.0, spent_s=0.7)
     steps = steps_within(seconds, pace, config)
     assert steps == 1 or pace.expected_s(steps, config) <= seconds
-    assert pace.expected_s(steps + 1, config) > seconds
+    assert all(pace.expected_s(more, config) > seconds for more in range(steps + 1, 3000))
+
+
+def test_eleven_steps_may_take_less_time_than_ten():
+    """Where each is evaluated: `interval` rounds up, so that a run has ten evaluations at most."""
+    assert max(num_times(None, num_steps) for num_steps in range(1, 2000)) == 10
+    pace = Pace(step_s=1.0, evaluation_s=5.0)
+    assert steps_within(45.0, pace, TrainConfig()) == 12
+    assert pace.expected_s(10, TrainConfig()) > 45.0
+
+
+STAGES = ("stages=[{until=0.9, max_seq_length=16}, {until=1, batch_size=24}]",)
+
+
+@pytest.mark.parametrize("budget", ["num_tokens=20000", "num_epochs=1.5"])
+def test_a_budget_counts_every_stage(tiny, store, tmp_path, budget):
+    config = tiny("budget.num_steps=none", f"budget.{budget}", *STAGES)
+    made = plan(config, store)
+    data, device = open_data(store), torch.device("cpu")
+    resolved = resolve_config(config, data, device, Processes())
+    loader = make_loader(resolved, data, made.num_steps, Processes())
+    num_tokens, num_epochs = 0, 0.0
+    for step in range(made.num_steps):
+        batch, stage = loader.batch(step), loader.stages[step >= loader.stages[1].first_step]
+        num_tokens += batch.num_tokens
+        num_epochs += sum(len(rows) for _, rows in batch.rows) / stage.rows.num_rows
+    assert made.num_tokens == pytest.approx(num_tokens, rel=0.05)
+    assert made.num_epochs == pytest.approx(num_epochs, rel=0.05)
+    name, wanted = budget.split("=")
+    assert getattr(made, name) == pytest.approx(float(wanted), rel=0.05)
+    assert train(config, store, tmp_path / "run").num_steps == made.num_steps
 
 
 def test_the_last_step_is_always_evaluated_and_saved():

@@ -39,9 +39,19 @@ def test_what_is_saved_comes_back(tmp_path):
 
 
 def test_the_newest_few_stay(tmp_path):
-    for step in (1, 2, 10, 3):
+    for step in (1, 2, 3, 10):
         save_checkpoint(tmp_path, step, groups(), {}, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000010", "step-00000003"]
+
+
+def test_what_was_just_saved_stays_where_a_later_one_is_damaged(tmp_path):
+    """A resume passed over step 200: it must not count as the newest, nor come back."""
+    for step in (100, 200):
+        save_checkpoint(tmp_path, step, groups(), {}, keep=2)
+    (tmp_path / "step-00000200/model.safetensors").write_bytes(b"damaged")
+    saved = save_checkpoint(tmp_path, 120, groups(), {}, keep=1)
+    assert list_checkpoints(tmp_path) == [saved]
+    assert load_latest(tmp_path)[0].step == 120
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):

@@ -294,6 +294,8 @@ def test_what_differs_between_tokenizers_is_named(store) -> None:
 def test_a_config_that_is_no_table_is_refused_by_the_strict_reader(imported) -> None:
     with pytest.raises(ConfigError, match="model"):
         load_train_config(None, [f"init_from={imported}", "model=7"])
+    with pytest.raises(ConfigError, match="objective must be a table"):
+        load_train_config(None, [f"init_from={imported}", "objective=mlm"])
 
 
 def test_shapes_differ_by_what_decides_about_weights() -> None:

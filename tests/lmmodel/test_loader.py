@@ -134,6 +134,48 @@ def test_hybrid_rows_are_split_between_its_parts(make):
     assert sum(tokens) == batch.num_tokens
 
 
+def test_a_step_may_have_no_row_of_one_part(make):
+    overrides = ("objective.name=hybrid", "recipe.view=packed", "batch.size=2")
+    for cut in ("batch.min_micro_batches=1", "batch.min_micro_batches=2"):
+        loader = make(*overrides, cut)
+        parts = [{m.part for m in loader.batch(step).micro_batches} for step in range(20)]
+        assert {0} in parts
+        assert {0, 1} in parts
+
+
+def test_a_static_shape_has_room_for_the_longest_example(make):
+    overrides = ("objective.name=clm", "recipe.view=packed", "recipe.corruption=none")
+    loader = make(*overrides, "compile=true", "batch.micro_batch_tokens=16")
+    assert {micro.batch.num_tokens for micro in loader.batch(0).micro_batches} == {32}
+
+
+def test_a_view_of_another_thread_is_not_taken_for_ones_own(make):
+    """While one thread turns to epoch 1, another one goes on to epoch 2."""
+    rows = make().stages[0].rows
+    numbers, later = np.arange(8), rows._view.at_epoch(2)
+    expected = rows._view.at_epoch(1).examples(numbers).input_ids
+
+    class Interrupted:
+        epoch = 0
+
+        def at_epoch(self, epoch):
+            return Slow(later.at_epoch(epoch))
+
+    class Slow:
+        def __init__(self, view):
+            self.view = view
+
+        def __len__(self):
+            rows._view = later
+            return len(self.view)
+
+        def examples(self, *args, **options):
+            return self.view.examples(*args, **options)
+
+    rows._view = Interrupted()
+    assert rows.take(1, numbers).input_ids.tolist() == expected.tolist()
+
+
 def test_static_shapes_are_all_equal(make):
     loader = make("compile=true", "batch.micro_batch_tokens=256")
     shapes = {

@@ -231,12 +231,18 @@ def test_out_of_memory_halves_the_micro_batches_and_keeps_the_result(
 
 
 def test_no_micro_batch_is_small_enough(tiny, store, tmp_path, monkeypatch):
-    def accumulate(*_, **__):
+    tried: list[int] = []
+
+    def refuse(model, objective, micro_batches, *_, **__):
+        tried.append(max(micro.batch.num_tokens for micro in micro_batches))
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("lmmodel.training.learner.accumulate", accumulate)
-    with pytest.raises(MemoryLimitError, match=r"not even a micro-batch of .* fits"):
-        train(tiny(), store, tmp_path / "run")
+    monkeypatch.setattr("lmmodel.training.learner.num_at_once", lambda *_: 1)
+    monkeypatch.setattr("lmmodel.training.learner.accumulate", refuse)
+    with pytest.raises(MemoryLimitError, match=r"not even a micro-batch of (\d+) tokens") as caught:
+        train(tiny("batch.micro_batch_tokens=512"), store, tmp_path / "run")
+    assert tried == sorted(set(tried), reverse=True)  # each try is a smaller one
+    assert f"of {tried[-1]} tokens" in str(caught.value)
 
 
 def test_a_missing_tensorboard_is_told_before_another_run_is_replaced(
