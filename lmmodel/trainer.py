@@ -27,6 +27,7 @@ from lmmodel.saving.checkpoint import list_checkpoints
 from lmmodel.saving.run import (
     CHECKPOINTS_NAME,
     RunRecord,
+    check_has_checkpoint,
     check_output,
     check_same_config,
     check_same_data,
@@ -85,6 +86,8 @@ def train(
             f"{output} was imported, it has no training to go on with: train it with "
             f"--init-from {output} --output runs/NEW"
         )
+    if began is not None:
+        check_has_checkpoint(output)
     if config is None or data_path is None:
         if began is None:
             raise ValueError("config and data_path are needed unless a run is resumed")

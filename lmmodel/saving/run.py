@@ -23,7 +23,13 @@ from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmmodel.config import TrainConfig, config_from_dict
 from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
-from lmmodel.saving.checkpoint import TensorGroups, save_checkpoint, save_tensors, write_text
+from lmmodel.saving.checkpoint import (
+    TensorGroups,
+    list_checkpoints,
+    save_checkpoint,
+    save_tensors,
+    write_text,
+)
 from lmmodel.saving.record import FORMAT_VERSION, is_run, read_values
 from lmmodel.saving.record import RECORD_NAME as RECORD_NAME
 from lmmodel.saving.record import WEIGHTS_NAME as WEIGHTS_NAME
@@ -96,15 +102,23 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
     """
     check_output(folder, overwrite=overwrite)
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        _empty(folder)
         save_tokenizer(tokenizer, folder)
         values = {"format_version": FORMAT_VERSION, **vars(record)}
         values["config"] = config_to_dict(record.config)
         write_text(folder / RECORD_NAME, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"can't write {folder}: {error}; choose another --output") from error
+
+
+def _empty(folder: Path) -> None:
+    """Delete what is in a folder; the folder stays, which may be a link or where the user is."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def save_state(
@@ -160,6 +174,19 @@ def check_tokenizer(tokenizer: Tokenizer, data: TrainingData) -> None:
         raise FitError(
             f"{data.path} was made with tokenizer {data.tokenizer.hash}, the run with "
             f"{tokenizer.hash}: {difference}. Tokenize with the tokenizer of the run folder"
+        )
+
+
+def check_has_checkpoint(folder: Path) -> None:
+    """Check that a run that has learned something has kept what it would go on from.
+
+    Raises:
+        ResumeError: there are weights, and no checkpoint
+    """
+    if (folder / WEIGHTS_NAME).is_file() and not list_checkpoints(folder / CHECKPOINTS_NAME):
+        raise ResumeError(
+            f"{folder} has trained weights and no checkpoint to go on from: --init-from {folder} "
+            "begins a new run with them, --overwrite trains from the start"
         )
 
 

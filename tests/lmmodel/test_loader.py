@@ -124,6 +124,12 @@ def test_processes_share_a_step_without_overlap(make):
     assert sum(half.num_labels for half in halves).tolist() == whole.num_labels.tolist()
 
 
+def test_a_batch_size_that_no_stage_uses_is_not_checked(make):
+    """12 can't be shared by 5, but no step has 12 examples."""
+    loader = make("stages=[{until=1, batch_size=25}]", processes=Processes(rank=1, size=5))
+    assert sum(len(rows) for _, rows in loader.batch(0).rows) == 5
+
+
 def test_hybrid_rows_are_split_between_its_parts(make):
     overrides = ("objective.name=hybrid", "recipe.view=packed", "batch.size=40")
     batch = make(*overrides).batch(0)

@@ -217,6 +217,17 @@ def test_another_tokenizer_is_named_even_where_the_model_has_no_room_for_it(whol
         train(None, tmp_path / "other", whole, resume=True)
 
 
+def test_trained_weights_without_a_checkpoint_are_not_trained_over(tiny, store, tmp_path):
+    train(tiny(), store, tmp_path / "run")
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    lines = (tmp_path / "run/metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    with pytest.raises(ResumeError, match=r"no checkpoint to go on from: --init-from .*run begins"):
+        train(None, None, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == lines
+
+
 def test_there_must_be_a_run_to_resume(tiny, store, tmp_path):
     with pytest.raises(RunError, match=r"holds no run: it has no config.json"):
         train(tiny(), store, tmp_path / "nothing", resume=True)

@@ -245,6 +245,19 @@ def test_no_micro_batch_is_small_enough(tiny, store, tmp_path, monkeypatch):
     assert f"of {tried[-1]} tokens" in str(caught.value)
 
 
+def test_a_run_can_be_made_where_the_user_is_and_through_a_link(tiny, store, tmp_path, monkeypatch):
+    (tmp_path / "disk/run").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk/run")
+    monkeypatch.chdir(tmp_path / "disk/run")
+    train(tiny(), store, Path())
+    expected = weights(tmp_path / "link")
+    (tmp_path / "link/loss.png").unlink(missing_ok=True)
+    train(tiny("seed=1"), store, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert weights(tmp_path / "disk/run") != expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
 def test_a_missing_tensorboard_is_told_before_another_run_is_replaced(
     tiny, store, tmp_path, monkeypatch
 ):
