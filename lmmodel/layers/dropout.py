@@ -58,5 +58,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return F.dropout(x, p)
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
     words.random_(-(2**63), None, generator=_numbers.generator)
-    is_kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
-    return x * is_kept.to(x.dtype).mul_(1 / (1 - p))
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    scale = torch.empty(x.shape, dtype=x.dtype)  # 1 where kept: no booleans in between
+    torch.ge(bits, round(p * 2**16) - 2**15, out=scale)
+    return x * scale.mul_(1 / (1 - p))
