@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
-from lmmodel.predicting.inference import map_batches, prepare
+from lmmodel.predicting.inference import batch_tokens, chunk_rows, map_batches, prepare
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
 from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows
@@ -34,6 +36,11 @@ Report = Callable[[int, int], None]
 
 # Training "sits on" the unigram line while its loss is no further below it than this, in nats.
 UNIGRAM_MARGIN = 0.05
+
+# Tokens of a micro-batch where the configuration leaves it open.
+MAX_TOKENS = 4096
+
+_ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of a tokenizer that falls back to bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +86,7 @@ def make_held_out(
     A token store is viewed with standard masks (0.15, single tokens) whatever the training's are.
 
     Args:
-        config: of the training
+        config: of the training, with the device to evaluate on
         data: a token store or shards
         num_examples: at most
         split: of the data
@@ -99,9 +106,9 @@ def make_held_out(
     # Micro-batches take the shortest first: in this order labels come back as they are here.
     examples = take_rows(examples, np.argsort(np.diff(examples.offsets), kind="stable"))
     objective = make_objective(config.objective)
-    tokens = config.batch.micro_batch_tokens or 4096
-    if config.device == "cpu":  # as many are in work at a time
-        tokens = -(-tokens // num_cores(torch.device("cpu")))
+    device = torch.device(config.device)
+    tokens = min(config.batch.micro_batch_tokens or MAX_TOKENS, batch_tokens(device))
+    tokens = -(-tokens // num_cores(device))  # as many are in work at a time
     micro_batches = []
     for index, part in enumerate(objective.parts):
         own = next_token_labels(examples) if part.is_causal else examples
@@ -184,8 +191,7 @@ def _score(
     hidden = model(
         batch, is_causal=part.is_causal, rows=torch.cat([batch.masked_positions, firsts])
     )
-    logits = model.lm_logits(hidden[:num_labels]).float()  # (P, V)
-    losses, ranks = _losses_and_ranks(logits, batch.masked_labels)
+    losses, ranks = _score_labels(model, hidden[:num_labels], batch.masked_labels)
     empty = np.zeros(0)
     pair_losses, pair_ranks = empty, empty
     if any(term.is_of_pairs for term in part.terms):
@@ -199,6 +205,20 @@ def _score(
         pair_losses=pair_losses,
         pair_hits=pair_ranks == 0,
     )
+
+
+def _score_labels(
+    model: Transformer, hidden: Tensor, labels: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each label's loss and rank, see `_losses_and_ranks`; few logits exist at a time."""
+    num_rows = chunk_rows(model.config.vocab_size, hidden.device)
+    parts = [
+        _losses_and_ranks(model.lm_logits(rows).float(), own)
+        for rows, own in zip(
+            torch.split(hidden, num_rows), torch.split(labels, num_rows), strict=True
+        )
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def _losses_and_ranks(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +243,7 @@ def summarize(held_out: HeldOut, scores: Sequence[Scores]) -> Evaluation:
         num_examples=held_out.num_examples,
         num_labels=len(labels),
         loss=loss,
-        nats_per_byte=float(losses.sum() / held_out.piece_bytes[labels].sum()),
+        nats_per_byte=per_byte(losses, held_out.piece_bytes[labels]),
         perplexity=math.exp(min(loss, 700.0)),
         accuracy=float((ranks == 0).mean()),
         top5_accuracy=float((ranks < 5).mean()),
@@ -237,7 +257,8 @@ def summarize(held_out: HeldOut, scores: Sequence[Scores]) -> Evaluation:
 def unigram_cross_entropy(labels: np.ndarray, counts: np.ndarray, is_special: np.ndarray) -> float:
     """Return what guessing labels by their frequency in the training split costs, nats a label.
 
-    Counts are smoothed by one; special tokens are never guessed.
+    Counts are smoothed by one. Special tokens, which a store does not hold, are guessed as often
+    as they are among the labels: never by a masked model, at each end of a text by a causal one.
 
     Args:
         labels: uint16 or uint32 (P,) ids to guess
@@ -249,24 +270,43 @@ def unigram_cross_entropy(labels: np.ndarray, counts: np.ndarray, is_special: np
         >>> round(unigram_cross_entropy(np.array([2, 2]), counts, special), 4)  # 2 of 3: ln 1.5
         0.4055
     """
+    found = np.bincount(labels, minlength=len(counts))
     smoothed = np.where(is_special, 0, counts + 1).astype(np.float64)
-    with np.errstate(divide="ignore"):
-        log_probabilities = np.log(smoothed / smoothed.sum())
-    guessed = labels[~is_special[labels]]
-    return float(-log_probabilities[guessed].mean()) if len(guessed) else 0.0
+    per_label = smoothed.sum() / max(found[~is_special].sum(), 1)
+    smoothed[is_special] = found[is_special] * per_label
+    is_guessed = found > 0
+    costs = -np.log(smoothed[is_guessed] / smoothed.sum())
+    return float(costs @ found[is_guessed] / max(len(labels), 1))
 
 
 def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """Return how many bytes of text each piece stands for, at least 1: int64 (V,).
+    """Return how many bytes of text each piece stands for: int64 (V,), 0 of special tokens.
 
     WordPiece pieces do not hold the spaces between words; the others do.
     """
-    kind = tokenizer.definition["model"]["type"]
+    model = tokenizer.definition["model"]
     is_byte_level = "ByteLevel" in str(tokenizer.definition.get("decoder"))
-    return np.array(
-        [_num_bytes(piece or "", kind, is_byte_level=is_byte_level) for piece in tokenizer.pieces],
-        np.int64,
-    )
+    falls_back = bool(model.get("byte_fallback"))
+    sizes = [
+        1 if falls_back and _ONE_BYTE.fullmatch(piece or "")
+        else _num_bytes(piece or "", model["type"], is_byte_level=is_byte_level)
+        for piece in tokenizer.pieces
+    ]  # fmt: skip
+    return np.where(tokenizer.is_special, 0, np.array(sizes, np.int64))
+
+
+def per_byte(losses: np.ndarray, num_bytes: np.ndarray) -> float:
+    """Return nats per byte of text; of labels that stand for no text, per label.
+
+    Args:
+        losses: float64 (P,) nats of each label
+        num_bytes: int64 (P,) of text that each label stands for
+
+    Example:
+        >>> per_byte(np.array([4.0, 2.0]), np.array([3, 0])), per_byte(np.ones(2), np.zeros(2))
+        (2.0, 1.0)
+    """
+    return float(losses.sum() / (num_bytes.sum() or len(losses)))
 
 
 def _num_bytes(piece: str, kind: str, *, is_byte_level: bool) -> int:
@@ -316,8 +356,9 @@ def data_for(run: Run, data_path: Path | None) -> TrainingData:
 def held_out_for(
     run: Run, data: TrainingData, *, split: str, num_examples: int | None, view: str | None = None
 ) -> HeldOut:
-    """Return held-out examples of any data for a run; see `make_held_out`."""
-    config = run.record.config
+    """Return held-out examples of any data for a run, on its device; see `make_held_out`."""
+    device: Literal["cpu", "cuda"] = "cpu" if run.device.type == "cpu" else "cuda"
+    config = dataclasses.replace(run.record.config, device=device)
     if data.is_frozen:
         config = dataclasses.replace(config, recipe=None, stages=())
     count = num_examples or config.evaluation.num_examples or 256

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdata.tokenizer import Tokenizer
-from lmmodel.errors import RunError
-from lmmodel.fine_tuned import FineTuned, is_fine_tuned, load_fine_tuned, writing
+from lmmodel.fine_tuned import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
 from lmmodel.handover.folders import CARD_NAME, CONFIG_NAME, without_added_specials
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.stock import export_model
+from lmmodel.saving.output_folder import check_can_write, check_replaceable, writing
 from lmmodel.trained import Run, load_run
 
 ONNX_NAME = "onnx/model.onnx"
@@ -32,7 +32,7 @@ class Export:
 
 
 def export_run(
-    run_path: Path, output: Path, *, overwrite: bool = False, onnx: bool = False
+    run_path: Path | str, output: Path | str, *, overwrite: bool = False, onnx: bool = False
 ) -> Export:
     """Write a folder that a stock transformers class opens; it appears whole or not at all.
 
@@ -46,8 +46,11 @@ def export_run(
         RunError: no model there, `output` exists, or it is no export and thus not replaced
         HuggingFaceError: transformers or onnxruntime, where installed, computes other numbers, or
             ONNX is asked for and not installed
+        OutputError: `output` can't be written
     """
-    _check_replaceable(output, overwrite)
+    run_path, output = Path(run_path), Path(output)
+    check_can_write(output)
+    check_replaceable(output, "an exported model", is_export, overwrite=overwrite)
     if onnx:
         from lmmodel.handover.onnx_file import check_installed
 
@@ -107,17 +110,6 @@ def _write_onnx(source: Run | FineTuned, folder: Path) -> float:
     path = folder / ONNX_NAME
     path.parent.mkdir()
     return export_onnx(source.model, path)
-
-
-def _check_replaceable(output: Path, overwrite: bool) -> None:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        raise RunError(f"{output} exists: add --overwrite to replace it, or choose another folder")
-    if not is_export(output):
-        raise RunError(
-            f"{output} is no exported model, so --overwrite leaves it alone: choose another folder"
-        )
 
 
 def is_export(folder: Path) -> bool:

@@ -10,10 +10,8 @@ confusion.png       which labels are taken for which; scatter.png where the task
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +20,14 @@ import torch
 from torch import Tensor
 
 from lmdata.config import build_config, config_to_dict
-from lmdata.errors import ConfigError, OutputError
+from lmdata.errors import ConfigError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmmodel.device import resolve_device
 from lmmodel.errors import CheckpointError, RunError
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.tasks import TaskName
 from lmmodel.model import ModelConfig
-from lmmodel.saving.checkpoint import load_tensors, save_tensors, sync, write_text
+from lmmodel.saving.checkpoint import load_tensors, save_tensors, write_text
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.task_model import TaskModel
 from lmmodel.trained import listed
@@ -55,6 +53,12 @@ class FineTunedRecord:
     data: dict[str, Any]  # files, hashes, and how many examples were made of how many rows
     figures: dict[str, Any]  # scores of the kept seed, mean and spread over the seeds
     environment: dict[str, str | int]
+    has_pairs: bool | None = None  # of regression: whether it learned pairs; None: older folders
+
+    @property
+    def reads_pairs(self) -> bool | None:
+        """Whether it classifies pairs of texts; None where an old folder does not say."""
+        return self.has_pairs if self.task == "regression" else self.task == "sentence-pair"
 
     @property
     def num_outputs(self) -> int:
@@ -138,6 +142,8 @@ def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
         RunError: no fine-tuned model there, or written by another version
     """
     path = folder / RECORD_NAME
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: name the folder of the fine-tuned model")
     if not is_fine_tuned(folder):
         raise RunError(f"{folder} holds no fine-tuned model: lmmodel finetune makes one of a run")
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -149,49 +155,6 @@ def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
         return build_config(FineTunedRecord, values)
     except ConfigError as error:
         raise RunError(f"{path} was not written by this version: {error}") from error
-
-
-def check_replaceable(output: Path, *, overwrite: bool) -> None:
-    """Check that a fine-tuned model may be written here; nothing else is ever deleted.
-
-    Raises:
-        RunError: something is there that may not be replaced
-    """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not is_fine_tuned(output):
-        raise RunError(f"{output} exists and is no fine-tuned model: choose another --output")
-    if not overwrite:
-        raise RunError(
-            f"{output} already holds a fine-tuned model: --overwrite replaces it, or choose "
-            "another --output"
-        )
-
-
-@contextlib.contextmanager
-def writing(output: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the place of `output` when the block ends well.
-
-    Raises:
-        OutputError: the folder can't be written
-    """
-    temporary, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "old"))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        sync(temporary)
-        if output.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            output.rename(old)
-        temporary.rename(output)
-        sync(output.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"can't write {output}: {error}; choose another --output") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_model(

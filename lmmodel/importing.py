@@ -12,7 +12,8 @@ import torch
 from lmdata.tokenizer import Tokenizer
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
-from lmmodel.fine_tuned import writing
+from lmmodel.errors import RunError
+from lmmodel.fine_tuned import is_fine_tuned
 from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture
@@ -20,7 +21,9 @@ from lmmodel.handover.stock import Imported, import_model
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.saving.checkpoint import save_tensors
-from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, check_output, create_run
+from lmmodel.saving.output_folder import check_can_write, check_replaceable, writing
+from lmmodel.saving.record import is_run
+from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128
 
@@ -37,7 +40,7 @@ class Import:
     max_logit_difference: float | None  # None: transformers is not installed, or a head is fresh
 
 
-def import_checkpoint(folder: Path, output: Path, *, overwrite: bool = False) -> Import:
+def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool = False) -> Import:
     """Write a run folder of a checkpoint; it appears whole or not at all.
 
     BERT, ModernBERT and GPT-2 in safetensors, with their tokenizer; one file or many.
@@ -51,9 +54,14 @@ def import_checkpoint(folder: Path, output: Path, *, overwrite: bool = False) ->
         HuggingFaceError: the architecture, a setting or the file format is not supported, the
             tokenizer is missing or has more ids than the model, or transformers, where installed,
             computes other logits
-        RunError: `output` holds a run already, or something that is not a run
+        RunError: `output` holds a run already, or something that is not a run; or `folder` is
+            a run or a fine-tuned model of ours, or a file
+        OutputError: `output` can't be written
     """
-    check_output(output, overwrite=overwrite)
+    folder, output = Path(folder), Path(output)
+    check_can_write(output)
+    check_replaceable(output, "a run", is_run, overwrite=overwrite)
+    _check_foreign(folder)
     imported = import_model(folder)
     config = imported.model.config
     tokenizer = read_tokenizer(folder)
@@ -73,6 +81,21 @@ def import_checkpoint(folder: Path, output: Path, *, overwrite: bool = False) ->
         unused=tuple(imported.unused),
         max_logit_difference=difference,
     )
+
+
+def _check_foreign(folder: Path) -> None:
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: name the Hugging Face folder")
+    if is_fine_tuned(folder):
+        raise RunError(
+            f"{folder} is a fine-tuned model of ours: it needs no import, classify, tag, answer "
+            "and export take it as it is"
+        )
+    if is_run(folder):
+        raise RunError(
+            f"{folder} is a run already: it needs no import; evaluate, finetune and "
+            f"train --init-from {folder} take it as it is"
+        )
 
 
 def make_record(folder: Path, imported: Imported, tokenizer: Tokenizer) -> RunRecord:

@@ -17,6 +17,7 @@ from lmmodel.evaluation import (
     Scores,
     data_for,
     held_out_for,
+    per_byte,
     score_held_out,
     summarize,
 )
@@ -127,6 +128,6 @@ def _figures(
         num_documents=len(np.unique(documents)),
         num_labels=len(losses),
         loss=float(losses.mean()),
-        nats_per_byte=float(losses.sum() / num_bytes.sum()),
+        nats_per_byte=per_byte(losses, num_bytes),
         accuracy=float((ranks == 0).mean()),
     )

@@ -37,6 +37,11 @@ def batch_tokens(device: torch.device) -> int:
     return CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
 
 
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Return of how many rows the logits should exist at once, at least 1."""
+    return max(1, (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK) // vocab_size)
+
+
 def split_by_tokens(lengths: np.ndarray, most: int) -> Iterator[np.ndarray]:
     """Yield items, shortest first, in groups of at most `most` tokens, or of one longer item.
 
@@ -172,8 +177,7 @@ def label_log_probabilities(
         rows: int64 (P,) ascending, the row of `hidden` that each label is predicted from
         labels: int64 (P,) ids
     """
-    most = CPU_CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
-    num_rows = max(1, most // model.config.vocab_size)
+    num_rows = chunk_rows(model.config.vocab_size, hidden.device)
     ends = torch.searchsorted(
         rows, torch.arange(num_rows, len(hidden) + num_rows, num_rows).to(rows)
     )

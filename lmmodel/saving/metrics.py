@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -151,14 +151,16 @@ def plot_losses(
     """Write a picture of training, smoothed and held-out loss against the step.
 
     Args:
-        entries: of metrics.jsonl
+        entries: of metrics.jsonl; losses that are no number are left out
         path: a .png file
         unigram_loss: nats, what guessing by frequency alone gives on the held-out labels
     """
     from matplotlib.figure import Figure
 
-    train = [(entry["step"], entry["lm_loss"]) for entry in entries if "lm_loss" in entry]
-    held_out = [(e["step"], e["validation_loss"]) for e in entries if "validation_loss" in e]
+    train, held_out = (
+        [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
+        for name in ("lm_loss", "validation_loss")
+    )
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     if train:
@@ -178,8 +180,10 @@ def plot_losses(
     figure.savefig(path, dpi=120)
 
 
-def find_tensorboard() -> Callable[[str], Any]:
-    """Return what opens an event writer of TensorBoard in a folder; nothing is written yet.
+def find_tensorboard() -> Callable[[Path, int], Any]:
+    """Return what opens an event writer of TensorBoard in a folder, to go on after a step.
+
+    What an earlier attempt wrote of later steps is not shown. Nothing is written yet.
 
     Raises:
         RunError: TensorBoard is not installed
@@ -191,7 +195,7 @@ def find_tensorboard() -> Callable[[str], Any]:
             "logging.tensorboard=true needs the package tensorboard: "
             "pip install tensorboard, or set it to false (metrics.jsonl holds the same)"
         ) from error
-    return cast(Callable[[str], Any], SummaryWriter)
+    return lambda folder, step: SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def finite_or_none(value: float) -> float | None:

@@ -20,6 +20,8 @@ def read_values(folder: Path) -> dict[str, Any]:
         RunError: no run there, or written by another version
     """
     path = folder / RECORD_NAME
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: name the folder of the run")
     values = _read_object(path)
     if values is None:
         raise RunError(f"{folder} holds no run: it has no {RECORD_NAME}")

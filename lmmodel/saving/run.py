@@ -30,6 +30,7 @@ from lmmodel.saving.checkpoint import (
     save_tensors,
     write_text,
 )
+from lmmodel.saving.output_folder import check_replaceable
 from lmmodel.saving.record import FORMAT_VERSION, is_run, read_values
 from lmmodel.saving.record import RECORD_NAME as RECORD_NAME
 from lmmodel.saving.record import WEIGHTS_NAME as WEIGHTS_NAME
@@ -139,15 +140,8 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
     Raises:
         RunError: there is a run already, or something that is not a run
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not is_run(folder):
-        raise RunError(f"{folder} exists and is not a run: choose another --output")
-    if not overwrite:
-        raise RunError(
-            f"{folder} already has a run: --resume goes on with it, --overwrite deletes it, "
-            "or choose another --output"
-        )
+    resume = "--resume goes on with it, "
+    check_replaceable(folder, "a run", is_run, overwrite=overwrite, instead=resume)
 
 
 def own_data(folder: Path, record: RunRecord) -> Path:

@@ -136,6 +136,8 @@ class Trainer:
         if self.step % interval(config.evaluation.every_steps, num_steps) == 0 or is_last:
             with watch.measure("evaluation"):
                 self._evaluate(is_logged=True)
+        if is_last and self.held_out is None and self.is_main:
+            self.reporter.draw()
         if self.step % interval(config.checkpoint.every_steps, num_steps) == 0 or is_last:
             with watch.measure("checkpoint"):
                 self._save()

@@ -71,7 +71,7 @@ class Reporter:
     def open(self, step: int) -> None:
         """Begin writing after `step`; later lines of an earlier attempt are dropped."""
         if self._open_events is not None:
-            self._events = self._open_events(str(self.output / TENSORBOARD_NAME))
+            self._events = self._open_events(self.output / TENSORBOARD_NAME, step)
         self._log = MetricsLog(self.output / METRICS_NAME, step)
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Reporter:
         was_said = any("unigram line" in entry.get("message", "") for entry in entries)
         return None if is_short or was_said else since
 
-    def draw(self, unigram_loss: float | None) -> None:
+    def draw(self, unigram_loss: float | None = None) -> None:
         """Draw the losses so far."""
         self._drawn_s = time.monotonic()
         entries = read_metrics(self.output / METRICS_NAME)

@@ -226,14 +226,14 @@ CASES = {
         existing("lmdata", "mask", "tokens", "shards"), "exists and is complete: add --overwrite"
     ),
     "existing run": Case(
-        existing("lmmodel", "train", "shards", "run"), "already has a run: .*--overwrite deletes"
+        existing("lmmodel", "train", "shards", "run"), "already holds a run: .*--overwrite replaces"
     ),
     "existing export": Case(
-        existing("lmmodel", "export", "run", "tokens"), "exists: add --overwrite"
+        existing("lmmodel", "export", "run", "tokens"), "exists and is not an exported model"
     ),
     "an export over something else": Case(
         lambda _, road: ["lmmodel", "export", road.run, road.corpus, "--overwrite"],
-        "is no exported model, so --overwrite leaves it alone",
+        "is not an exported model, so nothing replaces it",
     ),
     "existing corpus": Case(
         lambda _, road: ["lmdata", "sample-corpus", road.corpus], "exists and is not empty"

@@ -7,13 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.tokenize import tokenize_corpus
-from lmdata.tokenizer import load_tokenizer
+from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.data import open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError, RunError
@@ -21,6 +22,7 @@ from lmmodel.evaluation import (
     evaluate,
     evaluate_run,
     make_held_out,
+    per_byte,
     piece_bytes,
     unigram_cross_entropy,
 )
@@ -37,6 +39,10 @@ def held_out_of(config, path, num_examples=24):
     data = open_data(path)
     resolved = resolve_config(config, data, resolve_device("cpu"), Processes())
     return resolved, make_held_out(resolved, data, num_examples=num_examples)
+
+
+def figures_of(evaluation):
+    return {k: v for k, v in dataclasses.asdict(evaluation).items() if v is not None}
 
 
 def test_masks_do_not_depend_on_seed_rate_or_micro_batches(tiny, store):
@@ -127,16 +133,59 @@ def test_causal_models_have_a_perplexity(tiny, store, tmp_path):
 def test_the_unigram_line_is_the_entropy_of_the_smoothed_training_counts():
     counts, special = np.array([50, 7, 0, 1]), np.array([True, False, False, False])
     probabilities = np.array([0, 8, 1, 2]) / 11
-    labels = np.array([1, 1, 3, 2, 0])
-    expected = -np.log(probabilities[labels[:4]]).mean()
+    labels = np.array([1, 1, 3, 2])
+    expected = -np.log(probabilities[labels]).mean()
     assert unigram_cross_entropy(labels, counts, special) == pytest.approx(expected)
+
+
+def test_the_line_guesses_ends_of_text_as_often_as_there_are():
+    counts, special = np.array([0, 7, 0, 1]), np.array([True, False, False, False])
+    probabilities = np.array([0, 8, 1, 2]) / 11
+    labels = np.array([1, 1, 3, 2, 0])
+    costs = [*-np.log(0.8 * probabilities[labels[:4]]), -np.log(0.2)]
+    assert unigram_cross_entropy(labels, counts, special) == pytest.approx(np.mean(costs))
+    assert unigram_cross_entropy(np.array([0, 0]), counts, special) < 3
 
 
 def test_pieces_count_the_bytes_of_text_they_stand_for(store):
     tokenizer = load_tokenizer(store / "tokenizer")
-    sizes = piece_bytes(tokenizer)
+    sizes, special = piece_bytes(tokenizer), tokenizer.is_special
+    assert 0 < special.sum() < len(special)
     for index, piece in enumerate(tokenizer.pieces):
-        assert sizes[index] == len(piece.removeprefix("##").encode())
+        expected = 0 if special[index] else len(piece.removeprefix("##").encode())
+        assert sizes[index] == expected
+
+
+def test_a_piece_of_one_byte_counts_as_one():
+    pieces = {"</s>": 0, "<0xE2>": 1, "\u2581the": 2, "<0xe2>": 3, "\u00e9": 4}
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=pieces, merges=[], byte_fallback=True, fuse_unk=True)
+    )
+    backend.add_special_tokens(["</s>"])
+    assert piece_bytes(Tokenizer(backend)).tolist() == [0, 1, 4, 6, 2]
+
+
+def test_labels_without_text_have_a_loss_still():
+    assert per_byte(np.array([4.0, 2.0]), np.array([0, 0])) == 3.0
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm", "hybrid"])
+def test_logits_in_parts_score_as_all_at_once(tiny, store, monkeypatch, objective):
+    overrides = (f"objective.name={objective}", "recipe.view=packed")
+    config, held_out = held_out_of(tiny(*overrides), store)
+    model = make_model(config.model, seed=4)
+    whole = figures_of(evaluate(model, held_out, CPU))
+    monkeypatch.setattr("lmmodel.predicting.inference.CPU_CHUNK", 3 * config.model.vocab_size)
+    parts = figures_of(evaluate(model, held_out, CPU))
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_held_out_batches_suit_the_device_evaluated_on(tiny, store, monkeypatch):
+    monkeypatch.setattr("lmmodel.predicting.inference.CPU_BATCH_TOKENS", 128)
+    config = tiny("batch.micro_batch_tokens=65536")  # as on a card
+    resolved, held_out = held_out_of(config, store)
+    most = max(micro.batch.num_tokens for micro in held_out.micro_batches)
+    assert most <= 128 < resolved.batch.micro_batch_tokens
 
 
 def test_data_of_another_tokenizer_is_refused(trained, other_store):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lmdata.errors import OutputError
 from lmdata.tokenizer import load_tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.errors import HuggingFaceError, RunError
@@ -189,12 +190,18 @@ def test_whoever_can_read_the_settings_can_read_the_weights(trained, tmp_path) -
 
 def test_nothing_but_an_export_is_ever_replaced(trained, tmp_path) -> None:
     export_run(trained, tmp_path / "hf")
-    with pytest.raises(RunError, match="hf exists: add --overwrite to replace it"):
+    with pytest.raises(RunError, match="hf already holds an exported model: --overwrite"):
         export_run(trained, tmp_path / "hf")
     export_run(trained, tmp_path / "hf", overwrite=True)
-    with pytest.raises(RunError, match="is no exported model, so --overwrite leaves it alone"):
+    with pytest.raises(RunError, match="exists and is not an exported model, so nothing replaces"):
         export_run(trained, trained, overwrite=True)
     assert (trained / "checkpoints").is_dir()
+
+
+def test_an_output_that_can_not_be_written_is_told_before_the_work(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"can't write .*file/hf"):
+        export_run(tmp_path / "nothing", tmp_path / "file" / "hf")
 
 
 def test_an_export_that_computes_something_else_is_not_written(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmdata.errors import ConfigError
+from lmdata.errors import ConfigError, OutputError
 from lmdata.tokenizer import load_tokenizer
 from lmmodel import importing
 from lmmodel.config import TrainConfig, load_train_config
@@ -26,6 +26,7 @@ from lmmodel.saving.starting import shape_differences, tokenizer_difference
 from lmmodel.trained import load_run
 from lmmodel.trainer import plan, train
 from tests.lmmodel.conftest import TINY
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 # What a continued run sets for itself: its model comes from elsewhere.
 OWN = [setting for setting in TINY if not setting.startswith("model.")]
@@ -152,12 +153,30 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(exported, tmp_path)
 def test_only_a_run_is_replaced_by_an_import(exported, imported, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(imported, run)
-    with pytest.raises(RunError, match="already has a run"):
+    with pytest.raises(RunError, match="already holds a run: --overwrite replaces"):
         import_checkpoint(exported, run)
     import_checkpoint(exported, run, overwrite=True)
     with pytest.raises(RunError, match="exists and is not a run"):
         import_checkpoint(exported, exported, overwrite=True)
     assert (exported / "README.md").is_file()
+
+
+def test_what_is_ours_needs_no_import(exported, imported, store, tmp_path) -> None:
+    tuned = write_fine_tuned(tmp_path / "tuned", "regression", load_tokenizer(store / "tokenizer"))
+    for folder, message in (
+        (imported, "is a run already: it needs no import"),
+        (tuned, "is a fine-tuned model of ours: it needs no import"),
+        (exported / "config.json", "is a file: name the Hugging Face folder"),
+    ):
+        with pytest.raises(RunError, match=message):
+            import_checkpoint(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_can_not_be_written_is_told_before_the_work(exported, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"can't write .*file/run"):
+        import_checkpoint(tmp_path / "nothing", tmp_path / "file" / "run")
 
 
 def test_a_folder_of_others_is_not_taken_for_a_run(exported, tmp_path) -> None:
@@ -206,6 +225,7 @@ def test_a_continued_run_resumes_to_the_bit(imported, store, continued, tmp_path
     whole, cut = (load_tensors(tmp_path / n / "model.safetensors") for n in ("whole", "cut"))
     assert all(torch.equal(whole[name], weight) for name, weight in cut.items())
     shutil.rmtree(tmp_path / "cut" / "checkpoints")  # as killed before the first checkpoint
+    (tmp_path / "cut" / "model.safetensors").unlink()
     train(config, store, tmp_path / "cut", resume=True)
     again = load_tensors(tmp_path / "cut" / "model.safetensors")
     assert all(torch.equal(whole[name], weight) for name, weight in again.items())
@@ -222,6 +242,7 @@ def test_a_resumption_needs_the_origin_only_before_the_first_checkpoint(
     shutil.rmtree(run / "checkpoints" / "step-00000004")
     train(None, None, run, resume=True)
     shutil.rmtree(run / "checkpoints")
+    (run / "model.safetensors").unlink()
     with pytest.raises(ResumeError, match=r"began with the weights of .* no longer there, and it"):
         train(None, None, run, resume=True)
 

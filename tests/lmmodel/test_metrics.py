@@ -14,6 +14,7 @@ from lmmodel.model import ModelConfig, make_model
 from lmmodel.saving.metrics import (
     MetricsLog,
     Stopwatch,
+    find_tensorboard,
     on_line_since,
     plot_losses,
     read_metrics,
@@ -61,6 +62,27 @@ def test_the_picture_is_drawn_with_and_without_held_out_points(tmp_path):
     for name, drawn in (("a", entries + held_out), ("b", entries), ("c", [])):
         plot_losses(drawn, tmp_path / f"{name}.png", unigram_loss=5.0 if name == "a" else None)
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_step_without_a_loss_leaves_the_curve_whole(tmp_path):
+    entries = [{"step": step, "lm_loss": 4.0} for step in range(1, 20)]
+    broken = [*entries[:4], {"step": 5, "lm_loss": None}, *entries[5:]]
+    broken += [{"step": 9, "validation_loss": None}]
+    plot_losses(broken, tmp_path / "broken.png")
+    plot_losses(entries[:4] + entries[5:], tmp_path / "whole.png")
+    assert (tmp_path / "broken.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def test_tensorboard_hides_what_an_attempt_wrote_that_was_killed(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, values in ((0, [5.0, 4.0, 3.0]), (1, [8.0])):
+        writer = find_tensorboard()(tmp_path, start)
+        for step, value in enumerate(values, start=start + 1):
+            writer.add_scalar("loss", value, step)
+        writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(1, 5.0), (2, 8.0)]
 
 
 def test_an_average_is_the_mean_of_the_tail():

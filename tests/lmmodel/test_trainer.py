@@ -40,6 +40,11 @@ def test_a_run_folder_holds_all_that_it_promises(tiny, store, tmp_path):
     assert summary.evaluation.num_examples == 16
 
 
+def test_the_picture_needs_no_held_out_figures(tiny, store, tmp_path):
+    train(tiny("evaluation.num_examples=0"), store, tmp_path / "run")
+    assert (tmp_path / "run" / "loss.png").is_file()
+
+
 def test_the_same_seed_gives_the_same_bytes(tiny, store, tmp_path):
     config = tiny("model.dropout=0.1")
     train(config, store, tmp_path / "a")
@@ -140,7 +145,7 @@ def test_progress_is_reported(tiny, store, tmp_path):
 def test_a_run_folder_with_a_run_is_not_touched(tiny, store, tmp_path):
     train(tiny(), store, tmp_path / "run")
     before = weights(tmp_path / "run")
-    with pytest.raises(RunError, match=r"already has a run: --resume .* --overwrite"):
+    with pytest.raises(RunError, match=r"already holds a run: --resume .* --overwrite"):
         train(tiny("seed=1"), store, tmp_path / "run")
     assert weights(tmp_path / "run") == before
     train(tiny("seed=1"), store, tmp_path / "run", overwrite=True)
@@ -149,7 +154,7 @@ def test_a_run_folder_with_a_run_is_not_touched(tiny, store, tmp_path):
 
 def test_a_folder_that_is_no_run_is_never_deleted(tiny, store, tmp_path):
     (tmp_path / "precious.txt").write_text("x")
-    with pytest.raises(RunError, match="is not a run: choose another"):
+    with pytest.raises(RunError, match="is not a run, so nothing replaces it"):
         train(tiny(), store, tmp_path, overwrite=True)
     assert (tmp_path / "precious.txt").exists()
 
