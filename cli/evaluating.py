@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .inputs import TEXT
 from .options import device_option, echo_result, json_option, quiet_option
 from .progress import ProgressLine
 from .summaries import aligned, evaluation_lines, to_json_values
@@ -44,6 +45,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--start-token",
     metavar="PIECE",
+    type=TEXT,
     help="Of --minimal-pairs and a causal model: begin each sentence with this piece.",
 )
 @device_option

@@ -17,6 +17,23 @@ STANDARD_INPUT = "-"
 BLANK_LINES = "blank lines left out"
 
 
+class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A text that can be written as UTF-8: what the terminal gave as other bytes is refused."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the text as it is."""
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not UTF-8: convert it, or give it in a file by --file.")
+        return str(value)
+
+
+TEXT = Text()
+
+
 @dataclass(frozen=True)
 class Given:
     """The texts, in order, and what was left out of the file."""
@@ -30,7 +47,7 @@ def text_options(function: F) -> F:
     file = click.option(
         "--file", metavar="FILE", help="One text a line, .gz .zst .xz too; - is standard input."
     )
-    texts = click.argument("texts", nargs=-1)
+    texts = click.argument("texts", nargs=-1, type=TEXT)
     return texts(file(function))
 
 
@@ -43,7 +60,7 @@ def read_texts(texts: Sequence[str], file: str | None) -> Given:
         click.UsageError: there is none, or an argument is the name of a file
         TaskError: the file is missing, damaged or not UTF-8
     """
-    if file is None and (tuple(texts) == (STANDARD_INPUT,) or not (texts or sys.stdin.isatty())):
+    if file is None and (tuple(texts) == (STANDARD_INPUT,) or not (texts or _is_at_terminal())):
         texts, file = (), STANDARD_INPUT
     for text in texts:
         if os.path.isfile(text):  # noqa: PTH113 - false too for what no file can be called
@@ -74,12 +91,19 @@ def split_at_tab(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(first), list(second)
 
 
+def _is_at_terminal() -> bool:
+    """Whether standard input is a terminal, or closed: there is nothing to read in it."""
+    return sys.stdin is None or sys.stdin.isatty()
+
+
 def _read_lines(file: str) -> list[str]:
     from lmmodel.errors import TaskError
     from lmmodel.finetuning.tables import read_text
 
     if file != STANDARD_INPUT:
         return read_text(Path(file)).removesuffix("\n").split("\n")
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed: give a text, or --file with one a line")
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .inputs import read_texts, split_at_tab, text_options
+from .inputs import TEXT, read_texts, split_at_tab, text_options
 from .options import (
     device_option,
     echo_result,
     json_option,
+    overwrite_option,
     quiet_option,
     resolve,
     seed_option,
@@ -84,6 +85,7 @@ def fill_mask(
 @click.option(
     "--start-token",
     metavar="PIECE",
+    type=TEXT,
     help="Of a causal model: begin with this piece, so that the first token is scored too.",
 )
 @device_option
@@ -123,13 +125,14 @@ def score(
     "--output", type=click.Path(path_type=Path, dir_okay=False),
     help="File to write: .npy (vectors alone) or .parquet (text and vector).",
 )  # fmt: skip
+@overwrite_option
 @click.option("--no-normalize", is_flag=True, help="Leave vectors as long as they are.")
 @device_option
 @json_option
 @quiet_option
 def embed(
-    run: Path, texts: tuple[str, ...], file: str | None, output: Path | None, no_normalize: bool,
-    device: str | None, as_json: bool, quiet: bool,
+    run: Path, texts: tuple[str, ...], file: str | None, output: Path | None, overwrite: bool,
+    no_normalize: bool, device: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """One vector a text: the mean of the last layer over its tokens, of length 1.
 
@@ -145,12 +148,14 @@ def embed(
     from lmmodel.trained import load_run
 
     if output is not None:
-        check_vector_file(output)
+        check_vector_file(output, overwrite=overwrite)
+    elif overwrite:
+        raise click.UsageError("--overwrite has no effect without --output")
     given, model = read_texts(texts, file), load_run(run, device=device or "auto")
     with ProgressLine("embedding", unit="texts", quiet=quiet or as_json) as line:
         found = embed_texts(model, given.texts, normalize=not no_normalize, progress=line.update)
     if output is not None:
-        write_vectors(output, given.texts, found.vectors)
+        write_vectors(output, given.texts, found.vectors, overwrite=overwrite)
     counts = {**given.counts, **({WINDOWED: found.num_windowed} if found.num_windowed else {})}
     result = _embedding_result(given.texts, found, output)
     lines = [*_embedding_lines(found, output), *count_lines(counts)]
@@ -218,7 +223,7 @@ def generate(
 @click.command()
 @click.argument("model", type=FOLDER)
 @text_options
-@click.option("--pair", help="The second text, for a model of pairs.")
+@click.option("--pair", type=TEXT, help="The second text, for a model of pairs.")
 @device_option
 @json_option
 def classify(
@@ -241,9 +246,10 @@ def classify(
         raise click.UsageError("--pair goes with one text; a --file has both, a tab between them")
     given, tuned = read_texts(texts, file), load_fine_tuned(model, device or "auto")
     first, second = given.texts, None if pair is None else [pair]
-    has_tabs = all("\t" in text for text in given.texts)
-    task = tuned.record.task
-    if pair is None and (task == "sentence-pair" or (task == "regression" and has_tabs)):
+    reads_pairs = tuned.record.reads_pairs
+    if reads_pairs is None:  # an old folder of regression
+        reads_pairs = any("\t" in text for text in given.texts)
+    if pair is None and reads_pairs:
         first, second = split_at_tab(given.texts)
     found = classify_texts(tuned, first, second)
     lines = classification_lines(found.answers)
@@ -262,8 +268,8 @@ def tag(
 ) -> None:  # fmt: skip
     """Tag the words of texts, by a model that was fine-tuned to.
 
-    Texts are split at white space and around punctuation. Long ones are read in windows that
-    overlap; how many is in the result.
+    Texts are split at white space and around punctuation; a number such as 3.50 stays one word.
+    Long ones are read in windows that overlap; how many is in the result.
 
     \b
     Example: lmmodel tag tagger/ "The old king finds a stone."
@@ -281,7 +287,7 @@ def tag(
 @click.command()
 @click.argument("model", type=FOLDER)
 @text_options
-@click.option("--passage", help="The text that all questions are about.")
+@click.option("--passage", type=TEXT, help="The text that all questions are about.")
 @click.option("--passage-file", metavar="FILE", help="The same, in a file.")
 @device_option
 @json_option

@@ -16,26 +16,21 @@ import torch
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
-from lmmodel.errors import FitError, RunError
-from lmmodel.fine_tuned import (
-    FineTunedRecord,
-    check_replaceable,
-    is_fine_tuned,
-    save_model,
-    writing,
-)
+from lmmodel.errors import FitError, RunError, TaskError
+from lmmodel.fine_tuned import FineTunedRecord, is_fine_tuned, save_model
 from lmmodel.finetuning.answers import Predictions, make_predictions
 from lmmodel.finetuning.examples import TaskExamples, encode_task
 from lmmodel.finetuning.fit import Fit, Report, Scores, fit
 from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
-from lmmodel.finetuning.rows import TaskRows, find_labels, references
+from lmmodel.finetuning.rows import QuestionRows, TaskRows, find_labels, has_pairs, references
 from lmmodel.finetuning.scores import confusion, mean_and_spread, score_task
-from lmmodel.finetuning.settings import FinetuneConfig, default_lr
+from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.task_files import read_task_file
 from lmmodel.finetuning.tasks import TaskName
 from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import write_text
 from lmmodel.saving.metrics import METRICS_NAME
+from lmmodel.saving.output_folder import check_can_write, check_replaceable, writing
 from lmmodel.saving.run import WEIGHTS_NAME
 from lmmodel.task_model import TaskModel, adopt_weights, make_task_model
 from lmmodel.trained import Run, load_run
@@ -104,11 +99,11 @@ class TaskData:
 
 
 def finetune(
-    run: Path,
+    run: Path | str,
     config: FinetuneConfig,
-    train: Path,
-    validation: Path,
-    output: Path,
+    train: Path | str,
+    validation: Path | str,
+    output: Path | str,
     *,
     overwrite: bool = False,
     report: Report | None = None,
@@ -131,7 +126,9 @@ def finetune(
         LmmodelError, LmdataError: anything that the user can mend; nothing was written
     """
     started_s = time.perf_counter()
-    check_replaceable(output, overwrite=overwrite)
+    run, train, validation, output = map(Path, (run, train, validation, output))
+    check_can_write(output)
+    check_replaceable(output, "a fine-tuned model", is_fine_tuned, overwrite=overwrite)
     source = _load_source(run)
     config = resolve_config(config, source)
     data = read_data(config, source.tokenizer, train, validation)
@@ -178,7 +175,7 @@ def resolve_config(config: FinetuneConfig, source: Run) -> FinetuneConfig:
     return dataclasses.replace(
         config,
         max_seq_length=config.max_seq_length or min(most, DEFAULT_LENGTH),
-        lr=config.lr or default_lr(source.model.config.hidden_size, freeze=config.freeze),
+        lr=config.peak_lr(source.model.config.hidden_size),
         score=config.best_score,
         device="cuda" if device.type == "cuda" else "cpu",
         precision=resolve_precision(config.precision, device),
@@ -199,6 +196,7 @@ def read_data(
     rows = read_task_file(validation, config.task, config.validation_columns)
     labels = find_labels(train_rows)
     wanted = references(rows, labels)
+    _check_alike(train_rows, rows)
     length = config.max_seq_length
     learned = encode_task(train_rows, tokenizer, labels, length, is_training=True)
     scored = encode_task(rows, tokenizer, labels, length, is_training=False)
@@ -209,6 +207,25 @@ def read_data(
     return TaskData(
         labels=labels, train=learned, rows=rows, validation=scored, references=wanted
     )  # fmt: skip
+
+
+def _check_alike(train: TaskRows, validation: TaskRows) -> None:
+    """Check that the validation file can be scored by what is learned of the training file.
+
+    Raises:
+        TaskError: one has pairs, the other single texts
+        FitError: no question has a right answer
+    """
+    if isinstance(validation, QuestionRows):
+        texts = [answer.text for answers in validation.answers or () for answer in answers]
+        if not any(map(str.strip, texts)):
+            raise FitError(f"{validation.path} has no right answers to score by: add them")
+    if has_pairs(train) != has_pairs(validation):
+        one, other = (train, validation) if has_pairs(train) else (validation, train)
+        raise TaskError(
+            f"{one.path} has pairs, {other.path} single texts: name the columns of both by --text "
+            "and --pair, or of single texts by --text"
+        )
 
 
 def start_model(source: Run, config: FinetuneConfig, data: TaskData, *, seed: int) -> TaskModel:
@@ -326,4 +343,5 @@ def make_record(
         },
         figures=_figures(result),
         environment=describe_environment(resolve_device(config.device)),
+        has_pairs=has_pairs(data.rows) if config.task == "regression" else None,
     )  # fmt: skip

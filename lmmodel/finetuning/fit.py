@@ -19,7 +19,7 @@ from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.finetuning.batches import pack, pack_labels, predict_logits
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.losses import count_labels, sum_loss
-from lmmodel.finetuning.settings import FinetuneConfig, default_lr
+from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
 from lmmodel.task_model import TaskModel
@@ -123,7 +123,7 @@ def fit(
         losses.clear()
         is_better = best is None or now.scores[best_score] > best.scores[best_score]
         best, num_since = (now, 0) if is_better or best is None else (best, num_since + 1)
-        if config.patience is not None and num_since > config.patience:
+        if config.patience is not None and num_since >= config.patience:
             break
     assert best is not None  # the last step of all is evaluated
     return Fit(seed=seed, best=best, num_epochs=learner.epoch, log=log)
@@ -188,7 +188,7 @@ class TaskLearner:
         self.step = 0  # optimizer steps done
         if config.freeze:
             model.backbone.requires_grad_(False)
-        self.lr = config.lr or default_lr(model.config.hidden_size, freeze=config.freeze)
+        self.lr = config.peak_lr(model.config.hidden_size)
         self.optimizer = Optimizer(model, config.optimizer_config(self.lr))
         self.shared: SharedWeights | None = None
         if self.device.type == "cpu":

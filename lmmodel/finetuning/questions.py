@@ -28,8 +28,8 @@ class _Questions:
     ids: list[str] = field(default_factory=list)
 
     def add(self, question: str, passage: str, answers: list[Answer], identity: str) -> None:
-        """Add one question."""
-        self.questions.append(question)
+        """Add one question, without the white space around it."""
+        self.questions.append(question.strip())
         self.passage_of.append(self.passages.setdefault(passage, len(self.passages)))
         self.answers.append(answers)
         self.ids.append(identity)
@@ -119,7 +119,7 @@ def make_questions(table: Table, names: Sequence[str], label: str | None) -> Que
                 raise TaskError(f"{where}: {name!r} is {value!r}, a text is wanted")
         start = None if starts is None else starts[row]
         own = [] if label is None else _parse_answers(where, answers[row], start, passages[row])
-        read.add(questions[row].strip(), passages[row], own, str(ids[row]))
+        read.add(questions[row], passages[row], own, str(ids[row]))
     return read.finish(table.path, lines, has_labels=label is not None)
 
 

@@ -97,12 +97,23 @@ TaskRows = TextRows | WordRows | QuestionRows
 References = npt.NDArray[np.int64] | npt.NDArray[np.float64] | list[list[str]]
 
 
+def has_pairs(rows: TaskRows) -> bool:
+    """Whether texts to classify come in pairs."""
+    return isinstance(rows, TextRows) and rows.pairs is not None
+
+
 def make_text_rows(
     task: TaskName, texts: Sequence[str], pairs: Sequence[str] | None = None
 ) -> TextRows:
-    """Return texts, or pairs of them, to be classified."""
-    lines = np.arange(1, len(texts) + 1)
-    return TextRows(path="the input", task=task, lines=lines, texts=texts, pairs=pairs, labels=None)
+    """Return texts, or pairs of them, to be classified, as task files have them: stripped."""
+    return TextRows(
+        path="the input",
+        task=task,
+        lines=np.arange(1, len(texts) + 1),
+        texts=[text.strip() for text in texts],
+        pairs=None if pairs is None else [text.strip() for text in pairs],
+        labels=None,
+    )
 
 
 def make_word_rows(
@@ -131,13 +142,13 @@ def make_word_rows(
 
 
 def make_question_rows(questions: Sequence[str], passages: Sequence[str]) -> QuestionRows:
-    """Return questions, each with its passage, to be answered."""
+    """Return questions, stripped as in task files, each with its passage, to be answered."""
     number = {passage: index for index, passage in enumerate(dict.fromkeys(passages))}
     return QuestionRows(
         path="the input",
         task="question-answering",
         lines=np.arange(1, len(questions) + 1),
-        questions=questions,
+        questions=[question.strip() for question in questions],
         passages=list(number),
         passage_of=np.array([number[passage] for passage in passages], np.int64),
         answers=None,

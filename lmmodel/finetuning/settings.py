@@ -40,7 +40,8 @@ class FinetuneConfig:
     evaluations_per_epoch: int = 1
     """How often the validation file is scored, at least 1."""
     patience: int | None = 2
-    """Evaluations without a better score before training stops, at least 0; none: never."""
+    """Evaluations in a row without a better score after which training stops, at least 1; none:
+    never."""
     lr: float | None = None
     """AdamW's peak learning rate, in (0, 1]; None: what suits the model's size, `default_lr`."""
     weight_decay: float = 0.01
@@ -72,8 +73,8 @@ class FinetuneConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63 - self.num_seeds:
             raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
-        if self.patience is not None and self.patience < 0:
-            raise ValueError(f"patience must be at least 0 or none, got {self.patience}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 or none, got {self.patience}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
@@ -82,7 +83,7 @@ class FinetuneConfig:
             raise ValueError(f"max_seq_length must be at least 4, got {self.max_seq_length}")
         if not self.columns.has_labels:
             raise ValueError("columns.has_labels must be true: there is nothing to learn without")
-        _ = self.optimizer_config(self.lr or 1e-3), self.schedule_config  # check their own ranges
+        _ = self.optimizer_config(self.peak_lr(768)), self.schedule_config  # check their own ranges
 
     @property
     def validation_columns(self) -> TaskFormat:
@@ -95,6 +96,10 @@ class FinetuneConfig:
     def best_score(self) -> str:
         """The score that decides."""
         return BEST_SCORE[self.task] if self.score is None else self.score
+
+    def peak_lr(self, hidden_size: int) -> float:
+        """Return AdamW's peak learning rate for a model of this width."""
+        return default_lr(hidden_size, freeze=self.freeze) if self.lr is None else self.lr
 
     def optimizer_config(self, lr: float) -> OptimizerConfig:
         """Return AdamW with the settings of BERT's fine-tuning (Devlin et al., 2019, A.3)."""

@@ -164,6 +164,7 @@ def _split_csv(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
     """Return at which line each record begins, and its fields."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     numbers, rows, number = [], [], 1
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))  # of the whole process
     try:
         for row in reader:
             if row:
@@ -175,6 +176,8 @@ def _split_csv(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
             f"{path}, line {number}: {error}; a quotation mark inside a quoted field is written "
             "twice, and a file without quoting that has tabs is TSV"
         ) from error
+    finally:
+        csv.field_size_limit(limit)
     return numbers, rows
 
 

@@ -28,7 +28,8 @@ from lmmodel.finetuning.tasks import TASKS, FileFormat, TaskFormat, TaskName
 def read_task_file(path: Path | str, task: TaskName, columns: TaskFormat) -> TaskRows:
     """Return the rows of a task file.
 
-    Classified texts lose the white space around them; passages and words stay as they are.
+    Classified texts and questions lose the white space around them; passages and words stay as
+    they are.
 
     Args:
         path: its extension says the format, unless `columns` does; .gz, .zst, .xz, .bz2 after it
@@ -72,7 +73,9 @@ def _check_conllu(path: Path, task: TaskName, columns: TaskFormat) -> None:
 
 
 def _check_no_columns(path: Path, columns: TaskFormat) -> None:
-    """Raise where a column is named for a format whose columns are fixed."""
+    """Raise where columns are described for a format whose columns are fixed."""
+    if not columns.has_header:
+        raise TaskError(f"{path} has no header to leave out: --no-header is for TSV and CSV")
     named = next(filter(None, (columns.text, columns.pair, columns.label)), None)
     if named is not None:
         raise TaskError(f"{path} has no columns to choose from: {named!r} would have no effect")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -27,6 +28,9 @@ STOPPING_SCORES: dict[TaskName, tuple[str, ...]] = {
     "regression": ("pearson", "spearman"),
 }
 """Scores that may decide when to stop, higher is better; the first of each task is the default."""
+
+MAX_LISTED = 10  # labels in an error
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 BEST_SCORE: dict[TaskName, str] = {task: scores[0] for task, scores in STOPPING_SCORES.items()}
 """The score that decides when to stop where nothing else is asked for."""
@@ -76,7 +80,7 @@ def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
         (('9', '10'), ('maybe', 'no'))
     """
     distinct = sorted(set(names))
-    if all(name.isascii() and name.lstrip("-").isdigit() for name in distinct):
+    if all(_WHOLE_NUMBER.fullmatch(name) for name in distinct):
         distinct.sort(key=int)
     return tuple(distinct)
 
@@ -94,7 +98,9 @@ def suggest(name: str, known: Sequence[str]) -> str:
 
 def unknown_label(where: str, name: str, known: Sequence[str]) -> TaskError:
     """Return the error of a label that training has not seen."""
-    listed = ", ".join(map(repr, known[:40])) + (", ..." if len(known) > 40 else "")
+    more = len(known) - MAX_LISTED
+    listed = ", ".join(map(repr, known[:MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
     return TaskError(
-        f"{where}: unknown label {name!r}; training has {listed}{suggest(name, known)}"
+        f"{where}: unknown label {name!r}; training has {listed}{suggest(name, known)}: mend it, "
+        "or add examples of it to the training file"
     )

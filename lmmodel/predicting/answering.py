@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -31,7 +32,11 @@ VERBS: dict[TaskName, str] = {
     "token-classification": "tag", "question-answering": "answer",
 }  # fmt: skip
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+# Words and punctuation marks of a text whose combining marks are all the same one.
+_MARK = "\u0301"
+_JOINERS = "\u200c\u200d"  # they stand inside words, as in Persian, and between parts of an emoji
+_PART = rf"(?:\w{_MARK}*)+"
+_WORD = re.compile(rf"{_PART}(?:(?:['’]|(?<=\d)[.,](?=\d)){_PART})*|[^\w\s]{_MARK}*")
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ def classify(
 ) -> Answered[Classification]:
     """Return the class of each text, or the number where the task is regression.
 
-    Texts longer than the model was fine-tuned with are cut, and counted.
+    White space around texts is left out, as in training; texts longer than the model was
+    fine-tuned with are cut, and counted.
 
     Args:
         model: of sequence-classification, sentence-pair or regression
@@ -90,11 +96,11 @@ def classify(
     Raises:
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
-    task = model.record.task
+    task, reads_pairs = model.record.task, model.record.reads_pairs
     _check_task(model, "classify")
-    if task == "sentence-pair" and pairs is None:
+    if reads_pairs and pairs is None:
         raise FitError(f"{model.path} was fine-tuned on pairs: give a second text for each")
-    if task == "sequence-classification" and pairs is not None:
+    if reads_pairs is False and pairs is not None:
         raise FitError(f"{model.path} was fine-tuned on single texts: it takes no second ones")
     if pairs is not None and len(pairs) != len(texts):
         raise FitError(f"{len(texts)} texts and {len(pairs)} second texts: one each is needed")
@@ -124,12 +130,26 @@ def _classification(
 def split_words(text: str) -> tuple[list[str], list[bool]]:
     """Return words and punctuation marks, and whether white space stands before each.
 
+    A word is letters and digits, with apostrophes between them. A combining mark or joiner (of
+    Hindi, Arabic, Persian, "é" written as two) belongs to what it follows, a point or comma between
+    two digits to the number. Every other sign stands alone, so that "U.S." is four.
+
     Example:
-        >>> split_words("Don't stop, now.")
-        (["Don't", 'stop', ',', 'now', '.'], [False, True, False, True, False])
+        >>> split_words("Don't pay 3.50, now.")
+        (["Don't", 'pay', '3.50', ',', 'now', '.'], [False, True, True, False, True, False])
     """
-    found = list(_WORD.finditer(text))
-    return [m.group() for m in found], [text[: m.start()][-1:].isspace() for m in found]
+    found = [match.span() for match in _WORD.finditer(_with_one_mark(text))]
+    words = [text[start:stop] for start, stop in found]
+    return words, [text[start - 1 : start].isspace() for start, _ in found]
+
+
+def _with_one_mark(text: str) -> str:
+    """Return a text of the same length, each combining mark and joiner replaced by one mark."""
+    if text.isascii():
+        return text
+    return "".join(
+        _MARK if unicodedata.category(sign)[0] == "M" or sign in _JOINERS else sign for sign in text
+    )
 
 
 def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Answered[Tagging]:
@@ -139,7 +159,7 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
 
     Args:
         model: of token-classification
-        texts: each split at white space and around punctuation, or a list of its words already
+        texts: each split by `split_words`, or a list of its words already
 
     Raises:
         FitError: another task, or a text without a word

@@ -99,31 +99,39 @@ def _sum_tokens(model: Transformer, batch: Batch, run: Run) -> np.ndarray:
     return np.asarray(sums.cpu().numpy())
 
 
-def check_vector_file(path: Path) -> None:
-    """Check that vectors can be written to a file of this name.
+def check_vector_file(path: Path, *, overwrite: bool = False) -> None:
+    """Check that vectors may be written to a file of this name.
 
     Raises:
         FitError: its ending says no known format
+        OutputError: it exists and may not be replaced
     """
     if path.suffix not in VECTOR_FORMATS:
         raise FitError(
             f"{path} ends with {path.suffix!r}: vectors go to {' or '.join(VECTOR_FORMATS)}"
         )
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"{path} exists: add --overwrite to replace it, or choose another --output"
+        )
 
 
-def write_vectors(path: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
+def write_vectors(
+    path: Path, texts: Sequence[str], vectors: np.ndarray, *, overwrite: bool = False
+) -> None:
     """Write vectors to a file that appears whole or not at all.
 
     Args:
         path: `.npy`: the float32 array (N, D); `.parquet`: columns `text` and `vector`
         texts: N
         vectors: float32 (N, D)
+        overwrite: replace the file that is there
 
     Raises:
         FitError: the ending of `path` says no known format
-        OutputError: it can't be written
+        OutputError: it exists and may not be replaced, or can't be written
     """
-    check_vector_file(path)
+    check_vector_file(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

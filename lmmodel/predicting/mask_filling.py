@@ -41,13 +41,19 @@ def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[li
 
     Raises:
         TokenizerError: the tokenizer has no mask token
-        FitError: the model is causal, or a text has no mask token or is too long
-        ValueError: `top_k` is out of range
+        FitError: the model is causal, a text has no mask token or is too long, or the tokenizer
+            has fewer pieces than `top_k`
+        ValueError: `top_k` is below 1
     """
     if run.record.config.objective.name == "clm":
         raise FitError(f"{run.path} was trained on next tokens: it can't fill in a mask")
-    if not 1 <= top_k <= run.tokenizer.vocab_size:
+    if top_k < 1:
         raise ValueError(f"top_k must be in [1, {run.tokenizer.vocab_size}], got {top_k}")
+    if top_k > run.tokenizer.vocab_size:
+        raise FitError(
+            f"there are no {top_k} guesses, the tokenizer of {run.path} has only "
+            f"{run.tokenizer.vocab_size} pieces: ask for fewer"
+        )
     encoded = encode_prompts(run, texts)
     places = [np.flatnonzero(ids == _mask_id(run)) for ids in encoded]
     for text, found in zip(texts, places, strict=True):
@@ -135,6 +141,7 @@ def _mask_id(run: Run) -> int:
 
 
 def _fillings(run: Run, ids: np.ndarray, place: int, logits: Tensor, top_k: int) -> list[Filling]:
+    logits = logits[: run.tokenizer.vocab_size]  # a model may have rows that no piece uses
     probabilities, best = logits.softmax(0).topk(top_k)
     fillings = []
     for probability, index in zip(probabilities.tolist(), best.tolist(), strict=True):

@@ -110,7 +110,7 @@ def test_an_output_that_exists_is_refused_without_overwrite(
     result = invoke("lmmodel", "finetune", road.run, *CLASSES, "--train", train, "--validation",
                     validation, "--output", tmp_path / "out", "--overwrite", *FAST)  # fmt: skip
     assert result.exit_code == 1
-    assert "is no fine-tuned model: choose another --output" in result.stderr
+    assert "is not a fine-tuned model, so nothing replaces it" in result.stderr
     assert (tmp_path / "out" / "letter.txt").exists()
 
 

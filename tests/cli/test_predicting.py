@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,16 +29,22 @@ def gpt(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[TaskName, Path]:
-    """A folder for each task; they know nothing."""
+def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each task, "regression" an old one, and two of today; they know nothing."""
     folder, tokenizer = tmp_path_factory.mktemp("tuned"), load_tokenizer(road.tokenizer)
     labels: dict[TaskName, tuple[str, ...]] = {
         "sequence-classification": ("bad", "good"), "sentence-pair": ("no", "yes"),
         "regression": (), "token-classification": ("NOUN", "VERB"), "question-answering": (),
     }  # fmt: skip
+    numbers: dict[str, dict[str, Any]] = {
+        "regression of pairs": {"has_pairs": True}, "regression of one": {"has_pairs": False},
+    }  # fmt: skip
     return {
-        task: write_fine_tuned(folder / task, task, tokenizer, own) for task, own in labels.items()
-    }
+        **{task: write_fine_tuned(folder / task, task, tokenizer, own)
+           for task, own in labels.items()},
+        **{name: write_fine_tuned(folder / name, "regression", tokenizer, **own)
+           for name, own in numbers.items()},
+    }  # fmt: skip
 
 
 def test_fill_mask_prints_guesses_for_each_mask(road: Road, tmp_path: Path) -> None:
@@ -108,6 +118,13 @@ def test_embed_writes_vectors_or_prints_them(road: Road, tmp_path: Path) -> None
     np.testing.assert_array_equal([row["vector"] for row in rows], vectors)
     found = as_json("lmmodel", "embed", road.run, *texts)
     np.testing.assert_allclose([one["vector"] for one in found["texts"]], vectors, rtol=1e-6)
+    refused = invoke("lmmodel", "embed", road.run, "A road.", "--output", array)
+    assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+    assert f"{array} exists: add --overwrite" in refused.output
+    np.testing.assert_array_equal(np.load(array), vectors)
+    succeed("lmmodel", "embed", road.run, "A road.", "--output", array, "--overwrite")
+    assert np.load(array).shape == (1, 128)
+    assert invoke("lmmodel", "embed", road.run, "A road.", "--overwrite").exit_code == 2
     raw = as_json("lmmodel", "embed", road.run, *texts, "--no-normalize")
     assert np.linalg.norm(raw["texts"][0]["vector"]) > 2
     printed = succeed("lmmodel", "embed", road.run, *texts).stdout.splitlines()
@@ -125,7 +142,7 @@ def test_generate_goes_on_and_says_why_it_stopped(gpt: Path) -> None:
     assert found["texts"][0]["prompt"] == "The river"
 
 
-def test_classify_prints_a_line_a_text(tuned: dict[TaskName, Path], tmp_path: Path) -> None:
+def test_classify_prints_a_line_a_text(tuned: dict[str, Path], tmp_path: Path) -> None:
     folder = tuned["sequence-classification"]
     lines = succeed("lmmodel", "classify", folder, "A stone.", "A bird.").stdout.splitlines()
     assert [line.split()[0] in {"good", "bad"} for line in lines] == [True, True]
@@ -137,18 +154,28 @@ def test_classify_prints_a_line_a_text(tuned: dict[TaskName, Path], tmp_path: Pa
     assert float(number.split()[0]) == pytest.approx(float(number.split()[0]))
 
 
-def test_pairs_are_an_option_or_a_tab(tuned: dict[TaskName, Path], tmp_path: Path) -> None:
+def test_pairs_are_an_option_or_a_tab(tuned: dict[str, Path], tmp_path: Path) -> None:
     folder = tuned["sentence-pair"]
     (tmp_path / "pairs").write_text("A stone.\tA bird.\n")
     filed = as_json("lmmodel", "classify", folder, "--file", tmp_path / "pairs")
     assert as_json("lmmodel", "classify", folder, "A stone.", "--pair", "A bird.") == filed
-    number = as_json("lmmodel", "classify", tuned["regression"], "--file", tmp_path / "pairs")
-    assert number["texts"][0]["pair"] == "A bird."
+    for of_numbers in (tuned["regression"], tuned["regression of pairs"]):
+        number = as_json("lmmodel", "classify", of_numbers, "--file", tmp_path / "pairs")
+        assert number["texts"][0]["pair"] == "A bird."
+    (tmp_path / "pairs").write_text("A stone.\tA bird.\nA road and no bird.\n")
+    halved = invoke("lmmodel", "classify", tuned["regression of pairs"], "--file",
+                    tmp_path / "pairs")  # fmt: skip
+    assert halved.exit_code == 2
+    assert "tab" in halved.output
+    (tmp_path / "single").write_text("A tab\there.\n")
+    single = as_json("lmmodel", "classify", tuned["regression of one"], "--file",
+                     tmp_path / "single")  # fmt: skip
+    assert single["texts"][0]["pair"] is None
     for options in (["a", "b", "--pair", "c"], ["--file", "-", "--pair", "c"], ["no tab here"]):
         assert invoke("lmmodel", "classify", folder, *options, input="").exit_code == 2
 
 
-def test_tag_prints_a_line_a_word(tuned: dict[TaskName, Path]) -> None:
+def test_tag_prints_a_line_a_word(tuned: dict[str, Path]) -> None:
     folder = tuned["token-classification"]
     lines = succeed("lmmodel", "tag", folder, "A stone.", "A bird").stdout.splitlines()
     assert [line.split()[0] if line else "" for line in lines] == [
@@ -158,7 +185,7 @@ def test_tag_prints_a_line_a_word(tuned: dict[TaskName, Path]) -> None:
     assert found["texts"][0]["words"] == ["A", "stone."]
 
 
-def test_answer_finds_stretches_of_a_passage(tuned: dict[TaskName, Path], tmp_path: Path) -> None:
+def test_answer_finds_stretches_of_a_passage(tuned: dict[str, Path], tmp_path: Path) -> None:
     folder, passage = tuned["question-answering"], "The river sees a stone."
     (tmp_path / "page.txt").write_text(passage)
     (tmp_path / "rows").write_text(f"Who sees?\t{passage}\n")
@@ -186,6 +213,9 @@ def test_answer_finds_stretches_of_a_passage(tuned: dict[TaskName, Path], tmp_pa
         (["score", "run", "--file", "no-such-file"], "can't read no-such-file"),
         (["embed", "run", "a", "--output", "v.csv"], "vectors go to .npy or .parquet"),
         (["fill-mask", "gpt", "[MASK]"], "was trained on next tokens"),
+        (["fill-mask", "run", "[MASK]", "--top-k", "100000"], "has only 100 pieces: ask for fewer"),
+        (["classify", "regression/config.json", "a"], "is a file: name the folder"),
+        (["embed", "run/config.json", "a"], "is a file: name the folder"),
         (["fill-mask", "run", "no mask"], "has no [MASK]"),
         (["classify", "run", "a"], "holds no fine-tuned model"),
         (["tag", "sequence-classification", "a"], "use classify"),
@@ -195,14 +225,15 @@ def test_answer_finds_stretches_of_a_passage(tuned: dict[TaskName, Path], tmp_pa
 def test_what_can_not_be_answered_is_one_line(
     road: Road,
     gpt: Path,
-    tuned: dict[TaskName, Path],
+    tuned: dict[str, Path],
     inside: Path,
     arguments: list[str],
     words: str,
 ) -> None:
     folders = {"run": road.run, "gpt": gpt, **tuned}
     verb, model, *rest = arguments
-    result = invoke("lmmodel", verb, folders.get(model, model), *rest)
+    folder, _, name = model.partition("/")
+    result = invoke("lmmodel", verb, Path(folders.get(folder, folder), name), *rest)
     assert result.exit_code == 1, result.output
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
@@ -216,6 +247,28 @@ def test_a_line_that_is_not_utf8_is_an_error(road: Road, tmp_path: Path) -> None
     for result in (filed, piped):
         assert result.exit_code == 1
         assert "is not UTF-8 at byte 0" in result.stderr
+
+
+def test_an_argument_that_is_not_utf8_is_wrong_usage(road: Road) -> None:
+    latin = os.fsdecode("é".encode("latin-1"))
+    for arguments in (["score", road.run, latin], ["score", road.run, "a", "--start-token", latin],
+                      ["classify", road.run, "a", "--pair", latin]):  # fmt: skip
+        refused = invoke("lmmodel", *arguments)
+        assert refused.exit_code == 2
+        assert "is not UTF-8: convert it, or give it in a file" in refused.output
+
+
+def test_a_closed_standard_input_is_wrong_usage(road: Road) -> None:
+    code = (
+        "import sys; sys.stdin = None; from lmcli.lmmodel import main; "
+        f"main(['score', {str(road.run)!r}, *sys.argv[1:]])"
+    )
+    for arguments in ([], ["-"], ["--file", "-"]):
+        found = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 2
+        assert "--file with one a line" in found.stderr
 
 
 def test_without_a_text_the_usage_is_explained(road: Road) -> None:

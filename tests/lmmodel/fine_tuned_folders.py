@@ -17,6 +17,8 @@ def write_fine_tuned(
     task: TaskName,
     tokenizer: Tokenizer,
     labels: tuple[str, ...] = (),
+    *,
+    has_pairs: bool | None = None,
     **model: object,
 ) -> Path:
     """Write a model of 2 x 32 with random weights large enough to differ between texts."""
@@ -27,6 +29,7 @@ def write_fine_tuned(
         task=task, labels=labels, max_seq_length=40, model=config,
         config=FinetuneConfig(task=task), tokenizer_hash=tokenizer.hash, origin={}, data={},
         figures={}, environment={},
+        has_pairs=has_pairs,
     )  # fmt: skip
     head = make_task_model(config, task, record.num_outputs, seed=3)
     folder.mkdir(parents=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lmmodel
 from lmdata.tokenizer import load_tokenizer
@@ -162,6 +164,40 @@ def test_words_are_split_at_spaces_and_around_punctuation():
         "(",
         "times",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Pay 3.50, not 1,000.", ["Pay", "3.50", ",", "not", "1,000", "."]),
+        ("U.S. law", ["U", ".", "S", ".", "law"]),
+        ("हिन्दी भाषा।", ["हिन्दी", "भाषा", "।"]),
+        ("cafe\u0301 noir", ["cafe\u0301", "noir"]),
+        ("مُحَمَّد هنا", ["مُحَمَّد", "هنا"]),
+        ("می\u200cخواهم.", ["می\u200cخواهم", "."]),
+        ("an \U0001f469\u200d\U0001f33e!", ["an", "\U0001f469\u200d", "\U0001f33e", "!"]),
+        ("", []),
+    ],
+)
+def test_words_keep_their_marks_and_numbers_their_points(text, words):
+    found, spaces = split_words(text)
+    assert found == words
+    together = zip(words, spaces, strict=True)
+    assert "".join((" " if space else "") + word for word, space in together) == text
+
+
+@given(st.text(alphabet="ab1.,'’ \u0301\u093f\u200d!क\U0001f469\n"))
+def test_splitting_loses_nothing_but_white_space(text):
+    words, spaces = split_words(text)
+    assert "".join(words) == "".join(text.split())
+    assert len(words) == len(spaces)
+    assert all(word and not any(map(str.isspace, word)) for word in words)
+
+
+def test_texts_are_read_as_in_training_without_the_space_around_them(make_tuned):
+    gpt = make_tuned("sequence-classification", LABELS)
+    plain, spaced = gpt.classify(["a dog", " \ta dog \u2003"])
+    assert spaced.probabilities == pytest.approx(plain.probabilities, abs=1e-7)
 
 
 def test_load_tells_runs_from_fine_tuned_models(trained, make_tuned, tmp_path):

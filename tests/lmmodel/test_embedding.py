@@ -61,6 +61,10 @@ def test_vectors_are_written_alone_or_with_their_texts(tmp_path):
         {"text": "a", "vector": [0, 1, 2]}, {"text": "b", "vector": [3, 4, 5]},
     ]  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "v.parquet"]
+    with pytest.raises(OutputError, match="exists: add --overwrite to replace it"):
+        write_vectors(tmp_path / "v.parquet", ["c"], vectors[:1])
+    write_vectors(tmp_path / "v.parquet", ["c"], vectors[:1], overwrite=True)
+    assert pq.read_table(tmp_path / "v.parquet").num_rows == 1
 
 
 def test_what_can_not_be_embedded_or_written_is_a_clear_error(trained, tmp_path):

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from lmdata.errors import ConfigError
+from lmdata.errors import ConfigError, OutputError
 from lmmodel import finetune as face
 from lmmodel.config import load_train_config
-from lmmodel.errors import CheckpointError, DivergedError, FitError, RunError, TaskError
+from lmmodel.errors import (
+    CheckpointError,
+    DivergedError,
+    FitError,
+    LmmodelError,
+    RunError,
+    TaskError,
+)
 from lmmodel.fine_tuned import is_fine_tuned, load_fine_tuned, read_fine_tuned_record
 from lmmodel.finetune import FinetuneResult, finetune, read_data, resolve_config, start_model
 from lmmodel.finetuning import batches, fit, pictures, settings
@@ -308,12 +315,14 @@ def test_bf16_is_what_training_computes_in_and_scores_are_float32s(runs, tmp_pat
     assert losses[0] != losses[1]
 
 
-def test_training_stops_when_the_score_no_longer_rises(runs, tmp_path) -> None:
+@pytest.mark.parametrize("patience", [1, 3])
+def test_training_stops_when_the_score_no_longer_rises(runs, tmp_path, patience) -> None:
     result = run_it(
-        runs["bert"], tmp_path, "sequence-classification", num_epochs=30, patience=1, lr=1e-2
-    )
+        runs["bert"], tmp_path, "sequence-classification", num_epochs=30, patience=patience,
+        lr=1e-2,
+    )  # fmt: skip
     (seed,) = result.seeds
-    assert seed.best_epoch + 2 == seed.num_epochs < 30
+    assert seed.best_epoch + patience == seed.num_epochs < 30
     lines = [json.loads(line) for line in (result.output / "metrics.jsonl").read_text().split("\n")
              if line]  # fmt: skip
     assert len(lines) == seed.num_epochs
@@ -394,9 +403,10 @@ def test_pictures_are_drawn(tmp_path) -> None:
         ({"num_seeds": 0}, "num_seeds must be at least 1"),
         ({"seed": -1}, "seed must be in"),
         ({"lr": 2.0}, "lr must be above 0 and at most 1"),
+        ({"lr": 0.0}, "lr must be above 0 and at most 1"),
         ({"warmup_ratio": 1.0}, "warmup_ratio must be in"),
         ({"dropout": 1.0}, "dropout must be in"),
-        ({"patience": -1}, "patience must be at least 0 or none"),
+        ({"patience": 0}, "patience must be at least 1 or none"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0 or none"),
         ({"max_seq_length": 3}, "max_seq_length must be at least 4, got 3"),
         ({"score": "mse"}, "score must be one of pearson, spearman for regression, got 'mse'"),
@@ -433,13 +443,67 @@ def test_only_a_fine_tuned_folder_is_replaced_and_only_if_asked(runs, tmp_path) 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     for folder in (tmp_path / "mine", runs["modern"]):
-        with pytest.raises(RunError, match="is no fine-tuned model: choose another --output"):
+        with pytest.raises(RunError, match="is not a fine-tuned model, so nothing replaces it"):
             finetune(runs["bert"], config, *paths, folder, overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     with pytest.raises(RunError, match="is fine-tuned already: begin with the pretrained run"):
         finetune(tmp_path / "out", config, *paths, tmp_path / "other")
     with pytest.raises(RunError, match="holds no run"):
         finetune(tmp_path / "mine", config, *paths, tmp_path / "other")
+
+
+def test_an_output_that_can_not_be_written_is_told_before_the_work(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    config, missing = make_config("regression"), tmp_path / "nothing"
+    with pytest.raises(OutputError, match=r"can't write .*file/out"):
+        finetune(missing, config, missing, missing, tmp_path / "file" / "out")
+
+
+def test_paths_may_be_strings(runs, tmp_path) -> None:
+    paths = map(str, write_files(tmp_path, "regression", 20))
+    result = finetune(
+        str(runs["bert"]), make_config("regression", num_epochs=1), *paths, str(tmp_path / "out")
+    )
+    assert result.output == tmp_path / "out"
+
+
+def test_files_of_pairs_and_of_single_texts_do_not_go_together(runs, tmp_path) -> None:
+    first, second = {"text": "a dog"}, {"sentence1": "a dog", "sentence2": "one bird"}
+    for name, texts in (("pairs", second), ("single", first)):
+        lines = [json.dumps({**texts, "label": float(n)}) for n in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    files = [tmp_path / "pairs.jsonl", tmp_path / "single.jsonl"]
+    for train_file, validation_file in (files, files[::-1]):
+        with pytest.raises(TaskError, match=r"pairs.jsonl has pairs, .*single.jsonl single texts"):
+            finetune(
+                runs["bert"], make_config("regression"), train_file, validation_file,
+                tmp_path / "out",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("has_pairs", [True, False])
+def test_a_model_of_numbers_remembers_whether_it_learned_pairs(runs, tmp_path, has_pairs) -> None:
+    texts = {"sentence1": "a dog", "sentence2": "one"} if has_pairs else {"text": "a dog"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({**texts, "label": float(n)}) for n in range(20)))
+    config = make_config("regression", num_epochs=1)
+    finetune(runs["bert"], config, path, path, tmp_path / "out")
+    assert read_fine_tuned_record(tmp_path / "out").reads_pairs is has_pairs
+    tuned = load_fine_tuned(tmp_path / "out")
+    tuned.classify(["a"], ["b"] if has_pairs else None)
+    with pytest.raises(FitError, match="give a second text" if has_pairs else "no second ones"):
+        tuned.classify(["a"], None if has_pairs else ["b"])
+
+
+def test_questions_without_right_answers_can_not_be_scored_by(runs, tmp_path) -> None:
+    train_file, validation = write_files(tmp_path, "question-answering", 20)
+    content = json.loads(validation.read_text())
+    for paragraph in content["data"][0]["paragraphs"]:
+        paragraph["qas"][0]["answers"] = []
+    validation.write_text(json.dumps(content))
+    config = make_config("question-answering")
+    with pytest.raises(LmmodelError, match=r"validation.json has no right answers to score by"):
+        finetune(runs["bert"], config, train_file, validation, tmp_path / "out")
 
 
 def test_what_does_not_finish_leaves_the_old_folder(runs, tmp_path, monkeypatch) -> None:

@@ -68,6 +68,17 @@ def test_a_prompt_that_can_not_be_answered_is_named(trained, texts, words):
 def test_top_k_must_be_in_range(trained):
     with pytest.raises(ValueError, match=r"top_k must be in \[1, \d+\], got 0"):
         fill_mask(load_run(trained), PROMPTS, top_k=0)
+    with pytest.raises(FitError, match=r"there are no 121 guesses, .* has only 120 pieces"):
+        fill_mask(load_run(trained), PROMPTS, top_k=121)
+
+
+def test_rows_that_no_piece_uses_are_no_guesses(make_untrained_run):
+    run = make_untrained_run("model.vocab_size=320")  # as models are padded for speed
+    size = run.tokenizer.vocab_size
+    assert size < 320
+    found = fill_mask(run, ["a [MASK]."], top_k=size)[0][0]
+    assert sorted(filling.piece for filling in found) == sorted(run.tokenizer.pieces)
+    assert sum(filling.probability for filling in found) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_causal_model_fills_no_masks(tiny, store, tmp_path):

@@ -286,6 +286,9 @@ def test_a_missing_file_and_settings_without_effect(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", as_jsonl(RECORDS))
     with pytest.raises(TaskError, match="always names its columns"):
         read_task_file(path, "sentence-pair", TaskFormat(has_header=False))
+    for name, task in (("a.conllu", "token-classification"), ("a.json", "question-answering")):
+        with pytest.raises(TaskError, match="--no-header is for TSV"):
+            read_task_file(write(tmp_path / name, ""), task, TaskFormat(has_header=False))
     with pytest.raises(ValueError, match="task must be one of sequence"):
         read_task_file(path, "pairs", TaskFormat())  # type: ignore[arg-type]
 
@@ -327,6 +330,25 @@ def test_an_unknown_label_is_an_error_with_the_known_and_the_near_one(tmp_path: 
 def test_labels_are_sorted_by_number_where_they_are_numbers() -> None:
     assert sort_labels(["10", "2", "2", "-1"]) == ("-1", "2", "10")
     assert sort_labels(["b", "a", "10"]) == ("10", "a", "b")
+    assert sort_labels(["5", "--5", "10"]) == ("--5", "10", "5")
+
+
+def test_a_field_of_csv_may_be_a_whole_document(tmp_path: Path) -> None:
+    text = "word " * 100_000
+    limit = csv.field_size_limit()
+    path = write(tmp_path / "a.csv", f'text,label\n"{text}",a\nb,b\n')
+    rows = read_text_rows(path, "sequence-classification")
+    assert rows.texts == [text.strip(), "b"]
+    assert csv.field_size_limit() == limit
+
+
+def test_an_unknown_label_of_many_lists_a_few(tmp_path: Path) -> None:
+    labels = tuple(f"label{n:02}" for n in range(60))
+    rows = read_text_rows(
+        write(tmp_path / "b.tsv", "sentence\tlabel\na\tother\n"), "sequence-classification"
+    )
+    with pytest.raises(TaskError, match=r"'label09' and 50 more: mend it, or add examples"):
+        label_ids(rows, labels)
 
 
 # Words and tags.
