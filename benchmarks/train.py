@@ -153,7 +153,8 @@ def compare(name: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     row["ratio_per_cpu_s"] = round(statistics.median(per_cpu), 2)
     waits = [pair["ours"]["data_wait_ratio"] for pair in pairs]
     row["data_wait_percent"] = round(100 * statistics.median(waits), 3)
-    row["mfu"] = pairs[0]["ours"]["mfu"]
+    utilisations = [pair["ours"]["mfu"] for pair in pairs]
+    row["mfu"] = None if None in utilisations else statistics.median(utilisations)
     return row
 
 
