@@ -18,7 +18,7 @@ from lmdata.config import config_to_dict
 from lmmodel.finetune import FinetuneResult, finetune
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.tasks import TaskFormat
-from lmmodel.trained import load_run
+from lmmodel.saving.run import read_record
 
 TASKS = DATA / "tasks"
 # Every so many documents (UD) or articles (XQuAD) is held out: both have a training file only. Not
@@ -122,7 +122,7 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def describe_run(path: Path) -> dict[str, Any]:
     """Return what the pretrained model is."""
-    record = load_run(path, device="cpu").record
+    record = read_record(path)
     model, config = record.config.model, record.config
     return {
         "name": path.name,

@@ -126,7 +126,7 @@ def _drifting_config(device: str, store: str, *, compile: bool, deterministic: b
         f"compile={str(compile).lower()}", f"deterministic={str(deterministic).lower()}",
         f"budget.num_steps={num_steps}",
         "evaluation.num_examples=0", f"checkpoint.every_steps={num_steps // 2}",
-        "logging.every_steps=1",
+        "logging.every_steps=1", "logging.picture=false",
     ])  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class Work:
             "schedule.kind=constant", "schedule.warmup_ratio=0", f"budget.num_steps={FOREVER}",
             "evaluation.num_examples=0", f"evaluation.every_steps={FOREVER}",
             f"checkpoint.every_steps={FOREVER}", f"logging.every_steps={self.log_every}",
-            f"max_grad_norm={MAX_GRAD_NORM}",
+            "logging.picture=false", f"max_grad_norm={MAX_GRAD_NORM}",
         ]  # fmt: skip
 
 

@@ -113,6 +113,8 @@ def tokenize_corpus(
                 raise KeyboardInterrupt(build.describe_state()) from None
             finally:
                 build.close()
+                pool.close()
+                folder.remove_temporary_files()  # what workers were in the middle of
 
 
 def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:

@@ -124,6 +124,8 @@ class LoggingConfig:
     """Steps between lines of metrics.jsonl and progress reports, at least 1."""
     tensorboard: bool = False
     """Whether TensorBoard events are written as well."""
+    picture: bool = True
+    """Whether loss.png is drawn, at evaluations and at the end."""
 
     def __post_init__(self) -> None:
         _check_every_steps(self.every_steps)
@@ -236,6 +238,8 @@ def change_config(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
         set_value(own, override)
     if own.get("preset") is not None:
         values["recipe"] = {**_preset_values(values), **_table(own, "recipe")}
+    if "budget" in own:  # one number: another takes its place
+        values["budget"] = own["budget"]
     return build_config(TrainConfig, values)
 
 

@@ -159,7 +159,9 @@ class Reporter:
         return None if is_short or was_said else since
 
     def draw(self, unigram_loss: float | None = None) -> None:
-        """Draw the losses so far."""
+        """Draw the losses so far, where a picture is wanted."""
+        if not self.config.logging.picture:
+            return
         self._drawn_s = time.monotonic()
         entries = read_metrics(self.output / METRICS_NAME)
         plot_losses(entries, self.output / PICTURE_NAME, unigram_loss)

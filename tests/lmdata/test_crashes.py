@@ -21,9 +21,11 @@ from tests.lmdata.builds import all_bytes, random_documents, write_corpus
 ROOT = Path(__file__).parents[2]
 NUM_FILES = 30
 COMMAND = """
+import signal
 import sys
 from pathlib import Path
 from lmdata.errors import LmdataError
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell put us behind
 from tests.lmdata.builds import build
 try:
     build(Path(sys.argv[1]), Path(sys.argv[2]), num_workers=int(sys.argv[3]), processes=True,

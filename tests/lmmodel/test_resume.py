@@ -286,3 +286,5 @@ def test_settings_laid_over_those_of_a_run():
     assert change_config(config, ["checkpoint.keep=9"]).recipe == config.recipe
     frozen = dataclasses.replace(config, recipe=None)
     assert change_config(frozen, ["seed=3"]).recipe is None
+    longer = change_config(config, ["budget.num_minutes=2"])
+    assert (longer.budget.num_minutes, longer.budget.num_steps) == (2.0, None)

@@ -69,7 +69,7 @@ def test_pairs_are_those_of_the_stock_tokenizer(
     examples = encode_task(rows, TINY[kind], (), length, is_training=False)
     backend = stock(TINY[kind], length, 0, "longest_first")
     for row, (first, second) in enumerate(texts):
-        expected = backend.encode(first, second)
+        expected = backend.encode(first.strip(), second.strip())
         start, end = examples.offsets[row : row + 2]
         if expected.ids:
             assert pieces(examples, row) == expected.ids
@@ -87,7 +87,7 @@ def test_single_texts_are_those_of_the_stock_tokenizer(
     rows = make_text_rows("sequence-classification", texts)
     examples = encode_task(rows, TINY[kind], (), length, is_training=False)
     backend = stock(TINY[kind], length, 0, "longest_first")
-    expected = [backend.encode(text) for text in texts]
+    expected = [backend.encode(text.strip()) for text in texts]
     assert [pieces(examples, row) for row in range(len(texts))] == [
         encoding.ids or [TINY[kind].special_ids["eos"]] for encoding in expected
     ]
@@ -294,7 +294,7 @@ def test_windows_of_passages_are_those_of_the_stock_tokenizer(
     tokenizer = TINY[kind]
     rows = make_question_rows([question], [passage])
     examples = encode_task(rows, tokenizer, (), length, is_training=False, window_overlap=overlap)
-    first = stock(tokenizer, length, overlap, "only_second").encode(question, passage)
+    first = stock(tokenizer, length, overlap, "only_second").encode(question.strip(), passage)
     expected = [first, *first.overflowing]
     assert [pieces(examples, e) for e in range(len(examples))] == [e.ids for e in expected]
     types = [index for encoding in expected for index in encoding.type_ids]

@@ -43,6 +43,8 @@ def test_a_run_folder_holds_all_that_it_promises(tiny, store, tmp_path):
 def test_the_picture_needs_no_held_out_figures(tiny, store, tmp_path):
     train(tiny("evaluation.num_examples=0"), store, tmp_path / "run")
     assert (tmp_path / "run" / "loss.png").is_file()
+    train(tiny("logging.picture=false"), store, tmp_path / "bare")
+    assert not (tmp_path / "bare" / "loss.png").exists()
 
 
 def test_the_same_seed_gives_the_same_bytes(tiny, store, tmp_path):
