@@ -47,10 +47,16 @@ def environment() -> dict[str, Any]:
         "num_cores": os.cpu_count(),
         "python": platform.python_version(),
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": has_uncommitted_changes(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def has_uncommitted_changes() -> bool:
+    """Whether anything but results has changed since the commit."""
+    code = (":/", ":(top,exclude)benchmarks/results")
+    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", *code))
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
