@@ -237,8 +237,8 @@ def start_model(source: Run, config: FinetuneConfig, data: TaskData, *, seed: in
     if config.task == "regression":
         assert data.train.labels is not None
         model.head.scale = float(np.std(data.train.labels)) or 1.0
-        if model.head.classifier.bias is not None:
-            model.head.classifier.bias.data.fill_(float(np.mean(data.train.labels)))
+        if model.head.classifier.bias is not None:  # it is where the offset will be kept
+            model.head.offset = float(np.mean(data.train.labels))
     model.backbone.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.to(resolve_device(config.device))
 

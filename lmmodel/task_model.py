@@ -29,8 +29,9 @@ class TaskHead(nn.Module):
     """Hidden states to logits.
 
     Attributes:
-        scale: factor of what the classifier reads while it is trained: the standard deviation of
-            regression's labels, so that one learning rate suits any unit; 1 in what is saved
+        scale, offset: what logits are multiplied by and what is added, while the head is trained:
+            standard deviation and mean of regression's labels, so that one learning rate suits any
+            unit; 1 and 0 in what is saved
     """
 
     def __init__(self, config: ModelConfig, task: TaskName, num_labels: int) -> None:
@@ -43,7 +44,7 @@ class TaskHead(nn.Module):
             self.norm = LayerNorm(size, config.norm_eps, bias=False)
         self.classifier = Linear(size, num_labels, bias=config.family != "gpt2" or not is_sequence)
         self.dropout = config.dropout if has_dropout(config, task) else 0.0
-        self.scale = 1.0
+        self.scale, self.offset = 1.0, 0.0
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (N, C) from hidden states (N, D)."""
@@ -52,8 +53,9 @@ class TaskHead(nn.Module):
         if hasattr(self, "dense"):
             hidden = self.norm(F.gelu(self.dense(hidden)))
         hidden = dropout(hidden, self.dropout if self.training else 0.0)
-        logits: Tensor = self.classifier(hidden if self.scale == 1.0 else self.scale * hidden)
-        return logits
+        logits: Tensor = self.classifier(hidden)
+        is_plain = (self.scale, self.offset) == (1.0, 0.0)
+        return logits if is_plain else self.scale * logits + self.offset
 
 
 def has_dropout(config: ModelConfig, task: TaskName) -> bool:
@@ -98,9 +100,12 @@ class TaskModel(nn.Module):
         return logits
 
     def saved_weights(self) -> dict[str, Tensor]:
-        """Return copies of all weights on the CPU, with the head's scale in the classifier's."""
-        state = self.state_dict()
-        state["head.classifier.weight"] = self.head.scale * state["head.classifier.weight"]
+        """Return copies of all weights on the CPU, with scale and offset in the classifier's."""
+        state, head = self.state_dict(), self.head
+        state["head.classifier.weight"] = head.scale * state["head.classifier.weight"]
+        if head.classifier.bias is not None:
+            bias = head.scale * state["head.classifier.bias"] + head.offset
+            state["head.classifier.bias"] = bias
         return {name: weight.detach().cpu().clone() for name, weight in state.items()}
 
     def _rows(self, batch: Batch) -> Tensor:
