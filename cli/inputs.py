@@ -63,17 +63,26 @@ def read_texts(texts: Sequence[str], file: str | None) -> Given:
     if file is None and (tuple(texts) == (STANDARD_INPUT,) or not (texts or _is_at_terminal())):
         texts, file = (), STANDARD_INPUT
     for text in texts:
-        if os.path.isfile(text):  # noqa: PTH113 - false too for what no file can be called
-            raise click.UsageError(
-                f"{text} is a file: --file {text} reads the texts in it; a text that is called as "
-                "a file is, goes to standard input"
-            )
+        check_is_text(
+            text, f"--file {text} reads the texts in it; a text that is called as a file is, goes "
+            "to standard input",
+        )  # fmt: skip
     lines = [] if file is None else _read_lines(file)
     kept = [line for line in lines if line.strip()]
     if not texts and not kept:
         raise click.UsageError("give a text, or --file with one a line (- is standard input)")
     num_blank = len(lines) - len(kept)
     return Given([*texts, *kept], {BLANK_LINES: num_blank} if num_blank else {})
+
+
+def check_is_text(text: str, instead: str) -> None:
+    """Check that a text is not the name of a file, which was most likely meant to be read.
+
+    Raises:
+        click.UsageError: it is; says what to do `instead`
+    """
+    if os.path.isfile(text):  # noqa: PTH113 - false too for what no file can be called
+        raise click.UsageError(f"{text} is a file: {instead}")
 
 
 def split_at_tab(lines: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .inputs import TEXT, read_texts, split_at_tab, text_options
+from .inputs import TEXT, check_is_text, read_texts, split_at_tab, text_options
 from .options import (
     device_option,
     echo_result,
@@ -244,12 +244,11 @@ def classify(
 
     if pair is not None and (len(texts) != 1 or file is not None):
         raise click.UsageError("--pair goes with one text; a --file has both, a tab between them")
+    if pair is not None:
+        check_is_text(pair, "--pair takes a text; --file reads pairs, a tab between them")
     given, tuned = read_texts(texts, file), load_fine_tuned(model, device or "auto")
     first, second = given.texts, None if pair is None else [pair]
-    reads_pairs = tuned.record.reads_pairs
-    if reads_pairs is None:  # an old folder of regression
-        reads_pairs = any("\t" in text for text in given.texts)
-    if pair is None and reads_pairs:
+    if pair is None and tuned.record.has_pairs:
         first, second = split_at_tab(given.texts)
     found = classify_texts(tuned, first, second)
     lines = classification_lines(found.answers)
@@ -310,6 +309,8 @@ def answer(
 
     if passage is not None and passage_file is not None:
         raise click.UsageError("give --passage or --passage-file, not both")
+    if passage is not None:
+        check_is_text(passage, f"--passage-file {passage} reads it")
     given = read_texts(texts, file)
     if passage_file is not None:
         passage = read_text(Path(passage_file))

@@ -179,12 +179,12 @@ def training_note(now: Progress) -> str:
 
 def training_lines(summary: Summary) -> list[str]:
     """Return what a training run came to."""
-    rate = summary.num_tokens / max(summary.elapsed_s, 1e-9)
     lines = [
-        f"{summary.output}/  {summary.num_steps:,} steps, {summary.num_tokens:,} tokens in "
-        f"{duration(summary.elapsed_s)}, {rate:,.0f} tokens/s",
-        f"  training loss   {summary.loss:.4f}",
+        f"{summary.output}/  {summary.num_steps:,} steps, {summary.num_tokens:,} tokens; "
+        f"{duration(summary.elapsed_s)}, {summary.tokens_per_s:,.0f} tokens/s",
     ]
+    if summary.loss is not None:
+        lines.append(f"  training loss   {summary.loss:.4f}")
     if summary.evaluation is not None:
         lines += evaluation_lines(summary.evaluation)
     return lines + [f"  note: {note}" for note in summary.notes]

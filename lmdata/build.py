@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmdata.building.output import check_apart
 from lmdata.building.plan import TokenizeConfig
 from lmdata.building.workers import WorkerPool
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
@@ -104,6 +105,7 @@ def build_store(
             num_workers=num_workers,
         )  # fmt: skip
     tokenizer = load_tokenizer(tokenizer_path or DEFAULT_TOKENIZER)
+    check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
     if say and verbose:
         encoder = make_encoder(tokenizer)
         say(f"encoding by {encoder.kind}: {encoder.reason}")

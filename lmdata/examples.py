@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
-from lmdata.building.output import OutputFolder
+from lmdata.building.output import OutputFolder, check_apart
 from lmdata.building.shards import check_shard, map_shard
 from lmdata.checking.example_columns import to_record_batch
 from lmdata.checking.example_ledger import ExampleCounts, describe_flows, sum_examples
@@ -90,6 +90,7 @@ def write_examples(
     _check_settings(recipe, num_workers, shard_bytes)
     store_path = Path(store_path)
     stores = open_stores(store_path)
+    check_apart(store_path, Path(output))
     with OutputFolder(Path(output), overwrite=overwrite) as folder:
         plan = _describe_plan(store_path, folder.path, recipe, seed, epoch, shard_bytes)
         build = _Build(stores, recipe, folder, plan)

@@ -91,7 +91,7 @@ class EvaluationConfig:
     """The held-out loss, at the same masks at every step and in every run."""
 
     every_steps: int | None = None
-    """Steps between evaluations, at least 1; None: ten in the run."""
+    """Steps between evaluations, at least 1; None: at most ten in all."""
     num_examples: int = 256
     """Examples of the validation split, at least 0; 0 switches evaluation off."""
 
@@ -106,7 +106,8 @@ class CheckpointConfig:
     """What is kept to go on from. No effect on the result."""
 
     every_steps: int | None = None
-    """Steps between checkpoints, at least 1; None: ten in the run. The last step is always kept."""
+    """Steps between checkpoints, at least 1; None: at most ten in all. The last step always is
+    one."""
     keep: int = 2
     """Newest checkpoints that stay, at least 1."""
 

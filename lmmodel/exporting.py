@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.fine_tuned import FineTuned, is_fine_tuned, load_fine_tuned
-from lmmodel.handover.card import Card, render
+from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
 from lmmodel.handover.folders import CARD_NAME, CONFIG_NAME, without_added_specials
 from lmmodel.handover.parity import check_parity
@@ -113,9 +112,9 @@ def _write_onnx(source: Run | FineTuned, folder: Path) -> float:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder's config.json is one of transformers."""
+    """Whether a folder is one that `export_run` wrote: its model card says so."""
     try:
-        values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        card = (folder / CARD_NAME).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and "model_type" in values
+    return (folder / CONFIG_NAME).is_file() and is_our_card(card)

@@ -35,7 +35,8 @@ from lmmodel.trained import listed
 if TYPE_CHECKING:
     from lmmodel.predicting.answering import Classification, SpanAnswer, Tagging
 
-FORMAT_VERSION = 2  # 1: modern models spoke by their first token, not by the mean
+# 2: whether numbers are of pairs was not said; 1: modern models spoke by their first token.
+FORMAT_VERSION = 3
 KIND = "fine-tuned"
 
 
@@ -53,12 +54,7 @@ class FineTunedRecord:
     data: dict[str, Any]  # files, hashes, and how many examples were made of how many rows
     figures: dict[str, Any]  # scores of the kept seed, mean and spread over the seeds
     environment: dict[str, str | int]
-    has_pairs: bool | None = None  # of regression: whether it learned pairs; None: older folders
-
-    @property
-    def reads_pairs(self) -> bool | None:
-        """Whether it classifies pairs of texts; None where an old folder does not say."""
-        return self.has_pairs if self.task == "regression" else self.task == "sentence-pair"
+    has_pairs: bool  # whether it classifies pairs of texts
 
     @property
     def num_outputs(self) -> int:
@@ -149,7 +145,9 @@ def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
     values = json.loads(path.read_text(encoding="utf-8"))
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
+        raise RunError(
+            f"{path} has format {version}, this version reads {FORMAT_VERSION}: fine-tune again"
+        )
     del values["kind"]
     try:
         return build_config(FineTunedRecord, values)

@@ -343,5 +343,5 @@ def make_record(
         },
         figures=_figures(result),
         environment=describe_environment(resolve_device(config.device)),
-        has_pairs=has_pairs(data.rows) if config.task == "regression" else None,
+        has_pairs=has_pairs(data.rows),
     )  # fmt: skip

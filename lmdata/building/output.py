@@ -25,6 +25,19 @@ PLAN_NAME = "plan.json"  # in `.build`
 _LOCK_WAIT_S = 5.0  # killed processes may take a moment to go
 
 
+def check_apart(path: Path, output: Path) -> None:
+    """Check that what is read does not lie where a build writes, which would remove it first.
+
+    Raises:
+        OutputError: it does
+    """
+    if path.resolve().is_relative_to(output.resolve()):
+        raise OutputError(
+            f"{path} is read and lies in the output {output}, which would be replaced: choose "
+            "another --output, or copy it elsewhere first"
+        )
+
+
 class OutputFolder:
     """A dataset folder under construction; everything but finished shards lies in `.build`.
 

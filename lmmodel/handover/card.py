@@ -18,6 +18,9 @@ TASK_TAGS: dict[TaskName, str] = {
 }
 """What the Hub calls a task."""
 
+MARK = "lmmodel"
+"""The tag by which a folder that was exported is told from others."""
+
 Table = Mapping[str, Any]
 """Names and values; a value that is a sequence has a column for each item."""
 
@@ -43,11 +46,11 @@ def render(card: Card) -> str:
         >>> card = Card(title="x", class_name="BertForMaskedLM", pipeline_tag="fill-mask",
         ...             tags=["bert"], summary="A model.", example=["1 + 1"],
         ...             tables={"Figures": {"loss": 2.5}})
-        >>> render(card).splitlines()[:6]
-        ['---', 'library_name: transformers', 'pipeline_tag: fill-mask', 'tags:', '- bert', '---']
+        >>> render(card).splitlines()[1:6]
+        ['library_name: transformers', 'pipeline_tag: fill-mask', 'tags:', '- bert', '- lmmodel']
     """
     front = ["library_name: transformers", f"pipeline_tag: {card.pipeline_tag}", "tags:"]
-    lines = ["---", *front, *[f"- {tag}" for tag in card.tags], "---", ""]
+    lines = ["---", *front, *[f"- {tag}" for tag in (*card.tags, MARK)], "---", ""]
     lines += [f"# {card.title}", "", card.summary, "", "## How to open it", ""]
     lines += ["```python", *card.example, "```"]
     for title, table in card.tables.items():
@@ -56,6 +59,19 @@ def render(card: Card) -> str:
     if card.notes:
         lines += ["", "## Notes", "", *[f"- {note}" for note in card.notes]]
     return "\n".join(lines) + "\n"
+
+
+def is_our_card(text: str) -> bool:
+    r"""Whether a README is one that `render` wrote.
+
+    Example:
+        >>> is_our_card("---\ntags:\n- bert\n- lmmodel\n---\n# bert\n")
+        True
+        >>> is_our_card("---\ntags:\n- bert\n---\n- lmmodel\n")
+        False
+    """
+    front = text.partition("---\n")[2].partition("---\n")[0]
+    return f"- {MARK}" in front.splitlines()
 
 
 def table_lines(table: Table) -> list[str]:

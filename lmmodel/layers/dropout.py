@@ -60,5 +60,5 @@ def dropout(x: Tensor, p: float) -> Tensor:
     words.random_(-(2**63), None, generator=_numbers.generator)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     scale = torch.empty(x.shape, dtype=x.dtype)  # 1 where kept: no booleans in between
-    torch.ge(bits, round(p * 2**16) - 2**15, out=scale)
+    torch.ge(bits, min(round(p * 2**16), 2**16 - 1) - 2**15, out=scale)
     return x * scale.mul_(1 / (1 - p))

@@ -96,11 +96,11 @@ def classify(
     Raises:
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
-    task, reads_pairs = model.record.task, model.record.reads_pairs
+    task, reads_pairs = model.record.task, model.record.has_pairs
     _check_task(model, "classify")
     if reads_pairs and pairs is None:
         raise FitError(f"{model.path} was fine-tuned on pairs: give a second text for each")
-    if reads_pairs is False and pairs is not None:
+    if not reads_pairs and pairs is not None:
         raise FitError(f"{model.path} was fine-tuned on single texts: it takes no second ones")
     if pairs is not None and len(pairs) != len(texts):
         raise FitError(f"{len(texts)} texts and {len(pairs)} second texts: one each is needed")

@@ -16,6 +16,7 @@ from lmmodel.errors import FitError
 from lmmodel.model import Transformer
 from lmmodel.predicting.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.predicting.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
+from lmmodel.saving.output_folder import check_can_write
 from lmmodel.trained import Run
 
 VECTOR_FORMATS = (".npy", ".parquet")
@@ -104,7 +105,7 @@ def check_vector_file(path: Path, *, overwrite: bool = False) -> None:
 
     Raises:
         FitError: its ending says no known format
-        OutputError: it exists and may not be replaced
+        OutputError: it exists and may not be replaced, or can't be written
     """
     if path.suffix not in VECTOR_FORMATS:
         raise FitError(
@@ -114,6 +115,7 @@ def check_vector_file(path: Path, *, overwrite: bool = False) -> None:
         raise OutputError(
             f"{path} exists: add --overwrite to replace it, or choose another --output"
         )
+    check_can_write(path)
 
 
 def write_vectors(
@@ -145,7 +147,7 @@ def write_vectors(
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"can't write {path}: {error}; choose another --output") from error
+        raise OutputError(f"can't write {path}: {error}; choose another place") from error
 
 
 def _write_parquet(file: IO[bytes], texts: Sequence[str], vectors: np.ndarray) -> None:

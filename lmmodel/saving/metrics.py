@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import time
@@ -178,6 +179,19 @@ def plot_losses(
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def check_can_draw() -> None:
+    """Check that the picture can be drawn.
+
+    Raises:
+        RunError: Matplotlib is not installed
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RunError(
+            "loss.png is drawn by the package matplotlib: pip install matplotlib, or set "
+            "logging.picture=false (metrics.jsonl holds the same)"
+        )
 
 
 def find_tensorboard() -> Callable[[Path, int], Any]:

@@ -125,4 +125,4 @@ def _errors_of(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"can't write {output}: {error}; choose another folder") from error
+        raise OutputError(f"can't write {output}: {error}; choose another place") from error

@@ -57,7 +57,7 @@ def _read_object(path: Path) -> dict[str, Any] | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (ValueError, NotADirectoryError) as error:
+    except (ValueError, NotADirectoryError, IsADirectoryError) as error:
         raise RunError(f"{path} is not the record of a run of this version: {error}") from error
     if not isinstance(values, dict):
         raise RunError(f"{path} is not the record of a run of this version: it holds no table")

@@ -131,6 +131,15 @@ def save_state(
         CheckpointError: the disk is full
     """
     save_checkpoint(folder / CHECKPOINTS_NAME, step, groups, state, keep=keep)
+    save_weights(folder, groups)
+
+
+def save_weights(folder: Path, groups: TensorGroups) -> None:
+    """Write the weights that are used: the averaged ones where there are.
+
+    Raises:
+        CheckpointError: the disk is full
+    """
     save_tensors(folder / WEIGHTS_NAME, groups.get("average", groups["model"]))
 
 

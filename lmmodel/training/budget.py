@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -46,7 +48,7 @@ class Pace:
 
 
 def interval(every_steps: int | None, num_steps: int) -> int:
-    """Return the steps from one evaluation or checkpoint to the next; None: ten in the run.
+    """Return the steps from one evaluation or checkpoint to the next; None: at most ten in all.
 
     Example:
         >>> interval(None, 1000), interval(30, 1000), interval(None, 4)
@@ -78,7 +80,8 @@ def budget_steps(config: TrainConfig, loader: Loader, pace: Pace | None = None) 
         own_tokens = probe(loader).mean(lambda batch: batch.num_tokens)
         return math.ceil(budget.num_tokens / (own_tokens * loader.num_processes))
     if budget.num_epochs is not None:
-        return math.ceil(budget.num_epochs / epochs_per_step(loader))
+        # Rounded: a quotient of rounded numbers may be a little above the whole number it is.
+        return math.ceil(round(budget.num_epochs / epochs_per_step(loader), 6))
     if budget.num_minutes is not None:
         assert pace is not None
         return steps_within(budget.num_minutes * 60, pace, config)
@@ -93,9 +96,21 @@ def steps_within(seconds: float, pace: Pace, config: TrainConfig) -> int:
         100
     """
     most = int(max(0.0, seconds - pace.spent_s) / pace.step_s)
-    # Downwards: 11 steps may be evaluated less often than 10, so that they take less time.
+    # More steps take more time where they are evaluated and saved after a number of them. Where
+    # that is left open, at most ten times in all, 11 may take less than 10: so one by one there.
+    most = bisect.bisect_right(range(most), seconds, key=partial(_least_s, pace, config))
     fitting = (steps for steps in range(most, 1, -1) if pace.expected_s(steps, config) <= seconds)
     return next(fitting, 1)
+
+
+def _least_s(pace: Pace, config: TrainConfig, num_steps: int) -> float:
+    """Return seconds without what is done at most ten times: more steps never take less."""
+    bare = replace(
+        pace,
+        evaluation_s=pace.evaluation_s if config.evaluation.every_steps else 0.0,
+        checkpoint_s=pace.checkpoint_s if config.checkpoint.every_steps else 0.0,
+    )
+    return bare.expected_s(num_steps + 1, config)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from lmmodel.config import TrainConfig
 from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
 from lmmodel.saving.checkpoint import load_latest
-from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state
+from lmmodel.saving.metrics import finite_or_none
+from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
 from lmmodel.training.learner import Learner, StepResult
 from lmmodel.training.loader import Prefetcher, StepBatch
@@ -44,7 +45,8 @@ class Summary:
     num_steps: int
     num_tokens: int
     elapsed_s: float  # of this process, without what earlier ones did
-    loss: float  # of the last logged steps, nats
+    tokens_per_s: float  # of this process
+    loss: float | None  # of the last logged steps, nats; None: there are none
     evaluation: Evaluation | None
     notes: tuple[str, ...] = field(default=())
 
@@ -71,6 +73,7 @@ class Trainer:
         self.output = output
         self.is_main = is_main
         self.step = 0  # optimizer steps done
+        self.saved_step: int | None = None  # that of the newest checkpoint
         self.evaluation: Evaluation | None = None
         self.notes: list[str] = []
 
@@ -79,6 +82,7 @@ class Trainer:
         started = time.perf_counter()
         if resume:
             self._resume()
+        num_before = self.reporter.num_tokens
         if self.is_main:
             self.reporter.open(self.step)
         try:
@@ -88,12 +92,14 @@ class Trainer:
                 self._evaluate(is_logged=False)
         finally:
             self.reporter.close()
+        elapsed_s = time.perf_counter() - started
         return Summary(
             output=self.output,
             num_steps=self.record.num_steps,
             num_tokens=self.reporter.num_tokens,
-            elapsed_s=time.perf_counter() - started,
-            loss=self.reporter.last_loss,
+            elapsed_s=elapsed_s,
+            tokens_per_s=(self.reporter.num_tokens - num_before) / elapsed_s,
+            loss=finite_or_none(self.reporter.last_loss),
             evaluation=self.evaluation,
             notes=tuple(self.notes),
         )
@@ -133,14 +139,17 @@ class Trainer:
         watch.num_steps += 1
         if self.step % config.logging.every_steps == 0 or is_last:
             self.reporter.write(self.step, result, watch)
-        if self.step % interval(config.evaluation.every_steps, num_steps) == 0 or is_last:
+        every_steps = interval(config.evaluation.every_steps, num_steps)
+        is_evaluated = self.step % every_steps == 0 or is_last
+        if is_evaluated:
             with watch.measure("evaluation"):
                 self._evaluate(is_logged=True)
-        if is_last and self.held_out is None and self.is_main:
-            self.reporter.draw()
         if self.step % interval(config.checkpoint.every_steps, num_steps) == 0 or is_last:
             with watch.measure("checkpoint"):
                 self._save()
+        if self.is_main and is_evaluated:
+            with watch.measure("evaluation"):
+                self.reporter.draw(self.evaluation, is_last=is_last)
 
     def _prefetch(self) -> Prefetcher:
         return Prefetcher(self.learner.loader, self.step, self.config.batch.prefetch)
@@ -160,6 +169,9 @@ class Trainer:
                 )
 
     def _save(self) -> None:
+        if self.step == self.saved_step:
+            return
+        self.saved_step = self.step
         groups = self.learner.groups(is_kept=self.is_main)
         if not self.is_main:
             return
@@ -175,12 +187,14 @@ class Trainer:
         self.notes += [f"passed over: {problem}" for problem in problems]
         if checkpoint is None:
             return
+        if self.is_main:  # a kill may have come between a checkpoint and the weights beside it
+            save_weights(self.output, checkpoint.groups)
         self.learner.load(checkpoint.groups)
         self.learner.loader = self.learner.loader.with_tokens(
             checkpoint.state["micro_batch_tokens"]
         )
         self.reporter.load(checkpoint.state["reporter"])
-        self.step = checkpoint.step
+        self.step = self.saved_step = checkpoint.step
 
     def _leave(self) -> None:
         self._save()

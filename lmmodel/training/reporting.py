@@ -19,6 +19,7 @@ from lmmodel.saving.metrics import (
     MetricsLog,
     Progress,
     Stopwatch,
+    check_can_draw,
     find_tensorboard,
     finite_or_none,
     on_line_since,
@@ -65,6 +66,8 @@ class Reporter:
         self._flops = 0
         self._log: MetricsLog | None = None
         self._open_events = find_tensorboard() if config.logging.tensorboard else None
+        if config.logging.picture:
+            check_can_draw()
         self._events: Any = None
         self._drawn_s = -math.inf
 
@@ -86,6 +89,7 @@ class Reporter:
         """What a checkpoint keeps of the report: JSON values."""
         return {
             "num_tokens": self.num_tokens,
+            "last_loss": finite_or_none(self.last_loss),
             "sums": self._sums.tolist(),
             "counts": self._counts.tolist(),
         }
@@ -93,6 +97,8 @@ class Reporter:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
         self.num_tokens = state["num_tokens"]
+        last_loss = state.get("last_loss")  # checkpoints of earlier versions have none
+        self.last_loss = math.nan if last_loss is None else last_loss
         self._sums = np.array(state["sums"], np.float64)
         self._counts = np.array(state["counts"], np.int64)
 
@@ -140,12 +146,9 @@ class Reporter:
         watch.reset()
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Write a line about an evaluation; draw the picture if the last one is old, or the end."""
+        """Write a line about an evaluation."""
         figures = {f"validation_{name}": value for name, value in asdict(evaluation).items()}
         self._write({"step": step, **figures})
-        is_old = time.monotonic() - self._drawn_s > REDRAW_S
-        if is_old or step == self.num_steps:
-            self.draw(evaluation.unigram_loss)
 
     def on_unigram_line_since(self) -> int | None:
         """Return since which step the held-out loss sits on the line, once: for a tenth of the run.
@@ -158,12 +161,14 @@ class Reporter:
         was_said = any("unigram line" in entry.get("message", "") for entry in entries)
         return None if is_short or was_said else since
 
-    def draw(self, unigram_loss: float | None = None) -> None:
-        """Draw the losses so far, where a picture is wanted."""
-        if not self.config.logging.picture:
+    def draw(self, evaluation: Evaluation | None, *, is_last: bool) -> None:
+        """Draw the losses so far, where a picture is wanted, if the last one is old, or the end."""
+        is_due = is_last or time.monotonic() - self._drawn_s > REDRAW_S
+        if not (self.config.logging.picture and is_due):
             return
         self._drawn_s = time.monotonic()
         entries = read_metrics(self.output / METRICS_NAME)
+        unigram_loss = None if evaluation is None else evaluation.unigram_loss
         plot_losses(entries, self.output / PICTURE_NAME, unigram_loss)
 
     def say(self, step: int, message: str) -> None:

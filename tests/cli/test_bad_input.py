@@ -235,6 +235,34 @@ CASES = {
         lambda _, road: ["lmmodel", "export", road.run, road.corpus, "--overwrite"],
         "is not an exported model, so nothing replaces it",
     ),
+    "a store over itself": Case(
+        lambda _, road: ["lmdata", "mask", road.tokens, "--output", road.tokens, "--overwrite"],
+        "is read and lies in the output .*, which would be replaced: choose another",
+    ),
+    "a store over its tokenizer": Case(
+        lambda _, road: [
+            "lmdata",
+            "tokenize",
+            road.corpus,
+            "--tokenizer",
+            road.tokens / "tokenizer",
+            "--output",
+            road.tokens,
+            "--overwrite",
+        ],
+        "is read and lies in the output .*, which would be replaced: choose another",
+    ),
+    "a budget without end": Case(
+        lambda _, road: [
+            "lmmodel",
+            "train",
+            road.shards,
+            "--set",
+            "budget.num_minutes=inf",
+            "--dry-run",
+        ],
+        "budget.num_minutes must be a finite number, got inf",
+    ),
     "existing corpus": Case(
         lambda _, road: ["lmdata", "sample-corpus", road.corpus], "exists and is not empty"
     ),

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,20 +29,18 @@ def gpt(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each task, "regression" an old one, and two of today; they know nothing."""
+    """A folder for each task; they know nothing."""
     folder, tokenizer = tmp_path_factory.mktemp("tuned"), load_tokenizer(road.tokenizer)
     labels: dict[TaskName, tuple[str, ...]] = {
         "sequence-classification": ("bad", "good"), "sentence-pair": ("no", "yes"),
         "regression": (), "token-classification": ("NOUN", "VERB"), "question-answering": (),
     }  # fmt: skip
-    numbers: dict[str, dict[str, Any]] = {
-        "regression of pairs": {"has_pairs": True}, "regression of one": {"has_pairs": False},
-    }  # fmt: skip
     return {
         **{task: write_fine_tuned(folder / task, task, tokenizer, own)
            for task, own in labels.items()},
-        **{name: write_fine_tuned(folder / name, "regression", tokenizer, **own)
-           for name, own in numbers.items()},
+        "regression of pairs": write_fine_tuned(
+            folder / "regression of pairs", "regression", tokenizer, has_pairs=True
+        ),
     }  # fmt: skip
 
 
@@ -118,6 +115,8 @@ def test_embed_writes_vectors_or_prints_them(road: Road, tmp_path: Path) -> None
     np.testing.assert_array_equal([row["vector"] for row in rows], vectors)
     found = as_json("lmmodel", "embed", road.run, *texts)
     np.testing.assert_allclose([one["vector"] for one in found["texts"]], vectors, rtol=1e-6)
+    hopeless = invoke("lmmodel", "embed", "nowhere", "A road.", "--output", array / "v.npy")
+    assert "can't write" in hopeless.output  # before anything is read
     refused = invoke("lmmodel", "embed", road.run, "A road.", "--output", array)
     assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
     assert f"{array} exists: add --overwrite" in refused.output
@@ -159,18 +158,20 @@ def test_pairs_are_an_option_or_a_tab(tuned: dict[str, Path], tmp_path: Path) ->
     (tmp_path / "pairs").write_text("A stone.\tA bird.\n")
     filed = as_json("lmmodel", "classify", folder, "--file", tmp_path / "pairs")
     assert as_json("lmmodel", "classify", folder, "A stone.", "--pair", "A bird.") == filed
-    for of_numbers in (tuned["regression"], tuned["regression of pairs"]):
-        number = as_json("lmmodel", "classify", of_numbers, "--file", tmp_path / "pairs")
-        assert number["texts"][0]["pair"] == "A bird."
+    number = as_json("lmmodel", "classify", tuned["regression of pairs"], "--file",
+                     tmp_path / "pairs")  # fmt: skip
+    assert number["texts"][0]["pair"] == "A bird."
     (tmp_path / "pairs").write_text("A stone.\tA bird.\nA road and no bird.\n")
     halved = invoke("lmmodel", "classify", tuned["regression of pairs"], "--file",
                     tmp_path / "pairs")  # fmt: skip
     assert halved.exit_code == 2
     assert "tab" in halved.output
     (tmp_path / "single").write_text("A tab\there.\n")
-    single = as_json("lmmodel", "classify", tuned["regression of one"], "--file",
+    single = as_json("lmmodel", "classify", tuned["regression"], "--file",
                      tmp_path / "single")  # fmt: skip
     assert single["texts"][0]["pair"] is None
+    named = invoke("lmmodel", "classify", folder, "a", "--pair", tmp_path / "pairs")
+    assert "pairs is a file: --pair takes a text" in named.output
     for options in (["a", "b", "--pair", "c"], ["--file", "-", "--pair", "c"], ["no tab here"]):
         assert invoke("lmmodel", "classify", folder, *options, input="").exit_code == 2
 
@@ -197,6 +198,9 @@ def test_answer_finds_stretches_of_a_passage(tuned: dict[str, Path], tmp_path: P
         assert as_json("lmmodel", "answer", folder, *options) == wanted
     lines = succeed("lmmodel", "answer", folder, "Who?", "--passage", passage).stdout.splitlines()
     assert lines[0] == "Who?"
+    named = invoke("lmmodel", "answer", folder, "Who?", "--passage", tmp_path / "page.txt")
+    assert named.exit_code == 2
+    assert "page.txt is a file: --passage-file" in named.output
     both = ["Who?", "--passage", "a", "--passage-file", "b"]
     assert invoke("lmmodel", "answer", folder, *both).exit_code == 2
 

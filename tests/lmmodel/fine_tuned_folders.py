@@ -18,7 +18,7 @@ def write_fine_tuned(
     tokenizer: Tokenizer,
     labels: tuple[str, ...] = (),
     *,
-    has_pairs: bool | None = None,
+    has_pairs: bool = False,
     **model: object,
 ) -> Path:
     """Write a model of 2 x 32 with random weights large enough to differ between texts."""
@@ -29,7 +29,7 @@ def write_fine_tuned(
         task=task, labels=labels, max_seq_length=40, model=config,
         config=FinetuneConfig(task=task), tokenizer_hash=tokenizer.hash, origin={}, data={},
         figures={}, environment={},
-        has_pairs=has_pairs,
+        has_pairs=has_pairs or task == "sentence-pair",
     )  # fmt: skip
     head = make_task_model(config, task, record.num_outputs, seed=3)
     folder.mkdir(parents=True)

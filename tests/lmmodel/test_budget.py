@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from lmmodel.device import Processes
 from lmmodel.saving.run import read_record
 from lmmodel.trainer import plan, train
 from lmmodel.training import calibration, loop
-from lmmodel.training.budget import Pace, interval, num_times, steps_within
+from lmmodel.training.budget import Pace, budget_steps, interval, num_times, steps_within
 from lmmodel.training.learner import Learner
 from lmmodel.training.plan import make_loader, resolve_config
 
@@ -34,6 +35,30 @@ def test_eleven_steps_may_take_less_time_than_ten():
     pace = Pace(step_s=1.0, evaluation_s=5.0)
     assert steps_within(45.0, pace, TrainConfig()) == 12
     assert pace.expected_s(10, TrainConfig()) > 45.0
+
+
+@pytest.mark.parametrize("every_steps", [None, 10])
+def test_long_budgets_of_short_steps_are_counted_at_once(tiny, every_steps):
+    config = TrainConfig() if every_steps is None else tiny("evaluation.every_steps=10")
+    pace = Pace(step_s=0.005, evaluation_s=0.5, checkpoint_s=0.5)
+    started = time.process_time()
+    steps = steps_within(86400.0 * 7, pace, config)
+    assert time.process_time() - started < 0.5
+    assert pace.expected_s(steps, config) <= 86400.0 * 7 < pace.expected_s(steps + 1, config)
+
+
+@pytest.mark.parametrize(("batch_size", "epochs"), [(3, 3), (7, 2), (11, 10)])
+def test_whole_epochs_take_whole_steps(tiny, store, batch_size, epochs):
+    """Of 94 rows, three times in steps of 3: 94 steps, not the 95 of a rounded quotient."""
+    config = tiny("budget.num_steps=none", f"budget.num_epochs={epochs}")
+    resolved = resolve_config(config, open_data(store), torch.device("cpu"), Processes())
+    for num_rows in range(1, 200):
+        loader = SimpleNamespace(num_rows=num_rows, batch_size=batch_size)
+        per_step = batch_size / num_rows
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lmmodel.training.budget.epochs_per_step", lambda _, n=per_step: n)
+            steps = budget_steps(resolved, loader)
+        assert steps == -(-epochs * num_rows // batch_size)
 
 
 STAGES = ("stages=[{until=0.9, max_seq_length=16}, {until=1, batch_size=24}]",)

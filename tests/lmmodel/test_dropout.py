@@ -47,6 +47,10 @@ def test_zero_returns_the_tensor_itself() -> None:
     assert dropout(x, 0.0) is x
 
 
+def test_nearly_all_may_be_dropped():
+    assert (dropout(torch.ones(10_000), 1 - 1e-9) != 0).float().mean() < 0.001
+
+
 def test_a_seed_holds_in_its_thread_until_its_end() -> None:
     x, cpu = torch.ones(1000), torch.device("cpu")
     with seeded(3, cpu):

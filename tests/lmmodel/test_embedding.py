@@ -73,5 +73,5 @@ def test_what_can_not_be_embedded_or_written_is_a_clear_error(trained, tmp_path)
     with pytest.raises(FitError, match=r"v.csv ends with '.csv': vectors go to .npy or .parquet"):
         write_vectors(tmp_path / "v.csv", ["a"], np.zeros((1, 2), np.float32))
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"can't write .*; choose another --output"):
+    with pytest.raises(OutputError, match=r"can't write .*; choose another place"):
         write_vectors(tmp_path / "file" / "v.npy", ["a"], np.zeros((1, 2), np.float32))

@@ -82,7 +82,8 @@ def test_the_card_of_a_run_tells_its_data_recipe_shape_training_and_figures(
     assert found.max_logit_difference < 1e-4
     text = (tmp_path / "mine" / "README.md").read_text()
     assert front_matter(text) == {
-        "library_name": "transformers", "pipeline_tag": "fill-mask", "tags": ["bert", "pretraining"]
+        "library_name": "transformers", "pipeline_tag": "fill-mask",
+        "tags": ["bert", "pretraining", "lmmodel"],
     }  # fmt: skip
     record = json.loads((trained / "config.json").read_text())
     last = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()
@@ -196,6 +197,9 @@ def test_nothing_but_an_export_is_ever_replaced(trained, tmp_path) -> None:
     with pytest.raises(RunError, match="exists and is not an exported model, so nothing replaces"):
         export_run(trained, trained, overwrite=True)
     assert (trained / "checkpoints").is_dir()
+    (tmp_path / "hf" / "README.md").write_text("# A checkpoint of others\n")
+    with pytest.raises(RunError, match="exists and is not an exported model"):
+        export_run(trained, tmp_path / "hf", overwrite=True)
 
 
 def test_an_output_that_can_not_be_written_is_told_before_the_work(tmp_path) -> None:

@@ -65,9 +65,9 @@ def test_checking_finds_out_beforehand_and_leaves_nothing(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     for output in (tmp_path / "file" / "out", tmp_path / "circle", tmp_path / ("x" * 300)):
-        with pytest.raises(OutputError, match=r"can't write .*; choose another folder"):
+        with pytest.raises(OutputError, match=r"can't write .*; choose another place"):
             check_can_write(output)
-        with pytest.raises(OutputError, match=r"can't write .*; choose another folder"):
+        with pytest.raises(OutputError, match=r"can't write .*; choose another place"):
             fill(output)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "circle"}
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.made_up import write_made_up_store
 from lmdata.recipes import RECIPES
@@ -20,6 +21,7 @@ from lmmodel.config import change_config, load_train_config
 from lmmodel.errors import CheckpointError, ResumeError, RunError
 from lmmodel.saving.checkpoint import INDEX_NAME, list_checkpoints
 from lmmodel.saving.metrics import read_metrics
+from lmmodel.saving.run import save_weights
 from lmmodel.trainer import train
 from lmmodel.training.loader import Loader
 from lmmodel.training.plan import make_loader, resolve_config
@@ -57,10 +59,6 @@ def crash_at(step: int):
 @pytest.fixture(scope="module")
 def whole(store, tmp_path_factory) -> Path:
     """A run that was never interrupted."""
-    import torch
-
-    from lmmodel.config import load_train_config
-
     run = tmp_path_factory.mktemp("whole") / "run"
     torch.set_num_threads(1)
     train(load_train_config(None, [*TINY, *DRIFTING]), store, run)
@@ -228,6 +226,40 @@ def test_trained_weights_without_a_checkpoint_are_not_trained_over(tiny, store, 
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == lines
 
 
+def test_weights_that_a_kill_left_behind_their_checkpoint_are_written_on_resume(
+    tiny, store, tmp_path, monkeypatch
+):
+    config = tiny("budget.num_steps=6", "checkpoint.every_steps=3")
+    train(config, store, tmp_path / "whole")
+    for step in (3, 6):  # killed beside the first checkpoint, or the last
+        run = tmp_path / f"killed-{step}"
+
+        def die_at(folder, groups, step=step):
+            if (folder / f"checkpoints/step-{step:08d}").exists():
+                raise Killed
+            save_weights(folder, groups)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("lmmodel.saving.run.save_weights", die_at)
+            with pytest.raises(Killed):
+                train(config, store, run)
+        train(None, None, run, resume=True)
+        assert weights(run) == weights(tmp_path / "whole")
+
+
+def test_a_finished_run_resumed_says_what_it_said(tiny, store, tmp_path):
+    first = train(tiny("logging.every_steps=2"), store, tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    times = [path.stat().st_mtime_ns for path in list_checkpoints(tmp_path / "run/checkpoints")]
+    again = train(None, None, tmp_path / "run", resume=True)
+    assert again.loss == first.loss
+    assert again.tokens_per_s == 0 < first.tokens_per_s
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+    assert times == [
+        path.stat().st_mtime_ns for path in list_checkpoints(tmp_path / "run/checkpoints")
+    ]
+
+
 def test_there_must_be_a_run_to_resume(tiny, store, tmp_path):
     with pytest.raises(RunError, match=r"holds no run: it has no config.json"):
         train(tiny(), store, tmp_path / "nothing", resume=True)
@@ -276,6 +308,22 @@ def test_a_run_keeps_its_cut_on_another_machine(tiny, store, whole, tmp_path):
         train(tiny(*DRIFTING), store, run, resume=True)
     with pytest.raises(ResumeError, match="min_micro_batches was None, now 3"):
         train(tiny(*DRIFTING, "batch.min_micro_batches=3"), store, run, resume=True)
+
+
+def test_the_cut_remembered_is_the_cut_taken(tiny, store, tmp_path):
+    """Begun on three cores and gone on with on one."""
+    torch.set_num_threads(3)
+    options = (*DRIFTING, "checkpoint.keep=9")
+    train(tiny(*options), store, tmp_path / "whole")
+    run = shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    for path in list_checkpoints(run / "checkpoints")[:-1]:
+        shutil.rmtree(path)
+    torch.set_num_threads(1)
+    train(tiny(*options), store, run, resume=True)
+    assert weights(run) == weights(tmp_path / "whole")
+    alone = tmp_path / "alone"
+    train(tiny(*options), store, alone)
+    assert weights(alone) != weights(run)  # the cut matters to the last bit
 
 
 def test_settings_laid_over_those_of_a_run():
