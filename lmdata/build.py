@@ -16,18 +16,13 @@ from lmdata.encoding import make_encoder
 from lmdata.errors import CorpusError, OutputError
 from lmdata.schema import Manifest
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
-from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.training import TokenizerConfig, train_tokenizer
 from lmdata.writer import output_errors
 
 DEFAULT_TOKENIZER = Path("tokenizer")
 
 # What a tokenizer's folder may hold; nothing else is ever replaced.
-_TOKENIZER_FILES = {
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
-    "vocab.json", "merges.txt",
-}  # fmt: skip
-
 OnBytes = Callable[[int, int], None]
 OnProgress = Callable[[int, int, int], None]
 
@@ -165,7 +160,7 @@ def _check_replaceable(output: Path, overwrite: bool) -> None:
             f"{output} exists: add --overwrite to replace it, or choose another --output"
         )
     found = {entry.name for entry in output.iterdir()} if output.is_dir() else {output.name}
-    strangers = sorted(found - _TOKENIZER_FILES)
+    strangers = sorted(found - TOKENIZER_FILES)
     if strangers:
         raise OutputError(
             f"{output} holds more than a tokenizer (such as {strangers[0]}), which --overwrite "

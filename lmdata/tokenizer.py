@@ -37,6 +37,10 @@ SPECIAL_NAMES: dict[str, tuple[str, ...]] = {
 """The special tokens by purpose, each with the spellings to look for, the first found counts."""
 
 TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER_FILES = frozenset({
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
+    "vocab.json", "merges.txt",
+})  # fmt: skip
 """Where a dataset keeps the tokenizer it was made with."""
 
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

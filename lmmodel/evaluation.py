@@ -210,10 +210,14 @@ def _score(
 def _score_labels(
     model: Transformer, hidden: Tensor, labels: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each label's loss and rank, see `_losses_and_ranks`; few logits exist at a time."""
+    """Return each label's loss and rank, see `_losses_and_ranks`; few logits exist at a time.
+
+    They are float32, whatever the layers compute in: in bf16 many would be equal, and the right
+    piece often the first of several.
+    """
     num_rows = chunk_rows(model.config.vocab_size, hidden.device)
     parts = [
-        _losses_and_ranks(model.lm_logits(rows).float(), own)
+        _losses_and_ranks(model.lm_logits(rows.float()), own)
         for rows, own in zip(
             torch.split(hidden, num_rows), torch.split(labels, num_rows), strict=True
         )

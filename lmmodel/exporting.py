@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmdata.tokenizer import Tokenizer
+from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
 from lmmodel.fine_tuned import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
 from lmmodel.handover.folders import CARD_NAME, CONFIG_NAME, without_added_specials
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.stock import export_model
-from lmmodel.saving.output_folder import check_can_write, check_replaceable, writing
+from lmmodel.saving.output_folder import Kind, output_errors, writing
+from lmmodel.saving.run import WEIGHTS_NAME
 from lmmodel.trained import Run, load_run
 
 ONNX_NAME = "onnx/model.onnx"
@@ -48,21 +49,21 @@ def export_run(
         OutputError: `output` can't be written
     """
     run_path, output = Path(run_path), Path(output)
-    check_can_write(output)
-    check_replaceable(output, "an exported model", is_export, overwrite=overwrite)
     if onnx:
         from lmmodel.handover.onnx_file import check_installed
 
         check_installed()
-    source = load_source(run_path)
-    labels = source.record.labels if isinstance(source, FineTuned) else ()
-    with writing(output) as folder:
-        theirs = export_model(source.model, exported_tokenizer(source), folder, labels)
+    with writing(output, EXPORT, overwrite=overwrite) as folder:
+        source = load_source(run_path)
+        labels = source.record.labels if isinstance(source, FineTuned) else ()
+        with output_errors(output):
+            theirs = export_model(source.model, exported_tokenizer(source), folder, labels)
         class_name: str = theirs["architectures"][0]
         difference = check_parity(source.model, folder, class_name, theirs.get("pad_token_id"))
-        onnx_difference = _write_onnx(source, folder) if onnx else None
-        card = describe(source, output.resolve().name, difference)
-        (folder / CARD_NAME).write_text(render(card), encoding="utf-8")
+        with output_errors(output):
+            onnx_difference = _write_onnx(source, folder) if onnx else None
+            card = describe(source, output.resolve().name, difference)
+            (folder / CARD_NAME).write_text(render(card), encoding="utf-8")
     return Export(
         output=output,
         architecture=class_name,
@@ -118,3 +119,10 @@ def is_export(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return (folder / CONFIG_NAME).is_file() and is_our_card(card)
+
+
+EXPORT = Kind(
+    "an exported model",
+    is_export,
+    TOKENIZER_FILES | {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, ONNX_NAME.partition("/")[0]},
+)

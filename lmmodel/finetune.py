@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmdata.tokenizer import Tokenizer
+from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError, TaskError
@@ -30,8 +30,8 @@ from lmmodel.finetuning.tasks import TaskName
 from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import write_text
 from lmmodel.saving.metrics import METRICS_NAME
-from lmmodel.saving.output_folder import check_can_write, check_replaceable, writing
-from lmmodel.saving.run import WEIGHTS_NAME
+from lmmodel.saving.output_folder import Kind, output_errors, writing
+from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.task_model import TaskModel, adopt_weights, make_task_model
 from lmmodel.trained import Run, load_run
 
@@ -39,6 +39,12 @@ SCORES_NAME = "scores.json"
 CONFUSION_NAME = "confusion.png"
 SCATTER_NAME = "scatter.png"
 INTERVAL = ("accuracy_low", "accuracy_high")  # of one training: no figures to average
+FINE_TUNED = Kind(
+    "a fine-tuned model",
+    is_fine_tuned,
+    TOKENIZER_FILES
+    | {RECORD_NAME, WEIGHTS_NAME, METRICS_NAME, SCORES_NAME, CONFUSION_NAME, SCATTER_NAME},
+)
 DEFAULT_LENGTH = 128  # tokens, as the shards of pretraining have by default
 
 
@@ -127,26 +133,25 @@ def finetune(
     """
     started_s = time.perf_counter()
     run, train, validation, output = map(Path, (run, train, validation, output))
-    check_can_write(output)
-    check_replaceable(output, "a fine-tuned model", is_fine_tuned, overwrite=overwrite)
-    source = _load_source(run)
-    config = resolve_config(config, source)
-    data = read_data(config, source.tokenizer, train, validation)
-    fits = [
-        fit(start_model(source, config, data, seed=seed), data.train, data.validation, data.score,
-            config.best_score, config, seed=seed, report=report)
-        for seed in range(config.seed, config.seed + config.num_seeds)
-    ]  # fmt: skip
-    best = max(fits, key=lambda one: one.best.scores[config.best_score])
-    result = _make_result(config, data, fits, best, output)
-    record = make_record(config, source, data, (train, validation), result)
-    with writing(output) as folder:
-        save_model(folder, record, best.best.weights, source.tokenizer)
-        lines = [json.dumps(line) + "\n" for one in fits for line in one.log]
-        write_text(folder / METRICS_NAME, "".join(lines))
-        write_text(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
-        if result.picture is not None:
-            draw(folder / result.picture.name, data, best, config)
+    with writing(output, FINE_TUNED, overwrite=overwrite) as folder:
+        source = _load_source(run)
+        config = resolve_config(config, source)
+        data = read_data(config, source.tokenizer, train, validation)
+        fits = [
+            fit(start_model(source, config, data, seed=seed), data.train, data.validation,
+                data.score, config.best_score, config, seed=seed, report=report)
+            for seed in range(config.seed, config.seed + config.num_seeds)
+        ]  # fmt: skip
+        best = max(fits, key=lambda one: one.best.scores[config.best_score])
+        result = _make_result(config, data, fits, best, output)
+        record = make_record(config, source, data, (train, validation), result)
+        with output_errors(output):
+            save_model(folder, record, best.best.weights, source.tokenizer)
+            lines = [json.dumps(line) + "\n" for one in fits for line in one.log]
+            write_text(folder / METRICS_NAME, "".join(lines))
+            write_text(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
+            if result.picture is not None:
+                draw(folder / result.picture.name, data, best, config)
     return dataclasses.replace(result, elapsed_s=time.perf_counter() - started_s)
 
 

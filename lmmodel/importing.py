@@ -21,9 +21,9 @@ from lmmodel.handover.stock import Imported, import_model
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.saving.checkpoint import save_tensors
-from lmmodel.saving.output_folder import check_can_write, check_replaceable, writing
+from lmmodel.saving.output_folder import output_errors, writing
 from lmmodel.saving.record import is_run
-from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, create_run
+from lmmodel.saving.run import RUN, WEIGHTS_NAME, RunRecord, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128
 
@@ -59,20 +59,20 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
         OutputError: `output` can't be written
     """
     folder, output = Path(folder), Path(output)
-    check_can_write(output)
-    check_replaceable(output, "a run", is_run, overwrite=overwrite)
-    _check_foreign(folder)
-    imported = import_model(folder)
-    config = imported.model.config
-    tokenizer = read_tokenizer(folder)
-    check_vocabulary(tokenizer, config)
-    difference = None
-    if not imported.fresh:
-        pad_id = imported.theirs.get("pad_token_id")
-        difference = check_parity(imported.model, folder, architecture(config), pad_id)
-    with writing(output) as temporary:
-        create_run(temporary, make_record(folder, imported, tokenizer), tokenizer, overwrite=False)
-        save_tensors(temporary / WEIGHTS_NAME, dict(imported.model.named_parameters()))
+    with writing(output, RUN, overwrite=overwrite) as temporary:
+        _check_foreign(folder)
+        imported = import_model(folder)
+        config = imported.model.config
+        tokenizer = read_tokenizer(folder)
+        check_vocabulary(tokenizer, config)
+        difference = None
+        if not imported.fresh:
+            pad_id = imported.theirs.get("pad_token_id")
+            difference = check_parity(imported.model, folder, architecture(config), pad_id)
+        record = make_record(folder, imported, tokenizer)
+        with output_errors(output):
+            create_run(temporary, record, tokenizer, overwrite=False)
+            save_tensors(temporary / WEIGHTS_NAME, dict(imported.model.named_parameters()))
     return Import(
         output=output,
         architecture=architecture(config),

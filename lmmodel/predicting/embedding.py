@@ -16,7 +16,7 @@ from lmmodel.errors import FitError
 from lmmodel.model import Transformer
 from lmmodel.predicting.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.predicting.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
-from lmmodel.saving.output_folder import check_can_write
+from lmmodel.saving.output_folder import check_can_write, output_errors
 from lmmodel.trained import Run
 
 VECTOR_FORMATS = (".npy", ".parquet")
@@ -135,7 +135,7 @@ def write_vectors(
     """
     check_vector_file(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -146,8 +146,6 @@ def write_vectors(
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"can't write {path}: {error}; choose another place") from error
 
 
 def _write_parquet(file: IO[bytes], texts: Sequence[str], vectors: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from lmdata.config import config_to_dict
 from lmdata.errors import ConfigError, OutputError
-from lmdata.tokenizer import Tokenizer, save_tokenizer
+from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, save_tokenizer
 from lmmodel.config import TrainConfig, config_from_dict
 from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
@@ -30,13 +30,19 @@ from lmmodel.saving.checkpoint import (
     save_tensors,
     write_text,
 )
-from lmmodel.saving.output_folder import check_replaceable
+from lmmodel.saving.output_folder import Kind, check_replaceable
 from lmmodel.saving.record import FORMAT_VERSION, is_run, read_values
 from lmmodel.saving.record import RECORD_NAME as RECORD_NAME
 from lmmodel.saving.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.starting import tokenizer_difference
 
 CHECKPOINTS_NAME = "checkpoints"
+RUN = Kind(
+    "a run",
+    is_run,
+    TOKENIZER_FILES
+    | {RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", "tensorboard"},
+)
 
 # What may differ when a run goes on: it does not change the weights.
 FREE_ON_RESUME = ("checkpoint", "logging", "evaluation", "batch.prefetch", "skip_bad_steps")
@@ -150,7 +156,7 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         RunError: there is a run already, or something that is not a run
     """
     resume = "--resume goes on with it, "
-    check_replaceable(folder, "a run", is_run, overwrite=overwrite, instead=resume)
+    check_replaceable(folder, RUN, overwrite=overwrite, instead=resume)
 
 
 def own_data(folder: Path, record: RunRecord) -> Path:

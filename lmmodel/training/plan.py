@@ -288,8 +288,9 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     """Return about how many bytes a resolved run takes at its peak, on one device.
 
     Weights, gradients and the state of AdamW are counted (Muon has less); what backward keeps is
-    estimated from the widths of a layer; logits are counted in compute precision and twice in float32. Micro-batches
-    that share the weights have copies of them and, each in work, gradients of its own.
+    estimated from the widths of a layer; logits are counted in compute precision and twice in
+    float32. Micro-batches that share the weights have copies of them and, each in work, gradients
+    of its own.
     """
     model, number_bytes = config.model, 2 if config.precision == "bf16" else 4
     per_weight = 16 + (4 if config.averaging.kind != "none" else 0)
