@@ -69,6 +69,11 @@ def read_texts(texts: Sequence[str], file: str | None) -> Given:
         )  # fmt: skip
     lines = [] if file is None else _read_lines(file)
     kept = [line for line in lines if line.strip()]
+    if lines and not kept and not texts:
+        from lmmodel.errors import TaskError
+
+        name = "standard input" if file == STANDARD_INPUT else file
+        raise TaskError(f"{name} holds no text, only blank lines: {len(lines):,}")
     if not texts and not kept:
         raise click.UsageError("give a text, or --file with one a line (- is standard input)")
     num_blank = len(lines) - len(kept)

@@ -51,7 +51,13 @@ TRAIN_KEYS = {
 }
 
 
-@click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
+class ModelGroup(FriendlyGroup):
+    """The verbs of models, of which only training keeps what it has done (and says so)."""
+
+    after_interruption = "Nothing was written; type the same command again."
+
+
+@click.group(cls=ModelGroup, context_settings={"max_content_width": 100})
 @click.version_option(package_name="lmdata-lmmodel")
 def main() -> None:
     """Training examples to a model: compact, exactly resumable, at home on a CPU or a GPU.

@@ -24,12 +24,14 @@ _USER_CAN_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 class FriendlyGroup(click.Group):
     """A group whose commands end with one line, not a traceback, when the user can mend it."""
 
+    after_interruption = "What was finished is kept; type the same command again to go on."
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of ours and Ctrl-C become one line and an exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
-            click.echo(f"\nInterrupted. {_how_to_go_on(interruption)}", err=True)
+            click.echo(f"\nInterrupted. {str(interruption) or self.after_interruption}", err=True)
             ctx.exit(INTERRUPTED_EXIT_CODE)
         except BrokenPipeError:
             sys.stderr.close()  # a closed pipe on stdout, as with `| head`, is the reader's choice
@@ -52,11 +54,6 @@ def _describe(error: Exception) -> str | None:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: free some space there or choose another place"
     return None
-
-
-def _how_to_go_on(interruption: KeyboardInterrupt) -> str:
-    text = str(interruption)
-    return text or "What was finished is kept; type the same command again to go on."
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4

@@ -136,8 +136,9 @@ def embed(
 ) -> None:  # fmt: skip
     """One vector a text: the mean of the last layer over its tokens, of length 1.
 
-    Texts longer than the model takes are read in windows side by side and the mean is over all of
-    them; how many is in the result. Without --output the vectors are in the --json result.
+    The special tokens around a text count too. Texts longer than the model takes are read in
+    windows side by side and the mean is over all of them; how many is in the result. Without
+    --output the vectors are printed, one a line.
 
     \b
     Example: lmmodel embed runs/wiki --file sentences.txt --output sentences.npy

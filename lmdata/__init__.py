@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmdata.kernel_cache import forget_stale_kernels
+from lmdata.kernel_cache import find_cache_folder, forget_stale_kernels
 
 if TYPE_CHECKING:
     from lmdata.dataset import ExampleSet, TokenStore
@@ -23,6 +23,7 @@ __all__ = ["__version__", "open", "view"]
 __version__ = "0.1.0"
 
 forget_stale_kernels(Path(__file__).parent)
+find_cache_folder(Path(__file__).parent)
 
 
 def open(path: Path | str, split: str = "train") -> TokenStore | ExampleSet:

@@ -54,6 +54,13 @@ class _ExampleBlock:
 class TokenStore:
     """Every document of one split, once, as ids and sentence lengths; made by `open_store`."""
 
+    def __repr__(self) -> str:
+        """Say how much there is."""
+        return (
+            f"<TokenStore {self.split}: {self.num_documents:,} documents, "
+            f"{self.num_sentences:,} sentences, {self.num_tokens:,} tokens>"
+        )
+
     def __init__(
         self, manifest: Manifest, tokenizer: Tokenizer, split: str, blocks: tuple[StoreBlock, ...]
     ) -> None:
@@ -99,6 +106,10 @@ class TokenStore:
 
 class ExampleSet:
     """Frozen examples of one split, read by row number; made by `open_examples`."""
+
+    def __repr__(self) -> str:
+        """Say how many there are."""
+        return f"<ExampleSet {self.split}: {self.num_examples:,} examples>"
 
     def __init__(
         self, manifest: Manifest, tokenizer: Tokenizer, split: str, blocks: list[_ExampleBlock]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
+import tempfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +25,7 @@ def forget_stale_kernels(package: Path) -> None:
 
     Args:
         package: folder of the sources, with Numba's files in `__pycache__`; where that can't
-            be written, Numba keeps its files elsewhere and nothing is done
+            be written, nothing is done: see `find_cache_folder`
     """
     cache = package / "__pycache__"
     if not os.access(cache, os.W_OK):
@@ -42,6 +44,47 @@ def forget_stale_kernels(package: Path) -> None:
     temporary = cache / f"kernel_sources.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(checksums), encoding="utf-8")
     temporary.replace(record)
+
+
+def find_cache_folder(package: Path) -> None:
+    """Have Numba keep compiled kernels elsewhere where it can't beside the sources.
+
+    Other sources have another folder, so no kernel is ever stale there. Without a cache folder of
+    the user, who may have no home in a container, it is the temporary folder; Numba alone would
+    refuse to compile.
+
+    Args:
+        package: folder of the sources
+    """
+    if "NUMBA_CACHE_DIR" in os.environ or _can_make(package / "__pycache__"):
+        return
+    name = f"lmdata-kernels-{_checksum(package):08x}"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
+    if user.is_absolute() and _can_make(user):
+        os.environ["NUMBA_CACHE_DIR"] = str(user / name)
+        return
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    with suppress(OSError):  # Numba says what it lacks
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        # Kernels are loaded and run: nobody else may have put them there.
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+            folder.chmod(0o700)
+            os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def _checksum(package: Path) -> int:
+    """Return a checksum of all sources and their names."""
+    checksum = 0
+    for path in sorted(package.rglob("*.py")):
+        checksum = zlib.crc32(_module_name(path, package).encode() + path.read_bytes(), checksum)
+    return checksum
+
+
+def _can_make(folder: Path) -> bool:
+    """Whether a folder can be written, or be made and written."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _module_name(path: Path, package: Path) -> str:

@@ -69,7 +69,7 @@ class Store(Protocol):
         """With `special_ids`, `is_special` (V,), `continues_word` (V,)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class View:
     """The examples of one epoch; made by `view`.
 
@@ -97,6 +97,13 @@ class View:
         """Return the number of examples."""
         return self._num_examples
 
+    def __repr__(self) -> str:
+        """Say what it is a view of, without its arrays."""
+        return (
+            f"<View {self.recipe.view}: {len(self):,} examples, seed {self.seed}, "
+            f"epoch {self.epoch}>"
+        )
+
     def examples(self, rows: np.ndarray, *, progress: float = 0.0) -> ExampleBatch:
         """Return the examples at some rows.
 
@@ -105,7 +112,7 @@ class View:
             progress: of the training, 0 to 1; only a mask rate that changes uses it
 
         Raises:
-            IndexError: a row is out of range
+            IndexError: a row is out of range, or no whole number
         """
         examples = self.canonical(rows)
         if self.recipe.has_pairs:
@@ -114,6 +121,9 @@ class View:
 
     def canonical(self, rows: np.ndarray) -> np.ndarray:
         """Return the number of the example at each row, in the order of the documents, int64."""
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise IndexError(f"rows must be whole numbers, got {rows.dtype}")
         rows = np.ascontiguousarray(rows, np.int64)
         if self.recipe.shuffle:
             return permute(rows, len(self), seed=self.seed, epoch=self.epoch)

@@ -104,7 +104,8 @@ def classify(
         raise FitError(f"{model.path} was fine-tuned on single texts: it takes no second ones")
     if pairs is not None and len(pairs) != len(texts):
         raise FitError(f"{len(texts)} texts and {len(pairs)} second texts: one each is needed")
-    _check_texts([*texts, *(pairs or ())])
+    _check_texts("text", texts)
+    _check_texts("second text", pairs or ())
     if not texts:
         return Answered([], {})
     found, counts = _predict(model, make_text_rows(task, texts, pairs))
@@ -217,7 +218,8 @@ def answer(
             f"{len(questions)} questions and {len(passages)} passages: one each is needed, or one "
             "for all"
         )
-    _check_texts([*questions, *passages])
+    _check_texts("question", questions)
+    _check_texts("passage", passages)
     if not questions:
         return Answered([], {})
     found, counts = _predict(model, make_question_rows(questions, passages))
@@ -245,10 +247,12 @@ def _check_task(model: FineTuned, verb: str) -> None:
         )
 
 
-def _check_texts(texts: Sequence[str]) -> None:
+def _check_texts(name: str, texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
         if not text.strip():
-            raise FitError(f"text {index + 1} of {len(texts)} is blank: {text!r}; leave it out")
+            place = f" {index + 1} of {len(texts)}" if len(texts) > 1 else ""
+            advice = "give one, or leave the row out" if place else "give one"
+            raise FitError(f"{name}{place} is blank: {text!r}; {advice}")
 
 
 def _predict(model: FineTuned, rows: TaskRows) -> tuple[Predictions, dict[str, int]]:

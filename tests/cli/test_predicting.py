@@ -253,6 +253,14 @@ def test_a_line_that_is_not_utf8_is_an_error(road: Road, tmp_path: Path) -> None
         assert "is not UTF-8 at byte 0" in result.stderr
 
 
+def test_a_file_without_a_text_is_named(road: Road, tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n  \n\n")
+    for verb in ("score", "embed", "fill-mask"):
+        refused = invoke("lmmodel", verb, road.run, "--file", tmp_path / "blank.txt")
+        assert refused.exit_code == 1
+        assert "blank.txt holds no text, only blank lines: 3" in refused.output
+
+
 def test_an_argument_that_is_not_utf8_is_wrong_usage(road: Road) -> None:
     latin = os.fsdecode("é".encode("latin-1"))
     for arguments in (["score", road.run, latin], ["score", road.run, "a", "--start-token", latin],

@@ -1,9 +1,10 @@
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from lmdata.kernel_cache import find_dependents, forget_stale_kernels
+from lmdata.kernel_cache import find_cache_folder, find_dependents, forget_stale_kernels
 
 
 @pytest.fixture
@@ -51,3 +52,55 @@ def test_a_package_without_cache_is_left_alone(tmp_path):
 def test_dependents_are_found_through_others():
     sources = {"a": b"", "b": b"from lmdata.a import (\n x,\n)", "c": b"from lmdata.b import y"}
     assert find_dependents({"a"}, sources) == {"a", "b", "c"}
+
+
+@pytest.fixture
+def folders(package, tmp_path_factory, monkeypatch):
+    """The user's and the temporary folder; the sources' own can't be written."""
+    home, temporary = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("os.environ", {"HOME": str(home)})
+    real = os.access
+    monkeypatch.setattr(
+        "os.access",
+        lambda path, mode: not Path(path).is_relative_to(package) and real(path, mode),
+    )
+    return home, temporary
+
+
+def cache_folder(package):
+    find_cache_folder(package)
+    return Path(os.environ.pop("NUMBA_CACHE_DIR", "none"))
+
+
+def test_kernels_lie_beside_their_sources_where_they_can(package, monkeypatch):
+    monkeypatch.setattr("os.environ", {})
+    assert cache_folder(package) == Path("none")
+
+
+def test_kernels_of_other_sources_lie_elsewhere_in_the_users_folder(package, folders):
+    home, _ = folders
+    before = cache_folder(package)
+    assert before.parent == home / ".cache"
+    assert cache_folder(package) == before
+    (package / "callee.py").write_text("x = 3\n")
+    assert cache_folder(package) not in (before, Path("none"))
+
+
+@pytest.mark.parametrize("has_home", [True, False])
+def test_kernels_go_to_the_temporary_folder_without_one_of_the_user(
+    package, folders, monkeypatch, has_home
+):
+    home, temporary = folders
+    real = os.access
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: not Path(path).is_relative_to(home) and real(path, mode)
+    )
+    if not has_home:
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    folder = cache_folder(package)
+    assert folder.parent == temporary
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    folder.symlink_to(package)  # of another's making
+    assert cache_folder(package) == Path("none")

@@ -144,8 +144,12 @@ def test_what_can_not_be_answered_is_a_clear_error(make_tuned):
         single.classify("a", "b")
     with pytest.raises(FitError, match="1 texts and 2 second texts: one each"):
         pair.classify("a", ["b", "c"])
-    with pytest.raises(FitError, match=r"text 2 of 2 is blank: ' '; leave it out"):
+    with pytest.raises(FitError, match=r"^text 2 of 2 is blank: ' '; give one"):
         single.classify(["a", " "])
+    with pytest.raises(FitError, match=r"^second text is blank: ''; give one$"):
+        pair.classify("a", "")
+    with pytest.raises(FitError, match=r"^passage is blank: ''; give one$"):
+        reader.answer("a", "")
     with pytest.raises(FitError, match="text 1 has no word, or an empty one"):
         tagger.tag(" ")
     with pytest.raises(FitError, match="text 1 has no word, or an empty one"):
