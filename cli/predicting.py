@@ -314,7 +314,7 @@ def answer(
         check_is_text(passage, f"--passage-file {passage} reads it")
     given = read_texts(texts, file)
     if passage_file is not None:
-        passage = read_text(Path(passage_file))
+        passage = read_text(Path(passage_file), keeps_line_ends=True)  # for the places of answers
     tuned = load_fine_tuned(model, device or "auto")
     questions, passages = split_at_tab(given.texts) if passage is None else (given.texts, [passage])
     found = answer_questions(tuned, questions, passages)

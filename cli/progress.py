@@ -27,7 +27,7 @@ class ProgressLine:
         self._title = title
         self._unit = unit
         self._is_quiet = quiet
-        self._is_visible = not quiet and sys.stderr.isatty()
+        self._is_visible = not quiet and sys.stderr is not None and sys.stderr.isatty()
         self._timer = threading.Timer(SHOW_AFTER_S, self._show)
         self._timer.daemon = True
         self._lock = threading.Lock()  # of the two that follow

@@ -57,7 +57,8 @@ def export_run(
         source = load_source(run_path)
         labels = source.record.labels if isinstance(source, FineTuned) else ()
         with output_errors(output):
-            theirs = export_model(source.model, exported_tokenizer(source), folder, labels)
+            tokenizer = exported_tokenizer(source)
+            theirs = export_model(source.model, tokenizer, folder, labels, _objective_of(source))
         class_name: str = theirs["architectures"][0]
         difference = check_parity(source.model, folder, class_name, theirs.get("pad_token_id"))
         with output_errors(output):
@@ -72,6 +73,10 @@ def export_run(
         max_onnx_difference=onnx_difference,
         notes=tuple(card.notes),
     )
+
+
+def _objective_of(source: Run | FineTuned) -> str | None:
+    return None if isinstance(source, FineTuned) else source.record.config.objective.name
 
 
 def load_source(path: Path) -> Run | FineTuned:

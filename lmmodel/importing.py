@@ -17,7 +17,7 @@ from lmmodel.fine_tuned import is_fine_tuned
 from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture
-from lmmodel.handover.stock import Imported, import_model
+from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.saving.checkpoint import save_tensors
@@ -114,7 +114,7 @@ def make_record(folder: Path, imported: Imported, tokenizer: Tokenizer) -> RunRe
 def make_config(imported: Imported) -> TrainConfig:
     """Return the settings by which a checkpoint is evaluated: what it can do decides."""
     model = imported.model.config
-    objective = objective_of(model, imported.fresh)
+    objective = objective_of(model, imported.fresh, imported.theirs.get(OBJECTIVE_KEY))
     recipe = OBJECTIVES[objective].recipe
     length = min(DEFAULT_MAX_SEQ_LENGTH, model.max_position_embeddings)
     return TrainConfig(
@@ -126,14 +126,19 @@ def make_config(imported: Imported) -> TrainConfig:
     )
 
 
-def objective_of(model: ModelConfig, fresh: list[str]) -> str:
+def objective_of(model: ModelConfig, fresh: list[str], kept: str | None = None) -> str:
     """Return the objective whose heads a checkpoint has.
+
+    Args:
+        model: its shape
+        fresh: weights that it lacks
+        kept: what our own export says of its objective; others say nothing
 
     Example:
         >>> objective_of(ModelConfig(has_nsp_head=True), ["nsp_head.classifier.weight"])
         'mlm'
     """
-    if model.is_causal:
+    if model.is_causal or kept == "clm":
         return "clm"
     has_classifier = model.has_nsp_head and "nsp_head.classifier.weight" not in fresh
     return "mlm+nsp" if has_classifier else "mlm"

@@ -29,6 +29,7 @@ def plot_confusion(
     from matplotlib.figure import Figure
 
     counts, names = merge_rare(counts, labels, MAX_LABELS)
+    names = [drawable(name) for name in names]
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)  # (C, C)
     side = 2.5 + 0.42 * max(len(names), 4)
@@ -47,6 +48,14 @@ def plot_confusion(
             axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=color, size=8)
     figure.colorbar(image, ax=axes, label="share of the right label", shrink=0.8)
     figure.savefig(path, dpi=120)
+
+
+def drawable(text: str) -> str:
+    """Return a text that the font of the picture can show: what it lacks, by its number."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont("DejaVu Sans"))
+    return "".join(c if font.get_char_index(ord(c)) else f"U+{ord(c):04X}" for c in text)
 
 
 def merge_rare(

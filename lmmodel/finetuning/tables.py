@@ -109,8 +109,12 @@ def read_bytes(path: Path) -> bytes:
         ) from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, keeps_line_ends: bool = False) -> str:
     """Return the text of a UTF-8 file, without a byte-order mark, lines ended by a line feed.
+
+    Args:
+        path: of the file, compressed or not
+        keeps_line_ends: leave those of Windows as they are
 
     Raises:
         TaskError: it is missing, damaged or not UTF-8
@@ -121,7 +125,7 @@ def read_text(path: Path) -> str:
         raise TaskError(
             f"{path} is not UTF-8 at byte {error.start}: convert it, as with iconv -t utf-8"
         ) from error
-    return text.replace("\r\n", "\n")
+    return text if keeps_line_ends else text.replace("\r\n", "\n")
 
 
 def read_table(path: Path, file_format: FileFormat, *, has_header: bool = True) -> Table:

@@ -24,6 +24,8 @@ from lmmodel.finetuning.tables import (
 )
 from lmmodel.finetuning.tasks import TASKS, FileFormat, TaskFormat, TaskName
 
+MAX_NUMBER = 1e15  # of regression: squares of larger ones leave float32
+
 
 def read_task_file(path: Path | str, task: TaskName, columns: TaskFormat) -> TaskRows:
     """Return the rows of a task file.
@@ -147,6 +149,11 @@ def _number(table: Table, line: int, name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise TaskError(
             f"{table.path}, line {line}: {name!r} is {_describe(value)}, a number is wanted"
+        )
+    if abs(number) > MAX_NUMBER:
+        raise TaskError(
+            f"{table.path}, line {line}: {name!r} is {number:g}, at most {MAX_NUMBER:g} is: choose "
+            "another unit"
         )
     return number
 

@@ -23,9 +23,13 @@ from lmmodel.task_model import TaskModel
 HEADS = ("head.", "nsp_head.classifier.")
 
 
+OBJECTIVE_KEY = "lmmodel_objective"
+
+
 def export_model(
-    model: Transformer | TaskModel, tokenizer: Tokenizer, folder: Path, labels: Sequence[str] = ()
-) -> dict[str, Any]:
+    model: Transformer | TaskModel, tokenizer: Tokenizer, folder: Path,
+    labels: Sequence[str] = (), objective: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write a folder that `from_pretrained` of a stock transformers class opens.
 
     Args:
@@ -33,6 +37,8 @@ def export_model(
         tokenizer: the one its ids belong to
         folder: is made; files in it are overwritten
         labels: classes or tags of a fine-tuned model, by number
+        objective: of a run; kept under OBJECTIVE_KEY, since an encoder's shape does not say
+            whether its vocabulary head was trained on masks or on next tokens
 
     Returns:
         What its config.json holds.
@@ -44,6 +50,8 @@ def export_model(
     task = model.task if isinstance(model, TaskModel) else None
     state = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
     theirs = to_their_config(config, _special_ids(tokenizer, config, task), task, labels)
+    if objective is not None:
+        theirs[OBJECTIVE_KEY] = objective
     write_folder(folder, theirs, to_their_weights(state, config, task), tokenizer, config)
     return theirs
 

@@ -201,6 +201,12 @@ def test_answer_finds_stretches_of_a_passage(tuned: dict[str, Path], tmp_path: P
     named = invoke("lmmodel", "answer", folder, "Who?", "--passage", tmp_path / "page.txt")
     assert named.exit_code == 2
     assert "page.txt is a file: --passage-file" in named.output
+    (tmp_path / "windows.txt").write_bytes(b"A road.\r\nThe river sees a stone.\r\n")
+    kept = as_json("lmmodel", "answer", folder, "Who?", "--passage-file",
+                   tmp_path / "windows.txt")["texts"][0]  # fmt: skip
+    written = (tmp_path / "windows.txt").read_bytes().decode()
+    assert written[kept["start"] : kept["end"]] == kept["answer"]
+    assert kept["passage"] == written
     both = ["Who?", "--passage", "a", "--passage-file", "b"]
     assert invoke("lmmodel", "answer", folder, *both).exit_code == 2
 
@@ -268,6 +274,18 @@ def test_an_argument_that_is_not_utf8_is_wrong_usage(road: Road) -> None:
         refused = invoke("lmmodel", *arguments)
         assert refused.exit_code == 2
         assert "is not UTF-8: convert it, or give it in a file" in refused.output
+
+
+def test_a_closed_standard_error_is_nobodys_business(road: Road) -> None:
+    code = (
+        "import sys; sys.stderr = None; from lmcli.lmmodel import main; "
+        f"main(['score', {str(road.run)!r}, 'A stone.', '--json'])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["texts"][0]["text"] == "A stone."
 
 
 def test_a_closed_standard_input_is_wrong_usage(road: Road) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -384,6 +385,13 @@ def test_the_last_step_is_always_evaluated() -> None:
 @pytest.mark.parametrize("module", [batches, fit, pictures, settings, face])
 def test_examples_in_docstrings_hold(module) -> None:
     assert doctest.testmod(module).failed == 0
+
+
+def test_labels_that_the_font_lacks_are_drawn_without_a_word(tmp_path) -> None:
+    assert pictures.drawable("é 面 \U0001f469\t") == "é U+9762 U+1F469U+0009"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_confusion(np.eye(2, dtype=np.int64), ["面", "\U0001f469"], tmp_path / "a.png", "b")
 
 
 def test_pictures_are_drawn(tmp_path) -> None:

@@ -150,6 +150,20 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(exported, tmp_path)
         import_checkpoint(folder, tmp_path / "run")
 
 
+def test_an_encoder_of_next_tokens_stays_one(tiny, store, tmp_path) -> None:
+    train(tiny("model.family=modern", "objective.name=clm", "budget.num_steps=1"), store,
+          tmp_path / "run")  # fmt: skip
+    export_run(tmp_path / "run", tmp_path / "hf")
+    import_checkpoint(tmp_path / "hf", tmp_path / "again")
+    own, again = (load_run(tmp_path / name) for name in ("run", "again"))
+    assert again.record.config.objective.name == "clm"
+    assert not again.model.config.is_causal
+    with pytest.raises(FitError, match="was trained on next tokens"):
+        again.fill_mask("a [MASK].")
+    found = [evaluate_run(run.path, store, num_examples=8).loss for run in (own, again)]
+    assert found[0] == pytest.approx(found[1], rel=0.02)  # rows of other lengths
+
+
 def test_only_a_run_is_replaced_by_an_import(exported, imported, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(imported, run)

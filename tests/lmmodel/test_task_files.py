@@ -306,6 +306,9 @@ def test_numbers_of_regression(tmp_path: Path) -> None:
     rows = read_text_rows(path, "regression")
     assert list(references(rows, ())) == [0.5, -2.0]
     assert find_labels(rows) == ()
+    huge = write(tmp_path / "h.csv", "sentence,score\na,1e30\n")
+    with pytest.raises(TaskError, match=r"line 2: 'score' is 1e\+30, at most 1e\+15 is: choose"):
+        read_text_rows(huge, "regression")
     for value in ("high", "nan", ""):
         broken = write(tmp_path / "b.csv", f"sentence,score\na,{value}\n")
         with pytest.raises(TaskError, match=r"line 2: 'score' is .*a number is wanted"):
