@@ -21,7 +21,7 @@ from .options import (
     set_option,
 )
 from .progress import ProgressLine
-from .summaries import aligned, duration, to_json_values
+from .summaries import aligned, duration, figure, to_json_values
 
 if TYPE_CHECKING:
     from lmmodel.finetune import FinetuneResult
@@ -134,12 +134,12 @@ def finetuning_lines(result: FinetuneResult) -> list[str]:
     for one in result.seeds:
         mark = " *" if one.seed == result.kept_seed and len(result.seeds) > 1 else ""
         best = f"{one.best_epoch:g} of {one.num_epochs:g}"
-        rows.append((f"seed {one.seed}{mark}", *[f"{one.scores[n]:.4f}" for n in names], best))
+        rows.append((f"seed {one.seed}{mark}", *[figure(one.scores[n]) for n in names], best))
     if len(result.seeds) > 1:
-        rows.append(("mean", *[f"{result.mean[name]:.4f}" for name in names], ""))
-        rows.append(("spread", *[f"{result.spread[name]:.4f}" for name in names], ""))
+        rows.append(("mean", *[figure(result.mean[name]) for name in names], ""))
+        rows.append(("spread", *[figure(result.spread[name]) for name in names], ""))
     if result.guess:
-        rows.append(("guess", *[f"{result.guess[name]:.4f}" for name in names], ""))
+        rows.append(("guess", *[figure(result.guess[name]) for name in names], ""))
     return [
         f"{result.output}/  {result.task}, {result.num_train:,} examples, "
         f"{result.num_validation:,} to validate, in {duration(result.elapsed_s)}",

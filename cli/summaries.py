@@ -115,6 +115,16 @@ def recipe_lines(recipes: dict[str, Any]) -> list[str]:
     return lines[:-1]
 
 
+def figure(value: float) -> str:
+    """Return a number with four digits behind the point, or four in all where it is tiny or huge.
+
+    Example:
+        >>> figure(0.5), figure(0.0), figure(-1.5e-05), figure(1234567.0)
+        ('0.5000', '0.0000', '-1.500e-05', '1.235e+06')
+    """
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.3e}"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

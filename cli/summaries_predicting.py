@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .summaries import aligned
+from .summaries import aligned, figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def classification_lines(answers: Sequence[Classification]) -> list[str]:
     for one in answers:
         shown = one.text if one.pair is None else f"{one.text} | {one.pair}"
         if one.label is None:
-            rows.append((f"{one.value:.4f}", shown))
+            rows.append(("" if one.value is None else figure(one.value), shown))
         else:
             rows.append((one.label, f"{one.probabilities[one.label]:.2%}", shown))
     return aligned(rows)

@@ -102,6 +102,7 @@ def plot_scatter(
     axes.scatter(references, values, s=12, alpha=0.4, linewidths=0)
     ends = [min(values.min(), references.min()), max(values.max(), references.max())]
     axes.plot(ends, ends, color="gray", linestyle="--", label="right")
+    axes.ticklabel_format(style="sci", scilimits=(-3, 5))
     axes.set(xlabel="right number", ylabel="predicted", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
