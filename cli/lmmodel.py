@@ -43,7 +43,11 @@ DEFAULT_SIZE = "mini"
 TRAIN_KEYS = {
     "model_size": "model.size",
     "num_steps": "budget.num_steps",
+    "num_tokens": "budget.num_tokens",
+    "num_epochs": "budget.num_epochs",
     "num_minutes": "budget.num_minutes",
+    "keep": "checkpoint.keep",
+    "parallel": "parallel",
     "init_from": "init_from",
     "skip_bad_steps": "skip_bad_steps",
     "device": "device",
@@ -84,11 +88,21 @@ def main() -> None:
     help="Begin with the model of this run, trained or imported, instead of a fresh one.",
 )
 @click.option("--num-steps", type=click.IntRange(min=1), help="Optimizer steps.  [default: 1000]")
+@click.option("--num-tokens", type=click.IntRange(min=1), help="Budget in tokens read.")
+@click.option("--num-epochs", type=float, help="Budget in passes over the data.")
 @click.option(
     "--num-minutes", type=float, help="Wall-clock budget, turned into steps at the start."
 )
 @click.option("--output", type=FOLDER, help="Run folder.  [default: runs/SIZE, or RUN-continued]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, bit for bit.")
+@click.option(
+    "--keep", type=click.IntRange(min=1), help="Newest checkpoints that stay.  [default: 2]"
+)
+@click.option(
+    "--parallel",
+    type=click.Choice(["ddp", "fsdp2"]),
+    help="How the processes of torchrun share the work.  [default: ddp]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
     "--skip-bad-steps",

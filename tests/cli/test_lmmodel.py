@@ -113,3 +113,22 @@ def test_settings_of_a_resumed_run_are_laid_over_its_own(road: Road, tmp_path: P
     assert named.startswith("optimizer.lr was ")
     assert named.endswith("now 0.5")
     assert ";" not in named
+
+
+def test_budgets_and_what_is_kept_are_options(road: Road, tmp_path: Path) -> None:
+    def trained(name: str, *options: str) -> Path:
+        output = tmp_path / name
+        succeed("lmmodel", "train", road.tokens, "--output", output, *options, *TRAIN_FAST)
+        return output
+
+    many = trained("many", "--num-steps", "6", "--keep", "3", "--set", "checkpoint.every_steps=1")
+    assert len(list((many / "checkpoints").iterdir())) == 3
+    for name, option, value in (("tokens", "--num-tokens", "400"), ("epochs", "--num-epochs", "1")):
+        record = json.loads((trained(name, option, value) / "config.json").read_text())
+        assert record["config"]["budget"][option[2:].replace("-", "_")] == float(value)
+    both = invoke("lmmodel", "train", road.tokens, "--output", tmp_path / "both", "--num-tokens",
+                  "400", "--num-epochs", "1")  # fmt: skip
+    assert "the budget is one number, got num_epochs, num_tokens" in both.stderr
+    alone = invoke("lmmodel", "train", road.tokens, "--output", tmp_path / "alone", "--parallel",
+                   "fsdp2", *TRAIN_FAST)  # fmt: skip
+    assert "start the command with torchrun --nproc-per-node" in alone.stderr
