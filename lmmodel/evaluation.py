@@ -23,7 +23,7 @@ from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
-from lmmodel.predicting.inference import batch_tokens, chunk_rows, map_batches, prepare
+from lmmodel.predicting.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
 from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows
@@ -144,20 +144,27 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    score = functools.partial(_score, model, held_out.objective, device)
     if is_sharded(model):  # a layer is gathered by all processes in one order
+        score = functools.partial(_score, model, held_out.objective, device)
         with torch.no_grad():
             scores = _listed(map(score, held_out.micro_batches), held_out, progress)
     else:
-        scores = _listed(map_batches(score, held_out.micro_batches, device), held_out, progress)
+        precision: Precision = "bf16" if model.compute_dtype == torch.bfloat16 else "fp32"
+        scores = _scores(prepare(model, precision), held_out, device, progress)
     model.train(was_training)
     return summarize(held_out, scores)
 
 
 def score_held_out(run: Run, held_out: HeldOut, progress: Report | None = None) -> list[Scores]:
     """Return the scores of each micro-batch, computed side by side."""
-    score = functools.partial(_score, prepare(run.model), held_out.objective, run.device)
-    return _listed(map_batches(score, held_out.micro_batches, run.device), held_out, progress)
+    return _scores(prepare(run.model), held_out, run.device, progress)
+
+
+def _scores(
+    model: Transformer, held_out: HeldOut, device: torch.device, progress: Report | None
+) -> list[Scores]:
+    score = functools.partial(_score, model, held_out.objective, device)
+    return _listed(map_batches(score, held_out.micro_batches, device), held_out, progress)
 
 
 def _listed(scores: Iterable[Scores], held_out: HeldOut, progress: Report | None) -> list[Scores]:
@@ -191,7 +198,7 @@ def _score(
     hidden = model(
         batch, is_causal=part.is_causal, rows=torch.cat([batch.masked_positions, firsts])
     )
-    losses, ranks = _score_labels(model, hidden[:num_labels], batch.masked_labels)
+    losses, ranks = score_labels(model, hidden[:num_labels], batch.masked_labels)
     empty = np.zeros(0)
     pair_losses, pair_ranks = empty, empty
     if any(term.is_of_pairs for term in part.terms):
@@ -207,7 +214,7 @@ def _score(
     )
 
 
-def _score_labels(
+def score_labels(
     model: Transformer, hidden: Tensor, labels: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each label's loss and rank, see `_losses_and_ranks`; few logits exist at a time.

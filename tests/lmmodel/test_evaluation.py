@@ -24,9 +24,11 @@ from lmmodel.evaluation import (
     make_held_out,
     per_byte,
     piece_bytes,
+    score_labels,
     unigram_cross_entropy,
 )
 from lmmodel.model import make_model
+from lmmodel.predicting.inference import prepare
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.sources import evaluate_sources
 from lmmodel.trainer import train
@@ -178,6 +180,23 @@ def test_logits_in_parts_score_as_all_at_once(tiny, store, monkeypatch, objectiv
     monkeypatch.setattr("lmmodel.predicting.inference.CPU_CHUNK", 3 * config.model.vocab_size)
     parts = figures_of(evaluate(model, held_out, CPU))
     assert parts == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_ranks_are_those_of_float32_whatever_layers_compute_in(tiny, store, is_prepared):
+    config, _ = held_out_of(tiny(), store)
+    model = make_model(config.model, seed=4).eval()
+    model.embeddings.tokens.weight.data[1:40] = model.embeddings.tokens.weight.data[0] + 1e-3
+    hidden = torch.randn(200, config.model.hidden_size, generator=torch.Generator().manual_seed(1))
+    hidden, labels = hidden.bfloat16(), torch.arange(200) % 40
+    with torch.no_grad():
+        exact = model.lm_logits(hidden.float())
+        model.compute_dtype = torch.bfloat16
+        rough = model.lm_logits(hidden).float()
+        _, ranks = score_labels(prepare(model, "bf16") if is_prepared else model, hidden, labels)
+    right, rough_right = (logits.gather(1, labels[:, None]) for logits in (exact, rough))
+    assert ranks.tolist() == (exact > right).sum(1).tolist()
+    assert (rough == rough_right).sum() > 200  # in bf16 others are as likely as the right one
 
 
 def test_held_out_batches_suit_the_device_evaluated_on(tiny, store, monkeypatch):
