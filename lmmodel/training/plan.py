@@ -21,10 +21,10 @@ from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.layers.attention import Kernel, choose_kernel
+from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.model import ModelConfig, forward_flops, num_parameters
 from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
 from lmmodel.training.budget import PROBE_STEPS, Pace, budget_steps, epochs_per_step, probe
-from lmmodel.training.loader import Loader, Shape, Stage, StepBatch
 
 # Of a batch in memory at least: its id, type and place, int32 each.
 BYTES_OF_TOKEN = 12

@@ -15,7 +15,7 @@ from lmdata.schema import ExampleBatch
 from lmmodel.data import ShardRows, TrainingData, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
-from lmmodel.training.loader import (
+from lmmodel.loader import (
     Prefetcher,
     Shape,
     concatenate,
