@@ -1,4 +1,7 @@
-"""Every worked example in a docstring runs, and the modules of pure functions have some."""
+"""Every worked example in a docstring runs, and the modules of pure functions have some.
+
+Those of the benchmarks run beside them, in benchmarks/test_benchmarks.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"lmdata": "lmdata", "lmmodel": "lmmodel", "cli": "lmcli"}  # folder -> installed name
+FOLDERS = {"lmdata": "lmdata", "lmmodel": "lmmodel", "cli": "lmcli", "references": "references"}
 PARSER = doctest.DocTestParser()
 
 # Rooms of pure functions: the one-line example is what says what they do.
@@ -22,7 +25,7 @@ WITH_EXAMPLES = {
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
     "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model", "lmmodel.objectives",
     "lmmodel.layers.attention", "lmmodel.handover.names", "lmmodel.handover.settings",
-    "lmmodel.training.schedule", "lmmodel.minimal_pairs", "lmcli.summaries",
+    "lmmodel.training.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 
 
