@@ -18,7 +18,7 @@ from torch import Tensor
 from lmdata.schema import ExampleBatch
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import IGNORED
-from lmmodel.config import TrainConfig
+from lmmodel.config import TrainConfig, recipe_or_any
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.model import Transformer
@@ -28,7 +28,6 @@ from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
 from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows
 from lmmodel.training.parallel import is_sharded
-from lmmodel.training.plan import recipe_or_any
 
 EVALUATION_MLM_PROBABILITY = 0.15
 
