@@ -15,7 +15,7 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.config import TrainConfig, stage_recipe
+from lmmodel.config import TrainConfig, recipe_or_any, stage_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
@@ -179,11 +179,6 @@ def frozen_setting(data: TrainingData, name: str, default: Any) -> Any:
     configuration = data.manifest.configuration
     recipe = configuration.get("recipe", configuration)
     return recipe.get(name, default) if isinstance(recipe, dict) else default
-
-
-def recipe_or_any(config: TrainConfig) -> Recipe:
-    """Return the recipe; frozen shards ignore it, so any will do for them."""
-    return config.recipe or Recipe()
 
 
 def make_loader(

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lmmodel.batch import make_batch
-from lmmodel.config import AveragingConfig
+from lmmodel.config import AveragingConfig, OptimizerConfig
 from lmmodel.loader import MicroBatch
 from lmmodel.model import ModelConfig, Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
@@ -25,7 +25,7 @@ from lmmodel.parallel import (
 )
 from lmmodel.saving.checkpoint import load_weights
 from lmmodel.training.averaging import WeightAverage
-from lmmodel.training.optimizer import Optimizer, OptimizerConfig
+from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.step import accumulate, clip_gradients, even_out, idle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
