@@ -16,7 +16,7 @@ from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.schema import Manifest
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
-from lmdata.training import TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 
 DEFAULT_TOKENIZER = Path("tokenizer")
 TOKENIZER = Kind(
