@@ -12,14 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import ExampleBatch, split_segments
-from lmdata.building.shards import Verify, read_batches
 from lmdata.columns import to_array
 from lmdata.errors import IntegrityError, MismatchError
-from lmdata.schema import (
-    Kind,
-    Manifest,
-    read_manifest,
-)
+from lmdata.schema import SPLITS, Kind, Manifest, read_manifest, read_settings
+from lmdata.shards import Verify, read_batches
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
@@ -164,11 +160,17 @@ class ExampleSet:
 
 def _segment_end(manifest: Manifest, tokenizer: Tokenizer) -> int | None:
     """Return the special token that ends each segment of a packed row, None for other views."""
-    recipe = manifest.configuration.get("recipe", {})
-    if recipe.get("view") != "packed":
+    recipe = read_settings(manifest).recipe
+    if recipe.view != "packed":
         return None
-    end = tokenizer.special_ids.get("eos") if recipe.get("corruption") == "none" else None
+    end = tokenizer.special_ids.get("eos") if recipe.corruption == "none" else None
     return tokenizer.special_ids.get("sep") if end is None else end
+
+
+def frame_ids(tokenizer: Tokenizer) -> set[int]:
+    """Return the ids of the special tokens that may stand around a segment."""
+    found = (tokenizer.special_ids.get(name) for name in ("cls", "sep", "eos"))
+    return {index for index in found if index is not None}
 
 
 _Picked = list[tuple[_ExampleBlock, np.ndarray]]  # blocks and, of each, places in the answer
@@ -235,6 +237,12 @@ def open_store(
     batches = read_batches(folder, manifest, split, verify=verify)
     blocks = tuple(_store_block(row, batch) for row, batch in batches)
     return TokenStore(manifest, own_tokenizer, split, blocks)
+
+
+def open_stores(path: Path | str) -> dict[str, TokenStore]:
+    """Return the splits of a token store by name, train first; errors as of `open_store`."""
+    manifest = read_manifest(Path(path))
+    return {split: open_store(path, split) for split in SPLITS if split in manifest.splits}
 
 
 def open_examples(

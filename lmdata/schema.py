@@ -18,10 +18,12 @@ from lmdata import __version__
 from lmdata.batch import ExampleBatch as ExampleBatch
 from lmdata.config import build_config, config_to_dict
 from lmdata.errors import ConfigError, IntegrityError, VersionError
+from lmdata.recipes import Recipe
 from lmdata.xxh3 import xxh3_128
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
+DEFAULT_SHARD_BYTES = 256_000_000
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".build"
 
@@ -188,6 +190,37 @@ class Manifest:
     def num_rows(self, split: str) -> int:
         """The documents or examples of a split."""
         return sum(shard.rows for shard in self.splits.get(split, ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSettings:
+    """What the bytes of example shards depend on: the configuration of their manifest."""
+
+    recipe: Recipe
+    seed: int  # of all draws, in [0, 2**63)
+    epoch: int = 0  # part of the address of all draws, in [0, 2**32)
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    store: str = ""  # the token store, from the folder of the shards
+    store_manifest: str = ""  # its hash
+
+    def __post_init__(self) -> None:
+        for name, end in (("seed", 2**63), ("epoch", 2**32)):
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(f"{name} must be in [0, {end}), got {getattr(self, name)}")
+
+
+def read_settings(manifest: Manifest) -> ExampleSettings:
+    """Return what example shards were made with.
+
+    Raises:
+        IntegrityError: the manifest does not say
+    """
+    try:
+        return build_config(ExampleSettings, manifest.configuration)
+    except ConfigError as error:
+        raise IntegrityError(
+            f"the manifest's configuration can't be read ({error}): build the shards again"
+        ) from error
 
 
 def to_json(value: Any) -> str:
