@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmdata.schema import ExampleBatch
+from lmdata.batch import ExampleBatch
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import IGNORED
 from lmmodel.config import TrainConfig
@@ -26,7 +26,7 @@ from lmmodel.objectives import Objective, make_objective, next_token_labels
 from lmmodel.predicting.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
-from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows
+from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.training.parallel import is_sharded
 from lmmodel.training.plan import recipe_or_any
 
@@ -104,7 +104,7 @@ def make_held_out(
         )  # fmt: skip
     examples = data.held_out(recipe, num_examples, split)
     # Micro-batches take the shortest first: in this order labels come back as they are here.
-    examples = take_rows(examples, np.argsort(np.diff(examples.offsets), kind="stable"))
+    examples = examples.take(np.argsort(np.diff(examples.offsets), kind="stable"))
     objective = make_objective(config.objective)
     device = torch.device(config.device)
     tokens = min(config.batch.micro_batch_tokens or MAX_TOKENS, batch_tokens(device))
