@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.made_up import write_dataset
 from lmdata.batch import COLUMNS, Column, ExampleBatch, concatenate, no_examples
 from lmdata.columns import from_record_batch, to_record_batch
 from lmdata.dataset import open_examples
@@ -12,6 +11,7 @@ from lmdata.errors import IntegrityError
 from lmdata.ragged import offsets_of
 from lmdata.schema import example_schema
 from lmdata.verify import check_files
+from references.made_up import write_dataset
 from tests.lmdata.builds import make_tokenizer
 
 NOISE = Column("noise_lengths", "uint16", "noise")
