@@ -28,9 +28,23 @@ FORBIDDEN = {
 }
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
-    "batch", "config", "dataset", "errors", "masking", "order", "packing", "pairs", "ragged",
-    "recipes", "rng", "schema", "tokenizer", "views", "xxh3",
-}  # fmt: skip
+    "batch",
+    "config",
+    "dataset",
+    "errors",
+    "files",
+    "masking",
+    "order",
+    "packing",
+    "pairs",
+    "ragged",
+    "recipes",
+    "rng",
+    "schema",
+    "tokenizer",
+    "views",
+    "xxh3",
+}
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}
 MAX_LINES = 400
