@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lmdata.config import build_config, config_to_dict, read_toml, set_value
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
-from lmmodel.model import ModelConfig
+from lmmodel.families import ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from lmmodel.saving.starting import inherit
 from lmmodel.training.optimizer import OptimizerConfig

@@ -16,7 +16,7 @@ from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
-from lmmodel.model import MODEL_SIZES, ModelConfig
+from lmmodel.families import MODEL_SIZES, ModelConfig
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.record import WEIGHTS_NAME, read_values
 
