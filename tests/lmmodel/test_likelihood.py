@@ -12,9 +12,9 @@ from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
+from lmmodel.inference import map_batches, prepare
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.predicting import inference
-from lmmodel.predicting.inference import map_batches, prepare
 from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.predicting.texts import cut_windows, encode_texts
 from lmmodel.trained import load_run
