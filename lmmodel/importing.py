@@ -13,12 +13,12 @@ from lmdata.tokenizer import Tokenizer
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
+from lmmodel.families import ModelConfig
 from lmmodel.fine_tuned import is_fine_tuned
 from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture
 from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
-from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import save_tensors
@@ -76,7 +76,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
     return Import(
         output=output,
         architecture=architecture(config),
-        num_parameters=num_parameters(config),
+        num_parameters=config.num_parameters,
         fresh=tuple(imported.fresh),
         unused=tuple(imported.unused),
         max_logit_difference=difference,
