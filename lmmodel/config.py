@@ -312,11 +312,6 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     return build_config(TrainConfig, _without_none(values, config_to_dict(TrainConfig())))
 
 
-def recipe_or_any(config: TrainConfig) -> Recipe:
-    """Return the recipe; frozen shards ignore it, so any will do for them."""
-    return config.recipe or Recipe()
-
-
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
     """Return the recipe with what the stage overrides."""
     length = stage.max_seq_length

@@ -15,7 +15,7 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.config import TrainConfig, recipe_or_any, stage_recipe
+from lmmodel.config import TrainConfig, stage_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
@@ -209,7 +209,8 @@ def make_loader(
 
 def _make_stages(config: TrainConfig, data: TrainingData, num_steps: int) -> list[Stage]:
     assert config.batch.size is not None
-    recipe, size = recipe_or_any(config), config.batch.size
+    recipe = config.recipe or Recipe()  # which frozen examples ignore
+    size = config.batch.size
     if not config.stages:
         return [Stage(0, data.rows("train", recipe, seed=config.seed), size)]
     stages, first_step = [], 0
