@@ -19,7 +19,7 @@ FORBIDDEN = {
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
     "config", "dataset", "errors", "masking", "order", "packing", "pairs", "recipes", "rng",
-    "schema", "tokenizer", "views", "xxh3",
+    "schema", "stored", "tokenizer", "views", "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 MAX_LINES = 400
