@@ -17,7 +17,7 @@ from lmdata.errors import CorpusError, OutputError
 from lmdata.schema import Manifest
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
-from lmdata.training import TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from lmdata.writer import output_errors
 
 DEFAULT_TOKENIZER = Path("tokenizer")

@@ -12,7 +12,7 @@ from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig
 from lmdata.errors import CorpusError, OutputError, TokenizerError
 from lmdata.tokenizer import load_tokenizer, save_tokenizer
-from lmdata.training import TokenizerConfig
+from lmdata.tokenizer_training import TokenizerConfig
 from tests.lmdata.builds import InlineWorkers, make_tokenizer, write_corpus
 
 SMALL = TokenizerConfig(vocab_size=40, allow_smaller=True)

@@ -336,7 +336,7 @@ def test_a_wrong_encoder_stops_the_build(
         def __init__(self, encoder: units.Encoder) -> None:
             self._encoder = encoder
 
-        def encode(self, *arguments: np.ndarray) -> units.Encoded:
+        def encode(self, *arguments: np.ndarray) -> units.EncodedDocuments:
             encoded = self._encoder.encode(*arguments)
             encoded.ids[:] = 7
             return encoded
