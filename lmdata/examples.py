@@ -23,7 +23,7 @@ from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_ex
 from lmdata.building.output import OutputFolder, check_apart
 from lmdata.building.resumable import SplitShards, differences, first_of, run_build
 from lmdata.building.workers import Threads, Workers
-from lmdata.checking.example_columns import to_record_batch
+from lmdata.columns import to_record_batch
 from lmdata.config import config_to_dict
 from lmdata.dataset import TokenStore, frame_ids, open_stores
 from lmdata.errors import ConfigError, DatasetError, IntegrityError
