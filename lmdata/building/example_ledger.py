@@ -45,7 +45,7 @@ class ExampleCounts:
 
 
 def sum_examples(
-    batches: Iterable[tuple[int, pa.RecordBatch]],
+    batches: Iterable[pa.RecordBatch],
     recipe: Recipe,
     frame_ids: set[int],
     num_documents: int | None = None,
@@ -53,7 +53,7 @@ def sum_examples(
     """Return the sums over the record batches of a split.
 
     Args:
-        batches: as from `shards.read_batches`
+        batches: of the split's shards, verified
         recipe: what the examples are
         frame_ids: ids of the special tokens that stand around segments
         num_documents: of the store's split, None where it is not at hand
@@ -63,7 +63,7 @@ def sum_examples(
     """
     counts = ExampleCounts()
     is_used = np.zeros(num_documents or 0, np.bool_)
-    for _, batch in batches:
+    for batch in batches:
         ids = batch.column("input_ids")
         counts.examples += batch.num_rows
         counts.ids += len(ids.values)
