@@ -291,7 +291,8 @@ def _plain(value: Any) -> Any:
 
 def manifest_json(manifest: Manifest) -> str:
     """Return the text of `manifest.json`: the canonical JSON, and its hash."""
-    values = {**json.loads(to_json(manifest)), _HASH: manifest.hash}
+    text = to_json(manifest)
+    values = {**json.loads(text), _HASH: xxh3_128(text.encode()).hexdigest()}
     return json.dumps(values, sort_keys=True, indent=1) + "\n"
 
 
