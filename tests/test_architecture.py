@@ -29,7 +29,7 @@ FORBIDDEN = {
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
     "batch", "config", "dataset", "errors", "files", "masking", "order", "packing", "pairs",
-    "ragged", "recipes", "rng", "schema", "tokenizer", "views", "xxh3",
+    "ragged", "recipes", "rng", "schema", "stored", "tokenizer", "views", "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}
