@@ -21,9 +21,9 @@ from lmmodel.batch import IGNORED
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
+from lmmodel.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
-from lmmodel.predicting.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
 from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows

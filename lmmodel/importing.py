@@ -13,7 +13,7 @@ from lmdata.tokenizer import Tokenizer
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
-from lmmodel.fine_tuned import is_fine_tuned
+from lmmodel.finetuning.folder import is_fine_tuned
 from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import HuggingFaceError
 from lmmodel.model import ModelConfig, Transformer
-from lmmodel.task_model import TaskModel
+from lmmodel.tasks.model import TaskModel
 
 # Both sides are float32: what they may differ by, for logits up to 10; in proportion above.
 MAX_LOGIT_DIFFERENCE = 1e-4

@@ -16,11 +16,11 @@ from lmdata.tokenizer import load_tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.errors import HuggingFaceError, RunError
 from lmmodel.exporting import export_run
-from lmmodel.fine_tuned import read_fine_tuned_record
+from lmmodel.finetuning.folder import read_fine_tuned_record
 from lmmodel.handover import card, description
-from lmmodel.task_model import TaskModel
+from lmmodel.tasks.model import TaskModel
 from lmmodel.trainer import train
-from tests.lmmodel.fine_tuned_folders import write_fine_tuned
+from tests.lmmodel.finetuning.folder_folders import write_fine_tuned
 
 LABELS = ("bad", "good|ish", "so")
 FIGURES = {

@@ -1,0 +1,159 @@
+"""Task files as bytes, text and JSON, in bounded memory, and what single values must be."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmdata.errors import CorpusError
+from lmdata.reading.sources import COMPRESSIONS, CorpusConfig, Source
+from lmdata.reading.streams import ByteStream, read_utf8
+from lmmodel.errors import TaskError
+
+# What a task file may unfold to. A table of Python values takes some ten times as much memory.
+MAX_BYTES = 512 << 20
+# Texts come to a third of their size and less, never to a thousandth: small files stay small.
+LEAST_LIMIT = 64 << 20
+MAX_UNFOLDING = 200
+MAX_TEXT = 2_000_000  # characters of one text
+
+
+def _source(path: Path) -> Source:
+    """Return the file as the readers of a corpus take it; its format has no effect on bytes."""
+    return Source(
+        name=path.name, path=path, format="txt", compression=COMPRESSIONS.get(path.suffix.lower())
+    )  # fmt: skip
+
+
+def _limit(path: Path) -> int:
+    """Return how many bytes a file may unfold to."""
+    stored = path.stat().st_size if path.is_file() else 0
+    if path.suffix.lower() not in COMPRESSIONS:
+        return MAX_BYTES
+    return min(MAX_BYTES, max(LEAST_LIMIT, MAX_UNFOLDING * stored))
+
+
+def _too_large(path: Path, limit: int) -> TaskError:
+    return TaskError(
+        f"{path} unfolds to more than {limit >> 20} MiB, which is more than a task file may have: "
+        "cut it into smaller ones, or take a part of it"
+    )
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds, decompressed where its name says so.
+
+    Raises:
+        TaskError: it is missing, unreadable, damaged, or unfolds to more than is read
+    """
+    limit = _limit(path)
+    try:
+        with ByteStream(_source(path)) as stream:
+            data = stream.read(limit + 1)
+            stream.read(1)  # a damage behind the last whole piece shows here
+    except (CorpusError, OSError) as error:
+        raise TaskError(str(error)) from error
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return data
+
+
+def read_text(path: Path, encoding: str = "auto", *, keeps_line_ends: bool = False) -> str:
+    """Return the text of a file, without a byte-order mark, lines ended by a line feed.
+
+    Args:
+        path: of the file, compressed or not
+        encoding: a Python codec; auto: what the mark says, else UTF-8
+        keeps_line_ends: leave those of Windows as they are
+
+    Raises:
+        TaskError: it is missing, damaged, too large or of another encoding
+    """
+    limit, parts, size = _limit(path), [], 0
+    try:
+        with ByteStream(_source(path)) as stream:
+            for part in read_utf8(stream, CorpusConfig(encoding=encoding)):
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise _too_large(path, limit)
+    except (CorpusError, OSError) as error:
+        message = str(error).replace(", or take --errors replace or skip", "")
+        raise TaskError(message) from error
+    text = b"".join(parts).decode()
+    return text if keeps_line_ends else text.replace("\r\n", "\n")
+
+
+def parse_json(path: Path, text: str, line: int) -> Any:
+    """Return the value of a JSON text that begins at a line.
+
+    Raises:
+        TaskError: it is not valid, nested too deeply, or holds a number of thousands of digits
+    """
+    try:
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except json.JSONDecodeError as error:
+        number = line + error.lineno - 1
+        raise TaskError(f"{path}, line {number} is not JSON: {error.msg}") from error
+    except UnicodeEncodeError as error:
+        raise TaskError(
+            f"{path}, line {line} holds half a character, \\u{ord(error.object[error.start]):x}: "
+            "mend the escape"
+        ) from error
+    except RecursionError as error:
+        raise TaskError(f"{path}, line {line} is nested too deeply") from error
+    except ValueError as error:  # Python's limit
+        raise TaskError(
+            f"{path}, line {line} holds a number of more than {sys.get_int_max_str_digits()} "
+            "digits: mend it"
+        ) from error
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return a clause that names the near match, or nothing.
+
+    Example:
+        >>> suggest("entailmnt", ["entailment", "neutral"])
+        "; did you mean 'entailment'?"
+    """
+    close = difflib.get_close_matches(name[:100], known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def describe(value: Any) -> str:
+    """Return a value for an error, however long it is.
+
+    Example:
+        >>> describe(None), describe(""), describe(0.5)
+        ('missing', 'empty', "'0.5'")
+    """
+    if value is None:
+        return "missing"
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    return "empty" if value == "" else f"{str(value)[:40]!r}"
+
+
+def parse_text(where: str, name: str, value: Any) -> str:
+    """Return a text without the white space around it; where there is none, an empty one.
+
+    Raises:
+        TaskError: it is no text, or too long
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TaskError(f"{where}: {name!r} is {describe(value)}, a text is wanted")
+    if len(value) > MAX_TEXT:
+        raise TaskError(
+            f"{where}: {name!r} has {len(value):,} characters, at most {MAX_TEXT:,} are read: cut "
+            "it into several"
+        )
+    return value.strip()
