@@ -128,7 +128,7 @@ def train_tokenizer(
     from lmdata.build import build_tokenizer
     from lmdata.config import build_config
     from lmdata.corpus import CorpusConfig
-    from lmdata.training import TokenizerConfig
+    from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
     settings = gather(config_path, overrides, **nest_reading(options))

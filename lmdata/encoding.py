@@ -8,37 +8,13 @@ BPE, and `tokenizers` itself for everything else. `check_encoding` re-encodes do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from lmdata.encoders.encoded import I64, U8, EncodedDocuments, Ids
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer
-
-U8 = npt.NDArray[np.uint8]
-I64 = npt.NDArray[np.int64]
-Ids = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The ids of documents and how they divide into sentences.
-
-    A token belongs to the sentence in which its first byte lies; sentences without a token vanish.
-
-    Attributes:
-        ids: uint16 or uint32 (T,), of all documents
-        document_offsets: int64 (D + 1,), where documents begin in `ids`
-        sentence_lengths: uint32 (S,), tokens in each sentence, none of them 0
-        sentence_offsets: int64 (D + 1,), where documents begin in `sentence_lengths`
-    """
-
-    ids: Ids
-    document_offsets: I64
-    sentence_lengths: npt.NDArray[np.uint32]
-    sentence_offsets: I64
 
 
 class Encoder(Protocol):
@@ -49,7 +25,7 @@ class Encoder(Protocol):
     reason: str
     """Why it is of this kind."""
 
-    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> Encoded:
+    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
         """Return the ids of documents.
 
         Args:
@@ -68,13 +44,11 @@ def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
         num_threads: 1 in a worker process, so that workers do not compete; more lets gigatoken and
             `tokenizers` use the threads that they choose themselves
     """
-    from lmdata.encoders.cut_classes import find_obstacle
     from lmdata.encoders.plain_encoding import PlainEncoder
+    from lmdata.encoders.word_encoding import WordEncoder, find_obstacle
 
     obstacle = find_obstacle(tokenizer.definition)
     if obstacle is None:
-        from lmdata.encoders.word_encoding import WordEncoder
-
         return WordEncoder(tokenizer, num_threads=num_threads)
     from lmdata.encoders.bpe_encoding import GigatokenEncoder, find_bpe_obstacle
 
@@ -86,7 +60,11 @@ def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
 
 
 def check_encoding(
-    tokenizer: Tokenizer, text: U8, offsets: I64, encoded: Encoded, rows: Sequence[int] | I64
+    tokenizer: Tokenizer,
+    text: U8,
+    offsets: I64,
+    encoded: EncodedDocuments,
+    rows: Sequence[int] | I64,
 ) -> None:
     """Encode some documents again with `tokenizers` and compare.
 
@@ -133,44 +111,3 @@ def first_difference(left: Ids, right: Ids) -> int | None:
 def _show(tokenizer: Tokenizer, ids: Ids, index: int) -> str:
     around = ids[max(index - 2, 0) : index + 3].tolist()
     return " ".join(repr(tokenizer.piece(item)) for item in around) or "the end"
-
-
-def check_sentence_starts(offsets: I64, sentence_starts: I64) -> None:
-    """Check that every document with text begins a sentence.
-
-    Raises:
-        ValueError: one does not
-    """
-    begins = offsets[:-1][np.diff(offsets) > 0]
-    place = np.searchsorted(sentence_starts, begins)
-    found = place < len(sentence_starts)
-    if not np.all(found) or np.any(sentence_starts[place] != begins):
-        raise ValueError("sentence_starts must hold the start of every document that has text")
-
-
-def assemble(ids: Ids, before: I64, offsets: I64, sentence_starts: I64) -> Encoded:
-    """Return ids divided into documents and sentences.
-
-    Args:
-        ids: uint16 or uint32 (T,)
-        before: int64 (S,), how many tokens have their first byte before each sentence start
-        offsets: int64 (D + 1,), where documents begin in the text
-        sentence_starts: int64 (S,), where sentences begin in the text
-
-    Example:
-        >>> two = assemble(np.arange(5), np.array([0, 2, 2]), np.array([0, 9, 9, 12]),
-        ...                np.array([0, 4, 9]))
-        >>> two.document_offsets.tolist(), two.sentence_lengths.tolist()
-        ([0, 2, 2, 5], [2, 3])
-    """
-    ends = np.append(before, len(ids))
-    lengths = np.diff(ends)
-    first_sentence = np.searchsorted(sentence_starts, offsets)
-    first_sentence[-1] = len(sentence_starts)
-    num_before = np.append(0, np.cumsum(lengths > 0))
-    return Encoded(
-        ids=ids,
-        document_offsets=ends[first_sentence].astype(np.int64),
-        sentence_lengths=lengths[lengths > 0].astype(np.uint32),
-        sentence_offsets=num_before[first_sentence].astype(np.int64),
-    )

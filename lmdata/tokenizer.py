@@ -21,8 +21,8 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from lmdata.encoders.word_starts import continues_word
 from lmdata.errors import TokenizerError
+from lmdata.word_starts import continues_word
 from lmdata.xxh3 import xxh3_128
 
 SPECIAL_NAMES: dict[str, tuple[str, ...]] = {

@@ -17,14 +17,16 @@ from lmdata.building.splits import assign_splits
 from lmdata.columns import to_column, to_list_column
 from lmdata.config import build_config
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
-from lmdata.encoders.numba_start import start_numba
-from lmdata.encoding import Encoded, check_encoding, make_encoder
+from lmdata.encoders.encoded import EncodedDocuments
+from lmdata.encoders.intrinsics import start_numba
+from lmdata.encoding import check_encoding, make_encoder
 from lmdata.errors import ConfigError, CorpusError, IntegrityError
+from lmdata.files import output_errors, write_atomically
 from lmdata.rng import draw, stream_key
 from lmdata.schema import ShardRecord, parse_json_object, to_json
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmdata.writer import ShardFile, output_errors, write_atomically
+from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file
 
 # Memory that a worker takes for each byte of its longest document (copies of the text, words, ids),
@@ -207,7 +209,7 @@ class UnitRun:
                 self._cleanup.callback(self._parts[split].close)
             self._parts[split].write(batch)
 
-    def _count(self, source: int, documents: Documents, encoded: Encoded) -> None:
+    def _count(self, source: int, documents: Documents, encoded: EncodedDocuments) -> None:
         receipt, key = self._receipt, str(source)
         lengths = np.diff(encoded.document_offsets)
         empty_bytes = np.diff(documents.offsets)[lengths == 0]
@@ -225,7 +227,7 @@ class UnitRun:
                 _count_in(receipt.dropped, reason, count)
                 _count_in(receipt.dropped_bytes, reason, dropped_bytes.get(reason, 0))
 
-    def _check(self, documents: Documents, encoded: Encoded) -> None:
+    def _check(self, documents: Documents, encoded: EncodedDocuments) -> None:
         """Encode one document, chosen at random, again with `tokenizers` and compare."""
         if not len(documents.positions):
             return
@@ -281,7 +283,11 @@ def part_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
 
 
 def make_part_batch(
-    schema: pa.Schema, source: int, positions: np.ndarray, encoded: Encoded, rows: np.ndarray
+    schema: pa.Schema,
+    source: int,
+    positions: np.ndarray,
+    encoded: EncodedDocuments,
+    rows: np.ndarray,
 ) -> pa.RecordBatch:
     """Return some documents of a batch, as a record batch.
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lmdata.encoders.word_starts import byte_of_character
-from lmdata.encoding import I64, U8, Encoded, Ids, assemble, check_sentence_starts
+from lmdata.encoders.encoded import I64, U8, EncodedDocuments, Ids, assemble, check_sentence_starts
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer
+from lmdata.word_starts import byte_of_character
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _PLAIN_BPE = {
@@ -73,7 +73,7 @@ class GigatokenEncoder:
         self._piece_bytes = _piece_bytes(tokenizer)
         self._num_threads = num_threads
 
-    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> Encoded:
+    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
         """Return the ids of documents, as `lmdata.encoding.Encoder` says."""
         check_sentence_starts(offsets, sentence_starts)
         raw = text.tobytes()

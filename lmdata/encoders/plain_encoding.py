@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from lmdata.encoding import I64, U8, Encoded, assemble, check_sentence_starts
+from lmdata.encoders.encoded import I64, U8, EncodedDocuments, assemble, check_sentence_starts
 from lmdata.tokenizer import Tokenizer
 
 GROUP_BYTES = 1 << 20
@@ -65,7 +65,7 @@ class PlainEncoder:
         self._id_dtype = tokenizer.id_dtype
         self._num_threads = num_threads
 
-    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> Encoded:
+    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
         """Return the ids of documents, as `lmdata.encoding.Encoder` says."""
         check_sentence_starts(offsets, sentence_starts)
         ids: list[npt.NDArray[Any]] = [np.zeros(0, self._id_dtype)]

@@ -20,11 +20,11 @@ from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
+from lmmodel.schedule import lr_ratio
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.model import TaskModel, pack, pack_labels, predict_logits
 from lmmodel.tasks.task import Scores
 from lmmodel.training.optimizer import Optimizer
-from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import clip_gradients, dropout_seeds
 
 # Batches whose examples are sorted by length together, and how many such pools an epoch has at

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmmodel.config import OptimizerConfig
+from lmmodel.schedule import ScheduleConfig
 from lmmodel.tasks.known import find_task
 from lmmodel.tasks.tables import TaskFormat
-from lmmodel.training.optimizer import OptimizerConfig
-from lmmodel.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from lmmodel.handover.names import stock_of
 from lmmodel.handover.settings import architecture
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, make_objective
+from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
-from lmmodel.saving.record import WEIGHTS_NAME
 from lmmodel.saving.run import RunRecord, read_record
 from lmmodel.trained import Run
 

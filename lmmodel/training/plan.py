@@ -21,10 +21,10 @@ from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.layers.attention import Kernel, choose_kernel
+from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.model import ModelConfig, forward_flops, num_parameters
 from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
 from lmmodel.training.budget import PROBE_STEPS, Pace, budget_steps, epochs_per_step, probe
-from lmmodel.training.loader import Loader, Shape, Stage, StepBatch
 
 # Of a batch in memory at least: its id, type and place, int32 each.
 BYTES_OF_TOKEN = 12
@@ -181,11 +181,6 @@ def frozen_setting(data: TrainingData, name: str, default: Any) -> Any:
     return recipe.get(name, default) if isinstance(recipe, dict) else default
 
 
-def recipe_or_any(config: TrainConfig) -> Recipe:
-    """Return the recipe; frozen shards ignore it, so any will do for them."""
-    return config.recipe or Recipe()
-
-
 def make_loader(
     config: TrainConfig, data: TrainingData, num_steps: int, processes: Processes
 ) -> Loader:
@@ -213,7 +208,8 @@ def make_loader(
 
 def _make_stages(config: TrainConfig, data: TrainingData, num_steps: int) -> list[Stage]:
     assert config.batch.size is not None
-    recipe, size = recipe_or_any(config), config.batch.size
+    recipe = config.recipe or Recipe()  # which frozen examples ignore
+    size = config.batch.size
     if not config.stages:
         return [Stage(0, data.rows("train", recipe, seed=config.seed), size)]
     stages, first_step = [], 0

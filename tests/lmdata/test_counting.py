@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lmdata.errors import TokenizerError
 from lmdata.learning.chunks import cut_chunks
 from lmdata.learning.counting import count_words, split_text
-from lmdata.training import METHODS, TokenizerConfig
+from lmdata.tokenizer_training import METHODS, TokenizerConfig
 from tests.lmdata.text_batches import Batch, batch
 
 MODELS = ("wordpiece", "bpe", "unigram")

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.made_up import write_dataset
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError, MismatchError, VersionError
 from lmdata.schema import (
@@ -22,6 +21,7 @@ from lmdata.schema import (
     token_schema,
 )
 from lmdata.tokenizer import Tokenizer, save_tokenizer
+from references.made_up import write_dataset
 from tests.lmdata.builds import make_tokenizer
 
 DOCUMENTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5], [3, 5], [8, 9, 7]]  # ids
@@ -233,7 +233,7 @@ def test_shards_of_one_size_that_were_swapped_are_found_by_their_rows(store: Pat
 
 
 def test_a_planted_temporary_file_changes_nothing(store: Path) -> None:
-    shutil.copy(shard(store), store / "train-00009.arrow.tmp")
+    shutil.copy(shard(store), store / ".train-00009.arrow.partial")
     shutil.copy(shard(store), store / "train-00009.arrow")
     assert open_store(store, verify="hashes").num_documents == 5
 

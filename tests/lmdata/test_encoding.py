@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
 from lmdata.encoders import word_encoding
-from lmdata.encoders.cut_classes import ask_classes, cut_classes, find_obstacle
+from lmdata.encoders.encoded import EncodedDocuments, assemble
 from lmdata.encoders.plain_encoding import PlainEncoder
-from lmdata.encoders.word_encoding import WordEncoder, find_separator
+from lmdata.encoders.word_encoding import (
+    WordEncoder,
+    ask_classes,
+    cut_classes,
+    find_obstacle,
+    find_separator,
+)
 from lmdata.encoders.word_kernels import ISOLATED
-from lmdata.encoding import Encoded, assemble, check_encoding, first_difference, make_encoder
+from lmdata.encoding import check_encoding, first_difference, make_encoder
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
 from tests.lmdata.encoding_oracle import assert_is_reference, packed, starts_with, trained
@@ -173,7 +179,7 @@ def test_a_changed_a_missing_and_an_extra_token_are_caught():
     changed[-1] += 1
     for ids in (changed, good.ids[:-1], np.append(good.ids, good.ids[:1])):
         bounds = np.append(good.document_offsets[:-1], len(ids))
-        bad = Encoded(ids, bounds, good.sentence_lengths, good.sentence_offsets)
+        bad = EncodedDocuments(ids, bounds, good.sentence_lengths, good.sentence_offsets)
         with pytest.raises(TokenizerError, match="row 1"):
             check_encoding(tokenizer, text, offsets, bad, [0, 1])
 

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
-from lmdata.encoders.word_starts import byte_of_character
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import (
     TOKENIZER_FOLDER,
@@ -23,6 +22,7 @@ from lmdata.tokenizer import (
     save_tokenizer,
     wordpiece_backend,
 )
+from lmdata.word_starts import byte_of_character
 from tests.lmdata.encoding_oracle import trained
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", ",", "\u2028", "é"]

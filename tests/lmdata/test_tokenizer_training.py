@@ -19,7 +19,7 @@ from tokenizers import models, trainers
 from lmdata.errors import TokenizerError
 from lmdata.learning.symbols import choose_alphabet, split_into_symbols
 from lmdata.tokenizer import load_tokenizer, save_tokenizer
-from lmdata.training import METHODS, TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import METHODS, TokenizerConfig, train_tokenizer
 from tests.lmdata.text_batches import batch
 
 MODELS = ("wordpiece", "bpe", "unigram")
@@ -153,7 +153,7 @@ def test_transformers_opens_what_is_saved(model: str, tmp_path: Path) -> None:
 REPRODUCE = """
 import sys, xxhash
 from tests.lmdata.test_training import MODELS, SIZES, batch, prose
-from lmdata.training import TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 order, size, num_threads = map(int, sys.argv[1:])
 documents = prose()[::order]
 batches = [batch(documents[start:start + size]) for start in range(0, len(documents), size)]
