@@ -18,7 +18,7 @@ from lmdata.config import config_to_dict
 from lmmodel.finetune import FinetuneResult, finetune
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.saving.run import read_record
-from lmmodel.tasks.tables import TaskFormat
+from lmmodel.tasks.task_files import TaskFormat
 
 TASKS = DATA / "tasks"
 # Every so many documents (UD) or articles (XQuAD) is held out: both have a training file only. Not

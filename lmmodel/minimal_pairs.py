@@ -19,7 +19,8 @@ from lmmodel.errors import TaskError
 from lmmodel.inference import Precision
 from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.tasks.scores import wilson_interval
-from lmmodel.tasks.tables import Table, TaskFile, TaskFormat, detect_format
+from lmmodel.tasks.tables import Table, detect_format
+from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.trained import Run
 
 PairPrecision = Literal["auto", "fp32", "bf16"]

@@ -9,7 +9,7 @@ from typing import Literal
 from lmmodel.config import OptimizerConfig
 from lmmodel.schedule import ScheduleConfig
 from lmmodel.tasks.known import find_task
-from lmmodel.tasks.tables import TaskFormat
+from lmmodel.tasks.task_files import TaskFormat
 
 
 @dataclass(frozen=True, kw_only=True)

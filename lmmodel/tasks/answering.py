@@ -29,8 +29,8 @@ from lmmodel.tasks.examples import (
 from lmmodel.tasks.passages import encode_passages, find_answers, place_answers
 from lmmodel.tasks.questions import QuestionRows, is_squad, read_questions, read_squad
 from lmmodel.tasks.scores import score_answers
-from lmmodel.tasks.tables import TaskFile
 from lmmodel.tasks.task import Scores, StockClass, Task
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.texts import Framed, Integers, cut_windows, encode_texts, find_frame, put_into_frame
 
 MAX_ANSWER_TOKENS = 30

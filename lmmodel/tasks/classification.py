@@ -32,8 +32,8 @@ from lmmodel.tasks.examples import (
     unlabelled,
 )
 from lmmodel.tasks.scores import confusion, score_classes, score_truths
-from lmmodel.tasks.tables import TaskFile
 from lmmodel.tasks.task import Scores, StockClass, Task
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import (
     TextRows,
     check_pairs,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmmodel.errors import TaskError
-from lmmodel.tasks.tables import Table, TaskFile
+from lmmodel.tasks.tables import Table
+from lmmodel.tasks.task_files import TaskFile
 
 Choice = tuple[str, ...]  # names of columns that belong together
 

@@ -20,7 +20,7 @@ import numpy as np
 from lmmodel.errors import TaskError
 from lmmodel.tasks.columns import Usual, find_columns
 from lmmodel.tasks.files import describe, parse_text
-from lmmodel.tasks.tables import TaskFile
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.texts import Integers
 
 _USUAL = Usual(

@@ -20,8 +20,8 @@ from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, TaskEx
 from lmmodel.tasks.files import describe
 from lmmodel.tasks.heads import TaskHead
 from lmmodel.tasks.scores import score_numbers
-from lmmodel.tasks.tables import TaskFile
 from lmmodel.tasks.task import Scores, Task
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import (
     TextRows,
     check_pairs,

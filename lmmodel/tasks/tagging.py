@@ -42,8 +42,8 @@ from lmmodel.tasks.examples import (
     unlabelled,
 )
 from lmmodel.tasks.scores import are_entity_tags, confusion, score_classes, score_entities
-from lmmodel.tasks.tables import TaskFile
 from lmmodel.tasks.task import Scores, StockClass, Task
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.words import WordRows, read_conll, read_words, tag_ids
 from lmmodel.texts import (
     Integers,

@@ -17,7 +17,7 @@ from lmmodel.batch import Batch
 from lmmodel.model import ModelConfig
 from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, TaskExamples
 from lmmodel.tasks.heads import TaskHead
-from lmmodel.tasks.tables import TaskFile
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.texts import Integers
 
 Scores = dict[str, float]

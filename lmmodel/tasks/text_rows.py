@@ -18,7 +18,7 @@ from lmmodel.errors import TaskError
 from lmmodel.tasks.columns import Usual, find_columns
 from lmmodel.tasks.examples import Encoding, Labels, TaskExamples, make_examples
 from lmmodel.tasks.files import describe, parse_text
-from lmmodel.tasks.tables import TaskFile
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.texts import Integers, encode_texts, find_frame, fit_pairs, put_into_frame
 
 Classes = tuple[str, ...]  # of one row: one, or several where a row may have them

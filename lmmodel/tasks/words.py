@@ -26,7 +26,7 @@ from lmmodel.errors import TaskError
 from lmmodel.tasks.columns import Usual, find_columns
 from lmmodel.tasks.examples import unknown_label
 from lmmodel.tasks.files import MAX_TEXT, describe
-from lmmodel.tasks.tables import TaskFile
+from lmmodel.tasks.task_files import TaskFile
 from lmmodel.texts import Integers, offsets_of, span_index
 
 _NUM_COLUMNS = 10

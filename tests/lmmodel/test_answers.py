@@ -20,7 +20,7 @@ from lmmodel.tasks.examples import Predictions, TaskExamples
 from lmmodel.tasks.known import TASKS, read_task_file
 from lmmodel.tasks.passages import encode_passages
 from lmmodel.tasks.questions import Answer, QuestionRows, make_question_rows
-from lmmodel.tasks.tables import TaskFormat
+from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.tasks.text_rows import TextRows, make_text_rows
 from lmmodel.tasks.words import WordRows, make_word_rows
 from tests.lmmodel.tiny_tokenizers import TINY

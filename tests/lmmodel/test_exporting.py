@@ -20,7 +20,7 @@ from lmmodel.finetuning.folder import read_fine_tuned_record
 from lmmodel.handover import card, description
 from lmmodel.tasks.model import TaskModel
 from lmmodel.trainer import train
-from tests.lmmodel.finetuning.folder_folders import write_fine_tuned
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 LABELS = ("bad", "good|ish", "so")
 FIGURES = {

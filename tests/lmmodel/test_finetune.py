@@ -34,7 +34,7 @@ from lmmodel.finetuning.folder import (
 from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.tasks.model import predict_logits
-from lmmodel.tasks.tables import TaskFormat
+from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.trained import load_run
 from lmmodel.trainer import train
 from tests.lmmodel.conftest import OBJECTS, SUBJECTS, TIMES, TINY, VERBS

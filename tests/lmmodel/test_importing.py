@@ -27,7 +27,7 @@ from lmmodel.saving.starting import shape_differences, tokenizer_difference
 from lmmodel.trained import load_run
 from lmmodel.trainer import plan, train
 from tests.lmmodel.conftest import TINY
-from tests.lmmodel.finetuning.folder_folders import write_fine_tuned
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 # What a continued run sets for itself: its model comes from elsewhere.
 OWN = [setting for setting in TINY if not setting.startswith("model.")]

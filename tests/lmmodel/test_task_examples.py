@@ -20,8 +20,8 @@ from lmmodel.tasks import task as tasks
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.known import TASKS, read_task_file
 from lmmodel.tasks.questions import Answer, QuestionRows, make_question_rows
-from lmmodel.tasks.tables import TaskFormat
 from lmmodel.tasks.tagging import encode_words
+from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.tasks.text_rows import TextRows, make_text_rows
 from lmmodel.tasks.words import WordRows, make_word_rows
 from lmmodel.texts import cut_windows, find_frame, fit_pairs

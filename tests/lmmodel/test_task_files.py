@@ -24,7 +24,7 @@ from lmmodel.tasks.classification import label_ids
 from lmmodel.tasks.examples import sort_labels
 from lmmodel.tasks.known import TASKS, read_task_file
 from lmmodel.tasks.questions import Answer, QuestionRows, make_question_rows
-from lmmodel.tasks.tables import TaskFormat
+from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.tasks.text_rows import TextRows
 from lmmodel.tasks.words import WordRows, make_word_rows, tag_ids
 
