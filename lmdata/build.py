@@ -91,6 +91,9 @@ def build_store(
     """
     survey = survey_sources(arguments, config.corpus)
     sources = survey.sources
+    if say:
+        for note in survey.notes:
+            say(note)
     if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
         _check_readable_twice(sources)
         if say:

@@ -21,8 +21,8 @@ import pyarrow as pa
 from lmdata import __version__
 from lmdata.building.output import OutputFolder, check_apart, claim_folder
 from lmdata.building.shards import check_shard, map_shard
-from lmdata.checking.example_columns import to_record_batch
 from lmdata.checking.example_ledger import ExampleCounts, describe_flows, sum_examples
+from lmdata.columns import to_record_batch
 from lmdata.config import build_config, config_to_dict
 from lmdata.dataset import TokenStore, open_store
 from lmdata.errors import (

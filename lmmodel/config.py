@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lmdata.config import build_config, config_to_dict, read_toml, set_value
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
-from lmmodel.model import MODEL_SIZES, ModelConfig
+from lmmodel.families import MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from lmmodel.record import read_values
 from lmmodel.schedule import ScheduleConfig

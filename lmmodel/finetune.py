@@ -17,12 +17,12 @@ from lmdata.tokenizer import TOKENIZER_FILES
 from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.data import TaskData, best_score, read_data
 from lmmodel.finetuning.fit import Fit, Report, fit
 from lmmodel.finetuning.folder import FineTunedRecord, is_fine_tuned, save_model
 from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import write_text
 from lmmodel.saving.metrics import METRICS_NAME
 from lmmodel.saving.output_folder import Kind, output_errors, writing

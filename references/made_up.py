@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lmdata.batch import NO_LABEL, ExampleBatch
 from lmdata.building.output import claim_folder
-from lmdata.checking.example_columns import to_record_batch
+from lmdata.columns import to_record_batch
 from lmdata.config import config_to_dict
 from lmdata.recipes import Recipe
 from lmdata.schema import (

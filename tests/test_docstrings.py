@@ -26,7 +26,7 @@ WITH_EXAMPLES = {
     "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model", "lmmodel.objectives",
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.files", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.names", "lmmodel.handover.settings",
-    "lmmodel.training.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
+    "lmmodel.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 
 

@@ -11,11 +11,11 @@ from lmdata.recipes import Recipe
 from lmdata.schema import Manifest, read_manifest
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import FineTuned
 from lmmodel.handover.card import Card, answering_example, pipeline_example
 from lmmodel.handover.names import stock_of
 from lmmodel.handover.settings import architecture
-from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, make_objective
 from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
@@ -56,7 +56,7 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
         class_name=class_name,
         pipeline_tag=tag,
         tags=[config.family, "pretraining"],
-        summary=f"A language model of {num_parameters(config):,} parameters, trained by "
+        summary=f"A language model of {config.num_parameters:,} parameters, trained by "
         f"{_objective(run.record)}. {_opens(class_name)}",
         example=pipeline_example(tag, name, prompt),
         tables={

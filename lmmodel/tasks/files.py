@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import sys
@@ -9,10 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmdata.errors import CorpusError
-from lmdata.reading.sources import COMPRESSIONS, CorpusConfig, Source
-from lmdata.reading.streams import ByteStream, read_utf8
+from lmdata.reading.sources import COMPRESSIONS
+from lmdata.stored import CompressionError, read_decompressed
 from lmmodel.errors import TaskError
+
+AUTO = "auto"
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 # What a task file may unfold to. A table of Python values takes some ten times as much memory.
 MAX_BYTES = 512 << 20
@@ -22,26 +31,11 @@ MAX_UNFOLDING = 200
 MAX_TEXT = 2_000_000  # characters of one text
 
 
-def _source(path: Path) -> Source:
-    """Return the file as the readers of a corpus take it; its format has no effect on bytes."""
-    return Source(
-        name=path.name, path=path, format="txt", compression=COMPRESSIONS.get(path.suffix.lower())
-    )  # fmt: skip
-
-
 def _limit(path: Path) -> int:
     """Return how many bytes a file may unfold to."""
-    stored = path.stat().st_size if path.is_file() else 0
-    if path.suffix.lower() not in COMPRESSIONS:
+    if path.suffix.lower() not in COMPRESSIONS or not path.is_file():
         return MAX_BYTES
-    return min(MAX_BYTES, max(LEAST_LIMIT, MAX_UNFOLDING * stored))
-
-
-def _too_large(path: Path, limit: int) -> TaskError:
-    return TaskError(
-        f"{path} unfolds to more than {limit >> 20} MiB, which is more than a task file may have: "
-        "cut it into smaller ones, or take a part of it"
-    )
+    return min(MAX_BYTES, max(LEAST_LIMIT, MAX_UNFOLDING * path.stat().st_size))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -50,19 +44,19 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         TaskError: it is missing, unreadable, damaged, or unfolds to more than is read
     """
-    limit = _limit(path)
     try:
-        with ByteStream(_source(path)) as stream:
-            data = stream.read(limit + 1)
-            stream.read(1)  # a damage behind the last whole piece shows here
-    except (CorpusError, OSError) as error:
-        raise TaskError(str(error)) from error
-    if len(data) > limit:
-        raise _too_large(path, limit)
-    return data
+        return read_decompressed(path, _limit(path))
+    except OSError as error:
+        raise TaskError(f"can't read {path}: {error.strerror or error}") from error
+    except CompressionError as error:
+        suffix = path.suffix if path.suffix.lower() in COMPRESSIONS else "task file"
+        raise TaskError(
+            f"{path} is truncated or not valid {suffix}, or too large: {error}; get it again, or "
+            "take a part of it"
+        ) from error
 
 
-def read_text(path: Path, encoding: str = "auto", *, keeps_line_ends: bool = False) -> str:
+def read_text(path: Path, encoding: str = AUTO, *, keeps_line_ends: bool = False) -> str:
     """Return the text of a file, without a byte-order mark, lines ended by a line feed.
 
     Args:
@@ -73,19 +67,36 @@ def read_text(path: Path, encoding: str = "auto", *, keeps_line_ends: bool = Fal
     Raises:
         TaskError: it is missing, damaged, too large or of another encoding
     """
-    limit, parts, size = _limit(path), [], 0
-    try:
-        with ByteStream(_source(path)) as stream:
-            for part in read_utf8(stream, CorpusConfig(encoding=encoding)):
-                parts.append(part)
-                size += len(part)
-                if size > limit:
-                    raise _too_large(path, limit)
-    except (CorpusError, OSError) as error:
-        message = str(error).replace(", or take --errors replace or skip", "")
-        raise TaskError(message) from error
-    text = b"".join(parts).decode()
+    text = decode(str(path), read_bytes(path), encoding)
     return text if keeps_line_ends else text.replace("\r\n", "\n")
+
+
+def decode(name: str, data: bytes, encoding: str = AUTO) -> str:
+    r"""Return the text of bytes, without a byte-order mark.
+
+    Args:
+        name: of the file, for errors
+        data: of it
+        encoding: a Python codec; auto: what the mark says, else UTF-8
+
+    Raises:
+        TaskError: they are of another encoding
+
+    Example:
+        >>> decode("a.txt", b"\xff\xfea\x00"), decode("a.txt", b"\xe4", "cp1252")
+        ('a', 'ä')
+    """
+    chosen = encoding
+    if encoding == AUTO:
+        chosen = next((codec for mark, codec in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(chosen).removeprefix("\ufeff")
+    except UnicodeError as error:
+        place = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+        shown = "UTF-8" if chosen == "utf-8" else chosen
+        raise TaskError(
+            f"{name} is not {shown}{place}: name its --encoding (such as cp1252, cp932, utf-16)"
+        ) from error
 
 
 def parse_json(path: Path, text: str, line: int) -> Any:

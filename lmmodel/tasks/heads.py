@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmmodel.families import ModelConfig
 from lmmodel.layers.dropout import dropout
-from lmmodel.model import LayerNorm, Linear, ModelConfig
+from lmmodel.model import LayerNorm, Linear
 
 
 class TaskHead(nn.Module):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lmmodel.batch import LEAST_TOKENS, Batch, make_batch
 from lmmodel.cores import num_cores
 from lmmodel.errors import DivergedError
+from lmmodel.families import ModelConfig
 from lmmodel.inference import map_batches, split_by_tokens
-from lmmodel.model import ModelConfig, Transformer, init_weights
+from lmmodel.model import Transformer, init_weights
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.task import AnyTask
 from lmmodel.texts import span_index

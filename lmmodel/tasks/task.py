@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
-from lmmodel.model import ModelConfig
+from lmmodel.families import ModelConfig
 from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, TaskExamples
 from lmmodel.tasks.heads import TaskHead
 from lmmodel.tasks.task_files import TaskFile

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmdata.tokenizer import Tokenizer
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import FineTunedRecord, save_model
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.model import ModelConfig
 from lmmodel.tasks.known import TASKS
 from lmmodel.tasks.model import make_task_model
 

@@ -12,9 +12,10 @@ from lmmodel import inference
 from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
+from lmmodel.families import ModelConfig
 from lmmodel.handover.stock import export_model
 from lmmodel.inference import map_batches, prepare
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.texts import cut_windows
 from lmmodel.trained import load_run

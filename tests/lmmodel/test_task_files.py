@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_named(
 
 
 def test_a_missing_file_and_settings_without_effect(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"can't open .*absent\.tsv: No such file"):
+    with pytest.raises(TaskError, match=r"can't read .*absent\.tsv: No such file"):
         read_task_file(tmp_path / "absent.tsv", "regression", TaskFormat())
     with pytest.raises(ValueError, match="no labels are read"):
         TaskFormat(label="a", has_labels=False)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from lmmodel.batch import IGNORED, Batch, make_batch
+from lmmodel.families import ModelConfig
 from lmmodel.handover.names import to_their_weights
 from lmmodel.handover.settings import to_their_config
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN
 from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
 
