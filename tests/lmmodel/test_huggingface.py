@@ -98,7 +98,7 @@ def test_a_fine_tuned_export_opens_stock_with_the_same_logits(
     family, task, tokenizer, tmp_path
 ) -> None:
     model = tiny_task_model(family, task)
-    labels = LABELS if model.num_labels == len(LABELS) else ()
+    labels = LABELS if model.num_outputs == len(LABELS) else ()
     theirs = export_model(model, tokenizer, tmp_path, labels)
     class_name = architecture(model.config, KNOWN[task])
     assert check_parity(model, tmp_path, class_name, theirs["pad_token_id"]) < 1e-4
