@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
-from lmdata.batch import ExampleBatch as ExampleBatch
+from lmdata.batch import COLUMNS, Column
 from lmdata.config import build_config, config_to_dict
 from lmdata.errors import ConfigError, IntegrityError, VersionError
 from lmdata.xxh3 import xxh3_128
@@ -48,33 +48,51 @@ def token_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
     )
 
 
-def example_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
+def example_schema(id_dtype: np.dtype[Any], columns: tuple[Column, ...] = COLUMNS) -> pa.Schema:
     """Return the Arrow schema of example shards, one row an example.
 
     Args:
         id_dtype: uint16 or uint32
+        columns: of the examples; those that are stored make the schema
 
     Example:
         >>> example_schema(np.dtype(np.uint32)).field("next_sentence_label").nullable
         True
     """
-    return pa.schema(
-        [
-            pa.field("input_ids", pa.list_(_item(id_dtype)), nullable=False),
-            pa.field("token_type_ids", pa.list_(_item(np.dtype(np.uint8))), nullable=False),
-            pa.field("masked_positions", pa.list_(_item(np.dtype(np.uint16))), nullable=False),
-            pa.field("masked_labels", pa.list_(_item(id_dtype)), nullable=False),
-            pa.field("next_sentence_label", pa.int8(), nullable=True),
-            pa.field("document_a", pa.uint64(), nullable=False),
-            pa.field("document_b", pa.uint64(), nullable=False),
-            pa.field("duplicate", pa.uint16(), nullable=False),
-        ]
-    )
+    fields = []
+    for column in columns:
+        if column.is_stored:
+            dtype = id_dtype if column.dtype is None else np.dtype(column.dtype)
+            kind = pa.list_(_item(dtype)) if column.is_ragged else pa.from_numpy_dtype(dtype)
+            fields.append(pa.field(column.name, kind, nullable=column.null is not None))
+    return pa.schema(fields)
 
 
-def dataset_schema(kind: Kind, id_dtype: np.dtype[Any]) -> pa.Schema:
-    """Return the Arrow schema of a kind of dataset."""
-    return token_schema(id_dtype) if kind == "tokens" else example_schema(id_dtype)
+def dataset_schema(manifest: Manifest) -> pa.Schema:
+    """Return the Arrow schema of a dataset's shards.
+
+    Raises:
+        IntegrityError: the manifest's columns can't be read
+    """
+    id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
+    if manifest.kind == "tokens":
+        return token_schema(id_dtype)
+    return example_schema(id_dtype, example_columns(manifest))
+
+
+def example_columns(manifest: Manifest) -> tuple[Column, ...]:
+    """Return the columns of example shards: `COLUMNS`, and those that their corruption added.
+
+    Raises:
+        IntegrityError: the manifest's columns can't be read
+    """
+    try:
+        added = [Column(**values) for values in manifest.configuration.get("columns", [])]
+    except (TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"the manifest's columns can't be read ({error}): build the shards again"
+        ) from error
+    return (*COLUMNS, *added)
 
 
 def _item(dtype: np.dtype[Any]) -> pa.Field:

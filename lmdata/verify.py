@@ -19,7 +19,6 @@ from lmdata.schema import (
     Manifest,
     dataset_schema,
     read_manifest,
-    smallest_id_dtype,
 )
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
@@ -73,7 +72,7 @@ def _check_contents(
 
 def check_files(folder: Path, manifest: Manifest) -> Iterator[Row]:
     """Yield whether every shard is there, unaltered, with the promised columns and counts."""
-    schema = dataset_schema(manifest.kind, smallest_id_dtype(manifest.tokenizer.vocab_size))
+    schema = dataset_schema(manifest)
     for split, shards in manifest.splits.items():
         problems = []
         for shard in shards:

@@ -23,9 +23,9 @@ from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
+from lmmodel.schedule import lr_ratio
 from lmmodel.task_model import TaskModel
 from lmmodel.training.optimizer import Optimizer
-from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import clip_gradients, dropout_seeds
 
 # Batches whose examples are sorted by length together, and how many such pools an epoch has at

@@ -20,10 +20,10 @@ from lmmodel.objectives import sum_losses
 from lmmodel.parallel import release_weights, shard_model, sum_gradients, whole_groups
 from lmmodel.saving.checkpoint import TensorGroups, load_weights
 from lmmodel.saving.metrics import Stopwatch
+from lmmodel.schedule import lr_ratio
 from lmmodel.training.averaging import WeightAverage
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.plan import num_at_once, shares_weights
-from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import (
     StepLoss,
     SumLosses,

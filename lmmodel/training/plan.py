@@ -183,11 +183,6 @@ def frozen_setting(data: TrainingData, name: str, default: Any) -> Any:
     return recipe.get(name, default) if isinstance(recipe, dict) else default
 
 
-def recipe_or_any(config: TrainConfig) -> Recipe:
-    """Return the recipe; frozen shards ignore it, so any will do for them."""
-    return config.recipe or Recipe()
-
-
 def make_loader(
     config: TrainConfig, data: TrainingData, num_steps: int, processes: Processes
 ) -> Loader:
@@ -215,7 +210,8 @@ def make_loader(
 
 def _make_stages(config: TrainConfig, data: TrainingData, num_steps: int) -> list[Stage]:
     assert config.batch.size is not None
-    recipe, size = recipe_or_any(config), config.batch.size
+    recipe = config.recipe or Recipe()  # which frozen examples ignore
+    size = config.batch.size
     if not config.stages:
         return [Stage(0, data.rows("train", recipe, seed=config.seed), size)]
     stages, first_step = [], 0

@@ -9,12 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmmodel import families
 from lmmodel.batch import Batch, make_batch, pad_batch
+from lmmodel.config import OptimizerConfig
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import MODEL_SIZES, Family, ModelConfig
 from lmmodel.layers.cross_entropy import summed_cross_entropy
 from lmmodel.model import forward_flops, make_model, rotary_angles, rotate, sinusoids
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
-from lmmodel.training.optimizer import Optimizer, OptimizerConfig
+from lmmodel.training.optimizer import Optimizer
 
 FAMILIES = ["bert", "modern", "gpt2"]
 VOCAB = 53

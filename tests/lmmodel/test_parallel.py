@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lmmodel.batch import make_batch
-from lmmodel.config import AveragingConfig
+from lmmodel.config import AveragingConfig, OptimizerConfig
 from lmmodel.families import ModelConfig
 from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer, make_model
@@ -26,7 +26,7 @@ from lmmodel.parallel import (
 )
 from lmmodel.saving.checkpoint import load_weights
 from lmmodel.training.averaging import WeightAverage
-from lmmodel.training.optimizer import Optimizer, OptimizerConfig
+from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.step import accumulate, clip_gradients, even_out, idle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
