@@ -316,8 +316,8 @@ def _checked(our: str, their: str, value: Any, default: Any) -> Any:
     if not is_number or not lowest <= value <= highest:
         kind = "a whole number" if is_count else "a number"
         raise HuggingFaceError(
-            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest:g} to "
-            f"{highest:g} is needed"
+            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest} to {highest:,} "
+            "is needed"
         )
     return value if is_count else float(value)
 
