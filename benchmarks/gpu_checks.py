@@ -21,8 +21,9 @@ from torch import Tensor
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.config import TrainConfig, load_train_config
+from lmmodel.families import ModelConfig
 from lmmodel.layers.attention import Kernel, attention, choose_kernel, reference
-from lmmodel.model import ModelConfig, Transformer, make_model
+from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
 from lmmodel.saving.metrics import Progress
 from lmmodel.trainer import train

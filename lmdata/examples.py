@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
-from lmdata.building.output import OutputFolder, check_apart
+from lmdata.building.output import OutputFolder, check_apart, claim_folder
 from lmdata.building.shards import check_shard, map_shard
 from lmdata.checking.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.columns import to_record_batch
@@ -32,6 +32,7 @@ from lmdata.errors import (
     LmdataError,
     MismatchError,
 )
+from lmdata.files import write_atomically
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     FORMAT_VERSION,
@@ -44,15 +45,9 @@ from lmdata.schema import (
     read_manifest,
     to_json,
 )
-from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, save_tokenizer
+from lmdata.tokenizer import Tokenizer
 from lmdata.views import View, view
-from lmdata.writer import (
-    DEFAULT_SHARD_BYTES,
-    ShardWriter,
-    output_errors,
-    shard_name,
-    write_atomically,
-)
+from lmdata.writer import DEFAULT_SHARD_BYTES, ShardWriter, shard_name
 
 OnProgress = Callable[[int, int], None]
 
@@ -91,7 +86,7 @@ def write_examples(
     store_path = Path(store_path)
     stores = open_stores(store_path)
     check_apart(store_path, Path(output))
-    with OutputFolder(Path(output), overwrite=overwrite) as folder:
+    with claim_folder(Path(output), overwrite=overwrite) as folder:
         plan = _describe_plan(store_path, folder.path, recipe, seed, epoch, shard_bytes)
         build = _Build(stores, recipe, folder, plan)
         build.begin()
@@ -168,10 +163,9 @@ class _Build:
 
     def begin(self) -> None:
         """Agree on the plan with an earlier run and find what examples there are."""
-        self._folder.remove_temporary_files()
+        self._folder.remove_partial_files()
         self._agree_on_plan()
-        with output_errors(self._folder.path / TOKENIZER_FOLDER):
-            save_tokenizer(self._tokenizer, self._folder.path / TOKENIZER_FOLDER)
+        self._folder.save_tokenizer(self._tokenizer)
         try:
             for split, store in self._stores.items():
                 self._add_view(split, store)

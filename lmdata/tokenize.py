@@ -20,7 +20,7 @@ import numpy as np
 from lmdata import __version__
 from lmdata.building.assembly import Assembly
 from lmdata.building.ledger import combine_receipts, describe_nothing, describe_sources
-from lmdata.building.output import PLAN_NAME, OutputFolder
+from lmdata.building.output import PLAN_NAME, OutputFolder, claim_folder
 from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
     TokenizeConfig,
@@ -43,6 +43,7 @@ from lmdata.building.workers import (
 from lmdata.config import config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, LmdataError, TokenizerError
+from lmdata.files import AtomicFile, output_errors, write_atomically
 from lmdata.schema import (
     FORMAT_VERSION,
     Manifest,
@@ -51,8 +52,7 @@ from lmdata.schema import (
     parse_json_object,
 )
 from lmdata.sentences import SPLITTER_VERSION
-from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, save_tokenizer
-from lmdata.writer import AtomicFile, output_errors, write_atomically
+from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer
 
 OnProgress = Callable[[int, int, int], None]
 
@@ -98,7 +98,7 @@ def tokenize_corpus(
     """
     with workers or start_tokenizing(num_workers) as pool:
         budget = divide_memory(memory_bytes, pool.num_workers)
-        with OutputFolder(output, overwrite=overwrite) as folder:
+        with claim_folder(output, overwrite=overwrite) as folder:
             build = _Build(list(sources), config, tokenizer, folder, unit_bytes)
             try:
                 build.begin()
@@ -114,7 +114,7 @@ def tokenize_corpus(
             finally:
                 build.close()
                 pool.close()
-                folder.remove_temporary_files()  # what workers were in the middle of
+                folder.remove_partial_files()  # what workers were in the middle of
 
 
 def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
@@ -161,11 +161,10 @@ class _Build:
 
     def begin(self) -> None:
         """Plan, and find what an earlier run has done."""
-        self._folder.remove_temporary_files()
+        self._folder.remove_partial_files()
         self._sources = [self._on_disk(source) for source in self._sources]
         self._agree_on_plan()
-        with output_errors(self._folder.path / TOKENIZER_FOLDER):
-            save_tokenizer(self._tokenizer, self._folder.path / TOKENIZER_FOLDER)
+        self._folder.save_tokenizer(self._tokenizer)
         self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
         self._assembly = Assembly(
             self._folder.path, self._folder.build, self._sources, self._config,

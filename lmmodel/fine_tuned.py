@@ -24,9 +24,9 @@ from lmdata.errors import ConfigError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmmodel.device import resolve_device
 from lmmodel.errors import CheckpointError, RunError
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import load_tensors, save_tensors, write_text
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.task_model import TaskModel

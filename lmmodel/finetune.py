@@ -17,6 +17,7 @@ from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError, TaskError
+from lmmodel.families import ModelConfig
 from lmmodel.fine_tuned import FineTunedRecord, is_fine_tuned, save_model
 from lmmodel.finetuning.answers import Predictions, make_predictions
 from lmmodel.finetuning.examples import TaskExamples, encode_task
@@ -27,7 +28,6 @@ from lmmodel.finetuning.scores import confusion, mean_and_spread, score_task
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.task_files import read_task_file
 from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import write_text
 from lmmodel.saving.metrics import METRICS_NAME
 from lmmodel.saving.output_folder import Kind, output_errors, writing

@@ -14,6 +14,7 @@ from lmdata.tokenizer import Tokenizer
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
+from lmmodel.families import ModelConfig
 from lmmodel.fine_tuned import is_fine_tuned
 from lmmodel.handover.folders import (
     check_vocabulary,
@@ -24,7 +25,6 @@ from lmmodel.handover.folders import (
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture, padding_id, token_id
 from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
-from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import save_tensors
@@ -84,7 +84,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
     return Import(
         output=output,
         architecture=architecture(config),
-        num_parameters=num_parameters(config),
+        num_parameters=config.num_parameters,
         fresh=tuple(imported.fresh),
         unused=tuple(imported.unused),
         max_logit_difference=difference,

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmmodel.batch import Batch
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.tasks import TaskName
 from lmmodel.layers.dropout import dropout
-from lmmodel.model import LayerNorm, Linear, ModelConfig, Transformer, init_weights
+from lmmodel.model import LayerNorm, Linear, Transformer, init_weights
 
 SEQUENCE_TASKS = ("sequence-classification", "sentence-pair", "regression")
 """Tasks with one answer a sequence; the others have one a token."""

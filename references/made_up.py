@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import NO_LABEL, ExampleBatch
-from lmdata.building.output import OutputFolder
+from lmdata.building.output import claim_folder
 from lmdata.columns import to_record_batch
 from lmdata.config import config_to_dict
 from lmdata.recipes import Recipe
@@ -199,7 +199,7 @@ def write_dataset(
         configuration: of the manifest
         sizes: `shard_bytes` and `batch_bytes` of `ShardWriter`
     """
-    with OutputFolder(folder) as output:
+    with claim_folder(folder) as output:
         writer = ShardWriter(folder, "train", batch.schema, **sizes)
         writer.write(batch)
         shards = tuple(writer.finish())

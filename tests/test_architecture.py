@@ -28,9 +28,29 @@ FORBIDDEN = {
 }
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
-    "batch", "config", "dataset", "errors", "masking", "order", "packing", "pairs", "ragged",
-    "recipes", "rng", "schema", "tokenizer", "views", "xxh3",
+<<<<<<< HEAD
+    "batch",
+    "config",
+    "dataset",
+    "errors",
+    "files",
+    "masking",
+    "order",
+    "packing",
+    "pairs",
+    "ragged",
+    "recipes",
+    "rng",
+    "schema",
+    "tokenizer",
+    "views",
+    "xxh3",
+}
+=======
+    "config", "dataset", "errors", "masking", "order", "packing", "pairs", "recipes", "rng",
+    "schema", "stored", "tokenizer", "views", "xxh3",
 }  # fmt: skip
+>>>>>>> reading
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}
 MAX_LINES = 400

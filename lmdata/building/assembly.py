@@ -17,8 +17,9 @@ from lmdata.columns import to_array, to_column, to_text_column
 from lmdata.config import build_config
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, IntegrityError
+from lmdata.files import write_atomically
 from lmdata.schema import ShardRecord, parse_json_object, to_json, token_schema
-from lmdata.writer import ShardWriter, shard_name, write_atomically
+from lmdata.writer import ShardWriter, shard_name
 
 # A shard's dictionary lists at most this many consecutive sources, so that a corpus of a million
 # small files does not repeat a million names in every shard.

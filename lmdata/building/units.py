@@ -21,11 +21,12 @@ from lmdata.encoders.encoded import EncodedDocuments
 from lmdata.encoders.intrinsics import start_numba
 from lmdata.encoding import check_encoding, make_encoder
 from lmdata.errors import ConfigError, CorpusError, IntegrityError
+from lmdata.files import output_errors, write_atomically
 from lmdata.rng import draw, stream_key
 from lmdata.schema import ShardRecord, parse_json_object, to_json
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmdata.writer import ShardFile, output_errors, write_atomically
+from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file
 
 # Memory that a worker takes for each byte of its longest document (copies of the text, words, ids),

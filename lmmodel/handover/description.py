@@ -11,10 +11,10 @@ from lmdata.recipes import Recipe
 from lmdata.schema import Manifest, read_manifest
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
+from lmmodel.families import ModelConfig
 from lmmodel.fine_tuned import FineTuned
 from lmmodel.handover.card import TASK_TAGS, Card, answering_example, pipeline_example
 from lmmodel.handover.settings import architecture
-from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, make_objective
 from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
@@ -55,7 +55,7 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
         class_name=class_name,
         pipeline_tag=tag,
         tags=[config.family, "pretraining"],
-        summary=f"A language model of {num_parameters(config):,} parameters, trained by "
+        summary=f"A language model of {config.num_parameters:,} parameters, trained by "
         f"{_objective(run.record)}. {_opens(class_name)}",
         example=pipeline_example(tag, name, prompt),
         tables={

@@ -17,8 +17,8 @@ from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.handover.names import REDUNDANT
-from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import save_tensors
 
 CONFIG_NAME = "config.json"

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, cat
 
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig, sinusoids
+from lmmodel.model import sinusoids
 from lmmodel.task_model import SEQUENCE_TASKS
 
 Names = dict[str, tuple[str, ...]]

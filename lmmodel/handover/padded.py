@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmmodel.model import Attention, ModelConfig, Transformer, rotate
+from lmmodel.families import ModelConfig
+from lmmodel.model import Attention, Transformer, rotate
 from lmmodel.task_model import SEQUENCE_TASKS, TaskModel
 
 

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.handover.folders import read_config, read_weights
 from lmmodel.handover.settings import (
     FAMILY_SETTINGS,
@@ -22,7 +23,7 @@ from lmmodel.handover.settings import (
     from_their_config,
     padding_id,
 )
-from lmmodel.model import ModelConfig, Transformer
+from lmmodel.model import Transformer
 from lmmodel.task_model import TaskModel
 
 # Both sides are float32: what they may differ by, for logits up to 10; in proportion above.

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
 from lmmodel.task_model import has_dropout
 
 MODEL_TYPES = {"bert": "bert", "modernbert": "modern", "gpt2": "gpt2"}
@@ -276,7 +276,7 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
     for name in ("pad", "bos", "eos", "cls", "sep"):
         _check_token_id(theirs, f"{name}_token_id")
     try:
-        return ModelConfig(family=family, **settings)  # type: ignore[arg-type]
+        return ModelConfig(family=family, **settings)
     except (ValueError, TypeError) as error:
         raise HuggingFaceError(f"config.json describes no model that works: {error}") from error
 

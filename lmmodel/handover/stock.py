@@ -12,11 +12,12 @@ import torch
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.tasks import TaskName
 from lmmodel.handover.folders import read_config, read_weights, weight_shapes, write_folder
 from lmmodel.handover.names import from_their_weights, to_their_weights
 from lmmodel.handover.settings import from_their_config, padding_id, to_their_config
-from lmmodel.model import ModelConfig, Transformer, make_model
+from lmmodel.model import Transformer, make_model
 from lmmodel.task_model import TaskModel
 
 # Heads that a checkpoint of the base model lacks; they begin as a new run's do.

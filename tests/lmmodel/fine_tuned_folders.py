@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmdata.tokenizer import Tokenizer
+from lmmodel.families import ModelConfig
 from lmmodel.fine_tuned import FineTunedRecord, save_model
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
 from lmmodel.task_model import make_task_model
 
 

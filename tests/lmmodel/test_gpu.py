@@ -19,9 +19,10 @@ from lmmodel.batch import Batch, make_batch, pad_batch
 from lmmodel.config import TrainConfig
 from lmmodel.data import open_data
 from lmmodel.device import Processes, same_bits
+from lmmodel.families import ModelConfig
 from lmmodel.layers import attention as attention_module
 from lmmodel.layers.attention import attention, choose_kernel
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
 from lmmodel.training.learner import Learner
 from lmmodel.training.plan import make_loader, resolve_config

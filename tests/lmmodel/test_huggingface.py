@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.batch import make_batch
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.handover.parity import check_parity, make_sample, our_logits, stock_logits
 from lmmodel.handover.settings import DEFAULT_SETTINGS, FAMILY_SETTINGS, architecture
 from lmmodel.handover.stock import export_model, import_model
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.task_model import TaskModel, make_task_model
 
 transformers = pytest.importorskip("transformers")

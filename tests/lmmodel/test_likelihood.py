@@ -11,9 +11,10 @@ import torch
 from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
+from lmmodel.families import ModelConfig
 from lmmodel.handover.stock import export_model
 from lmmodel.inference import map_batches, prepare
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.predicting import inference
 from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.predicting.texts import cut_windows, encode_texts

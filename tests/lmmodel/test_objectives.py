@@ -11,8 +11,9 @@ from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
+from lmmodel.families import ModelConfig
 from lmmodel.loader import Shape, to_batch
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.objectives import (
     OBJECTIVES,
     Definition,

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.handover import onnx_file, padded
 from lmmodel.handover.onnx_file import check_onnx, export_onnx
 from lmmodel.handover.padded import make_padded
 from lmmodel.handover.parity import make_sample
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.task_model import make_task_model
 
 FAMILIES = ["bert", "modern", "gpt2"]

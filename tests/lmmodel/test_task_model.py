@@ -10,11 +10,12 @@ from torch import Tensor
 
 from lmmodel import task_model
 from lmmodel.batch import IGNORED, Batch, make_batch
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning import losses
 from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.handover.names import to_their_weights
 from lmmodel.handover.settings import to_their_config
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.task_model import TaskModel, adopt_weights, make_task_model
 
 FAMILIES = ["bert", "modern", "gpt2"]
