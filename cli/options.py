@@ -22,7 +22,7 @@ INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, what a shell expects
 _USER_CAN_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-SECTIONS = {
+SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
         "Look and check": ("show", "stats", "verify", "recipes"),
