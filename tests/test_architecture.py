@@ -28,29 +28,9 @@ FORBIDDEN = {
 }
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
-<<<<<<< HEAD
-    "batch",
-    "config",
-    "dataset",
-    "errors",
-    "files",
-    "masking",
-    "order",
-    "packing",
-    "pairs",
-    "ragged",
-    "recipes",
-    "rng",
-    "schema",
-    "tokenizer",
-    "views",
-    "xxh3",
-}
-=======
-    "config", "dataset", "errors", "masking", "order", "packing", "pairs", "recipes", "rng",
-    "schema", "stored", "tokenizer", "views", "xxh3",
+    "batch", "config", "dataset", "errors", "files", "masking", "order", "packing", "pairs",
+    "ragged", "reading", "recipes", "rng", "schema", "stored", "tokenizer", "views", "xxh3",
 }  # fmt: skip
->>>>>>> reading
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}
 MAX_LINES = 400
@@ -62,16 +42,12 @@ FILES_IN_CIRCLES_TODAY = {
     "lmdata.order",
     "lmdata.viewing.mask_kernels",
     "lmdata.viewing.order_kernels",
-    "lmmodel.fine_tuned",
-    "lmmodel.predicting.answering",
 }
 PAIRS_OF_ROOMS_TODAY = {
     "lmdata.building <-> lmdata.writer",
     "lmdata.checking <-> lmdata.examples",
     "lmdata.masking <-> lmdata.viewing",
     "lmdata.order <-> lmdata.viewing",
-    "lmmodel.fine_tuned <-> lmmodel.predicting",
-    "lmmodel.finetuning <-> lmmodel.task_model",
 }
 
 
