@@ -22,6 +22,7 @@ from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, 
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.families import ModelConfig
 from lmmodel.layers.attention import Kernel, choose_kernel
+from lmmodel.layers.masks import Mask
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.model import forward_flops
 from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
@@ -273,8 +274,8 @@ def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tupl
     windows = {model.window(layer) for layer in range(model.num_hidden_layers)}
     chosen = {
         choose_kernel(
-            config.device, dtype, *shape, window=window, dropout_p=model.attention_dropout,
-            is_compiled=config.compile,
+            config.device, dtype, *shape, mask=Mask(window=window),
+            dropout_p=model.attention_dropout, is_compiled=config.compile,
         )
         for shape, window in product(shapes, windows)
     }  # fmt: skip
