@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmdata.files import Kind, output_errors, write_atomically, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
@@ -28,9 +29,7 @@ from lmmodel.finetuning.scores import confusion, mean_and_spread, score_task
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.finetuning.task_files import read_task_file
 from lmmodel.finetuning.tasks import TaskName
-from lmmodel.saving.checkpoint import write_text
 from lmmodel.saving.metrics import METRICS_NAME
-from lmmodel.saving.output_folder import Kind, output_errors, writing
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.task_model import TaskModel, adopt_weights, make_task_model
 from lmmodel.trained import Run, load_run
@@ -133,7 +132,7 @@ def finetune(
     """
     started_s = time.perf_counter()
     run, train, validation, output = map(Path, (run, train, validation, output))
-    with writing(output, FINE_TUNED, overwrite=overwrite) as folder:
+    with writing_folder(output, FINE_TUNED, overwrite=overwrite) as folder:
         source = _load_source(run)
         config = resolve_config(config, source)
         data = read_data(config, source.tokenizer, train, validation)
@@ -148,8 +147,8 @@ def finetune(
         with output_errors(output):
             save_model(folder, record, best.best.weights, source.tokenizer)
             lines = [json.dumps(line) + "\n" for one in fits for line in one.log]
-            write_text(folder / METRICS_NAME, "".join(lines))
-            write_text(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
+            write_atomically(folder / METRICS_NAME, "".join(lines))
+            write_atomically(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
             if result.picture is not None:
                 draw(folder / result.picture.name, data, best, config)
     return dataclasses.replace(result, elapsed_s=time.perf_counter() - started_s)
