@@ -25,7 +25,7 @@ WITH_EXAMPLES = {
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
     "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model", "lmmodel.objectives",
     "lmmodel.layers.attention", "lmmodel.handover.names", "lmmodel.handover.settings",
-    "lmmodel.training.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
+    "lmmodel.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 
 

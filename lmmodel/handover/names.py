@@ -10,8 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, cat
 
+from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.tasks import TaskName
 from lmmodel.model import sinusoids
@@ -96,6 +98,16 @@ TASK_TRANSFORMS: dict[str, Names] = {
         "head.norm.weight": ("head.norm.weight",),
     },
     "gpt2": {},
+}
+
+# Under which other name a weight may lie, alone or as a copy: the head's, where they are tied.
+TIED_NAMES = {
+    "bert": {
+        "embeddings.tokens.weight": "cls.predictions.decoder.weight",
+        "head.bias": "cls.predictions.decoder.bias",
+    },
+    "modern": {"embeddings.tokens.weight": "decoder.weight"},
+    "gpt2": {"embeddings.tokens.weight": "lm_head.weight"},
 }
 
 # Copies of other weights, and constants that old versions stored.
@@ -189,15 +201,21 @@ class Translation:
 def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Translation:
     """Return our weights, in float32.
 
-    Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known.
+    Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known; a
+    weight that two names share may lie under either of them.
+
+    Raises:
+        HuggingFaceError: two names of one weight hold different numbers
     """
-    prefix = PREFIXES[config.family]
+    prefix, copies = PREFIXES[config.family], TIED_NAMES[config.family]
     known = {_new_name(name): tensor for name, tensor in weights.items()}
     used: set[str] = set()
     state: dict[str, Tensor] = {}
     missing: list[str] = []
     for ours, theirs in name_pairs(config).items():
         names = [name if name in known else name.removeprefix(prefix) for name in theirs]
+        if (copy := copies.get(ours)) in known:
+            names = _either(known, names[0], copy)
         if not all(name in known for name in names):
             missing.append(ours)
             continue
@@ -208,6 +226,23 @@ def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Tr
         state[ours] = weight.float().contiguous()
     unused = [name for name in known if name not in used and not REDUNDANT.fullmatch(name)]
     return Translation(state, missing, unused)
+
+
+def _either(weights: Mapping[str, Tensor], name: str, copy: str) -> list[str]:
+    """Return the name under which a weight lies that has two.
+
+    Raises:
+        HuggingFaceError: both are there and differ: the model has a vocabulary head of its own
+    """
+    original = weights.get(name)
+    if original is None:
+        return [copy]
+    if not original.is_meta and not torch.equal(original, weights[copy]):
+        raise HuggingFaceError(
+            f"{copy} differs from {name}, of which it is a copy in the models that import takes: "
+            "a head with a vocabulary of its own is not supported"
+        )
+    return [name]
 
 
 def _new_name(name: str) -> str:

@@ -11,18 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.schema import ExampleBatch
+from lmdata.batch import ExampleBatch
 from lmmodel.data import ShardRows, TrainingData, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
 from lmmodel.loader import (
     Prefetcher,
     Shape,
-    concatenate,
     cut_rows,
-    slice_rows,
     split_micro_batches,
-    take_rows,
 )
 from lmmodel.training.plan import make_loader, resolve_config
 
@@ -254,18 +251,6 @@ def make_ragged(lengths: list[int]) -> ExampleBatch:
         segment_lengths=np.array(lengths, np.int32),
         segment_offsets=np.arange(len(lengths) + 1),
     )
-
-
-@given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=12), data=st.data())
-def test_rows_can_be_taken_sliced_and_joined_again(lengths, data):
-    examples = make_ragged(lengths)
-    cut = data.draw(st.integers(1, len(lengths) - 1))
-    joined = concatenate([slice_rows(examples, 0, cut), slice_rows(examples, cut, len(lengths))])
-    taken = take_rows(take_rows(examples, np.arange(len(lengths))[::-1]),
-                      np.arange(len(lengths))[::-1])  # fmt: skip
-    for field in dataclasses.fields(ExampleBatch):
-        for result in (joined, taken):
-            assert np.array_equal(getattr(result, field.name), getattr(examples, field.name))
 
 
 def test_an_example_longer_than_a_micro_batch_is_one_of_its_own():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmdata.schema import ExampleBatch
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.families import ModelConfig
