@@ -16,7 +16,7 @@ from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
 from lmmodel.families import ModelConfig
-from lmmodel.fine_tuned import is_fine_tuned
+from lmmodel.finetuning.folder import is_fine_tuned
 from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture, padding_id, token_id

@@ -15,9 +15,8 @@ from torch import Tensor, cat
 
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.finetuning.tasks import TaskName
 from lmmodel.model import sinusoids
-from lmmodel.task_model import SEQUENCE_TASKS
+from lmmodel.tasks.task import AnyTask, StockClass
 
 Names = dict[str, tuple[str, ...]]
 
@@ -129,34 +128,32 @@ def name_pairs(config: ModelConfig) -> Names:
     return pairs
 
 
-def task_name_pairs(config: ModelConfig, task: TaskName) -> Names:
+def task_name_pairs(config: ModelConfig, task: AnyTask) -> Names:
     """Return their names of each weight of a `TaskModel` that their class for the task has."""
     trunk = {
         f"backbone.{ours}": theirs
         for ours, theirs in name_pairs(config).items()
         if not ours.startswith(("head.", "nsp_head."))
     }
-    is_sequence = task in SEQUENCE_TASKS
     transform = TASK_TRANSFORMS[config.family]
-    if config.family == "bert" and not is_sequence:
+    if config.family == "bert" and not task.is_over_sequences:
         transform = {}
-    has_bias = config.family != "gpt2" or not is_sequence
-    classifier = classifier_name(config, task)
-    kinds = ("weight", "bias") if has_bias else ("weight",)
+    stock = stock_of(task)
+    classifier = stock.classifier(config.family)
+    kinds = ("weight", "bias") if stock.has_bias(config.family) else ("weight",)
     head = {f"head.classifier.{kind}": (f"{classifier}.{kind}",) for kind in kinds}
     return trunk | transform | head
 
 
-def classifier_name(config: ModelConfig, task: TaskName) -> str:
-    """Return what their class for a task calls the last layer.
+def stock_of(task: AnyTask) -> StockClass:
+    """Return the class of transformers that opens models of a task.
 
-    Example:
-        >>> classifier_name(ModelConfig(family="gpt2"), "regression")
-        'score'
+    Raises:
+        HuggingFaceError: there is none
     """
-    if task == "question-answering" and not config.is_modern:
-        return "qa_outputs"
-    return "score" if config.family == "gpt2" and task in SEQUENCE_TASKS else "classifier"
+    if task.stock is None:
+        raise HuggingFaceError(f"transformers has no class for {task.name}: it can't be exported")
+    return task.stock
 
 
 def is_transposed(config: ModelConfig, name: str) -> bool:
@@ -167,7 +164,7 @@ def is_transposed(config: ModelConfig, name: str) -> bool:
 
 
 def to_their_weights(
-    state: Mapping[str, Tensor], config: ModelConfig, task: TaskName | None = None
+    state: Mapping[str, Tensor], config: ModelConfig, task: AnyTask | None = None
 ) -> dict[str, Tensor]:
     """Return the weights under their names; fixed sinusoids become their position table.
 

@@ -24,7 +24,7 @@ from lmmodel.handover.settings import (
     padding_id,
 )
 from lmmodel.model import Transformer
-from lmmodel.task_model import TaskModel
+from lmmodel.tasks.model import TaskModel
 
 # Both sides are float32: what they may differ by, for logits up to 10; in proportion above.
 MAX_LOGIT_DIFFERENCE = 1e-4

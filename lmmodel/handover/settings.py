@@ -8,8 +8,8 @@ from typing import Any
 
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.finetuning.tasks import TaskName
-from lmmodel.task_model import has_dropout
+from lmmodel.handover.names import stock_of
+from lmmodel.tasks.task import AnyTask
 
 MODEL_TYPES = {"bert": "bert", "modernbert": "modern", "gpt2": "gpt2"}
 
@@ -129,24 +129,20 @@ DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
 
 PRETRAINED_CLASSES = {"modern": "ModernBertForMaskedLM", "gpt2": "GPT2LMHeadModel"}
 CLASS_PREFIXES = {"bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2"}
-TASK_CLASSES: dict[TaskName, str] = {
-    "sequence-classification": "SequenceClassification",
-    "sentence-pair": "SequenceClassification",
-    "regression": "SequenceClassification",
-    "token-classification": "TokenClassification",
-    "question-answering": "QuestionAnswering",
-}
 
 
-def architecture(config: ModelConfig, task: TaskName | None = None) -> str:
+def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
     """Return the transformers class that opens an export of such a model.
 
     Example:
-        >>> architecture(ModelConfig(has_nsp_head=True)), architecture(ModelConfig(), "regression")
-        ('BertForPreTraining', 'BertForSequenceClassification')
+        >>> from lmmodel.tasks.known import TASKS
+        >>> architecture(ModelConfig(has_nsp_head=True))
+        'BertForPreTraining'
+        >>> architecture(ModelConfig(), TASKS["regression"])
+        'BertForSequenceClassification'
     """
     if task is not None:
-        return f"{CLASS_PREFIXES[config.family]}For{TASK_CLASSES[task]}"
+        return f"{CLASS_PREFIXES[config.family]}For{stock_of(task).suffix}"
     if config.family == "bert":
         return "BertForPreTraining" if config.has_nsp_head else "BertForMaskedLM"
     return PRETRAINED_CLASSES[config.family]
@@ -155,7 +151,7 @@ def architecture(config: ModelConfig, task: TaskName | None = None) -> str:
 def to_their_config(
     config: ModelConfig,
     special_ids: Mapping[str, int | None],
-    task: TaskName | None = None,
+    task: AnyTask | None = None,
     labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of their `config.json`.
@@ -187,26 +183,26 @@ def to_their_config(
     }
 
 
-def task_settings(config: ModelConfig, task: TaskName, labels: Sequence[str]) -> dict[str, Any]:
+def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> dict[str, Any]:
     """Return the settings of their head for a task.
 
     Example:
-        >>> task_settings(ModelConfig(), "sentence-pair", ["no", "yes"])["id2label"]
+        >>> from lmmodel.tasks.known import TASKS
+        >>> task_settings(ModelConfig(), TASKS["sentence-pair"], ["no", "yes"])["id2label"]
         {'0': 'no', '1': 'yes'}
     """
+    stock, names = stock_of(task), task.output_names(labels)
     settings: dict[str, Any] = {
-        "classifier_dropout": config.dropout if has_dropout(config, task) else 0.0
+        "classifier_dropout": config.dropout if stock.has_dropout(config.family) else 0.0
     }
     if config.is_modern:
         settings["classifier_pooling"] = "mean"
-    if task == "question-answering":
+    if not names:
         return settings
-    names = ["value"] if task == "regression" else list(labels)
     settings["id2label"] = {str(index): name for index, name in enumerate(names)}
     settings["label2id"] = {name: index for index, name in enumerate(names)}
-    if task != "token-classification":
-        is_number = task == "regression"
-        settings["problem_type"] = "regression" if is_number else "single_label_classification"
+    if stock.problem_type is not None:
+        settings["problem_type"] = stock.problem_type
     return settings
 
 

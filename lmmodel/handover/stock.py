@@ -13,12 +13,12 @@ import torch
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.finetuning.tasks import TaskName
 from lmmodel.handover.folders import read_config, read_weights, weight_shapes, write_folder
 from lmmodel.handover.names import from_their_weights, to_their_weights
 from lmmodel.handover.settings import from_their_config, padding_id, to_their_config
 from lmmodel.model import Transformer, make_model
-from lmmodel.task_model import TaskModel
+from lmmodel.tasks.model import TaskModel
+from lmmodel.tasks.task import AnyTask
 
 # Heads that a checkpoint of the base model lacks; they begin as a new run's do.
 HEADS = ("head.", "nsp_head.classifier.")
@@ -60,7 +60,7 @@ def export_model(
 
 
 def _special_ids(
-    tokenizer: Tokenizer, config: ModelConfig, task: TaskName | None
+    tokenizer: Tokenizer, config: ModelConfig, task: AnyTask | None
 ) -> Mapping[str, int | None]:
     """Return the special ids by purpose.
 
