@@ -23,7 +23,7 @@ def read_values(folder: Path) -> dict[str, Any]:
     values = _read_object(path)
     if values is None:
         raise RunError(f"{folder} holds no run: it has no {RECORD_NAME}")
-    if "model_type" in values:
+    if "model_type" in values or "hidden_size" in values:
         raise RunError(
             f"{folder} is a Hugging Face folder: make a run of it with "
             f"`lmmodel import {folder} runs/{folder.resolve().name}`"

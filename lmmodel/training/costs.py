@@ -14,6 +14,7 @@ from lmmodel.device import Processes, memory_bytes
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import ModelConfig
 from lmmodel.layers.attention import Kernel, choose_kernel
+from lmmodel.layers.masks import Mask
 from lmmodel.loader import StepBatch
 from lmmodel.model import forward_flops
 from lmmodel.objectives import Objective
@@ -44,8 +45,8 @@ def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tupl
     windows = {model.window(layer) for layer in range(model.num_hidden_layers)}
     chosen = {
         choose_kernel(
-            config.device, dtype, *shape, window=window, dropout_p=model.attention_dropout,
-            is_compiled=config.compile,
+            config.device, dtype, *shape, mask=Mask(window=window),
+            dropout_p=model.attention_dropout, is_compiled=config.compile,
         )
         for shape, window in product(shapes, windows)
     }  # fmt: skip
