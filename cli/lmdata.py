@@ -101,6 +101,12 @@ def sample_corpus(
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
 @click.option(
+    "--strip-accents",
+    is_flag=True,
+    default=None,
+    help="Take all combining marks away, as BERT's uncased models do.",
+)
+@click.option(
     "--special-token",
     "special_tokens",
     multiple=True,
@@ -128,19 +134,26 @@ def train_tokenizer(
     from lmdata.build import build_tokenizer
     from lmdata.config import build_config
     from lmdata.corpus import CorpusConfig
+    from lmdata.encoding import RoundTrip
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
     settings = gather(config_path, overrides, **nest_reading(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
+    settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
+    found: list[RoundTrip] = []
     with ProgressLine("training the tokenizer", unit="bytes", quiet=quiet) as line:
         tokenizer = build_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
-            overwrite=overwrite, progress=line.update,
+            overwrite=overwrite, progress=line.update, report=found.append,
         )  # fmt: skip
-    facts = {"output": str(output), "vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash}
-    echo_result(facts, as_json=as_json, quiet=quiet, lines=tokenizer_lines(tokenizer, output))
+    facts = {
+        "output": str(output), "vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash,
+        "characters": found[0].characters, "lost_characters": found[0].lost,
+    }  # fmt: skip
+    lines = tokenizer_lines(tokenizer, output, config.vocab_size, found[0])
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @main.command()
