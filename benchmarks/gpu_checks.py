@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.made_up import is_frozen
 from lmmodel.batch import Batch, make_batch
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.layers.attention import Kernel, attention, choose_kernel, reference
@@ -27,6 +26,7 @@ from lmmodel.model import ModelConfig, Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
 from lmmodel.saving.metrics import Progress
 from lmmodel.trainer import train
+from references.made_up import is_frozen
 
 VOCAB_SIZE = 997
 # Largest ||a - b|| / ||b||: rounding of the products, which the two sides add up in another order.

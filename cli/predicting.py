@@ -66,10 +66,11 @@ def fill_mask(
     Example: lmmodel fill-mask runs/wiki "The capital of France is [MASK]."
     Example: lmmodel fill-mask runs/wiki --file prompts.txt --top-k 3 --json
     """
+    from lmmodel.predicting.mask_filling import fill_mask as fill
     from lmmodel.trained import load_run
 
     given = read_texts(texts, file)
-    filled = load_run(run, device=device or "auto").fill_mask(given.texts, top_k=top_k)
+    filled = fill(load_run(run, device=device or "auto"), given.texts, top_k=top_k)
     records = [
         {"text": text, "masks": to_json_values(places)}
         for text, places in zip(given.texts, filled, strict=True)

@@ -22,6 +22,7 @@ from lmdata.masking import MaskRules, mask_rules, mask_tokens
 from lmdata.order import check_rows, permute
 from lmdata.packing import PackingPlan, pack
 from lmdata.pairs import find_pairs, index_pairs
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
 from lmdata.viewing.scratch import scratch_array
@@ -141,7 +142,7 @@ class View:
         spans = np.empty((len(examples), NUM_COLUMNS), np.int64)
         find_pairs(self._arrays.table, self._walk, self._index, examples, spans)
         lengths = spans[:, A_LENGTH] + spans[:, B_LENGTH] + 3
-        offsets = _offsets(lengths)
+        offsets = offsets_of(lengths)
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
         types = np.empty(offsets[-1], np.uint8)
         lay_pairs(self._arrays.table, spans, *self._frame, offsets, ids, types)
@@ -169,7 +170,7 @@ class View:
         find_pieces(self._arrays.table, self._walk, self._index, pieces, spans)
         first_id, last_id = self._frame
         lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
-        offsets = _offsets(lengths)[piece_offsets]
+        offsets = offsets_of(lengths)[piece_offsets]
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
         lay_segments(self._arrays.table, spans, first_id, last_id, ids)
         positions, labels, mask_offsets = self._mask(ids, offsets, (rows, duplicates), progress)
@@ -384,14 +385,5 @@ def _pieces_of_rows(plan: PackingPlan | None, rows: np.ndarray) -> tuple[np.ndar
     """Return the pieces of some rows, int64 (S,), and where those of each row begin, (B + 1,)."""
     if plan is None:
         return rows, np.arange(len(rows) + 1, dtype=np.int64)
-    counts = plan.row_offsets[rows + 1] - plan.row_offsets[rows]
-    offsets = _offsets(counts)
-    index = np.arange(offsets[-1]) + np.repeat(plan.row_offsets[rows] - offsets[:-1], counts)
-    return plan.pieces[index].astype(np.int64), offsets
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    """Return where ragged rows begin and the last ends, int64 (B + 1,)."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
+    pieces = Ragged(plan.pieces, plan.row_offsets).take(rows)
+    return pieces.values.astype(np.int64), pieces.offsets

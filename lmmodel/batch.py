@@ -13,6 +13,9 @@ from torch import Tensor
 IGNORED = -100
 """Label of a row that no loss counts, as in `torch.nn.functional.cross_entropy`."""
 
+LEAST_TOKENS = 256
+"""Of a micro-batch that is worth its own gradients."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

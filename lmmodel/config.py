@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +15,18 @@ from typing import Any, Literal
 from lmdata.config import build_config, config_to_dict, read_toml, set_value
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
-from lmmodel.model import ModelConfig
+from lmmodel.model import MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
-from lmmodel.saving.starting import inherit
-from lmmodel.training.optimizer import OptimizerConfig
-from lmmodel.training.schedule import ScheduleConfig
+from lmmodel.record import read_values
+from lmmodel.schedule import ScheduleConfig
 
 DEFAULT_NUM_STEPS = 1000
+
+# Settings of a model that its weights do not depend on: the new run's own count.
+OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")
+
+# What `size` decides: it is not taken over where a size is given.
+SHAPE_SETTINGS = (*MODEL_SIZES["mini"], "intermediate_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,37 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """What moves the weights."""
+
+    name: Literal["adamw", "muon"] = "muon"  # muon: on the layers' matrices; adamw on the rest
+    lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
+    betas: tuple[float, float] = (0.9, 0.98)  # decay of the mean and the mean square, in [0, 1)
+    eps: float = 1e-6  # added to the root of the mean square
+    weight_decay: float = 0.01  # share of a weight lost per step at learning rate 1, AdamW
+    decay_embeddings: bool = False  # whether embeddings decay too (BERT: yes); bias, norm never
+    muon_lr: float = 0.02  # Muon's peak learning rate, in (0, 1]
+    muon_momentum: float = 0.95  # decay of Muon's mean, in [0, 1)
+    muon_weight_decay: float = 0.05  # as weight_decay, Muon
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("lr", "muon_lr"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}; "
+                    "1e-4 to 2e-3 is usual for lr, 0.005 to 0.05 for muon_lr"
+                )
+        for name, value in (*zip(("betas[0]", "betas[1]"), self.betas, strict=True),
+                            ("muon_momentum", self.muon_momentum)):  # fmt: skip
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        for name in ("eps", "weight_decay", "muon_weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AveragingConfig:
     """Averaging of the weights over steps; what is evaluated and exported is the average."""
 
@@ -220,10 +256,33 @@ def load_train_config(toml_path: Path | None = None, overrides: Sequence[str] = 
     for override in overrides:
         set_value(values, override)
     if isinstance(values.get("init_from"), str):
-        values = inherit(values)
+        values = _inherit(values)
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
+
+
+def _inherit(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the model and the objective of the run in `init_from` laid under them.
+
+    Args:
+        values: nested tables with the key `init_from`
+
+    Raises:
+        RunError: no run there
+    """
+    earlier = read_values(Path(values["init_from"]))["config"]
+    given, given_objective = values.get("model", {}), values.get("objective", {})
+    if not (isinstance(given, Mapping) and isinstance(given_objective, Mapping)):
+        return values  # which the strict reader refuses
+    left_out = {*OWN_SETTINGS, *(SHAPE_SETTINGS if "size" in given else ())}
+    model = {
+        name: value
+        for name, value in earlier["model"].items()
+        if value is not None and name not in left_out
+    }
+    objective = {**earlier["objective"], **given_objective}
+    return {**values, "model": {**model, **given}, "objective": objective}
 
 
 def change_config(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
@@ -251,6 +310,11 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         ConfigError: written by another version with other settings
     """
     return build_config(TrainConfig, _without_none(values, config_to_dict(TrainConfig())))
+
+
+def recipe_or_any(config: TrainConfig) -> Recipe:
+    """Return the recipe; frozen shards ignore it, so any will do for them."""
+    return config.recipe or Recipe()
 
 
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:

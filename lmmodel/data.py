@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,8 @@ EVALUATION_SEED = 0
 
 # Token counts of a sample this large are exact enough for a unigram distribution.
 MAX_COUNTED_EXAMPLES = 200_000
+
+_ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of a tokenizer that falls back to bytes
 
 
 class Rows(Protocol):
@@ -166,3 +169,26 @@ def open_data(path: Path) -> TrainingData:
 def _count_original(examples: ExampleBatch, vocab_size: int) -> np.ndarray:
     """Return id counts, int64 (V,), with the labels in place of what masks put there."""
     return np.bincount(examples.original_ids(), minlength=vocab_size)
+
+
+def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """Return how many bytes of text each piece stands for: int64 (V,), 0 of special tokens.
+
+    WordPiece pieces do not hold the spaces between words; the others do.
+    """
+    model = tokenizer.definition["model"]
+    is_byte_level = "ByteLevel" in str(tokenizer.definition.get("decoder"))
+    falls_back = bool(model.get("byte_fallback"))
+    sizes = [
+        1 if falls_back and _ONE_BYTE.fullmatch(piece or "")
+        else _num_bytes(piece or "", model["type"], is_byte_level=is_byte_level)
+        for piece in tokenizer.pieces
+    ]  # fmt: skip
+    return np.where(tokenizer.is_special, 0, np.array(sizes, np.int64))
+
+
+def _num_bytes(piece: str, kind: str, *, is_byte_level: bool) -> int:
+    if is_byte_level:
+        return max(1, len(piece))
+    text = piece.removeprefix("##") if kind == "WordPiece" else piece.replace("\u2581", " ")
+    return max(1, len(text.encode()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmdata.recipes import Recipe
 from lmdata.schema import ExampleBatch
-from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import IGNORED
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
-from lmmodel.data import TrainingData, open_data
+from lmmodel.data import TrainingData, open_data, piece_bytes
+from lmmodel.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
+from lmmodel.loader import MicroBatch, Shape, split_micro_batches, take_rows
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
-from lmmodel.predicting.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
+from lmmodel.parallel import is_sharded
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
-from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows
-from lmmodel.training.parallel import is_sharded
-from lmmodel.training.plan import recipe_or_any
 
 EVALUATION_MLM_PROBABILITY = 0.15
 
@@ -39,8 +37,6 @@ UNIGRAM_MARGIN = 0.05
 
 # Tokens of a micro-batch where the configuration leaves it open.
 MAX_TOKENS = 4096
-
-_ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of a tokenizer that falls back to bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ def make_held_out(
     Raises:
         FitError: the split is empty or absent
     """
-    recipe = recipe_or_any(config)
+    recipe = config.recipe or Recipe()  # which frozen examples ignore
     recipe = dataclasses.replace(recipe, view=view or recipe.view)
     if recipe.corruption != "none":
         recipe = dataclasses.replace(
@@ -290,22 +286,6 @@ def unigram_cross_entropy(labels: np.ndarray, counts: np.ndarray, is_special: np
     return float(costs @ found[is_guessed] / max(len(labels), 1))
 
 
-def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """Return how many bytes of text each piece stands for: int64 (V,), 0 of special tokens.
-
-    WordPiece pieces do not hold the spaces between words; the others do.
-    """
-    model = tokenizer.definition["model"]
-    is_byte_level = "ByteLevel" in str(tokenizer.definition.get("decoder"))
-    falls_back = bool(model.get("byte_fallback"))
-    sizes = [
-        1 if falls_back and _ONE_BYTE.fullmatch(piece or "")
-        else _num_bytes(piece or "", model["type"], is_byte_level=is_byte_level)
-        for piece in tokenizer.pieces
-    ]  # fmt: skip
-    return np.where(tokenizer.is_special, 0, np.array(sizes, np.int64))
-
-
 def per_byte(losses: np.ndarray, num_bytes: np.ndarray) -> float:
     """Return nats per byte of text; of labels that stand for no text, per label.
 
@@ -318,13 +298,6 @@ def per_byte(losses: np.ndarray, num_bytes: np.ndarray) -> float:
         (2.0, 1.0)
     """
     return float(losses.sum() / (num_bytes.sum() or len(losses)))
-
-
-def _num_bytes(piece: str, kind: str, *, is_byte_level: bool) -> int:
-    if is_byte_level:
-        return max(1, len(piece))
-    text = piece.removeprefix("##") if kind == "WordPiece" else piece.replace("\u2581", " ")
-    return max(1, len(text.encode()))
 
 
 def evaluate_run(

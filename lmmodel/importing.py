@@ -20,9 +20,9 @@ from lmmodel.handover.settings import architecture
 from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
 from lmmodel.model import ModelConfig, num_parameters
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
+from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.saving.output_folder import output_errors, writing
-from lmmodel.saving.record import is_run
 from lmmodel.saving.run import RUN, WEIGHTS_NAME, RunRecord, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128

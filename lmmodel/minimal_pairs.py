@@ -18,7 +18,7 @@ from lmmodel.device import resolve_precision
 from lmmodel.errors import TaskError
 from lmmodel.finetuning.scores import wilson_interval
 from lmmodel.finetuning.tables import Table, detect_format, read_table
-from lmmodel.predicting.inference import Precision
+from lmmodel.inference import Precision
 from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.trained import Run
 

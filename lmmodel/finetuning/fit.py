@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lmdata.order import permute
-from lmmodel.batch import deal_rows
+from lmmodel.batch import LEAST_TOKENS, deal_rows
 from lmmodel.cores import add_gradients, num_cores
+from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.finetuning.batches import pack, pack_labels, predict_logits
 from lmmodel.finetuning.examples import TaskExamples
@@ -22,11 +23,9 @@ from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
+from lmmodel.schedule import lr_ratio
 from lmmodel.task_model import TaskModel
-from lmmodel.training.learner import is_out_of_memory
-from lmmodel.training.loader import LEAST_TOKENS
 from lmmodel.training.optimizer import Optimizer
-from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import clip_gradients, dropout_seeds
 
 # Batches whose examples are sorted by length together, and how many such pools an epoch has at

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmmodel.config import OptimizerConfig
 from lmmodel.finetuning.tasks import BEST_SCORE, STOPPING_SCORES, TaskFormat, TaskName
-from lmmodel.training.optimizer import OptimizerConfig
-from lmmodel.training.schedule import ScheduleConfig
+from lmmodel.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import torch
 from lmdata.errors import OutputError
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
+from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.predicting.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
 from lmmodel.saving.output_folder import check_can_write, output_errors
 from lmmodel.trained import Run

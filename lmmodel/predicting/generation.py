@@ -14,8 +14,8 @@ from torch import Tensor
 from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
+from lmmodel.inference import split_by_tokens
 from lmmodel.layers.key_values import KeyValues
-from lmmodel.predicting.inference import split_by_tokens
 from lmmodel.predicting.texts import encode_texts
 from lmmodel.trained import Run
 

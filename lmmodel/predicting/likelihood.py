@@ -20,8 +20,7 @@ import torch
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
-from lmmodel.model import Transformer
-from lmmodel.predicting.inference import (
+from lmmodel.inference import (
     Precision,
     batch_tokens,
     label_log_probabilities,
@@ -29,6 +28,7 @@ from lmmodel.predicting.inference import (
     prepare,
     split_by_tokens,
 )
+from lmmodel.model import Transformer
 from lmmodel.predicting.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
 from lmmodel.trained import Run
 

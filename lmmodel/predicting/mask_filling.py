@@ -13,8 +13,8 @@ from torch import Tensor
 from lmdata.errors import TokenizerError
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
+from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.trained import Run
 
 

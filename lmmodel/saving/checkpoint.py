@@ -26,7 +26,7 @@ from torch import nn
 
 from lmdata.xxh3 import hash_file
 from lmmodel.errors import CheckpointError
-from lmmodel.training.parallel import put
+from lmmodel.parallel import put
 
 FORMAT_VERSION = 1
 INDEX_NAME = "checkpoint.json"

@@ -23,6 +23,9 @@ from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, save_tokenizer
 from lmmodel.config import TrainConfig, config_from_dict
 from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
+from lmmodel.record import FORMAT_VERSION, is_run, read_values
+from lmmodel.record import RECORD_NAME as RECORD_NAME
+from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.checkpoint import (
     TensorGroups,
     list_checkpoints,
@@ -31,9 +34,6 @@ from lmmodel.saving.checkpoint import (
     write_text,
 )
 from lmmodel.saving.output_folder import Kind, check_replaceable
-from lmmodel.saving.record import FORMAT_VERSION, is_run, read_values
-from lmmodel.saving.record import RECORD_NAME as RECORD_NAME
-from lmmodel.saving.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.starting import tokenizer_difference
 
 CHECKPOINTS_NAME = "checkpoints"

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig
-from lmmodel.training.loader import Loader, StepBatch
+from lmmodel.loader import Loader, StepBatch
 
 # Steps of a stage whose mean tells how many tokens its steps have.
 _NUM_PROBED_STEPS = 4

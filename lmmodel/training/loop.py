@@ -15,12 +15,12 @@ from types import FrameType
 from lmmodel.config import TrainConfig
 from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
+from lmmodel.loader import Prefetcher, StepBatch
 from lmmodel.saving.checkpoint import load_latest
 from lmmodel.saving.metrics import finite_or_none
 from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.loader import Prefetcher, StepBatch
 from lmmodel.training.plan import batch_flops
 from lmmodel.training.reporting import Reporter
 

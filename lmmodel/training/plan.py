@@ -15,16 +15,16 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.config import TrainConfig, stage_recipe
+from lmmodel.config import TrainConfig, recipe_or_any, stage_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.layers.attention import Kernel, choose_kernel
+from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.model import ModelConfig, forward_flops, num_parameters
 from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
 from lmmodel.training.budget import PROBE_STEPS, Pace, budget_steps, epochs_per_step, probe
-from lmmodel.training.loader import Loader, Shape, Stage, StepBatch
 
 # Of a batch in memory at least: its id, type and place, int32 each.
 BYTES_OF_TOKEN = 12
@@ -179,11 +179,6 @@ def frozen_setting(data: TrainingData, name: str, default: Any) -> Any:
     configuration = data.manifest.configuration
     recipe = configuration.get("recipe", configuration)
     return recipe.get(name, default) if isinstance(recipe, dict) else default
-
-
-def recipe_or_any(config: TrainConfig) -> Recipe:
-    """Return the recipe; frozen shards ignore it, so any will do for them."""
-    return config.recipe or Recipe()
 
 
 def make_loader(

@@ -17,10 +17,10 @@ from lmmodel.batch import IGNORED, Batch
 from lmmodel.cores import add_gradients
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
+from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, Part, combine, sum_losses
-from lmmodel.training.loader import MicroBatch
-from lmmodel.training.parallel import whole
+from lmmodel.parallel import whole
 
 # A loss this many times that of a uniform guess is called exploded.
 EXPLOSION_FACTOR = 3.0

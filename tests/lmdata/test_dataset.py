@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.made_up import write_dataset
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError, MismatchError, VersionError
 from lmdata.schema import (
@@ -22,6 +21,7 @@ from lmdata.schema import (
     token_schema,
 )
 from lmdata.tokenizer import Tokenizer, save_tokenizer
+from references.made_up import write_dataset
 from tests.lmdata.builds import make_tokenizer
 
 DOCUMENTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5], [3, 5], [8, 9, 7]]  # ids

@@ -15,7 +15,7 @@ from lmdata.masking import (
     span_length_weights,
 )
 from lmdata.recipes import Recipe
-from tests.references import (
+from references.pretraining import (
     CLS,
     MASK,
     SEP,

@@ -14,7 +14,7 @@ from lmdata.errors import DatasetError, TokenizerError
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import load_tokenizer
 from lmdata.views import NO_LABEL, RECIPES, Recipe, view
-from tests.references import (
+from references.pretraining import (
     CLS,
     SEP,
     AddressedDraws,

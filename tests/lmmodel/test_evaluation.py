@@ -15,7 +15,7 @@ from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmmodel.data import open_data
+from lmmodel.data import open_data, piece_bytes
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError, RunError
 from lmmodel.evaluation import (
@@ -23,12 +23,11 @@ from lmmodel.evaluation import (
     evaluate_run,
     make_held_out,
     per_byte,
-    piece_bytes,
     score_labels,
     unigram_cross_entropy,
 )
+from lmmodel.inference import prepare
 from lmmodel.model import make_model
-from lmmodel.predicting.inference import prepare
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.sources import evaluate_sources
 from lmmodel.trainer import train
@@ -177,7 +176,7 @@ def test_logits_in_parts_score_as_all_at_once(tiny, store, monkeypatch, objectiv
     config, held_out = held_out_of(tiny(*overrides), store)
     model = make_model(config.model, seed=4)
     whole = figures_of(evaluate(model, held_out, CPU))
-    monkeypatch.setattr("lmmodel.predicting.inference.CPU_CHUNK", 3 * config.model.vocab_size)
+    monkeypatch.setattr("lmmodel.inference.CPU_CHUNK", 3 * config.model.vocab_size)
     parts = figures_of(evaluate(model, held_out, CPU))
     assert parts == pytest.approx(whole, rel=1e-5)
 
@@ -200,7 +199,7 @@ def test_ranks_are_those_of_float32_whatever_layers_compute_in(tiny, store, is_p
 
 
 def test_held_out_batches_suit_the_device_evaluated_on(tiny, store, monkeypatch):
-    monkeypatch.setattr("lmmodel.predicting.inference.CPU_BATCH_TOKENS", 128)
+    monkeypatch.setattr("lmmodel.inference.CPU_BATCH_TOKENS", 128)
     config = tiny("batch.micro_batch_tokens=65536")  # as on a card
     resolved, held_out = held_out_of(config, store)
     most = max(micro.batch.num_tokens for micro in held_out.micro_batches)

@@ -15,8 +15,6 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
-from benchmarks.gpu_checks import CHECKS
-from benchmarks.made_up import write_made_up_store
 from lmmodel.batch import Batch, make_batch, pad_batch
 from lmmodel.config import TrainConfig
 from lmmodel.data import open_data
@@ -27,6 +25,7 @@ from lmmodel.model import ModelConfig, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
 from lmmodel.training.learner import Learner
 from lmmodel.training.plan import make_loader, resolve_config
+from references.made_up import write_made_up_store
 
 
 def torch_2_10(
@@ -210,11 +209,3 @@ def test_a_card_gets_deterministic_kernels_while_training(monkeypatch, device, w
         assert torch.are_deterministic_algorithms_enabled() == expected
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", CHECKS)
-def test_on_a_card(name, made_up):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
-    CHECKS[name]("cuda", str(made_up))

@@ -14,6 +14,7 @@ import torch
 from lmdata.errors import ConfigError, OutputError
 from lmdata.tokenizer import load_tokenizer
 from lmmodel import importing
+from lmmodel.asking import Pretrained
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.errors import FitError, HuggingFaceError, ResumeError, RunError
 from lmmodel.evaluation import evaluate_run
@@ -66,7 +67,7 @@ def test_an_import_is_the_run_that_was_exported(trained, imported, shards) -> No
         assert torch.equal(weight, after.model.state_dict()[name])
     assert after.tokenizer.hash == before.tokenizer.hash
     text = "the cat [MASK] the river."
-    assert after.fill_mask(text) == before.fill_mask(text)
+    assert Pretrained(after).fill_mask(text) == Pretrained(before).fill_mask(text)
     assert loss(imported, shards) == loss(trained, shards)
 
 
@@ -159,7 +160,7 @@ def test_an_encoder_of_next_tokens_stays_one(tiny, store, tmp_path) -> None:
     assert again.record.config.objective.name == "clm"
     assert not again.model.config.is_causal
     with pytest.raises(FitError, match="was trained on next tokens"):
-        again.fill_mask("a [MASK].")
+        Pretrained(again).fill_mask("a [MASK].")
     found = [evaluate_run(run.path, store, num_examples=8).loss for run in (own, again)]
     assert found[0] == pytest.approx(found[1], rel=0.02)  # rows of other lengths
 

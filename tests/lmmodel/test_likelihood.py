@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
+from lmmodel.inference import map_batches, prepare
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.predicting import inference
-from lmmodel.predicting.inference import map_batches, prepare
 from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.predicting.texts import cut_windows, encode_texts
 from lmmodel.trained import load_run
@@ -84,12 +85,12 @@ def test_causal_models_score_as_transformers(causal_run, tmp_path):
 
 def test_a_trained_model_prefers_its_own_language(trained, causal_run):
     for path in (trained, causal_run):
-        run = load_run(path)
-        good, bad = run.score(["the cat sees the river.", "river the. sees cat the"]).per_token
+        model = load_pretrained(path)
+        good, bad = model.score(["the cat sees the river.", "river the. sees cat the"]).per_token
         assert good > bad + 1
-        per_byte = run.score("the cat sees the river.").per_byte[0]
+        per_byte = model.score("the cat sees the river.").per_byte[0]
         assert per_byte == pytest.approx(
-            run.score("the cat sees the river.").total[0] / len("the cat sees the river.")
+            model.score("the cat sees the river.").total[0] / len("the cat sees the river.")
         )
 
 
@@ -171,7 +172,7 @@ def test_bf16_is_close(which, request):
 
 
 def test_special_tokens_spelled_out_are_text(trained):
-    found = load_run(trained).score(["a [MASK] dog"])
+    found = load_pretrained(trained).score(["a [MASK] dog"])
     assert np.isfinite(found.total).all()
     assert found.num_tokens[0] > 3
 
@@ -186,7 +187,7 @@ def test_progress_counts_every_token(trained):
 def test_what_can_not_be_scored_is_a_clear_error(trained, causal_run):
     run = load_run(causal_run)
     with pytest.raises(FitError, match=r"text 2 of 2 has no token in it: '  '; leave it out"):
-        run.score(["the cat", "  "])
+        Pretrained(run).score(["the cat", "  "])
     with pytest.raises(FitError, match="it takes no start token"):
         log_likelihoods(load_run(trained), ["a"], start_token="[SEP]")
     with pytest.raises(FitError, match=r"'<x>' is no piece of the tokenizer of"):
@@ -198,7 +199,7 @@ def test_a_model_too_short_for_a_frame_and_a_token_is_refused(make_untrained_run
     short = ModelConfig(vocab_size=run.model.config.vocab_size, max_position_embeddings=3)
     run = dataclasses.replace(run, model=make_model(short, seed=0).eval())
     with pytest.raises(FitError, match="the model takes 3 tokens: too few for any text"):
-        run.score("a")
+        Pretrained(run).score("a")
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 3])

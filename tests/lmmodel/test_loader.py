@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.schema import ExampleBatch
+from lmmodel.config import recipe_or_any
 from lmmodel.data import ShardRows, TrainingData, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
-from lmmodel.training.loader import (
+from lmmodel.loader import (
     Prefetcher,
     Shape,
     concatenate,
@@ -24,7 +25,7 @@ from lmmodel.training.loader import (
     split_micro_batches,
     take_rows,
 )
-from lmmodel.training.plan import make_loader, recipe_or_any, resolve_config
+from lmmodel.training.plan import make_loader, resolve_config
 
 
 @pytest.fixture

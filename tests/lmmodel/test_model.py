@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmmodel.batch import Batch, make_batch, pad_batch
+from lmmodel.config import OptimizerConfig
 from lmmodel.layers.cross_entropy import summed_cross_entropy
 from lmmodel.model import (
     MODEL_SIZES,
@@ -20,7 +21,7 @@ from lmmodel.model import (
     sinusoids,
 )
 from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
-from lmmodel.training.optimizer import Optimizer, OptimizerConfig
+from lmmodel.training.optimizer import Optimizer
 
 FAMILIES = ["bert", "modern", "gpt2"]
 VOCAB = 53

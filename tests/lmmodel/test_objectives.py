@@ -11,6 +11,7 @@ from lmdata.recipes import Recipe
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
+from lmmodel.loader import Shape, to_batch
 from lmmodel.model import ModelConfig, make_model
 from lmmodel.objectives import (
     OBJECTIVES,
@@ -30,7 +31,6 @@ from lmmodel.objectives import (
 )
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
-from lmmodel.training.loader import Shape, to_batch
 
 
 def make_examples() -> ExampleBatch:

@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.made_up import write_made_up_store
 from lmdata.recipes import RECIPES
 from lmmodel.config import change_config, load_train_config
 from lmmodel.errors import CheckpointError, ResumeError, RunError
+from lmmodel.loader import Loader
 from lmmodel.saving.checkpoint import INDEX_NAME, list_checkpoints
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.saving.run import save_weights
 from lmmodel.trainer import train
-from lmmodel.training.loader import Loader
 from lmmodel.training.plan import make_loader, resolve_config
+from references.made_up import write_made_up_store
 from tests.lmmodel.conftest import TINY
 
 ROOT = Path(__file__).parents[2]

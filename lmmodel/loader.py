@@ -19,6 +19,7 @@ from lmdata.order import batch_rows
 from lmdata.schema import ExampleBatch
 from lmmodel.batch import (
     IGNORED,
+    LEAST_TOKENS,
     Batch,
     cut_rows,
     deal_rows,
@@ -34,9 +35,6 @@ from lmmodel.objectives import (
     count_labels,
     next_token_labels,
 )
-
-# Tokens of a micro-batch that is worth its own gradients.
-LEAST_TOKENS = 256
 
 
 @dataclass(frozen=True)

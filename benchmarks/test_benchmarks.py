@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import finetune_study, gpu, gpu_checks, made_up, stores, train, training_runs
+from benchmarks import finetune_study, gpu, gpu_checks, sentences, stores, train, training_runs
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
 from lmdata.dataset import open_examples, open_store
 from lmdata.recipes import Recipe
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
 from lmdata.views import view
+from references import made_up
 
 ROOT = Path(__file__).parents[1]
 VOCAB_SIZE = 211
@@ -43,9 +44,11 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, made_up, stores, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, sentences, train, training_runs])
 def test_examples_in_docstrings_hold(module):
-    assert doctest.testmod(module).failed == 0
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert not result.failed
 
 
 def test_a_made_up_store_holds_the_documents_drawn(store):
@@ -286,3 +289,11 @@ def test_the_whole_gpu_script_runs_at_toy_size(tmp_path):
     rows = json.loads(path.read_text())["rows"]
     assert {row["status"] for row in rows} == {"ok"}
     assert "modern toy, Muon" in [row["what"] for row in rows]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", gpu_checks.CHECKS)
+def test_on_a_card(name, store):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    gpu_checks.CHECKS[name]("cuda", str(store))
