@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmdata.building.output import check_apart
 from lmdata.building.plan import TokenizeConfig
-from lmdata.building.workers import WorkerPool
+from lmdata.building.workers import Workers
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
 from lmdata.encoding import RoundTrip, make_encoder
-from lmdata.errors import CorpusError, OutputError
+from lmdata.errors import CorpusError
+from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.schema import Manifest
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.tokenizer_training import TokenizerConfig, UnspacedTextError, train_tokenizer
-from lmdata.writer import output_errors
 
 DEFAULT_TOKENIZER = Path("tokenizer")
 _MOST_UNKNOWN = 0.02  # of the characters, before the default tokenizer is of another kind
+TOKENIZER = Kind(
+    "a tokenizer", lambda folder: (folder / "tokenizer_config.json").is_file(), TOKENIZER_FILES
+)
 
-# What a tokenizer's folder may hold; nothing else is ever replaced.
 OnBytes = Callable[[int, int], None]
 OnProgress = Callable[[int, int, int], None]
 
@@ -51,11 +51,11 @@ def build_tokenizer(
         OutputError: `output` exists or can't be written
     """
     sources = survey_sources(arguments, corpus).sources
-    with _new_folder(output, overwrite) as temporary:
+    with writing_folder(output, TOKENIZER, overwrite=overwrite) as folder:
         batches = _documents_of(sources, corpus, progress)
         tokenizer = train_tokenizer(batches, config, num_threads=num_workers, report=report)
-        with output_errors(output, "nothing was written"):
-            save_tokenizer(tokenizer, temporary)
+        with output_errors(output):
+            save_tokenizer(tokenizer, folder)
     return tokenizer
 
 
@@ -72,7 +72,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
-    verbose: bool = False, workers: WorkerPool | None = None,
+    verbose: bool = False, workers: Workers | None = None,
 ) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -94,6 +94,9 @@ def build_store(
     """
     survey = survey_sources(arguments, config.corpus)
     sources = survey.sources
+    if say:
+        for note in survey.notes:
+            say(note)
     if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
         _check_readable_twice(sources)
         _build_default_tokenizer(arguments, config.corpus, num_workers, say or (lambda _: None))
@@ -151,41 +154,4 @@ def _check_readable_twice(sources: Sequence[Source]) -> None:
         raise CorpusError(
             "standard input can be read only once and there is no tokenizer yet: give one with "
             "--tokenizer, or save the text to a file first"
-        )
-
-
-@contextmanager
-def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder beside `output` that takes its place if all goes well.
-
-    Raises:
-        OutputError: `output` exists, holds something that is no tokenizer, or can't be written
-    """
-    _check_replaceable(output, overwrite)
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        with output_errors(output):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        yield temporary
-        with output_errors(output):
-            shutil.rmtree(output, ignore_errors=True)
-            temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_replaceable(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise OutputError(
-            f"{output} exists: add --overwrite to replace it, or choose another --output"
-        )
-    found = {entry.name for entry in output.iterdir()} if output.is_dir() else {output.name}
-    strangers = sorted(found - TOKENIZER_FILES)
-    if strangers:
-        raise OutputError(
-            f"{output} holds more than a tokenizer (such as {strangers[0]}), which --overwrite "
-            f"leaves alone: choose another --output"
         )

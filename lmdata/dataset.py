@@ -11,15 +11,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lmdata.batch import ExampleBatch, split_segments
-from lmdata.building.shards import Verify, read_batches
-from lmdata.columns import to_array
+from lmdata.batch import (
+    SEGMENT_LENGTHS,
+    ExampleBatch,
+    concatenate,
+    no_examples,
+    split_segments,
+)
+from lmdata.columns import from_record_batch, to_array
 from lmdata.errors import IntegrityError, MismatchError
+from lmdata.recipes import Recipe
 from lmdata.schema import (
+    SPLITS,
     Kind,
     Manifest,
     read_manifest,
+    read_settings,
+    smallest_id_dtype,
 )
+from lmdata.shards import Verify, read_batches
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
@@ -40,15 +50,6 @@ class StoreBlock:
     def num_documents(self) -> int:
         """The documents of this block."""
         return len(self.positions)
-
-
-@dataclass(frozen=True)
-class _ExampleBlock:
-    """One record batch of example shards; views, not copies."""
-
-    first_row: int
-    columns: dict[str, np.ndarray]  # (rows,) or, for lists, all values
-    offsets: dict[str, np.ndarray]  # int32 (rows+1,) for each list column
 
 
 class TokenStore:
@@ -112,15 +113,20 @@ class ExampleSet:
         return f"<ExampleSet {self.split}: {self.num_examples:,} examples>"
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, split: str, blocks: list[_ExampleBlock]
-    ) -> None:
+        self, manifest: Manifest, tokenizer: Tokenizer, split: str,
+        batches: list[tuple[int, pa.RecordBatch]],
+    ) -> None:  # fmt: skip
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.split = split
         self.num_examples = manifest.num_rows(split)
-        self._segment_end = _segment_end(manifest, tokenizer)
-        self._blocks = blocks
-        self._first_rows = np.array([block.first_row for block in blocks], np.int64)
+        settings = read_settings(manifest)
+        self._stored = tuple(column for column in settings.all_columns if column.is_stored)
+        self._id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
+        self._segment_end = _segment_end(settings.recipe, tokenizer)
+        self._records = [record for _, record in batches]
+        self._blocks: dict[int, ExampleBatch] = {}
+        self._first_rows = np.array([row for row, _ in batches], np.int64)
 
     def __len__(self) -> int:
         return self.num_examples
@@ -130,6 +136,7 @@ class ExampleSet:
 
         Raises:
             IndexError: a row that is not in this split
+            IntegrityError: a block that holds some of them is damaged
         """
         rows = np.asarray(indices, np.int64)
         outside = rows[(rows < 0) | (rows >= self.num_examples)]
@@ -138,79 +145,51 @@ class ExampleSet:
                 f"row {outside[0]} of split {self.split}: it has {self.num_examples} examples"
             )
         places = np.searchsorted(self._first_rows, rows, side="right") - 1  # (B,) block of each
-        picked = [
-            (self._blocks[place], np.flatnonzero(places == place)) for place in np.unique(places)
+        order = np.argsort(places, kind="stable")
+        found = [
+            self._block(place).take(rows[places == place] - self._first_rows[place])
+            for place in np.unique(places).tolist()
         ]
-        ids, offsets = _gather_lists(picked, rows, "input_ids")
-        positions, mask_offsets = _gather_lists(picked, rows, "masked_positions")
-        lengths, segments = np.diff(offsets).astype(np.int32), np.arange(len(rows) + 1)
+        batch = concatenate(found or [no_examples(self._stored, self._id_dtype)])
+        if bool((order[1:] < order[:-1]).any()):
+            batch = batch.take(np.argsort(order))
+        return self._with_segments(batch)
+
+    def _block(self, place: int) -> ExampleBatch:
+        """Return a record batch as examples, checked when it is used for the first time."""
+        if place not in self._blocks:
+            try:
+                self._blocks[place] = from_record_batch(self._records[place], self._stored)
+            except ValueError as error:
+                raise IntegrityError(
+                    f"the block of examples from row {self._first_rows[place]} of split "
+                    f"{self.split} is damaged ({error}): restore it, or build it again"
+                ) from error
+        return self._blocks[place]
+
+    def _with_segments(self, batch: ExampleBatch) -> ExampleBatch:
+        """Return the examples with their segments, which shards do not hold."""
+        lengths, offsets = np.diff(batch.offsets).astype(np.int32), np.arange(len(batch) + 1)
         if self._segment_end is not None:
-            lengths, segments = split_segments(ids, offsets, self._segment_end)
+            lengths, offsets = split_segments(batch.input_ids, batch.offsets, self._segment_end)
+        columns = (*self._stored, SEGMENT_LENGTHS)
         return ExampleBatch(
-            input_ids=ids,
-            offsets=offsets,
-            token_type_ids=_gather_lists(picked, rows, "token_type_ids")[0],
-            masked_positions=positions,
-            mask_offsets=mask_offsets,
-            masked_labels=_gather_lists(picked, rows, "masked_labels")[0],
-            next_sentence_label=_gather_values(picked, rows, "next_sentence_label"),
-            document_a=_gather_values(picked, rows, "document_a"),
-            document_b=_gather_values(picked, rows, "document_b"),
-            duplicate=_gather_values(picked, rows, "duplicate"),
-            segment_lengths=lengths,
-            segment_offsets=segments,
+            columns, **batch.arrays(), segment_lengths=lengths, segment_offsets=offsets
         )
 
 
-def _segment_end(manifest: Manifest, tokenizer: Tokenizer) -> int | None:
+def _segment_end(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
     """Return the special token that ends each segment of a packed row, None for other views."""
-    recipe = manifest.configuration.get("recipe", {})
-    if recipe.get("view") != "packed":
+    if recipe.view != "packed":
         return None
-    end = tokenizer.special_ids.get("eos") if recipe.get("corruption") == "none" else None
+    end = tokenizer.special_ids.get("eos") if recipe.corruption == "none" else None
     return tokenizer.special_ids.get("sep") if end is None else end
 
 
-_Picked = list[tuple[_ExampleBlock, np.ndarray]]  # blocks and, of each, places in the answer
-
-_EMPTY_TYPES = {"next_sentence_label": np.int8, "duplicate": np.uint16}
-
-
-def _gather_values(picked: _Picked, rows: np.ndarray, name: str) -> np.ndarray:
-    """One value a row: (B,)."""
-    dtype = picked[0][0].columns[name].dtype if picked else _EMPTY_TYPES.get(name, np.uint64)
-    values = np.empty(len(rows), dtype)
-    for block, places in picked:
-        values[places] = block.columns[name][rows[places] - block.first_row]
-    return values
-
-
-def _gather_lists(picked: _Picked, rows: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """One list a row: all values, and int64 offsets (B+1,)."""
-    lengths = np.zeros(len(rows), np.int64)
-    for block, places in picked:
-        local = rows[places] - block.first_row
-        lengths[places] = block.offsets[name][local + 1] - block.offsets[name][local]
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    dtype = picked[0][0].columns[name].dtype if picked else np.dtype(np.uint16)
-    values = np.empty(offsets[-1], dtype)
-    for block, places in picked:
-        begins = block.offsets[name][rows[places] - block.first_row].astype(np.int64)
-        source = _ranges(begins, lengths[places])
-        values[_ranges(offsets[places], lengths[places])] = block.columns[name][source]
-    return values, offsets
-
-
-def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the integers of several ranges, one after the other.
-
-    Example:
-        >>> _ranges(np.array([5, 0]), np.array([2, 3]))
-        array([5, 6, 0, 1, 2])
-    """
-    ends = np.cumsum(lengths)
-    shift = np.repeat(begins - (ends - lengths), lengths)
-    return np.asarray(np.arange(len(shift)) + shift)
+def frame_ids(tokenizer: Tokenizer) -> set[int]:
+    """Return the ids of the special tokens that may stand around a segment."""
+    found = (tokenizer.special_ids.get(name) for name in ("cls", "sep", "eos"))
+    return {index for index in found if index is not None}
 
 
 def open_store(
@@ -237,6 +216,12 @@ def open_store(
     return TokenStore(manifest, own_tokenizer, split, blocks)
 
 
+def open_stores(path: Path | str) -> dict[str, TokenStore]:
+    """Return the splits of a token store by name, train first; errors as of `open_store`."""
+    manifest = read_manifest(Path(path))
+    return {split: open_store(path, split) for split in SPLITS if split in manifest.splits}
+
+
 def open_examples(
     path: Path | str, split: str = "train", *,
     tokenizer: Tokenizer | None = None, verify: Verify = "sizes",
@@ -250,9 +235,8 @@ def open_examples(
     """
     folder = Path(path)
     manifest, own_tokenizer = _open_dataset(folder, "examples", split, tokenizer)
-    batches = read_batches(folder, manifest, split, verify=verify)
-    blocks = [_example_block(row, batch) for row, batch in batches]
-    return ExampleSet(manifest, own_tokenizer, split, blocks)
+    batches = list(read_batches(folder, manifest, split, verify=verify))
+    return ExampleSet(manifest, own_tokenizer, split, batches)
 
 
 def _open_dataset(
@@ -302,14 +286,3 @@ def _store_block(first_row: int, batch: pa.RecordBatch) -> StoreBlock:
         source_codes=to_array(sources.indices),
         source_names=sources.dictionary,
     )
-
-
-def _example_block(first_row: int, batch: pa.RecordBatch) -> _ExampleBlock:
-    columns, offsets = {}, {}
-    for field, column in zip(batch.schema, batch.columns, strict=True):
-        if pa.types.is_list(field.type):
-            columns[field.name] = to_array(column.values)
-            offsets[field.name] = to_array(column.offsets)
-        else:
-            columns[field.name] = to_array(column.fill_null(-1) if column.null_count else column)
-    return _ExampleBlock(first_row, columns, offsets)

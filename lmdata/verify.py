@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmdata.building.shards import check_shard, map_shard
 from lmdata.checking.shard_checks import check_shards
 from lmdata.checking.store_checks import check_store
 from lmdata.checking.verdicts import Row, Verdict, exact
@@ -19,8 +18,8 @@ from lmdata.schema import (
     Manifest,
     dataset_schema,
     read_manifest,
-    smallest_id_dtype,
 )
+from lmdata.shards import check_shard, map_shard
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
@@ -73,7 +72,7 @@ def _check_contents(
 
 def check_files(folder: Path, manifest: Manifest) -> Iterator[Row]:
     """Yield whether every shard is there, unaltered, with the promised columns and counts."""
-    schema = dataset_schema(manifest.kind, smallest_id_dtype(manifest.tokenizer.vocab_size))
+    schema = dataset_schema(manifest)
     for split, shards in manifest.splits.items():
         problems = []
         for shard in shards:

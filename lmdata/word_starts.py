@@ -314,7 +314,7 @@ class Alphabet:
         runs = ("".join(itertools.islice(run, _RUN)) for _, run in itertools.groupby(word))
         short = "".join(runs)[-_KEPT:]
         if short not in self._words:
-            kinds = {kind: None for kind in self._like.values()}
+            kinds = dict.fromkeys(self._like.values())
             followers = [*(kind * _RUN for kind in kinds), *sorted(_CONTRACTED)]
             signature = tuple(
                 tuple(start - len(short) for start in self._starts(short + text + "x")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lmdata.config import build_config, config_to_dict, read_toml, set_value
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
-from lmmodel.model import MODEL_SIZES, ModelConfig
+from lmmodel.families import MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from lmmodel.record import read_values
 from lmmodel.schedule import ScheduleConfig
@@ -310,11 +310,6 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         ConfigError: written by another version with other settings
     """
     return build_config(TrainConfig, _without_none(values, config_to_dict(TrainConfig())))
-
-
-def recipe_or_any(config: TrainConfig) -> Recipe:
-    """Return the recipe; frozen shards ignore it, so any will do for them."""
-    return config.recipe or Recipe()
 
 
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:

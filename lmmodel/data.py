@@ -9,11 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
+from lmdata.batch import ExampleBatch
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
 from lmdata.recipes import Recipe
-from lmdata.schema import ExampleBatch, Manifest, read_manifest
+from lmdata.schema import Manifest, read_manifest
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import FitError
 

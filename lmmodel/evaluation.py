@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmdata.batch import ExampleBatch
 from lmdata.recipes import Recipe
-from lmdata.schema import ExampleBatch
 from lmmodel.batch import IGNORED
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data, piece_bytes
 from lmmodel.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
-from lmmodel.loader import MicroBatch, Shape, split_micro_batches, take_rows
+from lmmodel.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective, next_token_labels
 from lmmodel.parallel import is_sharded
@@ -100,7 +100,7 @@ def make_held_out(
         )  # fmt: skip
     examples = data.held_out(recipe, num_examples, split)
     # Micro-batches take the shortest first: in this order labels come back as they are here.
-    examples = take_rows(examples, np.argsort(np.diff(examples.offsets), kind="stable"))
+    examples = examples.take(np.argsort(np.diff(examples.offsets), kind="stable"))
     objective = make_objective(config.objective)
     device = torch.device(config.device)
     tokens = min(config.batch.micro_batch_tokens or MAX_TOKENS, batch_tokens(device))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lmdata.batch import ExampleBatch, concatenate
 from lmdata.order import batch_rows
-from lmdata.schema import ExampleBatch
 from lmmodel.batch import (
     IGNORED,
     LEAST_TOKENS,
@@ -148,7 +148,7 @@ class Loader:
         split = [
             examples
             if len(parts) == 1
-            else take_rows(examples, np.flatnonzero(is_causal == part.is_causal))
+            else examples.take(np.flatnonzero(is_causal == part.is_causal))
             for part in parts
         ]
         return [
@@ -174,9 +174,9 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
         lengths = np.diff(examples.offsets)
         num = min(shape.num_dealt, int(lengths.sum()) // LEAST_TOKENS)
         groups = deal_rows(lengths, shape.num_tokens, num)
-        return [to_batch(take_rows(examples, group), shape) for group in groups]
+        return [to_batch(examples.take(group), shape) for group in groups]
     order = np.argsort(np.diff(examples.offsets), kind="stable")
-    ordered = take_rows(examples, order)
+    ordered = examples.take(order)
     spare = spare_sequences(shape.num_tokens, shape.max_seqlen or 1) if shape.is_static else 0
     ends = cut_rows(
         [
@@ -186,7 +186,7 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
         ]
     )
     starts = [0, *ends[:-1]]
-    return [to_batch(slice_rows(ordered, *pair), shape) for pair in zip(starts, ends, strict=True)]
+    return [to_batch(ordered.slice(*pair), shape) for pair in zip(starts, ends, strict=True)]
 
 
 def to_batch(examples: ExampleBatch, shape: Shape) -> Batch:
@@ -226,72 +226,6 @@ def _round_batch(batch: Batch) -> Batch:
         num_sequences=batch.num_sequences + spare,
         num_masked=round_up(len(batch.masked_positions), num_digits=5),
     )
-
-
-def take_rows(examples: ExampleBatch, rows: np.ndarray) -> ExampleBatch:
-    """Return the examples at int64 (B',) rows, in this order."""
-    tokens, offsets = _ragged_index(examples.offsets, rows)
-    masks, mask_offsets = _ragged_index(examples.mask_offsets, rows)
-    segments, segment_offsets = _ragged_index(examples.segment_offsets, rows)
-    return ExampleBatch(
-        input_ids=examples.input_ids[tokens],
-        offsets=offsets,
-        token_type_ids=examples.token_type_ids[tokens],
-        masked_positions=examples.masked_positions[masks],
-        mask_offsets=mask_offsets,
-        masked_labels=examples.masked_labels[masks],
-        next_sentence_label=examples.next_sentence_label[rows],
-        document_a=examples.document_a[rows],
-        document_b=examples.document_b[rows],
-        duplicate=examples.duplicate[rows],
-        segment_lengths=examples.segment_lengths[segments],
-        segment_offsets=segment_offsets,
-    )
-
-
-def slice_rows(examples: ExampleBatch, start: int, stop: int) -> ExampleBatch:
-    """Return the rows [start, stop) as views on the same memory."""
-    tokens = slice(examples.offsets[start], examples.offsets[stop])
-    masks = slice(examples.mask_offsets[start], examples.mask_offsets[stop])
-    bounds = examples.segment_offsets[start : stop + 1]
-    return ExampleBatch(
-        input_ids=examples.input_ids[tokens],
-        offsets=examples.offsets[start : stop + 1] - tokens.start,
-        token_type_ids=examples.token_type_ids[tokens],
-        masked_positions=examples.masked_positions[masks],
-        mask_offsets=examples.mask_offsets[start : stop + 1] - masks.start,
-        masked_labels=examples.masked_labels[masks],
-        next_sentence_label=examples.next_sentence_label[start:stop],
-        document_a=examples.document_a[start:stop],
-        document_b=examples.document_b[start:stop],
-        duplicate=examples.duplicate[start:stop],
-        segment_lengths=examples.segment_lengths[bounds[0] : bounds[-1]],
-        segment_offsets=bounds - bounds[0],
-    )
-
-
-def concatenate(batches: list[ExampleBatch]) -> ExampleBatch:
-    """Return the rows of all batches, one after the other."""
-    if len(batches) == 1:
-        return batches[0]
-    values = {}
-    for field in dataclasses.fields(ExampleBatch):
-        join = _join_offsets if field.name.endswith("offsets") else np.concatenate
-        values[field.name] = join([getattr(batch, field.name) for batch in batches])
-    return ExampleBatch(**values)
-
-
-def _join_offsets(offsets: list[np.ndarray]) -> np.ndarray:
-    lengths = np.concatenate([np.diff(part) for part in offsets])
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _ragged_index(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flat index of the items of `rows`, int64 (N,), and their offsets (B'+1,)."""
-    lengths = np.diff(offsets)[rows]
-    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    shift = np.repeat(offsets[:-1][rows] - ends[:-1], lengths)
-    return np.arange(ends[-1]) + shift, ends
 
 
 def _tensor(array: np.ndarray, dtype: type[np.integer]) -> torch.Tensor:

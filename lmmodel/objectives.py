@@ -11,7 +11,6 @@ else names the objectives.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,9 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lmdata.batch import ExampleBatch
 from lmdata.recipes import PAIR_VIEWS, Recipe
 from lmdata.rng import draw, stream_key
-from lmdata.schema import ExampleBatch
 from lmmodel.batch import IGNORED, Batch
 from lmmodel.errors import FitError
 from lmmodel.layers.cross_entropy import summed_cross_entropy
@@ -223,8 +222,7 @@ def next_token_labels(examples: ExampleBatch) -> ExampleBatch:
     starts = examples.offsets[:-1]
     mask_offsets = np.searchsorted(flat, examples.offsets)
     rows = np.repeat(np.arange(len(starts)), np.diff(mask_offsets))
-    return dataclasses.replace(
-        examples,
+    return examples.replace(
         input_ids=input_ids,
         masked_positions=(flat - starts[rows]).astype(examples.masked_positions.dtype),
         mask_offsets=mask_offsets.astype(np.int64),

@@ -24,8 +24,9 @@ WITH_EXAMPLES = {
     "lmdata.packing", "lmdata.pairs", "lmdata.recipes", "lmdata.rng", "lmdata.schema",
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
     "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model", "lmmodel.objectives",
+    "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.files", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.names", "lmmodel.handover.settings",
-    "lmmodel.training.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
+    "lmmodel.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 
 

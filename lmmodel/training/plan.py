@@ -15,14 +15,16 @@ import torch
 
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.config import TrainConfig, recipe_or_any, stage_recipe
+from lmmodel.config import TrainConfig, stage_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data
 from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
+from lmmodel.families import ModelConfig
 from lmmodel.layers.attention import Kernel, choose_kernel
+from lmmodel.layers.masks import Mask
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
-from lmmodel.model import ModelConfig, forward_flops, num_parameters
+from lmmodel.model import forward_flops
 from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
 from lmmodel.training.budget import PROBE_STEPS, Pace, budget_steps, epochs_per_step, probe
 
@@ -208,7 +210,8 @@ def make_loader(
 
 def _make_stages(config: TrainConfig, data: TrainingData, num_steps: int) -> list[Stage]:
     assert config.batch.size is not None
-    recipe, size = recipe_or_any(config), config.batch.size
+    recipe = config.recipe or Recipe()  # which frozen examples ignore
+    size = config.batch.size
     if not config.stages:
         return [Stage(0, data.rows("train", recipe, seed=config.seed), size)]
     stages, first_step = [], 0
@@ -271,8 +274,8 @@ def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tupl
     windows = {model.window(layer) for layer in range(model.num_hidden_layers)}
     chosen = {
         choose_kernel(
-            config.device, dtype, *shape, window=window, dropout_p=model.attention_dropout,
-            is_compiled=config.compile,
+            config.device, dtype, *shape, mask=Mask(window=window),
+            dropout_p=model.attention_dropout, is_compiled=config.compile,
         )
         for shape, window in product(shapes, windows)
     }  # fmt: skip
@@ -294,7 +297,7 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     width = 12 * model.hidden_size + 3 * model.intermediate_size
     activations = tokens * model.num_hidden_layers * width * number_bytes
     logits = labels * model.vocab_size * (number_bytes + 8)
-    num_weights = num_parameters(model) // (num_processes if config.parallel == "fsdp2" else 1)
+    num_weights = model.num_parameters // (num_processes if config.parallel == "fsdp2" else 1)
     at_once = min(num_at_once(config, num_processes), len(batch.micro_batches))
     if shares_weights(config, num_processes):
         per_weight += number_bytes * at_once + (2 if config.precision == "bf16" else 0)
@@ -357,7 +360,7 @@ def make_plan(config: TrainConfig, data_path: Path, pace: Pace | None = None) ->
     tokens = probed.mean(lambda batch: batch.num_tokens)
     return Plan(
         config=resolved,
-        num_parameters=num_parameters(resolved.model),
+        num_parameters=resolved.model.num_parameters,
         num_steps=num_steps,
         tokens_per_step=tokens,
         num_tokens=round(tokens * num_steps),

@@ -380,7 +380,7 @@ def test_a_full_disk(verb: str, small_disk: Path, tmp_path: Path, road: Road) ->
     arguments = writing_to(small_disk / "out", COMMANDS[verb](tmp_path, road))
     check_one_line(arguments, "the disk is full|No space left on device")
     left = {path.name for path in small_disk.rglob("*") if path.is_file()}
-    assert not {name for name in left if name.endswith(".tmp")}
+    assert not {name for name in left if name.endswith((".partial", ".lock", ".old"))}
     assert not left & {"manifest.json", "model.safetensors", "out.png"}
 
 

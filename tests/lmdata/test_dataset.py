@@ -233,7 +233,7 @@ def test_shards_of_one_size_that_were_swapped_are_found_by_their_rows(store: Pat
 
 
 def test_a_planted_temporary_file_changes_nothing(store: Path) -> None:
-    shutil.copy(shard(store), store / "train-00009.arrow.tmp")
+    shutil.copy(shard(store), store / ".train-00009.arrow.partial")
     shutil.copy(shard(store), store / "train-00009.arrow")
     assert open_store(store, verify="hashes").num_documents == 5
 

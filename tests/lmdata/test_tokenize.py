@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmdata import files
+from lmdata.building.output import claim_folder
 from lmdata.building.plan import TokenizeConfig, make_units
 from lmdata.building.splits import assign_splits
 from lmdata.building.units import take_lists
@@ -276,12 +278,10 @@ def test_an_output_that_is_a_file_is_refused(corpus: Path, tmp_path: Path) -> No
 def test_two_builds_of_one_output_do_not_mix(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmdata.building import output
-
-    monkeypatch.setattr(output, "_LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(files, "LEASE_WAIT_S", 0.1)
     with (
-        output.OutputFolder(tmp_path / "t"),
-        pytest.raises(OutputError, match="being written by another process"),
+        claim_folder(tmp_path / "t"),
+        pytest.raises(OutputError, match="being written by another command"),
     ):
         build(corpus, tmp_path / "t")
 

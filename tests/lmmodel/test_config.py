@@ -9,7 +9,6 @@ import pytest
 from lmdata.config import config_to_dict
 from lmdata.errors import ConfigError
 from lmmodel.config import config_from_dict, load_train_config
-from lmmodel.model import num_parameters
 
 
 def test_defaults_load_and_survive_json():
@@ -31,7 +30,7 @@ def test_sizes_carry_the_published_names(size, shape):
 def test_any_size_can_be_configured():
     overrides = ["model.num_hidden_layers=3", "model.hidden_size=35", "model.vocab_size=101",
                  "model.num_attention_heads=5", "model.intermediate_size=53"]  # fmt: skip
-    assert num_parameters(load_train_config(None, overrides).model) > 0
+    assert load_train_config(None, overrides).model.num_parameters > 0
 
 
 def test_a_toml_file_lies_under_the_overrides(tmp_path):

@@ -10,12 +10,14 @@ from safetensors.torch import load_file, save_file
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.batch import make_batch
 from lmmodel.errors import HuggingFaceError
+from lmmodel.families import ModelConfig
 from lmmodel.handover import names, settings
 from lmmodel.handover.parity import check_parity, make_sample, our_logits, stock_logits
 from lmmodel.handover.settings import DEFAULT_SETTINGS, FAMILY_SETTINGS, architecture
 from lmmodel.handover.stock import export_model, import_model
-from lmmodel.model import ModelConfig, make_model
-from lmmodel.task_model import TaskModel, make_task_model
+from lmmodel.model import make_model
+from lmmodel.tasks.known import TASKS as KNOWN
+from lmmodel.tasks.model import TaskModel, make_task_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -59,7 +61,7 @@ LABELS = ("bad", "good", "so|so")
 
 def tiny_task_model(family: str, task: str) -> TaskModel:
     num_labels = {"regression": 1, "question-answering": 2}.get(task, len(LABELS))
-    model = make_task_model(tiny_model(family).config, task, num_labels, seed=3)
+    model = make_task_model(tiny_model(family).config, KNOWN[task], num_labels, seed=3)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -96,9 +98,9 @@ def test_a_fine_tuned_export_opens_stock_with_the_same_logits(
     family, task, tokenizer, tmp_path
 ) -> None:
     model = tiny_task_model(family, task)
-    labels = LABELS if model.num_labels == len(LABELS) else ()
+    labels = LABELS if model.num_outputs == len(LABELS) else ()
     theirs = export_model(model, tokenizer, tmp_path, labels)
-    class_name = architecture(model.config, task)
+    class_name = architecture(model.config, KNOWN[task])
     assert check_parity(model, tmp_path, class_name, theirs["pad_token_id"]) < 1e-4
     opened = open_whole(tmp_path, class_name)
     auto = {"sequence-classification": "SequenceClassification",

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmdata.schema import ExampleBatch
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
+from lmmodel.families import ModelConfig
 from lmmodel.loader import Shape, to_batch
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.model import make_model
 from lmmodel.objectives import (
     OBJECTIVES,
     Definition,

@@ -5,16 +5,15 @@ config.json         the task, its labels, the model's shape, where it comes from
 tokenizer.json ...  the tokenizer's files
 metrics.jsonl       one line an evaluation of each seed
 scores.json         the scores of each seed, their mean and spread
-confusion.png       which labels are taken for which; scatter.png where the task is regression
+confusion.png       which labels are taken for which; scatter.png where they are numbers
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,16 +23,13 @@ from lmdata.errors import ConfigError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmmodel.device import resolve_device
 from lmmodel.errors import CheckpointError, RunError
+from lmmodel.families import ModelConfig
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
 from lmmodel.saving.checkpoint import load_tensors, save_tensors, write_text
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
-from lmmodel.task_model import TaskModel
-from lmmodel.trained import listed
-
-if TYPE_CHECKING:
-    from lmmodel.predicting.answering import Classification, SpanAnswer, Tagging
+from lmmodel.tasks.known import TASKS
+from lmmodel.tasks.model import TaskModel
+from lmmodel.tasks.task import AnyTask
 
 # 2: whether numbers are of pairs was not said; 1: modern models spoke by their first token.
 FORMAT_VERSION = 3
@@ -44,8 +40,8 @@ KIND = "fine-tuned"
 class FineTunedRecord:
     """What config.json holds."""
 
-    task: TaskName
-    labels: tuple[str, ...]  # by number; none where the task is regression or question answering
+    task: str  # its name
+    labels: tuple[str, ...]  # by number; what they are is the task's
     max_seq_length: int  # tokens of the longest example
     model: ModelConfig
     config: FinetuneConfig  # resolved
@@ -54,23 +50,12 @@ class FineTunedRecord:
     data: dict[str, Any]  # files, hashes, and how many examples were made of how many rows
     figures: dict[str, Any]  # scores of the kept seed, mean and spread over the seeds
     environment: dict[str, str | int]
-    has_pairs: bool  # whether it classifies pairs of texts
-
-    @property
-    def num_outputs(self) -> int:
-        """C: logits of a sequence or token."""
-        if self.task == "question-answering":
-            return 2
-        return 1 if self.task == "regression" else len(self.labels)
+    has_pairs: bool  # whether it reads pairs of texts
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A fine-tuned model, its tokenizer and what it was trained by.
-
-    Each method is one call of the function of that name in `predicting.answering`, which tells what
-    it raises and, in `.counts`, what was cut.
-    """
+    """A fine-tuned model, its tokenizer and what it was trained by."""
 
     path: Path
     record: FineTunedRecord
@@ -78,35 +63,17 @@ class FineTuned:
     tokenizer: Tokenizer
     device: torch.device
 
-    def classify(
-        self, texts: Sequence[str] | str, pairs: Sequence[str] | str | None = None
-    ) -> list[Classification]:
-        """Return the class of each text, or pair of texts; of regression the number."""
-        from lmmodel.predicting.answering import classify
-
-        seconds = None if pairs is None else listed(pairs)
-        return classify(self, listed(texts), seconds).answers
-
-    def tag(self, texts: Sequence[str] | Sequence[Sequence[str]] | str) -> list[Tagging]:
-        """Return a tag for each word of each text, or of each list of words."""
-        from lmmodel.predicting.answering import tag
-
-        return tag(self, [texts] if isinstance(texts, str) else texts).answers
-
-    def answer(
-        self, questions: Sequence[str] | str, passages: Sequence[str] | str
-    ) -> list[SpanAnswer]:
-        """Return where passages answer questions; one passage serves for all questions."""
-        from lmmodel.predicting.answering import answer
-
-        return answer(self, listed(questions), listed(passages)).answers
+    @property
+    def task(self) -> AnyTask:
+        """What it was fine-tuned for."""
+        return self.model.task
 
 
 def is_fine_tuned(path: Path | str) -> bool:
     """Whether a folder says that it holds a fine-tuned model."""
     try:
         values = json.loads((Path(path) / RECORD_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.get("kind") == KIND
 
@@ -121,7 +88,8 @@ def load_fine_tuned(path: Path | str, device: str = "auto") -> FineTuned:
     """
     path = Path(path)
     record, where = read_fine_tuned_record(path), resolve_device(device)
-    model = TaskModel(record.model, record.task, record.num_outputs)
+    task = TASKS[record.task]
+    model = TaskModel(record.model, task, task.num_outputs(record.labels))
     try:
         model.load_state_dict(load_tensors(path / WEIGHTS_NAME))
     except RuntimeError as error:
@@ -150,9 +118,15 @@ def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
         )
     del values["kind"]
     try:
-        return build_config(FineTunedRecord, values)
+        record = build_config(FineTunedRecord, values)
     except ConfigError as error:
         raise RunError(f"{path} was not written by this version: {error}") from error
+    if record.task not in TASKS:
+        raise RunError(
+            f"{path} is of the task {record.task!r}, which this version does not know: it knows "
+            f"{', '.join(TASKS)}"
+        )
+    return record
 
 
 def save_model(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lmdata.columns import to_array
 from lmdata.errors import IntegrityError
-from lmdata.schema import Manifest, ShardRecord, dataset_schema, smallest_id_dtype
+from lmdata.schema import Manifest, ShardRecord, dataset_schema
 from lmdata.xxh3 import hash_file
 
 Verify = Literal["sizes", "hashes"]
@@ -25,7 +25,7 @@ def read_batches(
     Raises:
         IntegrityError: a shard is missing, truncated, swapped or altered
     """
-    schema = dataset_schema(manifest.kind, smallest_id_dtype(manifest.tokenizer.vocab_size))
+    schema = dataset_schema(manifest)
     row = 0
     for shard in manifest.splits[split]:
         check_shard(folder, shard, verify=verify)

@@ -8,17 +8,17 @@ bytes of one, stand for the same characters.
 
 from __future__ import annotations
 
+import collections
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from lmmodel.finetuning.encoded import Encoded
-from lmmodel.finetuning.rows import Answer
-from lmmodel.finetuning.spans import Integers, offsets_of
+from lmmodel.tasks.questions import Answer, QuestionRows
+from lmmodel.texts import Integers, TextIds, Windows, offsets_of
 
 _SLICE = 256  # passages encoded at once
 
@@ -27,7 +27,7 @@ _SLICE = 256  # passages encoded at once
 class Passages:
     """N tokens of some passages, with their characters."""
 
-    tokens: Encoded
+    tokens: TextIds
     starts: Integers  # (N,) first character in its passage
     ends: Integers  # (N,) one past the last
     has_text: npt.NDArray[np.bool_]  # (N,) more than white space
@@ -59,7 +59,7 @@ def encode_passages(backend: tokenizers.Tokenizer, passages: Sequence[str]) -> P
             spans.append(np.stack(settle_spans(text, named[:, 0], named[:, 1]), axis=1))
             lengths.append(len(encoding.ids))
     starts, ends = np.concatenate(spans).T
-    tokens = Encoded(np.concatenate(ids), offsets_of(np.array(lengths, np.int64)))
+    tokens = TextIds(np.concatenate(ids), offsets_of(np.array(lengths, np.int64)))
     return Passages(tokens, starts, ends, starts < ends)
 
 
@@ -111,3 +111,64 @@ def _next(wanted: npt.NDArray[np.bool_]) -> Integers:
 def _end_before(wanted: npt.NDArray[np.bool_]) -> Integers:
     """Return one past the last wanted character before each place: int64 (C + 1,), 0 if none."""
     return np.maximum.accumulate(np.append(0, np.where(wanted, np.arange(len(wanted)) + 1, 0)))
+
+
+# Right answers.
+
+
+@dataclass(frozen=True)
+class RightAnswers:
+    """Where the answers of R questions are."""
+
+    spans: Integers  # (R, 2) first and last token, counted from the passage's first; 0 if not found
+    is_found: npt.NDArray[np.bool_]  # (R,)
+    can_teach: npt.NDArray[np.bool_]  # (R,) found, or known not to be there
+    reasons: Mapping[str, int]  # questions that can't be learned from, by why
+
+
+def find_answers(rows: QuestionRows, passages: Passages) -> RightAnswers:
+    """Return the tokens of each question's answer.
+
+    The answer is the first of the alternatives that the passage has where they say.
+    """
+    spans = np.zeros((len(rows), 2), np.int64)
+    is_found, can_teach = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+    reasons: collections.Counter[str] = collections.Counter()
+    for row, question in enumerate(rows.questions):
+        span = _find_answer(rows, passages, row)
+        has_none = rows.answers is not None and not rows.answers[row]
+        if not question.strip():
+            reasons["empty question"] += 1
+        elif span is not None:
+            spans[row], is_found[row], can_teach[row] = span, True, True
+        elif has_none:
+            can_teach[row] = True
+        elif rows.answers is not None:
+            reasons["answer not in its passage"] += 1
+    return RightAnswers(spans, is_found, can_teach, reasons)
+
+
+def _find_answer(rows: QuestionRows, passages: Passages, row: int) -> tuple[int, int] | None:
+    for answer in () if rows.answers is None else rows.answers[row]:
+        if answer.text.strip() and answer.is_in(rows.passage(row)):
+            span = passages.find(int(rows.passage_of[row]), answer)
+            if span is not None:
+                return span
+    return None
+
+
+def place_answers(
+    answers: RightAnswers, row: Integers, windows: Windows, begins: Integers
+) -> Integers:
+    """Return where in each example its answer is: int64 (E, 2), (0, 0) where it is not inside.
+
+    Args:
+        answers: of the questions
+        row: int64 (E,) the question of each example
+        windows: E of them, of the passages
+        begins: int64 (E,) where in the example the window begins
+    """
+    spans = answers.spans[row]
+    first, last = spans[:, 0] - windows.starts, spans[:, 1] - windows.starts
+    is_inside = answers.is_found[row] & (first >= 0) & (last < windows.lengths)
+    return np.where(is_inside[:, None], np.stack([first, last], axis=1) + begins[:, None], 0)
