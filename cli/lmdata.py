@@ -37,6 +37,7 @@ from .summaries import (
     size,
     to_json_values,
     tokenizer_lines,
+    tokenizer_summary,
 )
 
 FOLDER = click.Path(path_type=Path)
@@ -100,12 +101,7 @@ def sample_corpus(
 )
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
-@click.option(
-    "--strip-accents",
-    is_flag=True,
-    default=None,
-    help="Take all combining marks away, as BERT's uncased models do.",
-)
+@click.option("--strip-accents", is_flag=True, default=None, help="Take combining marks away.")
 @click.option(
     "--special-token",
     "special_tokens",
@@ -148,10 +144,7 @@ def train_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
             overwrite=overwrite, progress=line.update, report=found.append,
         )  # fmt: skip
-    facts = {
-        "output": str(output), "vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash,
-        "characters": found[0].characters, "lost_characters": found[0].lost,
-    }  # fmt: skip
+    facts = tokenizer_summary(tokenizer, output, found[0])
     lines = tokenizer_lines(tokenizer, output, config.vocab_size, found[0])
     echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 

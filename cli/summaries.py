@@ -34,6 +34,17 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
+def tokenizer_summary(tokenizer: Tokenizer, output: Path, round_trip: RoundTrip) -> dict[str, Any]:
+    """Return the facts about a trained tokenizer."""
+    return {
+        "output": str(output),
+        "vocab_size": tokenizer.vocab_size,
+        "hash": tokenizer.hash,
+        "characters": round_trip.characters,
+        "lost_characters": round_trip.lost,
+    }
+
+
 def tokenizer_lines(
     tokenizer: Tokenizer, output: Path, wanted_size: int, round_trip: RoundTrip
 ) -> list[str]:

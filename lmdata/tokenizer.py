@@ -126,6 +126,13 @@ class Tokenizer:
         """
         return find_word_rule(self.backend, self.definition, self.pieces, self.is_special)
 
+    def find_word_rule(self) -> WordRule | None:
+        """Return `word_rule`, None where the pieces of this kind of tokenizer do not tell."""
+        try:
+            return self.word_rule
+        except TokenizerError:
+            return None
+
     def require_special(self, name: str) -> int:
         """Return the id of a special token.
 

@@ -59,27 +59,30 @@ class WordRule:
     @property
     def tells(self) -> bool:
         """Whether some piece goes on with a word: else each is a word."""
-        return bool(self.joins.any())
+        return bool(self.joins[:, np.unique(self.classes)].any())
 
-    def continues(self, ids: npt.NDArray[Any]) -> Bools:
+    def continues(self, ids: npt.NDArray[Any], offsets: I64 | None = None) -> Bools:
         """Return bool (T,): does each piece go on with the word of the piece before it?
 
         Args:
             ids: integers (T,), in the order of the text; a special piece begins anew
+            offsets: int64 (R + 1,), where rows begin in `ids`, each anew; None for one row
         """
         found = np.zeros(len(ids), np.bool_)
-        _compiled_follow()(ids, self.classes, self.joins, self.next_state, found)
+        rows = np.array([0, len(ids)]) if offsets is None else offsets.astype(np.int64)
+        _compiled_follow()(ids, rows, self.classes, self.joins, self.next_state, found)
         return found
 
 
 def _follow(
-    ids: npt.NDArray[Any], classes: I64, joins: Bools, next_state: I64, found: Bools
+    ids: npt.NDArray[Any], offsets: I64, classes: I64, joins: Bools, next_state: I64, found: Bools
 ) -> None:
-    state = 0
-    for index in range(len(ids)):
-        kind = classes[ids[index]]
-        found[index] = joins[state, kind]
-        state = next_state[state, kind]
+    for row in range(len(offsets) - 1):
+        state = 0
+        for index in range(offsets[row], offsets[row + 1]):
+            kind = classes[ids[index]]
+            found[index] = joins[state, kind]
+            state = next_state[state, kind]
 
 
 @functools.cache
@@ -139,6 +142,10 @@ def fixed_rule(goes_on: Bools, is_special: Bools) -> WordRule:
     """Return the rule of pieces that say themselves whether they go on: bool (V,) each."""
     classes = np.where(is_special, _NO_WORD, 1 + goes_on.astype(np.int64))
     return WordRule(classes, np.array([[False, False, True]]), np.zeros((1, 3), np.int64))
+
+
+NO_WORDS = fixed_rule(np.zeros(0, np.bool_), np.zeros(0, np.bool_))
+"""For whoever does not ask for words."""
 
 
 def _suffix_rule(ends: Bools, is_special: Bools) -> WordRule:
@@ -236,8 +243,8 @@ def _asked_rule(
         rows.append(row)
     joins = np.array([[goes_on for goes_on, _ in row] for row in rows])
     joins[_UNKNOWN] = joins.any(axis=0)
-    after = np.array([[place[state] for _, state in row] for row in rows], np.int64)
-    return WordRule(classes, joins, after)
+    next_state = np.array([[place[after] for _, after in row] for row in rows], np.int64)
+    return WordRule(classes, joins, next_state)
 
 
 class Alphabet:
@@ -327,7 +334,7 @@ class Alphabet:
 
 _CONTINUATION = bytes(range(0x80, 0xC0))
 _CONTRACTED = {"s", "t", "m", "d", "r", "e", "v", "l", "re", "ve", "ll"}
-_WITNESSES = ("x", "X", "1", " ", "\n", "'", "!", "中", "か", "ب", METASPACE)
+_WITNESSES = ("x", "s", "X", "1", " ", "\n", "'", "!", "中", "か", "ب", METASPACE)
 
 
 def _group(character: str) -> str:
