@@ -16,7 +16,12 @@ from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import is_fine_tuned
-from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
+from lmmodel.handover.folders import (
+    check_vocabulary,
+    hash_weights,
+    read_config,
+    read_tokenizer,
+)
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture, padding_id, token_id
 from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
@@ -89,6 +94,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
 def _check_foreign(folder: Path) -> None:
     if folder.is_file():
         raise RunError(f"{folder} is a file: name the Hugging Face folder")
+    read_config(folder)  # what is no JSON at all is told as such
     if is_fine_tuned(folder):
         raise RunError(
             f"{folder} is a fine-tuned model of ours: it needs no import, classify, tag, answer "

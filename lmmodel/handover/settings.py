@@ -90,7 +90,7 @@ SAME_FUNCTIONS = {
 
 # The most that a folder may ask for: beyond every model of these families, below what hurts.
 MOST = {
-    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 1 << 12,
+    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 1000,
     "num_attention_heads": 1 << 12, "intermediate_size": 1 << 20,
     "max_position_embeddings": 1 << 24, "type_vocab_size": 1 << 16, "local_window": 1 << 24,
     "global_every": 1 << 12,
@@ -312,8 +312,8 @@ def _checked(our: str, their: str, value: Any, default: Any) -> Any:
     if not is_number or not lowest <= value <= highest:
         kind = "a whole number" if is_count else "a number"
         raise HuggingFaceError(
-            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest:g} to "
-            f"{highest:g} is needed"
+            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest} to {highest:,} "
+            "is needed"
         )
     return value if is_count else float(value)
 
