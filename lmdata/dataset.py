@@ -23,11 +23,11 @@ from lmdata.batch import (
 from lmdata.columns import from_record_batch, to_array
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.ragged import Ragged
+from lmdata.recipes import Recipe
 from lmdata.schema import (
     SPLITS,
     Kind,
     Manifest,
-    example_columns,
     read_manifest,
     read_settings,
     smallest_id_dtype,
@@ -185,9 +185,10 @@ class ExampleSet:
         self.tokenizer = tokenizer
         self.split = split
         self.num_examples = manifest.num_rows(split)
-        self._stored = tuple(column for column in example_columns(manifest) if column.is_stored)
+        settings = read_settings(manifest)
+        self._stored = tuple(column for column in settings.all_columns if column.is_stored)
         self._id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
-        self._segment_end = _segment_end(manifest, tokenizer)
+        self._segment_end = _segment_end(settings.recipe, tokenizer)
         self._blocks = blocks
         self._opened: dict[int, ExampleBatch] = {}
         self._first_rows = np.array([block.first_row for block in blocks], np.int64)
@@ -242,9 +243,8 @@ class ExampleSet:
         )
 
 
-def _segment_end(manifest: Manifest, tokenizer: Tokenizer) -> int | None:
+def _segment_end(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
     """Return the special token that ends each segment of a packed row, None for other views."""
-    recipe = read_settings(manifest).recipe
     if recipe.view != "packed":
         return None
     end = tokenizer.special_ids.get("eos") if recipe.corruption == "none" else None

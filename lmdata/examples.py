@@ -194,6 +194,8 @@ class _ExamplesJob:
     def plan(self) -> dict[str, Any]:
         """Return what the bytes depend on; it becomes the manifest's configuration."""
         values: dict[str, Any] = json.loads(json.dumps(config_to_dict(self._setup.settings)))
+        if not values["columns"]:
+            del values["columns"]
         return values
 
     def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:

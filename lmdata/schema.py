@@ -78,21 +78,12 @@ def dataset_schema(manifest: Manifest) -> pa.Schema:
     """Return the Arrow schema of a dataset's shards.
 
     Raises:
-        IntegrityError: the manifest's columns can't be read
+        IntegrityError: the manifest does not say which columns there are
     """
     id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
     if manifest.kind == "tokens":
         return token_schema(id_dtype)
-    return example_schema(id_dtype, example_columns(manifest))
-
-
-def example_columns(manifest: Manifest) -> tuple[Column, ...]:
-    """Return the columns of example shards: `COLUMNS`, and those that their corruption added.
-
-    Raises:
-        IntegrityError: the manifest's columns can't be read
-    """
-    return (*COLUMNS, *read_settings(manifest).columns)
+    return example_schema(id_dtype, read_settings(manifest).all_columns)
 
 
 def _item(dtype: np.dtype[Any]) -> pa.Field:
@@ -236,7 +227,12 @@ class ExampleSettings:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     store: str = ""  # the token store, from the folder of the shards
     store_manifest: str = ""  # its hash
-    columns: tuple[Column, ...] = ()  # that the corruption adds to `COLUMNS`
+    columns: tuple[Column, ...] = ()  # what the corruption adds to `batch.COLUMNS`
+
+    @property
+    def all_columns(self) -> tuple[Column, ...]:
+        """What is known of each example."""
+        return (*COLUMNS, *self.columns)
 
     def __post_init__(self) -> None:
         for name, end in (("seed", 2**63), ("epoch", 2**32)):
