@@ -23,7 +23,8 @@ WITH_EXAMPLES = {
     "lmdata.batch", "lmdata.columns", "lmdata.config", "lmdata.masking", "lmdata.order",
     "lmdata.packing", "lmdata.pairs", "lmdata.recipes", "lmdata.rng", "lmdata.schema",
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
-    "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model", "lmmodel.objectives",
+    "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model",
+    "lmmodel.objectives.objective", "lmmodel.objectives.terms",
     "lmmodel.layers.attention", "lmmodel.handover.names", "lmmodel.handover.settings",
     "lmmodel.schedule", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmmodel.batch import LEAST_TOKENS, Batch, cut_rows, make_batch
+from lmmodel.batch import Batch, make_batch
 from lmmodel.cores import num_cores
 from lmmodel.finetuning.examples import TaskExamples
 from lmmodel.finetuning.spans import span_index
 from lmmodel.inference import map_batches
+from lmmodel.packing import LEAST_TOKENS, cut_rows
 from lmmodel.task_model import SEQUENCE_TASKS, TaskModel
 
 # Tokens of one forward pass without gradients.

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lmdata.order import permute
-from lmmodel.batch import LEAST_TOKENS, deal_rows
 from lmmodel.cores import add_gradients, num_cores
 from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
@@ -23,6 +22,7 @@ from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
+from lmmodel.packing import LEAST_TOKENS, deal_rows
 from lmmodel.schedule import lr_ratio
 from lmmodel.task_model import TaskModel
 from lmmodel.training.optimizer import Optimizer

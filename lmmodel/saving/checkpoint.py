@@ -161,6 +161,21 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
+def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that weights are numbers: with one that is none a model gives the best of scores.
+
+    Raises:
+        CheckpointError: a tensor holds infinity or what is no number
+    """
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{path} holds weights that are no finite numbers, first in {name}: the training "
+                "went wrong before they were saved. Take an earlier checkpoint, or train again "
+                "with a lower optimizer.lr"
+            )
+
+
 @torch.no_grad()
 def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put saved weights into a model.

@@ -25,7 +25,7 @@ from lmmodel.layers.attention import Kernel, choose_kernel
 from lmmodel.layers.masks import Mask
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.model import forward_flops
-from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
+from lmmodel.objectives import OBJECTIVES, Objective, make_objective
 from lmmodel.training.budget import PROBE_STEPS, Pace, budget_steps, epochs_per_step, probe
 
 # Of a batch in memory at least: its id, type and place, int32 each.
@@ -195,7 +195,7 @@ def make_loader(
     stages = tuple(_make_stages(config, data, num_steps))
     first = stages[0].rows
     sample = first.take(stages[0].first_epoch, np.arange(min(64, first.num_rows)))
-    check_labels(objective, sample, str(data.path))
+    objective.check_labels(sample, str(data.path))
     return Loader(
         stages=stages,
         objective=objective,
@@ -237,9 +237,7 @@ def make_shape(config: TrainConfig) -> Shape:
     if config.recipe is not None:
         length = config.recipe.max_seq_length
     tokens = max(tokens, length)
-    parts = make_objective(config.objective).parts
-    is_masked = not any(part.is_causal for part in parts)
-    rate = config.recipe.highest_rate if config.recipe is not None and is_masked else 1.0
+    rate = make_objective(config.objective).most_labels(config.recipe)
     return Shape(
         num_tokens=tokens,
         num_sequences=4 * -(-tokens // length) + 8,
@@ -254,14 +252,13 @@ def batch_flops(model: ModelConfig, objective: Objective, batch: StepBatch) -> i
 
     Only what the result needs counts: no padding, and half of causal attention.
     """
-    is_of_pairs = np.array([term.is_of_pairs for term in objective.terms])
-    causal_share = sum(part.share for part in objective.parts if part.is_causal)
+    products = np.array([term.head_products(model) for term in objective.terms])
     return 3 * forward_flops(
         model,
         num_tokens=batch.num_tokens,
-        num_pairs=round(batch.num_pairs * (1 - causal_share / 2)),
-        num_supervised=int(batch.num_labels[~is_of_pairs].sum()),
-        num_sentences=int(batch.num_labels[is_of_pairs].sum()),
+        num_pairs=round(batch.num_pairs * (1 - objective.causal_share / 2)),
+        num_rows=int(batch.num_labels.sum()),
+        head_products=int(batch.num_labels @ products),
     )
 
 
@@ -293,7 +290,7 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     model, number_bytes = config.model, 2 if config.precision == "bf16" else 4
     per_weight = 16 + (4 if config.averaging.kind != "none" else 0)
     tokens = max(micro.batch.num_tokens for micro in batch.micro_batches)
-    labels = max(len(micro.batch.masked_positions) for micro in batch.micro_batches)
+    labels = max(micro.batch.num_labels for micro in batch.micro_batches)
     width = 12 * model.hidden_size + 3 * model.intermediate_size
     activations = tokens * model.num_hidden_layers * width * number_bytes
     logits = labels * model.vocab_size * (number_bytes + 8)
