@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -201,7 +202,7 @@ def tokenize(
 
     start = time.perf_counter()
     # The workers load their kernels while this process imports what it needs.
-    with start_tokenizing(num_workers or num_cores()) as workers:
+    with contextlib.closing(start_tokenizing(num_workers or num_cores())) as workers:
         from lmdata.build import build_store
         from lmdata.building.plan import TokenizeConfig
 

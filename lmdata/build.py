@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmdata.building.output import check_apart
 from lmdata.building.plan import TokenizeConfig
-from lmdata.building.workers import WorkerPool
+from lmdata.building.workers import Workers
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
 from lmdata.encoding import make_encoder
 from lmdata.errors import CorpusError
@@ -69,7 +69,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
-    verbose: bool = False, workers: WorkerPool | None = None,
+    verbose: bool = False, workers: Workers | None = None,
 ) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -91,6 +91,9 @@ def build_store(
     """
     survey = survey_sources(arguments, config.corpus)
     sources = survey.sources
+    if say:
+        for note in survey.notes:
+            say(note)
     if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
         _check_readable_twice(sources)
         if say:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import tomllib
 import types
@@ -18,6 +19,10 @@ from typing import Any, Literal, TypeVar
 from lmdata.errors import ConfigError
 
 T = TypeVar("T")
+
+MOST_JSON_BYTES = 1 << 24
+LFS_MARK = "version https://git-lfs.github.com/spec/"
+"""How a file begins that Git keeps elsewhere."""
 
 
 def load_config(cls: type[T], toml_path: Path | None = None, overrides: Sequence[str] = ()) -> T:
@@ -49,6 +54,30 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no such configuration file: {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
+    """Return the content of a JSON file that others may have written.
+
+    Args:
+        path: of a description, never of data
+        most_bytes: a larger file is not read
+
+    Raises:
+        OSError: it can't be read
+        ValueError: it is too large, nested too deeply, a pointer, or no JSON; in one line
+    """
+    if (size := path.stat().st_size) > most_bytes:
+        raise ValueError(f"it has {size:,} bytes, such a file has at most {most_bytes:,}")
+    text = path.read_text(encoding="utf-8")
+    if text.startswith(LFS_MARK):
+        raise ValueError(
+            "it is a Git LFS pointer, not the file that it points to: fetch it with `git lfs pull`"
+        )
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def set_value(values: dict[str, Any], override: str) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 from lmdata.batch import ExampleBatch
 from lmdata.checking.example_checks import Counts, count_examples
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
-from lmdata.examples import read_recipe
-from lmdata.schema import read_manifest
+from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -133,7 +132,7 @@ def store_statistics(store: TokenStore, path: str, num_top: int) -> StoreStatist
 
 def example_statistics(examples: ExampleSet, path: str, num_top: int) -> ExampleStatistics:
     """Return the statistics of open example shards."""
-    recipe, tokenizer = read_recipe(examples.manifest), examples.tokenizer
+    recipe, tokenizer = read_settings(examples.manifest).recipe, examples.tokenizer
     longest = recipe.max_seq_length
     pieces = np.zeros(tokenizer.vocab_size, np.int64)
     reached, masked = np.zeros(longest, np.int64), np.zeros(longest, np.int64)

@@ -24,6 +24,7 @@ from lmmodel.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective
 from lmmodel.objectives.objective import TermScores, Vocabulary
+from lmmodel.objectives.terms import score_terms
 from lmmodel.parallel import is_sharded
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
@@ -193,7 +194,7 @@ def _listed(
 def _score(
     model: Transformer, objective: Objective, device: torch.device, micro: MicroBatch
 ) -> MicroScores:
-    scores = objective.parts[micro.part].score(model, micro.batch.to(device))
+    scores = score_terms(model, objective.parts[micro.part], micro.batch.to(device))
     return MicroScores(micro.part, scores)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
-from lmmodel.fine_tuned import FineTuned, is_fine_tuned, load_fine_tuned
+from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
 from lmmodel.handover.folders import CARD_NAME, CONFIG_NAME, without_added_specials

@@ -25,7 +25,7 @@ def read_values(folder: Path) -> dict[str, Any]:
     values = _read_object(path)
     if values is None:
         raise RunError(f"{folder} holds no run: it has no {RECORD_NAME}")
-    if "model_type" in values:
+    if "model_type" in values or "hidden_size" in values:
         raise RunError(
             f"{folder} is a Hugging Face folder: make a run of it with "
             f"`lmmodel import {folder} runs/{folder.resolve().name}`"
@@ -44,7 +44,7 @@ def is_run(folder: Path) -> bool:
         values = _read_object(folder / RECORD_NAME)
     except RunError:
         return (folder / RECORD_NAME).is_file()
-    return values is not None and "model_type" not in values and values.get("kind") is None
+    return values is not None and "format_version" in values and values.get("kind") is None
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from lmmodel.loader import Shape, split_micro_batches
 from lmmodel.model import make_model
 from lmmodel.objectives import Objective
 from lmmodel.objectives.objective import Vocabulary, join_scores
-from lmmodel.objectives.terms import combine, sum_losses
+from lmmodel.objectives.terms import combine, score_terms, sum_losses
 
 
 def check_same_bytes_by_any_engine(
@@ -101,5 +101,5 @@ def check_objective(objective: Objective, store: Path, num_examples: int = 11) -
 
 def _scores(model: Any, part: Any, batches: list[Any]) -> list[Mapping[str, np.ndarray]]:
     with torch.no_grad():
-        found = [part.score(model, batch) for batch in batches]
+        found = [score_terms(model, part, batch) for batch in batches]
     return [join_scores([scores[place] for scores in found]) for place in range(len(part.terms))]

@@ -15,15 +15,14 @@ import pyarrow as pa
 from lmdata.building.plan import Piece, TokenizeConfig, Unit
 from lmdata.building.splits import assign_splits
 from lmdata.columns import to_column, to_list_column
-from lmdata.config import build_config
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
 from lmdata.encoders.encoded import EncodedDocuments
 from lmdata.encoders.intrinsics import start_numba
 from lmdata.encoding import check_encoding, make_encoder
-from lmdata.errors import ConfigError, CorpusError, IntegrityError
+from lmdata.errors import CorpusError
 from lmdata.files import output_errors, write_atomically
 from lmdata.rng import draw, stream_key
-from lmdata.schema import ShardRecord, parse_json_object, to_json
+from lmdata.schema import ShardRecord, to_json
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.writer import ShardFile
@@ -87,16 +86,6 @@ def receipt_path(build_folder: Path, number: int) -> Path:
 def part_name(number: int, split: str) -> str:
     """Return the file name of a unit's rows of one split."""
     return f"unit-{number:06d}-{split}.part"
-
-
-def read_receipt(build_folder: Path, number: int) -> UnitReceipt | None:
-    """Return the receipt of a unit, None when the unit must be done (again)."""
-    path = receipt_path(build_folder, number)
-    try:
-        values = parse_json_object(path.read_text(encoding="utf-8"), path)
-        return build_config(UnitReceipt, values)
-    except (FileNotFoundError, UnicodeDecodeError, IntegrityError, ConfigError):
-        return None  # a power cut can leave a receipt that was never written out
 
 
 def prepare_nursery(

@@ -59,7 +59,7 @@ def _read_jsonl(job: Job) -> Iterator[Records]:
 
 def _read_file(job: Job) -> Iterator[Records]:
     """Yield the whole file as one record, or none."""
-    with ByteStream(job.source, job.start, job.stop) as stream:
+    with ByteStream(job) as stream:
         content, num_bytes = _read_whole(job, stream)
         stored = stream.tell_stored()
     job.num_seen = 1 if num_bytes else 0
@@ -81,7 +81,7 @@ def _read_whole(job: Job, stream: ByteStream) -> tuple[bytes, int]:
             else:
                 job.rejections.check(job.too_large(str(job.source), num_bytes))
     except DamagedError as error:
-        job.rejections.reject("damaged", num_bytes, str(error))
+        job.rejections.reject(error.reason, num_bytes, str(error))
         return b"", num_bytes
     if num_bytes > job.config.max_document_bytes:
         job.rejections.add("too-large", 1, num_bytes)
@@ -92,7 +92,7 @@ def _read_whole(job: Job, stream: ByteStream) -> tuple[bytes, int]:
 def _read_blocks(job: Job, lines: _LineFormat) -> Iterator[Records]:
     """Yield the records of one block after the other."""
     stored, num_done = job.start, 0
-    with ByteStream(job.source, job.start, job.stop) as stream:
+    with ByteStream(job) as stream:
         for block in _cut_blocks(job, stream, lines):
             records = lines.split(job, np.frombuffer(block, np.uint8))
             positions = records.positions + job.num_seen
@@ -135,7 +135,7 @@ def _cut_blocks(job: Job, stream: ByteStream, lines: _LineFormat) -> Iterator[by
         cut = lines.find_last(whole)
         if cut:
             yield whole[:cut]
-        job.rejections.reject("damaged", len(whole) - cut, str(error))
+        job.rejections.reject(error.reason, len(whole) - cut, str(error))
         return
     if num_bytes:
         block = b"".join(parts)

@@ -30,7 +30,7 @@ def read_csv(job: Job) -> Iterator[Records]:
 
     The first row is the header; positions count the rows after it.
     """
-    with ByteStream(job.source) as stream:
+    with ByteStream(job) as stream:
         rows = _parse_rows(job, unify_newlines(read_utf8(stream, job.config)))
         header = next(rows, None)
         names = header.cells if header and header.cells else []
@@ -75,7 +75,7 @@ def _parse_rows(job: Job, pieces: Iterator[bytes]) -> Iterator[_Row]:
         except StopIteration:
             return
         except DamagedError as error:
-            job.rejections.reject("damaged", num_bytes - before, str(error))
+            job.rejections.reject(error.reason, num_bytes - before, str(error))
             return
         except csv.Error as error:
             _reject_row(job, error, rows.line_num, num_bytes - before)
@@ -142,9 +142,9 @@ def _read_table(
 ) -> Iterator[Records]:
     """Yield the text column of the record batches that `open_batches` finds in a file."""
     try:
-        file = spool(job.source)
+        file = spool(job)
     except DamagedError as error:
-        job.rejections.reject("damaged", 0, str(error))
+        job.rejections.reject(error.reason, 0, str(error))
         return
     with file:
         if file.size() == 0:

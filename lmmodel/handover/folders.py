@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import tokenizers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lmdata.config import LFS_MARK, read_json
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
+from lmmodel.handover.names import REDUNDANT
 from lmmodel.saving.checkpoint import save_tensors
 
 CONFIG_NAME = "config.json"
@@ -23,6 +26,8 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 CARD_NAME = "README.md"
+SUFFIX = ".safetensors"
+WEIGHT_DTYPES = ("F32", "F16", "BF16", "F64")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".h5", ".ckpt", ".msgpack"})
 
 
@@ -105,13 +110,37 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise HuggingFaceError(f"{folder} holds no config.json: is it a Hugging Face folder?")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HuggingFaceError(f"{path} is not valid JSON: {error}") from error
+    content = _read_json(path)
     if not isinstance(content, dict):
         raise HuggingFaceError(f"{path} must hold a table, it holds a {type(content).__name__}")
     return content
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise HuggingFaceError(f"{path} is not valid JSON: {error}") from error
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a folder, from the heads of its files alone.
+
+    Raises:
+        HuggingFaceError: as `read_weights`; or numbers that are no weights, such as quantized ones
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in _weight_files(folder):
+        with _opened(folder / name) as file:
+            for key in file.keys():  # noqa: SIM118
+                part = file.get_slice(key)
+                if part.get_dtype() not in WEIGHT_DTYPES and not REDUNDANT.fullmatch(key):
+                    raise HuggingFaceError(
+                        f"{key} in {folder / name} holds {part.get_dtype()}: weights are read as "
+                        f"{', '.join(WEIGHT_DTYPES)}; get the checkpoint that is not quantized"
+                    )
+                shapes[key] = tuple(part.get_shape())
+    return shapes
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -122,12 +151,30 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for name in _weight_files(folder):
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                weights |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise HuggingFaceError(f"{folder / name} can't be read: {error}") from error
+        with _opened(folder / name) as file:
+            weights |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     return weights
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise HuggingFaceError(f"{path} can't be read: {_why_unreadable(path, error)}") from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    mark = LFS_MARK.encode()
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(mark)) == mark:
+                return (
+                    "it is a Git LFS pointer, not the weights that it points to: fetch them with "
+                    "`git lfs pull`"
+                )
+    return f"{error}"
 
 
 def hash_weights(folder: Path) -> str:
@@ -138,16 +185,21 @@ def hash_weights(folder: Path) -> str:
 
 def _weight_files(folder: Path) -> list[str]:
     index = folder / INDEX_NAME
-    if index.is_file():
-        try:
-            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+    if not index.is_file():
+        if not (folder / WEIGHTS_NAME).is_file():
+            raise HuggingFaceError(_why_no_weights(folder))
+        return [WEIGHTS_NAME]
+    content = _read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise HuggingFaceError(f"{index} says nothing of where weights lie: get the folder again")
+    for weight, name in places.items():
+        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix != SUFFIX:
             raise HuggingFaceError(
-                f"{index} is not an index of weights ({error!r}): get the folder again"
-            ) from error
-    if not (folder / WEIGHTS_NAME).is_file():
-        raise HuggingFaceError(_why_no_weights(folder))
-    return [WEIGHTS_NAME]
+                f"{index} says that {weight} lies in {name!r}: only a {SUFFIX} file beside it is "
+                "opened"
+            )
+    return sorted(set(places.values()))
 
 
 def _why_no_weights(folder: Path) -> str:

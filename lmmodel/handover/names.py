@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, cat
 
+from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.finetuning.tasks import TaskName
 from lmmodel.model import sinusoids
-from lmmodel.task_model import SEQUENCE_TASKS
+from lmmodel.tasks.task import AnyTask, StockClass
 
 Names = dict[str, tuple[str, ...]]
 
@@ -98,6 +99,16 @@ TASK_TRANSFORMS: dict[str, Names] = {
     "gpt2": {},
 }
 
+# Under which other name a weight may lie, alone or as a copy: the head's, where they are tied.
+TIED_NAMES = {
+    "bert": {
+        "embeddings.tokens.weight": "cls.predictions.decoder.weight",
+        "head.bias": "cls.predictions.decoder.bias",
+    },
+    "modern": {"embeddings.tokens.weight": "decoder.weight"},
+    "gpt2": {"embeddings.tokens.weight": "lm_head.weight"},
+}
+
 # Copies of other weights, and constants that old versions stored.
 REDUNDANT = re.compile(
     r"cls\.predictions\.decoder\.(weight|bias)|decoder\.weight|lm_head\.weight"
@@ -117,34 +128,32 @@ def name_pairs(config: ModelConfig) -> Names:
     return pairs
 
 
-def task_name_pairs(config: ModelConfig, task: TaskName) -> Names:
+def task_name_pairs(config: ModelConfig, task: AnyTask) -> Names:
     """Return their names of each weight of a `TaskModel` that their class for the task has."""
     trunk = {
         f"backbone.{ours}": theirs
         for ours, theirs in name_pairs(config).items()
         if not ours.startswith(("head.", "nsp_head."))
     }
-    is_sequence = task in SEQUENCE_TASKS
     transform = TASK_TRANSFORMS[config.family]
-    if config.family == "bert" and not is_sequence:
+    if config.family == "bert" and not task.is_over_sequences:
         transform = {}
-    has_bias = config.family != "gpt2" or not is_sequence
-    classifier = classifier_name(config, task)
-    kinds = ("weight", "bias") if has_bias else ("weight",)
+    stock = stock_of(task)
+    classifier = stock.classifier(config.family)
+    kinds = ("weight", "bias") if stock.has_bias(config.family) else ("weight",)
     head = {f"head.classifier.{kind}": (f"{classifier}.{kind}",) for kind in kinds}
     return trunk | transform | head
 
 
-def classifier_name(config: ModelConfig, task: TaskName) -> str:
-    """Return what their class for a task calls the last layer.
+def stock_of(task: AnyTask) -> StockClass:
+    """Return the class of transformers that opens models of a task.
 
-    Example:
-        >>> classifier_name(ModelConfig(family="gpt2"), "regression")
-        'score'
+    Raises:
+        HuggingFaceError: there is none
     """
-    if task == "question-answering" and not config.is_modern:
-        return "qa_outputs"
-    return "score" if config.family == "gpt2" and task in SEQUENCE_TASKS else "classifier"
+    if task.stock is None:
+        raise HuggingFaceError(f"transformers has no class for {task.name}: it can't be exported")
+    return task.stock
 
 
 def is_transposed(config: ModelConfig, name: str) -> bool:
@@ -155,7 +164,7 @@ def is_transposed(config: ModelConfig, name: str) -> bool:
 
 
 def to_their_weights(
-    state: Mapping[str, Tensor], config: ModelConfig, task: TaskName | None = None
+    state: Mapping[str, Tensor], config: ModelConfig, task: AnyTask | None = None
 ) -> dict[str, Tensor]:
     """Return the weights under their names; fixed sinusoids become their position table.
 
@@ -189,15 +198,21 @@ class Translation:
 def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Translation:
     """Return our weights, in float32.
 
-    Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known.
+    Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known; a
+    weight that two names share may lie under either of them.
+
+    Raises:
+        HuggingFaceError: two names of one weight hold different numbers
     """
-    prefix = PREFIXES[config.family]
+    prefix, copies = PREFIXES[config.family], TIED_NAMES[config.family]
     known = {_new_name(name): tensor for name, tensor in weights.items()}
     used: set[str] = set()
     state: dict[str, Tensor] = {}
     missing: list[str] = []
     for ours, theirs in name_pairs(config).items():
         names = [name if name in known else name.removeprefix(prefix) for name in theirs]
+        if (copy := copies.get(ours)) in known:
+            names = _either(known, names[0], copy)
         if not all(name in known for name in names):
             missing.append(ours)
             continue
@@ -208,6 +223,23 @@ def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Tr
         state[ours] = weight.float().contiguous()
     unused = [name for name in known if name not in used and not REDUNDANT.fullmatch(name)]
     return Translation(state, missing, unused)
+
+
+def _either(weights: Mapping[str, Tensor], name: str, copy: str) -> list[str]:
+    """Return the name under which a weight lies that has two.
+
+    Raises:
+        HuggingFaceError: both are there and differ: the model has a vocabulary head of its own
+    """
+    original = weights.get(name)
+    if original is None:
+        return [copy]
+    if not original.is_meta and not torch.equal(original, weights[copy]):
+        raise HuggingFaceError(
+            f"{copy} differs from {name}, of which it is a copy in the models that import takes: "
+            "a head with a vocabulary of its own is not supported"
+        )
+    return [name]
 
 
 def _new_name(name: str) -> str:

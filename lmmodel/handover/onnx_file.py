@@ -18,7 +18,7 @@ from lmmodel.errors import HuggingFaceError
 from lmmodel.handover.padded import make_padded
 from lmmodel.handover.parity import Sample, largest_difference, make_sample
 from lmmodel.model import Transformer
-from lmmodel.task_model import TaskModel
+from lmmodel.tasks.model import TaskModel
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18

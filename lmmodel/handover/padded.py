@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lmmodel.families import ModelConfig
 from lmmodel.model import Attention, Transformer, rotate
-from lmmodel.task_model import SEQUENCE_TASKS, TaskModel
+from lmmodel.tasks.model import TaskModel
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class PaddedTaskModel(nn.Module):
         super().__init__()
         self.backbone = PaddedTransformer(model.backbone)
         self.head = copy.deepcopy(model.head).float().eval()
-        self.is_over_sequences = model.task in SEQUENCE_TASKS
+        self.is_over_sequences = model.task.is_over_sequences
         self.config = model.config
 
     def forward(

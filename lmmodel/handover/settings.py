@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.finetuning.tasks import TaskName
-from lmmodel.task_model import has_dropout
+from lmmodel.handover.names import stock_of
+from lmmodel.tasks.task import AnyTask
 
 MODEL_TYPES = {"bert": "bert", "modernbert": "modern", "gpt2": "gpt2"}
 
@@ -81,6 +82,29 @@ FIXED_SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Names of one function: what lies between them is rounding.
+SAME_FUNCTIONS = {
+    "gelu": ("gelu_python",),
+    "gelu_new": ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"),
+}
+
+# The most that a folder may ask for: beyond every model of these families, below what hurts.
+MOST = {
+    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 1000,
+    "num_attention_heads": 1 << 12, "intermediate_size": 1 << 20,
+    "max_position_embeddings": 1 << 24, "type_vocab_size": 1 << 16, "local_window": 1 << 24,
+    "global_every": 1 << 12,
+}  # fmt: skip
+RANGES = {
+    "norm_eps": (0, 1), "initializer_range": (0, 100), "dropout": (0, 0.999),
+    "attention_dropout": (0, 0.999), "global_rope_theta": (1e-6, 1e12),
+    "local_rope_theta": (1e-6, 1e12),
+}  # fmt: skip
+
+# Of old and new versions: which layers are local, and how far rotations turn.
+ROTARY_SETTINGS = ("layer_types", "rope_parameters", "global_attn_every_n_layers",
+                   "global_rope_theta", "local_rope_theta")  # fmt: skip
+HEAD_SETTINGS = ("id2label", "label2id", "problem_type")
 
 # What their classes take where `config.json` is silent.
 DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
@@ -105,24 +129,20 @@ DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
 
 PRETRAINED_CLASSES = {"modern": "ModernBertForMaskedLM", "gpt2": "GPT2LMHeadModel"}
 CLASS_PREFIXES = {"bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2"}
-TASK_CLASSES: dict[TaskName, str] = {
-    "sequence-classification": "SequenceClassification",
-    "sentence-pair": "SequenceClassification",
-    "regression": "SequenceClassification",
-    "token-classification": "TokenClassification",
-    "question-answering": "QuestionAnswering",
-}
 
 
-def architecture(config: ModelConfig, task: TaskName | None = None) -> str:
+def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
     """Return the transformers class that opens an export of such a model.
 
     Example:
-        >>> architecture(ModelConfig(has_nsp_head=True)), architecture(ModelConfig(), "regression")
-        ('BertForPreTraining', 'BertForSequenceClassification')
+        >>> from lmmodel.tasks.known import TASKS
+        >>> architecture(ModelConfig(has_nsp_head=True))
+        'BertForPreTraining'
+        >>> architecture(ModelConfig(), TASKS["regression"])
+        'BertForSequenceClassification'
     """
     if task is not None:
-        return f"{CLASS_PREFIXES[config.family]}For{TASK_CLASSES[task]}"
+        return f"{CLASS_PREFIXES[config.family]}For{stock_of(task).suffix}"
     if config.family == "bert":
         return "BertForPreTraining" if config.has_nsp_head else "BertForMaskedLM"
     return PRETRAINED_CLASSES[config.family]
@@ -131,7 +151,7 @@ def architecture(config: ModelConfig, task: TaskName | None = None) -> str:
 def to_their_config(
     config: ModelConfig,
     special_ids: Mapping[str, int | None],
-    task: TaskName | None = None,
+    task: AnyTask | None = None,
     labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of their `config.json`.
@@ -163,26 +183,26 @@ def to_their_config(
     }
 
 
-def task_settings(config: ModelConfig, task: TaskName, labels: Sequence[str]) -> dict[str, Any]:
+def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> dict[str, Any]:
     """Return the settings of their head for a task.
 
     Example:
-        >>> task_settings(ModelConfig(), "sentence-pair", ["no", "yes"])["id2label"]
+        >>> from lmmodel.tasks.known import TASKS
+        >>> task_settings(ModelConfig(), TASKS["sentence-pair"], ["no", "yes"])["id2label"]
         {'0': 'no', '1': 'yes'}
     """
+    stock, names = stock_of(task), task.output_names(labels)
     settings: dict[str, Any] = {
-        "classifier_dropout": config.dropout if has_dropout(config, task) else 0.0
+        "classifier_dropout": config.dropout if stock.has_dropout(config.family) else 0.0
     }
     if config.is_modern:
         settings["classifier_pooling"] = "mean"
-    if task == "question-answering":
+    if not names:
         return settings
-    names = ["value"] if task == "regression" else list(labels)
     settings["id2label"] = {str(index): name for index, name in enumerate(names)}
     settings["label2id"] = {name: index for index, name in enumerate(names)}
-    if task != "token-classification":
-        is_number = task == "regression"
-        settings["problem_type"] = "regression" if is_number else "single_label_classification"
+    if stock.problem_type is not None:
+        settings["problem_type"] = stock.problem_type
     return settings
 
 
@@ -221,51 +241,187 @@ def token_ids(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dic
 def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
     """Return our configuration of a model that their `config.json` describes.
 
+    Every value is checked before anything is made of it: its type, its range, and that the model
+    computes what it asks for. What says how a program should compute (`_attn_implementation`,
+    `auto_map`) is not read at all.
+
     Raises:
         HuggingFaceError: an architecture or a setting that this model does not have
     """
-    family = MODEL_TYPES.get(str(theirs.get("model_type")))
-    if family is None:
+    family = _family_of(theirs)
+    if theirs.get("quantization_config") is not None:
         raise HuggingFaceError(
-            f"model_type {theirs.get('model_type')!r} is not supported: "
-            f"import takes {', '.join(MODEL_TYPES)}"
+            "config.json describes quantized weights (quantization_config), which are not "
+            "supported: get the checkpoint that is not quantized"
         )
     for name, value in FIXED_SETTINGS[family].items():
-        if theirs.get(name, value) != value:
+        given = theirs.get(name, value)
+        if given != value and given not in SAME_FUNCTIONS.get(value, ()):
             raise HuggingFaceError(
-                f"{name}={theirs[name]!r} is not supported for {family}, only {value!r}: "
+                f"{name}={reprlib.repr(given)} is not supported for {family}, only {value!r}: "
                 "this checkpoint can't be imported"
             )
-    given = {name: value for name, value in theirs.items() if value is not None}
-    known = DEFAULT_SETTINGS[family] | given
-    settings = {our: known[their] for our, their in FAMILY_SETTINGS[family].items()}
+    defaults = DEFAULT_SETTINGS[family]
+    settings = {
+        our: _checked(our, their, theirs.get(their, defaults[their]), defaults[their])
+        for our, their in FAMILY_SETTINGS[family].items()
+    }
+    settings = {our: value for our, value in settings.items() if value is not None}
     if family == "modern":
-        settings |= _our_layers(theirs)
+        settings |= _our_layers(theirs, settings["num_hidden_layers"])
+    for name in ("pad", "bos", "eos", "cls", "sep"):
+        _check_token_id(theirs, f"{name}_token_id")
     try:
         return ModelConfig(family=family, **settings)
     except (ValueError, TypeError) as error:
         raise HuggingFaceError(f"config.json describes no model that works: {error}") from error
 
 
-def _our_layers(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _family_of(theirs: Mapping[str, Any]) -> str:
+    """Return our family; BERT's first checkpoints name an architecture only, or nothing at all."""
+    model_type = theirs.get("model_type")
+    if model_type is None:
+        named = theirs.get("architectures")
+        first = named[0] if isinstance(named, list) and named else None
+        for family, prefix in CLASS_PREFIXES.items():
+            if isinstance(first, str) and first.startswith(f"{prefix}For"):
+                return family
+        raise HuggingFaceError(
+            "config.json does not say what model it describes: give it a line like "
+            f'"model_type": "bert"; import takes {", ".join(MODEL_TYPES)}'
+        )
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        raise HuggingFaceError(
+            f"model_type {reprlib.repr(model_type)} is not supported: "
+            f"import takes {', '.join(MODEL_TYPES)}"
+        )
+    return MODEL_TYPES[model_type]
+
+
+def _checked(our: str, their: str, value: Any, default: Any) -> Any:
+    """Return a setting of theirs as a number of the right type, None where that is its default.
+
+    Raises:
+        HuggingFaceError: another type, or out of range
+    """
+    if value is None and default is None:
+        return None
+    is_count = our in MOST
+    lowest, highest = (1, MOST[our]) if is_count else RANGES[our]
+    is_number = isinstance(value, int if is_count else (int, float)) and not isinstance(value, bool)
+    if not is_number or not lowest <= value <= highest:
+        kind = "a whole number" if is_count else "a number"
+        raise HuggingFaceError(
+            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest} to {highest:,} "
+            "is needed"
+        )
+    return value if is_count else float(value)
+
+
+def _check_token_id(theirs: Mapping[str, Any], name: str) -> None:
+    value = theirs.get(name)
+    ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
+    if any(isinstance(one, bool) or not isinstance(one, int | None) for one in ids):
+        raise HuggingFaceError(
+            f"config.json says {name}={reprlib.repr(value)}: an id is needed, or null"
+        )
+
+
+def token_id(theirs: Mapping[str, Any], config: ModelConfig, name: str) -> int | None:
+    """Return the id that a configuration names for a purpose, None where the model has no such id.
+
+    Many checkpoints with a vocabulary of their own keep the ids of the one that they were made
+    from. Of several ids that end a text, the first counts.
+
+    Example:
+        >>> config = ModelConfig(vocab_size=100)
+        >>> [token_id({"eos_token_id": value}, config, "eos") for value in (7, [8, 9], 50256, None)]
+        [7, 8, None, None]
+    """
+    value = theirs.get(f"{name}_token_id")
+    first = value[0] if isinstance(value, list) and value else value
+    return first if isinstance(first, int) and 0 <= first < config.vocab_size else None
+
+
+def padding_id(theirs: Mapping[str, Any], config: ModelConfig) -> int | None:
+    """Return the id that fills rows up, None where there is none.
+
+    Raises:
+        HuggingFaceError: an encoder's is not an id of the model: no stock class opens it
+    """
+    value = theirs.get("pad_token_id")
+    found = token_id(theirs, config, "pad")
+    if value is not None and found is None and not config.is_causal:
+        raise HuggingFaceError(
+            f"config.json says pad_token_id={value}: an id from 0 to {config.vocab_size - 1} is "
+            "needed, or null"
+        )
+    return found
+
+
+def _our_layers(theirs: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
     """Return the layer pattern and rotary bases of a ModernBERT configuration."""
-    kinds = theirs.get("layer_types")
     every = theirs.get("global_attn_every_n_layers", 3)
-    if kinds:
-        is_global = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
-        if is_global != list(range(0, len(kinds), every)):
-            every = is_global[1] if len(is_global) > 1 else len(kinds)
-        if is_global != list(range(0, len(kinds), every)):
+    every = _checked("global_every", "global_attn_every_n_layers", every, 3)
+    kinds = theirs.get("layer_types")
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != num_layers or set(map(repr, kinds)) - {
+            "'full_attention'", "'sliding_attention'"
+        }:  # fmt: skip
             raise HuggingFaceError(
-                f"layer_types has full attention in layers {is_global}: "
-                "only every n-th layer from the first is supported"
+                f"config.json says layer_types={reprlib.repr(kinds)}: a list of {num_layers} "
+                "layers is needed, each full_attention or sliding_attention"
             )
-    rope = theirs.get("rope_parameters") or {}
-    settings: dict[str, Any] = {"global_every": every}
-    for ours, kind in (("global", "full_attention"), ("local", "sliding_attention")):
-        theta = (rope.get(kind) or {}).get("rope_theta", theirs.get(f"{ours}_rope_theta"))
-        if (rope.get(kind) or {}).get("rope_type", "default") != "default":
-            raise HuggingFaceError(f"rope_type {rope[kind]['rope_type']!r} is not supported")
-        if theta is not None:
-            settings[f"{ours}_rope_theta"] = float(theta)
-    return settings
+        every = _every_nth(
+            [i for i, kind in enumerate(kinds) if kind == "full_attention"], num_layers
+        )
+    return {"global_every": every, **_our_rotary_bases(theirs)}
+
+
+def _every_nth(is_global: list[int], num_layers: int) -> int:
+    """Return how far apart the layers lie that see everything.
+
+    Raises:
+        HuggingFaceError: they are not every n-th layer from the first
+
+    Example:
+        >>> _every_nth([0, 3, 6], 8)
+        3
+    """
+    every = is_global[1] if len(is_global) > 1 else num_layers
+    if is_global != list(range(0, num_layers, every or 1)):
+        raise HuggingFaceError(
+            f"layer_types has full attention in layers {is_global}: "
+            "only every n-th layer from the first is supported"
+        )
+    return every
+
+
+def _our_rotary_bases(theirs: Mapping[str, Any]) -> dict[str, float]:
+    if theirs.get("rope_scaling") is not None:
+        raise HuggingFaceError(
+            f"rope_scaling={reprlib.repr(theirs['rope_scaling'])} is not supported, only null"
+        )
+    tables = theirs.get("rope_parameters")
+    kinds = {"full_attention": "global", "sliding_attention": "local"}
+    tables = {} if tables is None else tables
+    if not isinstance(tables, dict) or any(
+        kind not in kinds or not isinstance(table, dict) for kind, table in tables.items()
+    ):
+        raise HuggingFaceError(
+            f"config.json says rope_parameters={reprlib.repr(tables)}: a table of two tables is "
+            f"needed, {' and '.join(kinds)}, as its class writes it"
+        )
+    bases = {}
+    for kind, ours in kinds.items():
+        table = tables.get(kind, {})
+        if other := {key: value for key, value in table.items() if key != "rope_theta"
+                     and (key, value) != ("rope_type", "default")}:  # fmt: skip
+            raise HuggingFaceError(
+                f"rope_parameters of {kind} say {reprlib.repr(other)}: only rope_theta and "
+                "rope_type='default' are supported"
+            )
+        name = f"{ours}_rope_theta"
+        theta = table.get("rope_theta", theirs.get(name, getattr(ModelConfig, name)))
+        bases[name] = _checked(name, name, theta, getattr(ModelConfig, name))
+    return bases

@@ -131,13 +131,6 @@ class Part:
         """Return the labels that each term finds in labelled examples."""
         return [len(term.places(examples)) for term in self.terms]
 
-    def score(self, model: Transformer, batch: Batch) -> tuple[TermScores, ...]:
-        """Return what each term finds for each label of a batch, without gradients."""
-        from lmmodel.objectives.terms import hidden_of_terms
-
-        hidden = zip(self.terms, hidden_of_terms(model, self, batch), strict=True)
-        return tuple(term.score(model, rows, batch) for term, rows in hidden)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:

@@ -126,6 +126,12 @@ def sum_losses(model: Transformer, part: Part, batch: Batch) -> Tensor:
     return torch.stack([term.loss(model, hidden, batch) for term, hidden in losses])
 
 
+def score_terms(model: Transformer, part: Part, batch: Batch) -> tuple[TermScores, ...]:
+    """Return what each term of a part finds for each label of a batch, without gradients."""
+    scores = zip(part.terms, hidden_of_terms(model, part, batch), strict=True)
+    return tuple(term.score(model, hidden, batch) for term, hidden in scores)
+
+
 def combine(sums: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
     """Return the weighted sum of the means, a scalar; a term without labels contributes 0.
 

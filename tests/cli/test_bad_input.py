@@ -290,7 +290,7 @@ CASES = {
     "usage: not a choice": Case(train_tokenizer("--model", "bert"), "is not one of", 2),
     "usage: no corpus": Case(lambda *_: ["lmdata", "tokenize"], "Missing argument", 2),
     "usage: no prompt": Case(lambda _, road: ["lmmodel", "fill-mask", road.run], "--file", 2),
-    "usage: no verb": Case(lambda *_: ["lmdata", "bake"], "No such command", 2),
+    "usage: no verb": Case(lambda *_: ["lmdata", "bake"], "There is no verb .bake.", 2),
 }
 
 

@@ -16,9 +16,8 @@ from lmdata.tokenizer import load_tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.errors import HuggingFaceError, RunError
 from lmmodel.exporting import export_run
-from lmmodel.fine_tuned import read_fine_tuned_record
+from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.handover import card, description
-from lmmodel.task_model import TaskModel
 from lmmodel.trainer import train
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
@@ -165,7 +164,7 @@ def test_the_card_of_a_fine_tuned_model_tells_scores_with_their_spread(
         "| source `corpus.txt` |",
     ):
         assert row in text
-    model = TaskModel(read_fine_tuned_record(folder).model, "sentence-pair", len(LABELS))
+    model = load_fine_tuned(folder, device="cpu").model
     count = sum(w.numel() for n, w in model.named_parameters() if "backbone.head." not in n)
     assert f"{count:,} parameters" in text
     assert "/there/" not in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import shutil
 from collections.abc import Callable
@@ -13,14 +12,12 @@ import torch
 
 from lmdata.errors import ConfigError, OutputError
 from lmdata.tokenizer import load_tokenizer
-from lmmodel import importing
 from lmmodel.asking import Pretrained
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.errors import FitError, HuggingFaceError, ResumeError, RunError
 from lmmodel.evaluation import evaluate_run
 from lmmodel.exporting import export_run
 from lmmodel.importing import import_checkpoint
-from lmmodel.saving import starting
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.run import read_record
 from lmmodel.saving.starting import shape_differences, tokenizer_difference
@@ -337,8 +334,3 @@ def test_a_config_that_is_no_table_is_refused_by_the_strict_reader(imported) -> 
 def test_shapes_differ_by_what_decides_about_weights() -> None:
     run = TrainConfig().model
     assert shape_differences(run, run) == []
-
-
-@pytest.mark.parametrize("module", [importing, starting])
-def test_examples_in_docstrings_hold(module) -> None:
-    assert doctest.testmod(module).failed == 0
