@@ -13,7 +13,7 @@ from lmmodel.device import resolve_device
 from lmmodel.errors import RunError
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import OBJECTIVES, Definition
-from lmmodel.saving.checkpoint import check_finite, load_tensors, load_weights
+from lmmodel.saving.checkpoint import load_tensors, load_weights
 from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, read_record
 
 
@@ -56,9 +56,7 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
     if not (path / WEIGHTS_NAME).is_file():
         raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
     model = make_model(record.config.model, seed=0)
-    weights = load_tensors(path / WEIGHTS_NAME)
-    check_finite(weights, path / WEIGHTS_NAME)
-    load_weights(model, weights)
+    load_weights(model, load_tensors(path / WEIGHTS_NAME))
     return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
 
 
