@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lmdata.batch import NO_LABEL, ExampleBatch
-from lmdata.dataset import ExampleSet, TokenStore, frame_ids, open_examples, open_store
+from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import MismatchError
 from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
@@ -138,8 +138,7 @@ def show_example(examples: ExampleSet, row: int, *, colour: bool = False) -> str
     texts = mark_pieces(batch, tokenizer, colour=colour)
     lines = [_paint(f"example {row} of {examples.split}: {_facts(batch)}", _DIM, colour)]
     lines += [
-        f"{name:>3}  {''.join(texts[first:last]).strip()}"
-        for name, first, last in _segments(batch, tokenizer)
+        f"{name:>3}  {''.join(texts[first:last]).strip()}" for name, first, last in _segments(batch)
     ]
     if len(batch.masked_positions):
         lines.append(
@@ -231,17 +230,13 @@ def _facts(batch: ExampleBatch) -> str:
     return f"{len(batch.input_ids)} tokens, {documents}, pass {int(batch.duplicate[0])}{relation}"
 
 
-def _segments(batch: ExampleBatch, tokenizer: Tokenizer) -> list[tuple[str, int, int]]:
+def _segments(batch: ExampleBatch) -> list[tuple[str, int, int]]:
     """Return name and bounds of each segment: A and B of a pair, else one each up to its end."""
     num_tokens = len(batch.input_ids)
     if int(batch.next_sentence_label[0]) != NO_LABEL:
         middle = int(np.count_nonzero(batch.token_type_ids == 0))
         return [("A", 0, middle), ("B", middle, num_tokens)]
-    ids = batch.original_ids()
-    ends = frame_ids(tokenizer) - {tokenizer.special_ids.get("cls")}
-    bounds = [0, *(np.flatnonzero(np.isin(ids, list(ends))) + 1).tolist()]
-    if bounds[-1] != num_tokens:
-        bounds.append(num_tokens)
+    bounds = [0, *np.cumsum(batch.segment_lengths).tolist()]
     return [(str(i + 1), bounds[i], bounds[i + 1]) for i in range(len(bounds) - 1)]
 
 

@@ -118,6 +118,11 @@ class Tokenizer:
         return special
 
     @functools.cached_property
+    def is_piece(self) -> npt.NDArray[np.bool_]:
+        """Bool (V,): whether an id has a piece; vocabularies of others leave some out."""
+        return np.array([piece is not None for piece in self.pieces], np.bool_)
+
+    @functools.cached_property
     def continues_word(self) -> npt.NDArray[np.bool_]:
         """Bool (V,): the piece goes on with the word of the piece before it.
 

@@ -326,6 +326,7 @@ def make_tokenizer(vocab_size: int, continues: set[int] | None = None) -> Simple
         vocab_size=vocab_size,
         special_ids=SPECIALS,
         is_special=is_special,
+        is_piece=np.ones(vocab_size, bool),
         continues_word=continues_word,
     )
 
