@@ -241,7 +241,7 @@ def classify(
     Example: lmmodel classify runs/wiki-sequence-classification "What a film!"
     Example: lmmodel classify entailment/ "A cat sleeps." --pair "An animal rests."
     """
-    from lmmodel.fine_tuned import load_fine_tuned
+    from lmmodel.finetuning.folder import load_fine_tuned
     from lmmodel.predicting.answering import classify as classify_texts
 
     if pair is not None and (len(texts) != 1 or file is not None):
@@ -276,7 +276,7 @@ def tag(
     Example: lmmodel tag tagger/ "The old king finds a stone."
     Example: lmmodel tag tagger/ --file sentences.txt --split-at-spaces --json
     """
-    from lmmodel.fine_tuned import load_fine_tuned
+    from lmmodel.finetuning.folder import load_fine_tuned
     from lmmodel.predicting.answering import tag as tag_texts
 
     given, tuned = read_texts(texts, file), load_fine_tuned(model, device or "auto")
@@ -305,9 +305,9 @@ def answer(
     Example: lmmodel answer runs/wiki-question-answering "Who wrote it?" --passage-file page.txt
     Example: lmmodel answer runs/wiki-question-answering --file questions-and-passages.tsv --json
     """
-    from lmmodel.fine_tuned import load_fine_tuned
-    from lmmodel.finetuning.tables import read_text
+    from lmmodel.finetuning.folder import load_fine_tuned
     from lmmodel.predicting.answering import answer as answer_questions
+    from lmmodel.tasks.files import read_text
 
     if passage is not None and passage_file is not None:
         raise click.UsageError("give --passage or --passage-file, not both")

@@ -22,6 +22,7 @@ from lmdata.viewing.mask_kernels import (
     MaskRules,
     mask_batch,
 )
+from lmdata.word_starts import NO_WORDS
 
 # SpanBERT (Joshi et al., 2019, section 3.1): lengths from Geo(0.2), cut at 10 and renormalised.
 _SPAN_PROBABILITY, _SPAN_LONGEST = 0.2, 10
@@ -43,7 +44,7 @@ def mask_rules(
     Args:
         recipe: its corruption is not "none"
         tokenizer: with `special_ids`, `is_special` (V,), `is_piece` (V,) and, where whole words
-            are masked, `continues_word` (V,)
+            are masked, `word_rule`
         seed: of all draws
         epoch: part of the address of all draws
         progress: of the training, 0 to 1, where the mask rate changes
@@ -56,6 +57,7 @@ def mask_rules(
     by_words = recipe.corruption != "token"
     method = (WORDS if by_words else EXACT) + (recipe.count == "bernoulli")
     bert = recipe.compat == "bert"
+    words = tokenizer.word_rule if by_words else NO_WORDS
     return MaskRules(
         method=method,
         rate=rate,
@@ -70,7 +72,9 @@ def mask_rules(
         balanced=recipe.coverage == "balanced",
         epoch=epoch,
         is_candidate=candidate_pieces(tokenizer, bert=bert),
-        continues_word=_continues_word(tokenizer) if by_words else np.zeros(0, bool),
+        word_classes=words.classes,
+        word_joins=words.joins,
+        word_states=words.next_state,
         random_pieces=_random_pieces(tokenizer, bert=bert).astype(id_dtype),
         position_key=stream_key(seed, "mask-positions", epoch),
         replace_key=stream_key(seed, "mask-replace", epoch),

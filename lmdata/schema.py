@@ -210,7 +210,7 @@ class ExampleSettings:
     """What the bytes of example shards depend on: the configuration of their manifest."""
 
     recipe: Recipe
-    seed: int  # of all draws, in [0, 2**63)
+    seed: int = 0  # of all draws, in [0, 2**63)
     epoch: int = 0  # part of the address of all draws, in [0, 2**32)
     shard_bytes: int = DEFAULT_SHARD_BYTES
     store: str = ""  # the token store, from the folder of the shards

@@ -22,7 +22,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lmdata.errors import TokenizerError
-from lmdata.word_starts import continues_word
+from lmdata.word_starts import WordRule, find_word_rule
 from lmdata.xxh3 import xxh3_128
 
 SPECIAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -102,11 +102,8 @@ class Tokenizer:
     @property
     def special_ids(self) -> dict[str, int | None]:
         """Id of each special token by purpose (a key of SPECIAL_NAMES), None if absent."""
-        found = {name: self.special_tokens.get(name) for name in SPECIAL_NAMES}
-        return {
-            name: None if piece is None else self.backend.token_to_id(piece)
-            for name, piece in found.items()
-        }
+        number, spellings = self.backend.token_to_id, self.special_tokens
+        return {n: number(spellings[n]) if n in spellings else None for n in SPECIAL_NAMES}
 
     @functools.cached_property
     def is_special(self) -> npt.NDArray[np.bool_]:
@@ -123,15 +120,20 @@ class Tokenizer:
         return np.array([piece is not None for piece in self.pieces], np.bool_)
 
     @functools.cached_property
-    def continues_word(self) -> npt.NDArray[np.bool_]:
-        """Bool (V,): the piece goes on with the word of the piece before it.
-
-        It says nothing of the first piece of a document, which always begins a word.
+    def word_rule(self) -> WordRule:
+        """Which pieces of a sequence go on with the word before: words are its pre-tokens.
 
         Raises:
             TokenizerError: the pieces of this kind of tokenizer do not tell
         """
-        return continues_word(self.definition, self.pieces) & ~self.is_special
+        return find_word_rule(self.backend, self.definition, self.pieces, self.is_special)
+
+    def find_word_rule(self) -> WordRule | None:
+        """Return `word_rule`, None where the pieces of this kind of tokenizer do not tell."""
+        try:
+            return self.word_rule
+        except TokenizerError:
+            return None
 
     def require_special(self, name: str) -> int:
         """Return the id of a special token.

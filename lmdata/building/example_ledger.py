@@ -85,9 +85,9 @@ def sum_examples(
 
 def _num_special(batch: pa.RecordBatch, recipe: Recipe, tokenizer: Tokenizer) -> int:
     """Return how many special tokens stand around the segments of some examples."""
+    num_segments = int(batch.num_rows)
     if recipe.has_pairs:
-        return 3 * batch.num_rows
-    num_segments = batch.num_rows
+        return 3 * num_segments
     if SEGMENT_LENGTHS.name in batch.schema.names:
         num_segments = len(batch.column(SEGMENT_LENGTHS.name).values)
     elif (end_id := segment_end(recipe, tokenizer)) is not None:

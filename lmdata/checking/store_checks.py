@@ -57,7 +57,7 @@ def spelled_specials(tokenizer: Tokenizer) -> np.ndarray:
 
 def _special_pieces(tokenizer: Tokenizer) -> np.ndarray:
     """Return the special pieces that no text yields, bool (V,); the unknown one any may."""
-    is_special = tokenizer.is_special & ~spelled_specials(tokenizer)
+    is_special: np.ndarray = tokenizer.is_special & ~spelled_specials(tokenizer)
     unknown = tokenizer.special_ids.get("unk")
     if unknown is not None:
         is_special[unknown] = False

@@ -16,7 +16,7 @@ from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
 from lmmodel.layers.key_values import KeyValues
-from lmmodel.predicting.texts import encode_texts
+from lmmodel.predicting.texts import encode_given
 from lmmodel.trained import Run
 
 # Places, over all prompts of a batch, whose keys and values are remembered at once.
@@ -109,7 +109,7 @@ def generate(
 
 def _encode_prompts(run: Run, prompts: Sequence[str]) -> list[np.ndarray]:
     """Return the ids of each prompt, int64 (T_i,); rows of hybrid training begin with cls."""
-    texts = encode_texts(run.tokenizer, prompts)
+    texts = encode_given(run.tokenizer, prompts)
     before = [] if run.is_causal else [run.tokenizer.require_special("cls")]
     most = run.model.config.max_position_embeddings
     encoded = [

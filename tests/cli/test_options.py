@@ -19,7 +19,6 @@ from lmcli.options import FriendlyGroup, Size, gather
 from lmcli.progress import ProgressLine
 from lmdata.errors import CorpusError
 from lmdata.tokenizer import load_tokenizer
-from lmmodel.finetuning.tasks import TaskName
 from tests.cli.commands import TRAIN_FAST, Road, invoke, succeed
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
@@ -59,7 +58,7 @@ def gpt_of(road: Road, folder: Path) -> Path:
     return folder / "gpt"
 
 
-def tuned(road: Road, folder: Path, task: TaskName) -> Path:
+def tuned(road: Road, folder: Path, task: str) -> Path:
     labels = () if task == "question-answering" else ("bad", "good")
     return write_fine_tuned(folder / "tuned", task, load_tokenizer(road.tokenizer), labels)
 

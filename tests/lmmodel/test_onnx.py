@@ -15,7 +15,8 @@ from lmmodel.handover.onnx_file import check_onnx, export_onnx
 from lmmodel.handover.padded import make_padded
 from lmmodel.handover.parity import make_sample
 from lmmodel.model import make_model
-from lmmodel.task_model import make_task_model
+from lmmodel.tasks.known import TASKS as KNOWN
+from lmmodel.tasks.model import make_task_model
 
 FAMILIES = ["bert", "modern", "gpt2"]
 TASKS = ["sequence-classification", "token-classification", "question-answering"]
@@ -34,7 +35,7 @@ def tiny_model(family: str, task: str | None = None, **changes):
     config = tiny_config(family, **changes)
     if task is None:
         return make_model(config, seed=1).eval()
-    return make_task_model(config, task, 2, seed=1).eval()
+    return make_task_model(config, KNOWN[task], 2, seed=1).eval()
 
 
 def without_padding(rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
