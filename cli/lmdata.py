@@ -13,9 +13,9 @@ import click
 from .options import (
     FriendlyGroup,
     Size,
+    by_key,
     config_option,
     echo_result,
-    gather,
     json_option,
     num_cores,
     num_workers_option,
@@ -127,12 +127,12 @@ def train_tokenizer(
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
     from lmdata.build import build_tokenizer
-    from lmdata.config import build_config
+    from lmdata.config import build_config, gather
     from lmdata.corpus import CorpusConfig
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
-    settings = gather(config_path, overrides, **nest_reading(options))
+    settings = gather(config_path, overrides, options=by_key(nest_reading(options)))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     config = build_config(TokenizerConfig, settings)
     with ProgressLine("training the tokenizer", unit="bytes", quiet=quiet) as line:

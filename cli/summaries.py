@@ -164,7 +164,7 @@ def duration(seconds: float) -> str:
 def plan_lines(plan: Plan) -> list[str]:
     """Return what a training run would do."""
     config = plan.config
-    expected = "unknown" if plan.expected_s is None else duration(plan.expected_s)
+    num_cut = config.batch.min_micro_batches
     shape = f"{config.model.num_hidden_layers} x {config.model.hidden_size}"
     return [
         f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
@@ -174,7 +174,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",
-        f"time        {expected}",
+        f"same bits   on any number of cores with --set batch.min_micro_batches={num_cut}",
+        f"time        {duration(plan.expected_s)}",
     ]
 
 
