@@ -10,9 +10,13 @@ from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
 from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
-from lmmodel.handover.folders import CARD_NAME, CONFIG_NAME, without_added_specials
 from lmmodel.handover.parity import check_parity
-from lmmodel.handover.stock import export_model
+from lmmodel.handover.stock import (
+    CARD_NAME,
+    CONFIG_NAME,
+    export_model,
+    without_added_specials,
+)
 from lmmodel.saving.run import WEIGHTS_NAME
 from lmmodel.trained import Run, load_run
 

@@ -17,15 +17,17 @@ from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import is_fine_tuned
-from lmmodel.handover.folders import (
+from lmmodel.handover.parity import check_parity
+from lmmodel.handover.settings import architecture, padding_id, token_id
+from lmmodel.handover.stock import (
+    OBJECTIVE_KEY,
+    Imported,
     check_vocabulary,
     hash_weights,
+    import_model,
     read_config,
     read_tokenizer,
 )
-from lmmodel.handover.parity import check_parity
-from lmmodel.handover.settings import architecture, padding_id, token_id
-from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import save_tensors
