@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from lmdata.config import json_values
+
 from .options import (
     FriendlyGroup,
     Size,
@@ -36,7 +38,6 @@ from .summaries import (
     recipe_lines,
     report_lines,
     size,
-    to_json_values,
     tokenizer_lines,
     tokenizer_summary,
 )
@@ -315,7 +316,7 @@ def verify(
 
     with ProgressLine("verifying", quiet=quiet):
         report = verify_dataset(dataset, store_path=store_path)
-    facts = {**to_json_values(report), "passed": report.passed}
+    facts = {**json_values(report), "passed": report.passed}
     echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
     context.exit(0 if report.passed else 1)
 
@@ -330,7 +331,7 @@ def recipes(as_json: bool) -> None:
     """
     from lmdata.recipes import RECIPES
 
-    facts = to_json_values(RECIPES)
+    facts = json_values(RECIPES)
     echo_result(facts, as_json=as_json, quiet=False, lines=recipe_lines(facts))
 
 
@@ -354,7 +355,7 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
         if plot is not None:
             write_report(statistics, plot)
     lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
-    echo_result(to_json_values(statistics), as_json=as_json, quiet=quiet, lines=lines)
+    echo_result(statistics, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @main.command()

@@ -31,7 +31,6 @@ from .options import (
 from .progress import ProgressLine
 from .summaries import (
     plan_lines,
-    to_json_values,
     training_lines,
     training_note,
 )
@@ -174,9 +173,7 @@ def train(
             raise click.UsageError("--dry-run plans a new run: leave --resume out")
         with ProgressLine("planning", quiet=quiet):
             result = plan(config, data)
-        return echo_result(
-            to_json_values(result), as_json=as_json, quiet=quiet, lines=plan_lines(result)
-        )
+        return echo_result(result, as_json=as_json, quiet=quiet, lines=plan_lines(result))
     with ProgressLine("training", unit="steps", quiet=quiet) as line, saying_what_is_kept(output):
         summary = run_training(
             config, data, output, resume=resume, overwrite=overwrite,
@@ -185,7 +182,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # torchrun's other processes have nothing to add
         return None
     lines = training_lines(summary)
-    return echo_result(to_json_values(summary), as_json=as_json, quiet=quiet, lines=lines)
+    return echo_result(summary, as_json=as_json, quiet=quiet, lines=lines)
 
 
 def wanted_config(

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
+from lmdata.config import json_text
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -216,8 +218,6 @@ def by_key(options: dict[str, Any]) -> dict[str, Any]:
 def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) -> None:
     """Print a command's result on stdout: JSON for machines, lines for people, or nothing."""
     if as_json:
-        from lmdata.config import json_text
-
         click.echo(json_text(result, indent=2, ensure_ascii=False))
     elif not quiet:
         click.echo("\n".join(lines))
