@@ -22,6 +22,7 @@ from lmdata.viewing.mask_kernels import (
     MaskRules,
     mask_batch,
 )
+from lmdata.word_starts import NO_WORDS
 
 # SpanBERT (Joshi et al., 2019, section 3.1): lengths from Geo(0.2), cut at 10 and renormalised.
 _SPAN_PROBABILITY, _SPAN_LONGEST = 0.2, 10
@@ -42,7 +43,7 @@ def mask_rules(
 
     Args:
         recipe: its corruption is not "none"
-        tokenizer: with `is_special`, `continues_word` (V,), `special_ids`, `vocab_size`
+        tokenizer: with `is_special`, `word_rule`, `special_ids`, `vocab_size`
         seed: of all draws
         epoch: part of the address of all draws
         progress: of the training, 0 to 1, where the mask rate changes
@@ -55,6 +56,7 @@ def mask_rules(
     by_words = recipe.corruption != "token"
     method = (WORDS if by_words else EXACT) + (recipe.count == "bernoulli")
     bert = recipe.compat == "bert"
+    words = tokenizer.word_rule if by_words else NO_WORDS
     return MaskRules(
         method=method,
         rate=rate,
@@ -69,7 +71,9 @@ def mask_rules(
         balanced=recipe.coverage == "balanced",
         epoch=epoch,
         is_candidate=candidate_pieces(tokenizer, bert=bert),
-        continues_word=np.ascontiguousarray(tokenizer.continues_word, bool),
+        word_classes=words.classes,
+        word_joins=words.joins,
+        word_states=words.next_state,
         random_pieces=_random_pieces(tokenizer, bert=bert).astype(id_dtype),
         position_key=stream_key(seed, "mask-positions", epoch),
         replace_key=stream_key(seed, "mask-replace", epoch),

@@ -203,9 +203,15 @@ def piece_texts(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
         return tokenizer.backend.decode_batch(
             [[index] for index in ids.tolist()], skip_special_tokens=False
         )
-    starts = ~tokenizer.continues_word[ids]
+    model = tokenizer.definition["model"]
+    prefix, suffix = (
+        model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")
+    )
+    rule = tokenizer.find_word_rule()
+    starts = np.ones(len(ids), np.bool_) if rule is None else ~rule.continues(ids)
     return [
-        (" " if starts_word else "") + tokenizer.piece(index).removeprefix("##").lstrip("▁")
+        (" " if starts_word else "")
+        + tokenizer.piece(index).removeprefix(prefix).removesuffix(suffix).lstrip("▁")
         for index, starts_word in zip(ids.tolist(), starts.tolist(), strict=True)
     ]
 

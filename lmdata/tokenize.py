@@ -19,7 +19,12 @@ import numpy as np
 
 from lmdata import __version__
 from lmdata.building.assembly import Assembly
-from lmdata.building.ledger import combine_receipts, describe_nothing, describe_sources
+from lmdata.building.ledger import (
+    combine_receipts,
+    describe_encoding,
+    describe_nothing,
+    describe_sources,
+)
 from lmdata.building.output import OutputFolder
 from lmdata.building.plan import DEFAULT_UNIT_BYTES, TokenizeConfig, Unit, make_units
 from lmdata.building.resumable import Change, differences, first_of, read_receipt, run_build
@@ -265,7 +270,7 @@ class _StoreJob:
             sources=describe_sources(self._sources, receipts),
             splits=shards,
             ledger=combine_receipts(receipts, shards),
-            notes=tuple(sorted({f"encoder: {receipt.encoder}" for receipt in receipts})),
+            notes=describe_encoding(receipts),
         )  # fmt: skip
 
     @property

@@ -68,7 +68,7 @@ class Store(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """With `special_ids`, `is_special` (V,), `continues_word` (V,)."""
+        """With `special_ids`, `is_special` (V,), `word_rule`."""
 
 
 @dataclass(frozen=True, repr=False)

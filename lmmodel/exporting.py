@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
 from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
@@ -16,7 +17,6 @@ from lmmodel.handover.stock import (
     export_model,
     without_added_specials,
 )
-from lmmodel.saving.output_folder import Kind, output_errors, writing
 from lmmodel.saving.run import WEIGHTS_NAME
 from lmmodel.trained import Run, load_run
 
@@ -57,7 +57,7 @@ def export_run(
         from lmmodel.handover.onnx_file import check_installed
 
         check_installed()
-    with writing(output, EXPORT, overwrite=overwrite) as folder:
+    with writing_folder(output, EXPORT, overwrite=overwrite) as folder:
         source = load_source(run_path)
         labels = source.record.labels if isinstance(source, FineTuned) else ()
         with output_errors(output):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lmdata.files import output_errors, writing_folder
 from lmdata.tokenizer import Tokenizer
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
@@ -30,7 +31,6 @@ from lmmodel.handover.stock import (
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import save_tensors
-from lmmodel.saving.output_folder import output_errors, writing
 from lmmodel.saving.run import RUN, WEIGHTS_NAME, RunRecord, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128
@@ -68,7 +68,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
         OutputError: `output` can't be written
     """
     folder, output = Path(folder), Path(output)
-    with writing(output, RUN, overwrite=overwrite) as temporary:
+    with writing_folder(output, RUN, overwrite=overwrite) as temporary:
         _check_foreign(folder)
         imported = import_model(folder)
         config = imported.model.config

@@ -19,6 +19,7 @@ import numpy as np
 from lmdata.masking import span_length_weights
 from lmdata.rng import draw, stream_key
 from lmdata.viewing.mask_kernels import MaskRules
+from lmdata.word_starts import fixed_rule
 
 Document = list[list[int]]
 CLS, SEP, MASK, PAD, UNK = 1, 2, 3, 0, 4
@@ -321,12 +322,12 @@ def replace_tokens(
 def make_tokenizer(vocab_size: int, continues: set[int] | None = None) -> SimpleNamespace:
     """Return a stand-in for `lmdata.tokenizer.Tokenizer`: ids 0 to 4 are special."""
     is_special = np.arange(vocab_size) <= UNK
-    continues_word = np.isin(np.arange(vocab_size), sorted(continues or ()))
+    goes_on = np.isin(np.arange(vocab_size), sorted(continues or ()))
     return SimpleNamespace(
         vocab_size=vocab_size,
         special_ids=SPECIALS,
         is_special=is_special,
-        continues_word=continues_word,
+        word_rule=fixed_rule(goes_on, is_special),
     )
 
 

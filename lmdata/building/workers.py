@@ -160,7 +160,7 @@ class Threads:
 class WorkerPool:
     """Processes that run one function; started at once, told later what to prepare.
 
-    A context manager: leaving it ends every process.
+    `close` ends every process.
     """
 
     def __init__(self, num_workers: int, prepare: str) -> None:
@@ -249,12 +249,6 @@ class WorkerPool:
             self._process.wait()
         for connection in (self._nursery, *self._workers):
             connection.close()
-
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def start_tokenizing(num_workers: int) -> WorkerPool:

@@ -32,7 +32,7 @@ class MaskRules(NamedTuple):
         balanced: whether consecutive epochs mask different tokens until all have been masked
         epoch: used by balanced coverage only
         is_candidate: bool (V,), may be masked
-        continues_word: bool (V,), piece does not start a word
+        word_classes, word_joins, word_states: a `lmdata.word_starts.WordRule`'s three arrays
         random_pieces: like the ids (R,), what random replacement draws from
         position_key: two words, from `rng.stream_key`
         replace_key: two words, from `rng.stream_key`
@@ -52,7 +52,9 @@ class MaskRules(NamedTuple):
     balanced: bool
     epoch: int
     is_candidate: np.ndarray
-    continues_word: np.ndarray
+    word_classes: np.ndarray
+    word_joins: np.ndarray
+    word_states: np.ndarray
     random_pieces: np.ndarray
     position_key: tuple[int, int]
     replace_key: tuple[int, int]
@@ -227,11 +229,17 @@ def _find_words(
     starts: np.ndarray,
 ) -> int:
     """Write where in `candidates` each word begins, then the end; return how many words."""
-    count = 0
+    count, state, read = 0, 0, 0
     for index in range(num_candidates):
+        goes_on = False
+        while read <= candidates[index]:
+            kind = rules.word_classes[row[read]]
+            goes_on = rules.word_joins[state, kind]
+            state = rules.word_states[state, kind]
+            read += 1
         joins = (
             index > 0
-            and rules.continues_word[row[candidates[index]]]
+            and goes_on
             and (rules.joins_segments or candidates[index] == candidates[index - 1] + 1)
         )
         if not joins:
