@@ -69,10 +69,11 @@ def show_rows(
         IntegrityError: as `show_row`
     """
     num_present = read_manifest(Path(path)).num_rows(split)
+    if not num_present:
+        raise MismatchError(f"split {split} of {path} is empty: it has no row to show")
     if not 0 <= first < num_present:
         raise MismatchError(
-            f"{path} has no row {first} in split {split}, which has {num_present:,} rows: name "
-            f"one from 0 on"
+            f"split {split} of {path} has no row {first}: its rows are 0 to {num_present - 1:,}"
         )
     rows = range(first, min(first + num_rows, num_present))
     return [
