@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
     from lmmodel.saving.metrics import Progress
+    from lmmodel.trainer import Plan
     from lmmodel.training.loop import Summary
-    from lmmodel.training.plan import Plan
 
 
 def size(num_bytes: float) -> str:

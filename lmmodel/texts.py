@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from lmdata.ragged import offsets_of, ranges
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import TaskError
 
@@ -24,33 +25,6 @@ Integers = npt.NDArray[np.int64]
 
 _SLICE = 1024  # texts encoded at once
 DEFAULT_OVERLAP = 64
-
-
-def span_index(starts: Integers, lengths: Integers) -> Integers:
-    """Return the places of the items of some spans, span after span: int64 (N,).
-
-    Args:
-        starts: int64 (S,) where each span begins
-        lengths: int64 (S,) at least 0
-
-    Example:
-        >>> span_index(np.array([7, 0]), np.array([2, 3])).tolist()
-        [7, 8, 0, 1, 2]
-    """
-    ends = np.cumsum(lengths)
-    shift = starts - (ends - lengths)
-    places: Integers = np.arange(ends[-1] if len(ends) else 0) + np.repeat(shift, lengths)
-    return places
-
-
-def offsets_of(lengths: Integers) -> Integers:
-    """Return where sequences of these lengths begin, and at the end where they end: int64 (S+1,).
-
-    Example:
-        >>> offsets_of(np.array([2, 3])).tolist()
-        [0, 2, 5]
-    """
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -64,7 +38,7 @@ class Span:
     @property
     def source(self) -> Integers:
         """Places in `values`, sequence after sequence: int64 (sum of lengths,)."""
-        return span_index(self.starts, self.lengths)
+        return ranges(self.starts, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -154,7 +128,7 @@ class Windows:
     @property
     def is_core(self) -> npt.NDArray[np.bool_]:
         """Of each token of the windows, end to end: this is the window that has it in its core."""
-        place = span_index(self.starts, self.lengths)
+        place = ranges(self.starts, self.lengths)
         starts, ends = (np.repeat(at, self.lengths) for at in (self.core_starts, self.core_ends))
         return (place >= starts) & (place < ends)
 
@@ -372,7 +346,7 @@ def interleave(parts: Sequence[Span]) -> tuple[npt.NDArray[np.int32], Integers, 
     flat = offsets_of(lengths.reshape(-1))
     begins = flat[:-1].reshape(lengths.shape)
     values = np.empty(int(flat[-1]), np.int32)
-    places = [span_index(begins[:, p], part.lengths) for p, part in enumerate(parts)]
+    places = [ranges(begins[:, p], part.lengths) for p, part in enumerate(parts)]
     for part, place in zip(parts, places, strict=True):
         values[place] = part.values[part.source]
     return values, flat[:: len(parts)], places

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from lmdata.errors import OutputError
+from lmdata.files import lease, writing_file
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer
 from lmmodel.predicting.texts import encode_given, frame_of
-from lmmodel.saving.output_folder import check_can_write, output_errors
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
 from lmmodel.trained import Run
 
@@ -122,7 +122,8 @@ def check_vector_file(path: Path, *, overwrite: bool = False) -> None:
         raise OutputError(
             f"{path} exists: add --overwrite to replace it, or choose another --output"
         )
-    check_can_write(path)
+    with lease(path):  # nothing else writes there, and it can be written
+        pass
 
 
 def write_vectors(
@@ -141,18 +142,11 @@ def write_vectors(
         OutputError: it exists and may not be replaced, or can't be written
     """
     check_vector_file(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                if path.suffix == ".npy":
-                    np.save(file, vectors)
-                else:
-                    _write_parquet(file, texts, vectors)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with lease(path), writing_file(path) as partial, partial.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, vectors)
+        else:
+            _write_parquet(file, texts, vectors)
 
 
 def _write_parquet(file: IO[bytes], texts: Sequence[str], vectors: np.ndarray) -> None:

@@ -40,9 +40,9 @@ class TaskHead(nn.Module):
     ) -> None:
         super().__init__()
         size = config.hidden_size
-        if config.family == "bert" and is_over_sequences:
+        if config.traits.pooling == "first" and is_over_sequences:
             self.pooler = Linear(size, size)
-        if config.is_modern:
+        if config.traits.pooling == "mean":
             self.dense = Linear(size, size, bias=False)
             self.norm = LayerNorm(size, config.norm_eps, bias=False)
         self.classifier = Linear(size, num_outputs, bias=has_bias)

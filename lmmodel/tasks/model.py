@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmdata.ragged import ranges
 from lmmodel.batch import LEAST_TOKENS, Batch, make_batch
 from lmmodel.cores import num_cores
 from lmmodel.errors import DivergedError
@@ -17,7 +18,6 @@ from lmmodel.inference import map_batches, split_by_tokens
 from lmmodel.model import Transformer, init_weights
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.task import AnyTask
-from lmmodel.texts import span_index
 
 # Tokens of one forward pass without gradients.
 PREDICT_TOKENS = 8192
@@ -41,11 +41,13 @@ class TaskModel(nn.Module):
         Args:
             batch: on the model's device; no sequence is empty
         """
-        is_sequence = self.task.is_over_sequences
-        is_mean = is_sequence and self.config.is_modern
-        rows = self._rows(batch) if is_sequence and not is_mean else None
+        pooling = self.config.traits.pooling if self.task.is_over_sequences else None
+        rows = None
+        if pooling in ("first", "last"):
+            is_first = pooling == "first"
+            rows = batch.first_positions if is_first else batch.cu_seqlens[1:].long() - 1
         hidden = self.backbone(batch, rows=rows).float()
-        if is_mean:
+        if pooling == "mean":
             hidden = torch.segment_reduce(hidden, "mean", offsets=batch.cu_seqlens.long())
         logits: Tensor = self.head(hidden)
         return logits
@@ -55,12 +57,6 @@ class TaskModel(nn.Module):
         state = self.state_dict()
         state |= {f"head.{name}": w for name, w in self.task.saved_head(self.head).items()}
         return {name: weight.detach().cpu().clone() for name, weight in state.items()}
-
-    def _rows(self, batch: Batch) -> Tensor:
-        """Return the token that speaks for each sequence: int64 (B,)."""
-        if self.config.is_causal:
-            return batch.cu_seqlens[1:].long() - 1
-        return batch.first_positions
 
 
 def make_task_model(
@@ -99,7 +95,7 @@ def adopt_weights(model: TaskModel, pretrained: Transformer) -> None:
     state = pretrained.state_dict()
     own = {name: w for name, w in state.items() if not name.startswith("nsp_head.")}
     model.backbone.load_state_dict(own)
-    prefix = "head." if model.config.is_modern else "nsp_head."
+    prefix = "head." if model.config.traits.pooling == "mean" else "nsp_head."
     for name, weight in model.head.named_parameters():
         theirs = state.get(prefix + name)
         is_classifier = name.startswith("classifier.")
@@ -112,7 +108,7 @@ def adopt_weights(model: TaskModel, pretrained: Transformer) -> None:
 
 def token_places(examples: TaskExamples, rows: np.ndarray) -> np.ndarray:
     """Return where the tokens of int64 (B,) rows lie among those of all examples: int64 (T,)."""
-    return span_index(examples.offsets[rows], examples.lengths[rows])
+    return ranges(examples.offsets[rows], examples.lengths[rows])
 
 
 def pack(examples: TaskExamples, rows: np.ndarray) -> Batch:

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from lmdata.ragged import offsets_of
 from lmmodel.tasks.questions import Answer, QuestionRows
-from lmmodel.texts import Integers, TextIds, Windows, offsets_of
+from lmmodel.texts import Integers, TextIds, Windows
 
 _SLICE = 256  # passages encoded at once
 

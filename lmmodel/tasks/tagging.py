@@ -26,6 +26,7 @@ import tokenizers
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmdata.ragged import offsets_of, ranges
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import IGNORED, Batch
 from lmmodel.tasks.examples import (
@@ -45,16 +46,7 @@ from lmmodel.tasks.scores import are_entity_tags, confusion, score_classes, scor
 from lmmodel.tasks.task import Scores, StockClass, Task
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.words import WordRows, read_conll, read_words, tag_ids
-from lmmodel.texts import (
-    Integers,
-    TextIds,
-    cut_windows,
-    encode_texts,
-    find_frame,
-    offsets_of,
-    put_into_frame,
-    span_index,
-)
+from lmmodel.texts import Integers, TextIds, cut_windows, encode_texts, find_frame, put_into_frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +99,7 @@ def encode_words(tokenizer: Tokenizer, rows: WordRows) -> EncodedWords:
     starts = offsets_of(lengths)
     is_first = np.zeros(int(starts[-1]), np.bool_)
     is_first[starts[:-1][lengths > 0]] = True
-    ids = distinct.ids[span_index(distinct.offsets[:-1][which], lengths)]
+    ids = distinct.ids[ranges(distinct.offsets[:-1][which], lengths)]
     word = np.repeat(np.arange(len(lengths)), lengths)
     return EncodedWords(TextIds(ids, starts[rows.offsets]), word, is_first)
 

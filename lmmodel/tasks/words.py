@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.ragged import offsets_of, ranges
 from lmmodel.batch import IGNORED
 from lmmodel.errors import TaskError
 from lmmodel.tasks.columns import Usual, find_columns
 from lmmodel.tasks.examples import unknown_label
 from lmmodel.tasks.files import MAX_TEXT, describe
 from lmmodel.tasks.task_files import TaskFile
-from lmmodel.texts import Integers, offsets_of, span_index
+from lmmodel.texts import Integers
 
 _NUM_COLUMNS = 10
 _FORM, _MISC = 1, 9
@@ -65,7 +66,7 @@ class WordRows:
     def take(self, which: Integers) -> WordRows:
         """Return some rows, int64 (N,), in their order."""
         lengths = np.diff(self.offsets)[which]
-        kept = span_index(self.offsets[:-1][which], lengths)
+        kept = ranges(self.offsets[:-1][which], lengths)
         return WordRows(
             path=self.path, lines=self.lines[which], words=[self.words[w] for w in kept],
             has_space=self.has_space[kept], offsets=offsets_of(lengths),

@@ -226,7 +226,7 @@ CASES = {
         existing("lmdata", "mask", "tokens", "shards"), "exists and is complete: add --overwrite"
     ),
     "existing run": Case(
-        existing("lmmodel", "train", "shards", "run"), "already holds a run: .*--overwrite replaces"
+        existing("lmmodel", "train", "shards", "run"), "already holds a run: .*add --overwrite"
     ),
     "existing export": Case(
         existing("lmmodel", "export", "run", "tokens"), "exists and is not an exported model"

@@ -11,8 +11,9 @@ from lmmodel.batch import make_batch
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.parity import check_parity, make_sample, our_logits, stock_logits
-from lmmodel.handover.settings import DEFAULT_SETTINGS, FAMILY_SETTINGS, architecture
+from lmmodel.handover.settings import architecture
 from lmmodel.handover.stock import export_model, import_model
+from lmmodel.handover.stock_families import stock_family
 from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN
 from lmmodel.tasks.model import TaskModel, make_task_model
@@ -258,8 +259,7 @@ def test_a_silent_config_means_what_transformers_takes_it_to_mean(family) -> Non
         "bert": transformers.BertConfig, "modern": transformers.ModernBertConfig,
         "gpt2": transformers.GPT2Config,
     }[family]()  # fmt: skip
-    defaults = DEFAULT_SETTINGS[family]
-    assert set(defaults) == set(FAMILY_SETTINGS[family].values())
+    defaults = dict(stock_family(family).settings.values())
     assert {name: getattr(stock, name) for name in defaults} == defaults
 
 

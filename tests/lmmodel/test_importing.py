@@ -165,10 +165,10 @@ def test_an_encoder_of_next_tokens_stays_one(tiny, store, tmp_path) -> None:
 def test_only_a_run_is_replaced_by_an_import(exported, imported, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(imported, run)
-    with pytest.raises(RunError, match="already holds a run: --overwrite replaces"):
+    with pytest.raises(OutputError, match="already holds a run: add --overwrite"):
         import_checkpoint(exported, run)
     import_checkpoint(exported, run, overwrite=True)
-    with pytest.raises(RunError, match="exists and is not a run"):
+    with pytest.raises(OutputError, match="exists and is not a run"):
         import_checkpoint(exported, exported, overwrite=True)
     assert (exported / "README.md").is_file()
 
