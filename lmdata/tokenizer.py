@@ -104,11 +104,8 @@ class Tokenizer:
     @property
     def special_ids(self) -> dict[str, int | None]:
         """Id of each special token by purpose (a key of SPECIAL_NAMES), None if absent."""
-        found = {name: self.special_tokens.get(name) for name in SPECIAL_NAMES}
-        return {
-            name: None if piece is None else self.backend.token_to_id(piece)
-            for name, piece in found.items()
-        }
+        number, spellings = self.backend.token_to_id, self.special_tokens
+        return {n: number(spellings[n]) if n in spellings else None for n in SPECIAL_NAMES}
 
     @functools.cached_property
     def is_special(self) -> npt.NDArray[np.bool_]:
@@ -118,6 +115,11 @@ class Tokenizer:
         special[[index for index, token in added.items() if token.special]] = True
         special[[index for index in self.special_ids.values() if index is not None]] = True
         return special
+
+    @functools.cached_property
+    def is_piece(self) -> npt.NDArray[np.bool_]:
+        """Bool (V,): whether an id has a piece; vocabularies of others leave some out."""
+        return np.array([piece is not None for piece in self.pieces], np.bool_)
 
     @functools.cached_property
     def word_rule(self) -> WordRule:
