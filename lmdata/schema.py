@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,6 +172,15 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewFacts:
+    """What a view knows of the examples of a split without making them."""
+
+    examples: int
+    expected_positive_share: float | None = None  # of pairs: random (nsp) or swapped (sop)
+    repeated_tokens: int = 0  # that a lone last sentence takes from the one before it, uncut
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All that a dataset knows of itself; the same build gives the same bytes of JSON."""
 
@@ -184,6 +193,7 @@ class Manifest:
     splits: dict[str, tuple[ShardRecord, ...]]
     ledger: Ledger
     notes: tuple[str, ...] = ()
+    views: dict[str, ViewFacts] = field(default_factory=dict)  # of examples, by split
 
     @property
     def hash(self) -> str:
@@ -205,12 +215,12 @@ class ExampleSettings:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     store: str = ""  # the token store, from the folder of the shards
     store_manifest: str = ""  # its hash
-    columns: tuple[Column, ...] = ()  # what the corruption adds to `batch.COLUMNS`
+    columns: tuple[Column, ...] = ()  # added to `batch.COLUMNS`, or declared otherwise than there
 
     @property
     def all_columns(self) -> tuple[Column, ...]:
         """What is known of each example."""
-        return (*COLUMNS, *self.columns)
+        return tuple({column.name: column for column in (*COLUMNS, *self.columns)}.values())
 
     def __post_init__(self) -> None:
         for name, end in (("seed", 2**63), ("epoch", 2**32)):
@@ -244,6 +254,8 @@ def to_json(value: Any) -> str:
         }
     """
     values = config_to_dict(value)
+    if isinstance(value, Manifest) and not value.views:
+        del values["views"]  # as in manifests that were written before there was such a thing
     return json.dumps(_plain(values), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
 
 
