@@ -292,7 +292,9 @@ def test_a_long_file_is_found(tmp_path: Path) -> None:
 
 
 def test_a_room_that_the_page_does_not_name_is_found() -> None:
-    page = "\n| `lmmodel` | what |\n| --- | --- |\n| `model, batch` | it |\n| `layers`: `masks` | it |\n\n"
+    lines = ["", "| `lmmodel` | what |", "| - | - |", "| `model, batch` | it |",
+             "| `layers`: `masks` | it |", "", ""]  # fmt: skip
+    page = "\n".join(lines)
     modules = ["lmmodel", "lmmodel.model", "lmmodel.layers", "lmmodel.layers.masks"]
     assert rooms_of_the_page(page, "lmmodel") - rooms_of(modules) == {"batch"}
     assert rooms_of([*modules, "lmmodel.layers.new"]) - rooms_of_the_page(page, "lmmodel") == {
