@@ -399,4 +399,7 @@ def _why_no_manifest(folder: Path) -> str:
             f"{folder} is an unfinished build (no {MANIFEST_NAME}): type the command that "
             f"began it again to continue, or add --overwrite to start afresh"
         )
-    return f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder?"
+    return (
+        f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder? "
+        "`lmdata tokenize` makes a dataset of a corpus"
+    )
