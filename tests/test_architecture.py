@@ -28,8 +28,8 @@ FORBIDDEN = {
 }
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
-    "config", "dataset", "errors", "masking", "order", "packing", "pairs", "recipes", "rng",
-    "schema", "stored", "tokenizer", "views", "xxh3",
+    "arrow_text", "config", "dataset", "errors", "masking", "order", "packing", "pairs", "recipes",
+    "rng", "schema", "stored", "tokenizer", "views", "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}
