@@ -188,7 +188,7 @@ class ExampleSet:
         settings = read_settings(manifest)
         self._stored = tuple(column for column in settings.all_columns if column.is_stored)
         self._id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
-        self._segment_end = _segment_end(settings.recipe, tokenizer)
+        self._segment_end = segment_end(settings.recipe, tokenizer)
         self._blocks = blocks
         self._opened: dict[int, ExampleBatch] = {}
         self._first_rows = np.array([block.first_row for block in blocks], np.int64)
@@ -233,7 +233,9 @@ class ExampleSet:
         return self._opened[place]
 
     def _with_segments(self, batch: ExampleBatch) -> ExampleBatch:
-        """Return the examples with their segments, which shards do not hold."""
+        """Return the examples with their segments, unless the shards hold them."""
+        if SEGMENT_LENGTHS.name in batch.arrays():
+            return batch
         lengths, offsets = np.diff(batch.offsets).astype(np.int32), np.arange(len(batch) + 1)
         if self._segment_end is not None:
             lengths, offsets = split_segments(batch.input_ids, batch.offsets, self._segment_end)
@@ -243,18 +245,12 @@ class ExampleSet:
         )
 
 
-def _segment_end(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
+def segment_end(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
     """Return the special token that ends each segment of a packed row, None for other views."""
     if recipe.view != "packed":
         return None
     end = tokenizer.special_ids.get("eos") if recipe.corruption == "none" else None
     return tokenizer.special_ids.get("sep") if end is None else end
-
-
-def frame_ids(tokenizer: Tokenizer) -> set[int]:
-    """Return the ids of the special tokens that may stand around a segment."""
-    found = (tokenizer.special_ids.get(name) for name in ("cls", "sep", "eos"))
-    return {index for index in found if index is not None}
 
 
 def open_store(

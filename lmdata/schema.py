@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,6 +194,15 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewFacts:
+    """What a view knows of the examples of a split without making them."""
+
+    examples: int
+    expected_positive_share: float | None = None  # of pairs: random (nsp) or swapped (sop)
+    repeated_tokens: int = 0  # that a lone last sentence takes from the one before it, uncut
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All that a dataset knows of itself; the same build gives the same bytes of JSON."""
 
@@ -206,6 +215,7 @@ class Manifest:
     splits: dict[str, tuple[ShardRecord, ...]]
     ledger: Ledger
     notes: tuple[str, ...] = ()
+    views: dict[str, ViewFacts] = field(default_factory=dict)  # of examples, by split
 
     @property
     def hash(self) -> str:
@@ -227,12 +237,12 @@ class ExampleSettings:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     store: str = ""  # the token store, from the folder of the shards
     store_manifest: str = ""  # its hash
-    columns: tuple[Column, ...] = ()  # what the corruption adds to `batch.COLUMNS`
+    columns: tuple[Column, ...] = ()  # added to `batch.COLUMNS`, or declared otherwise than there
 
     @property
     def all_columns(self) -> tuple[Column, ...]:
         """What is known of each example."""
-        return (*COLUMNS, *self.columns)
+        return tuple({column.name: column for column in (*COLUMNS, *self.columns)}.values())
 
     def __post_init__(self) -> None:
         for name, end in (("seed", 2**63), ("epoch", 2**32)):
@@ -272,17 +282,22 @@ def _plain(value: Any) -> Any:
     """Dataclasses inside dictionaries too become dictionaries; what version 1 lacks is left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        is_old = isinstance(value, ShardRecord) and value.blocks is None
-        return {
-            name: _plain(item)
-            for name, item in values.items()
-            if not (is_old and name in {"blocks", "frame"})
-        }
+        left_out = _absent_names(value)
+        return {name: _plain(item) for name, item in values.items() if name not in left_out}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _absent_names(value: Any) -> set[str]:
+    """Return the fields that a manifest does not name where it has nothing to say in them."""
+    if isinstance(value, ShardRecord) and value.blocks is None:
+        return {"blocks", "frame"}
+    if isinstance(value, Manifest) and not value.views:
+        return {"views"}
+    return set()
 
 
 def manifest_json(manifest: Manifest) -> str:
@@ -384,4 +399,7 @@ def _why_no_manifest(folder: Path) -> str:
             f"{folder} is an unfinished build (no {MANIFEST_NAME}): type the command that "
             f"began it again to continue, or add --overwrite to start afresh"
         )
-    return f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder?"
+    return (
+        f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder? "
+        "`lmdata tokenize` makes a dataset of a corpus"
+    )

@@ -327,6 +327,7 @@ def make_tokenizer(vocab_size: int, continues: set[int] | None = None) -> Simple
         vocab_size=vocab_size,
         special_ids=SPECIALS,
         is_special=is_special,
+        is_piece=np.ones(vocab_size, bool),
         word_rule=fixed_rule(goes_on, is_special),
     )
 

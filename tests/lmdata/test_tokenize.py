@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from lmdata import files
 from lmdata.building.output import claim_folder
-from lmdata.building.plan import TokenizeConfig, make_units
-from lmdata.building.splits import assign_splits
+from lmdata.building.plan import TokenizeConfig, assign_splits, make_units
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.errors import (

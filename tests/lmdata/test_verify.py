@@ -225,7 +225,7 @@ def lengthen_sentence(columns):
     ("damage", "parts"),
     [
         (store_document_twice, ["documents written", "there twice", "not those of the manifest"]),
-        (store_special, ["special tokens among the ids"]),
+        (store_special, ["special tokens that no text spells"]),
         (lengthen_sentence, ["don't sum to their tokens"]),
     ],
 )
