@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import predicting
+from . import answering, predicting
 from .evaluating import evaluate
 from .finetuning import finetune
 from .handing_over import export, import_
@@ -202,5 +202,5 @@ main.add_command(evaluate)
 main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
-for verb in predicting.VERBS:
+for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)
