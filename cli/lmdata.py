@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ from .summaries import (
     size,
     to_json_values,
     tokenizer_lines,
+    tokenizer_summary,
 )
 
 FOLDER = click.Path(path_type=Path)
@@ -100,6 +102,7 @@ def sample_corpus(
 )
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
+@click.option("--strip-accents", is_flag=True, default=None, help="Take combining marks away.")
 @click.option(
     "--special-token",
     "special_tokens",
@@ -128,19 +131,23 @@ def train_tokenizer(
     from lmdata.build import build_tokenizer
     from lmdata.config import build_config
     from lmdata.corpus import CorpusConfig
+    from lmdata.encoding import RoundTrip
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
     settings = gather(config_path, overrides, **nest_reading(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
+    settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
+    found: list[RoundTrip] = []
     with ProgressLine("training the tokenizer", unit="bytes", quiet=quiet) as line:
         tokenizer = build_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
-            overwrite=overwrite, progress=line.update,
+            overwrite=overwrite, progress=line.update, report=found.append,
         )  # fmt: skip
-    facts = {"output": str(output), "vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash}
-    echo_result(facts, as_json=as_json, quiet=quiet, lines=tokenizer_lines(tokenizer, output))
+    facts = tokenizer_summary(tokenizer, output, found[0])
+    lines = tokenizer_lines(tokenizer, output, config.vocab_size, found[0])
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @main.command()
@@ -201,7 +208,7 @@ def tokenize(
 
     start = time.perf_counter()
     # The workers load their kernels while this process imports what it needs.
-    with start_tokenizing(num_workers or num_cores()) as workers:
+    with contextlib.closing(start_tokenizing(num_workers or num_cores())) as workers:
         from lmdata.build import build_store
         from lmdata.building.plan import TokenizeConfig
 

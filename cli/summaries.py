@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lmdata.encoding import RoundTrip
     from lmdata.schema import Flow, Manifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
     from lmmodel.saving.metrics import Progress
+    from lmmodel.trainer import Plan
     from lmmodel.training.loop import Summary
-    from lmmodel.training.plan import Plan
 
 
 def size(num_bytes: float) -> str:
@@ -33,10 +34,28 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
-def tokenizer_lines(tokenizer: Tokenizer, output: Path) -> list[str]:
-    """Return the summary of a trained tokenizer."""
+def tokenizer_summary(tokenizer: Tokenizer, output: Path, round_trip: RoundTrip) -> dict[str, Any]:
+    """Return the facts about a trained tokenizer."""
+    return {
+        "output": str(output),
+        "vocab_size": tokenizer.vocab_size,
+        "hash": tokenizer.hash,
+        "characters": round_trip.characters,
+        "lost_characters": round_trip.lost,
+    }
+
+
+def tokenizer_lines(
+    tokenizer: Tokenizer, output: Path, wanted_size: int, round_trip: RoundTrip
+) -> list[str]:
+    """Return the summary of a trained tokenizer, with what it can't give back of its text."""
+    lines = [f"{output}/  {tokenizer.vocab_size:,} pieces, hash {tokenizer.hash}"]
+    if tokenizer.vocab_size < wanted_size:
+        lines.append(f"  note       this text gives no more pieces; {wanted_size:,} were wanted")
+    if round_trip.sentence:
+        lines.append(f"  note       {round_trip.sentence}")
     return [
-        f"{output}/  {tokenizer.vocab_size:,} pieces, hash {tokenizer.hash}",
+        *lines,
         f"next: lmdata tokenize CORPUS --tokenizer {output}",
     ]
 

@@ -8,17 +8,18 @@ from pathlib import Path
 
 from lmdata.building.output import check_apart
 from lmdata.building.plan import TokenizeConfig
-from lmdata.building.workers import WorkerPool
+from lmdata.building.workers import Workers
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
-from lmdata.encoding import make_encoder
+from lmdata.encoding import RoundTrip, make_encoder
 from lmdata.errors import CorpusError
 from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.schema import Manifest
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
-from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import TokenizerConfig, UnspacedTextError, train_tokenizer
 
 DEFAULT_TOKENIZER = Path("tokenizer")
+_MOST_UNKNOWN = 0.02  # of the characters, before the default tokenizer is of another kind
 TOKENIZER = Kind(
     "a tokenizer", lambda folder: (folder / "tokenizer_config.json").is_file(), TOKENIZER_FILES
 )
@@ -30,6 +31,7 @@ OnProgress = Callable[[int, int, int], None]
 def build_tokenizer(
     arguments: Sequence[str], output: Path, config: TokenizerConfig, corpus: CorpusConfig, *,
     num_workers: int = 2, overwrite: bool = False, progress: OnBytes | None = None,
+    report: Callable[[RoundTrip], None] | None = None,
 ) -> Tokenizer:  # fmt: skip
     """Train a tokenizer on files and write its folder.
 
@@ -41,6 +43,7 @@ def build_tokenizer(
         num_workers: threads; does not change the result
         overwrite: replace what is in `output`
         progress: called with (bytes of files read, bytes of all files)
+        report: called with what comes back of the text that it was trained on
 
     Raises:
         CorpusError: an input is missing or broken
@@ -50,7 +53,7 @@ def build_tokenizer(
     sources = survey_sources(arguments, corpus).sources
     with writing_folder(output, TOKENIZER, overwrite=overwrite) as folder:
         batches = _documents_of(sources, corpus, progress)
-        tokenizer = train_tokenizer(batches, config, num_threads=num_workers)
+        tokenizer = train_tokenizer(batches, config, num_threads=num_workers, report=report)
         with output_errors(output):
             save_tokenizer(tokenizer, folder)
     return tokenizer
@@ -69,7 +72,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
-    verbose: bool = False, workers: WorkerPool | None = None,
+    verbose: bool = False, workers: Workers | None = None,
 ) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -96,12 +99,7 @@ def build_store(
             say(note)
     if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
         _check_readable_twice(sources)
-        if say:
-            say(f"no {DEFAULT_TOKENIZER}/ here: training a WordPiece tokenizer on the corpus first")
-        build_tokenizer(
-            arguments, DEFAULT_TOKENIZER, TokenizerConfig(allow_smaller=True), config.corpus,
-            num_workers=num_workers,
-        )  # fmt: skip
+        _build_default_tokenizer(arguments, config.corpus, num_workers, say or (lambda _: None))
     tokenizer = load_tokenizer(tokenizer_path or DEFAULT_TOKENIZER)
     check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
     if say and verbose:
@@ -112,6 +110,31 @@ def build_store(
         overwrite=overwrite, progress=progress, workers=workers,
     )  # fmt: skip
     return StoreBuild(manifest, survey.skipped)
+
+
+def _build_default_tokenizer(
+    arguments: Sequence[str], corpus: CorpusConfig, num_workers: int, say: Callable[[str], None]
+) -> None:
+    """Train a WordPiece tokenizer, or Unigram where WordPiece would lose much of the text."""
+    say(f"no {DEFAULT_TOKENIZER}/ here: training a WordPiece tokenizer on the corpus first")
+    found: list[RoundTrip] = []
+    try:
+        build_tokenizer(
+            arguments, DEFAULT_TOKENIZER, TokenizerConfig(allow_smaller=True), corpus,
+            num_workers=num_workers, report=found.append,
+        )  # fmt: skip
+    except UnspacedTextError:
+        say("every word is too long for WordPiece, as in text without spaces")
+    else:
+        if found[0].unknown_ratio <= _MOST_UNKNOWN:
+            return
+        say(f"{found[0].unknown_ratio:.0%} of the text would be unknown to WordPiece")
+    say("training a Unigram tokenizer instead, which needs no spaces between words")
+    build_tokenizer(
+        arguments, DEFAULT_TOKENIZER,
+        TokenizerConfig(model="unigram", allow_smaller=True), corpus,
+        num_workers=num_workers, overwrite=True,
+    )  # fmt: skip
 
 
 def _documents_of(

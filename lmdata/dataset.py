@@ -18,16 +18,18 @@ from lmdata.batch import (
     no_examples,
     split_segments,
 )
-from lmdata.building.shards import Verify, read_batches
 from lmdata.columns import from_record_batch, to_array
 from lmdata.errors import IntegrityError, MismatchError
+from lmdata.recipes import Recipe
 from lmdata.schema import (
+    SPLITS,
     Kind,
     Manifest,
-    example_columns,
     read_manifest,
+    read_settings,
     smallest_id_dtype,
 )
+from lmdata.shards import Verify, read_batches
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
@@ -118,9 +120,10 @@ class ExampleSet:
         self.tokenizer = tokenizer
         self.split = split
         self.num_examples = manifest.num_rows(split)
-        self._stored = tuple(column for column in example_columns(manifest) if column.is_stored)
+        settings = read_settings(manifest)
+        self._stored = tuple(column for column in settings.all_columns if column.is_stored)
         self._id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
-        self._segment_end = _segment_end(manifest, tokenizer)
+        self._segment_end = _segment_end(settings.recipe, tokenizer)
         self._records = [record for _, record in batches]
         self._blocks: dict[int, ExampleBatch] = {}
         self._first_rows = np.array([row for row, _ in batches], np.int64)
@@ -175,13 +178,18 @@ class ExampleSet:
         )
 
 
-def _segment_end(manifest: Manifest, tokenizer: Tokenizer) -> int | None:
+def _segment_end(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
     """Return the special token that ends each segment of a packed row, None for other views."""
-    recipe = manifest.configuration.get("recipe", {})
-    if recipe.get("view") != "packed":
+    if recipe.view != "packed":
         return None
-    end = tokenizer.special_ids.get("eos") if recipe.get("corruption") == "none" else None
+    end = tokenizer.special_ids.get("eos") if recipe.corruption == "none" else None
     return tokenizer.special_ids.get("sep") if end is None else end
+
+
+def frame_ids(tokenizer: Tokenizer) -> set[int]:
+    """Return the ids of the special tokens that may stand around a segment."""
+    found = (tokenizer.special_ids.get(name) for name in ("cls", "sep", "eos"))
+    return {index for index in found if index is not None}
 
 
 def open_store(
@@ -206,6 +214,12 @@ def open_store(
     batches = read_batches(folder, manifest, split, verify=verify)
     blocks = tuple(_store_block(row, batch) for row, batch in batches)
     return TokenStore(manifest, own_tokenizer, split, blocks)
+
+
+def open_stores(path: Path | str) -> dict[str, TokenStore]:
+    """Return the splits of a token store by name, train first; errors as of `open_store`."""
+    manifest = read_manifest(Path(path))
+    return {split: open_store(path, split) for split in SPLITS if split in manifest.splits}
 
 
 def open_examples(

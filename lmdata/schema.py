@@ -18,10 +18,12 @@ from lmdata import __version__
 from lmdata.batch import COLUMNS, Column
 from lmdata.config import build_config, config_to_dict
 from lmdata.errors import ConfigError, IntegrityError, VersionError
+from lmdata.recipes import Recipe
 from lmdata.xxh3 import xxh3_128
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
+DEFAULT_SHARD_BYTES = 256_000_000
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".build"
 
@@ -72,27 +74,12 @@ def dataset_schema(manifest: Manifest) -> pa.Schema:
     """Return the Arrow schema of a dataset's shards.
 
     Raises:
-        IntegrityError: the manifest's columns can't be read
+        IntegrityError: the manifest does not say which columns there are
     """
     id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
     if manifest.kind == "tokens":
         return token_schema(id_dtype)
-    return example_schema(id_dtype, example_columns(manifest))
-
-
-def example_columns(manifest: Manifest) -> tuple[Column, ...]:
-    """Return the columns of example shards: `COLUMNS`, and those that their corruption added.
-
-    Raises:
-        IntegrityError: the manifest's columns can't be read
-    """
-    try:
-        added = [Column(**values) for values in manifest.configuration.get("columns", [])]
-    except (TypeError, ValueError) as error:
-        raise IntegrityError(
-            f"the manifest's columns can't be read ({error}): build the shards again"
-        ) from error
-    return (*COLUMNS, *added)
+    return example_schema(id_dtype, read_settings(manifest).all_columns)
 
 
 def _item(dtype: np.dtype[Any]) -> pa.Field:
@@ -206,6 +193,43 @@ class Manifest:
     def num_rows(self, split: str) -> int:
         """The documents or examples of a split."""
         return sum(shard.rows for shard in self.splits.get(split, ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSettings:
+    """What the bytes of example shards depend on: the configuration of their manifest."""
+
+    recipe: Recipe
+    seed: int = 0  # of all draws, in [0, 2**63)
+    epoch: int = 0  # part of the address of all draws, in [0, 2**32)
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    store: str = ""  # the token store, from the folder of the shards
+    store_manifest: str = ""  # its hash
+    columns: tuple[Column, ...] = ()  # what the corruption adds to `batch.COLUMNS`
+
+    @property
+    def all_columns(self) -> tuple[Column, ...]:
+        """What is known of each example."""
+        return (*COLUMNS, *self.columns)
+
+    def __post_init__(self) -> None:
+        for name, end in (("seed", 2**63), ("epoch", 2**32)):
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(f"{name} must be in [0, {end}), got {getattr(self, name)}")
+
+
+def read_settings(manifest: Manifest) -> ExampleSettings:
+    """Return what example shards were made with.
+
+    Raises:
+        IntegrityError: the manifest does not say
+    """
+    try:
+        return build_config(ExampleSettings, manifest.configuration)
+    except ConfigError as error:
+        raise IntegrityError(
+            f"the manifest's configuration can't be read ({error}): build the shards again"
+        ) from error
 
 
 def to_json(value: Any) -> str:

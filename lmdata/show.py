@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from lmdata.batch import NO_LABEL, ExampleBatch
-from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
+from lmdata.dataset import ExampleSet, TokenStore, frame_ids, open_examples, open_store
 from lmdata.errors import MismatchError
-from lmdata.examples import frame_ids
-from lmdata.schema import read_manifest
+from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
 
 _RESET, _DIM = "\x1b[0m", "\x1b[2m"
@@ -88,13 +87,13 @@ def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
         MismatchError: the store was built anew since
         IntegrityError: it is no longer where it was
     """
-    configuration = examples.manifest.configuration
-    path = folder / str(configuration.get("store", ""))
+    settings = read_settings(examples.manifest)
+    path = folder / settings.store
     store = open_store(path, examples.split)
-    if store.manifest.hash != configuration.get("store_manifest"):
+    if store.manifest.hash != settings.store_manifest:
         raise MismatchError(
             f"{path} is no longer the store that {folder} was made from: its manifest has hash "
-            f"{store.manifest.hash} instead of {configuration.get('store_manifest')}; build "
+            f"{store.manifest.hash} instead of {settings.store_manifest}; build "
             f"{folder} again"
         )
     return store
@@ -204,9 +203,15 @@ def piece_texts(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
         return tokenizer.backend.decode_batch(
             [[index] for index in ids.tolist()], skip_special_tokens=False
         )
-    starts = ~tokenizer.continues_word[ids]
+    model = tokenizer.definition["model"]
+    prefix, suffix = (
+        model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")
+    )
+    rule = tokenizer.find_word_rule()
+    starts = np.ones(len(ids), np.bool_) if rule is None else ~rule.continues(ids)
     return [
-        (" " if starts_word else "") + tokenizer.piece(index).removeprefix("##").lstrip("▁")
+        (" " if starts_word else "")
+        + tokenizer.piece(index).removeprefix(prefix).removesuffix(suffix).lstrip("▁")
         for index, starts_word in zip(ids.tolist(), starts.tolist(), strict=True)
     ]
 

@@ -118,12 +118,10 @@ class Decompressed:
                 f"{num_zeros} zero bytes lie behind a stream, not a multiple of "
                 f"{self._format.padding}"
             )
-        if self._has_begun and not head:
+        if not head:  # a file of no bytes at all, too, which the programs call damaged
             self._is_over = True
         elif self._has_begun and not self._format.may_begin(head):
             self._ignore_rest()
-        elif not head:
-            raise CompressionError("it is empty")
         else:
             self._has_begun = True
             self._decoder = self._format.make_decoder(self._max_window_bytes)

@@ -22,7 +22,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lmdata.errors import TokenizerError
-from lmdata.word_starts import continues_word
+from lmdata.word_starts import WordRule, find_word_rule
 from lmdata.xxh3 import xxh3_128
 
 SPECIAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -118,15 +118,20 @@ class Tokenizer:
         return special
 
     @functools.cached_property
-    def continues_word(self) -> npt.NDArray[np.bool_]:
-        """Bool (V,): the piece goes on with the word of the piece before it.
-
-        It says nothing of the first piece of a document, which always begins a word.
+    def word_rule(self) -> WordRule:
+        """Which pieces of a sequence go on with the word before: words are its pre-tokens.
 
         Raises:
             TokenizerError: the pieces of this kind of tokenizer do not tell
         """
-        return continues_word(self.definition, self.pieces) & ~self.is_special
+        return find_word_rule(self.backend, self.definition, self.pieces, self.is_special)
+
+    def find_word_rule(self) -> WordRule | None:
+        """Return `word_rule`, None where the pieces of this kind of tokenizer do not tell."""
+        try:
+            return self.word_rule
+        except TokenizerError:
+            return None
 
     def require_special(self, name: str) -> int:
         """Return the id of a special token.

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmdata.building.shards import check_shard, map_shard
 from lmdata.checking.shard_checks import check_shards
 from lmdata.checking.store_checks import check_store
 from lmdata.checking.verdicts import Row, Verdict, exact
@@ -20,6 +19,7 @@ from lmdata.schema import (
     dataset_schema,
     read_manifest,
 )
+from lmdata.shards import check_shard, map_shard
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 

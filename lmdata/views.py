@@ -16,15 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmdata.batch import NO_LABEL, ExampleBatch
-from lmdata.building.layout import lay_pairs, lay_segments
 from lmdata.errors import DatasetError, TokenizerError
-from lmdata.masking import MaskRules, mask_rules, mask_tokens
+from lmdata.masking import mask_rules, mask_tokens
 from lmdata.order import check_rows, permute
 from lmdata.packing import PackingPlan, pack
 from lmdata.pairs import find_pairs, index_pairs
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
+from lmdata.viewing.layout import lay_pairs, lay_segments
+from lmdata.viewing.mask_kernels import MaskRules
 from lmdata.viewing.scratch import scratch_array
 from lmdata.viewing.segments import find_pieces, index_pieces
 from lmdata.viewing.store_table import Block, StoreArrays, build_store_table
@@ -67,7 +68,7 @@ class Store(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """With `special_ids`, `is_special` (V,), `continues_word` (V,)."""
+        """With `special_ids`, `is_special` (V,), `word_rule`."""
 
 
 @dataclass(frozen=True, repr=False)

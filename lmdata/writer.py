@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lmdata.building.shards import count_tokens, row_bytes
 from lmdata.files import AtomicFile, output_errors
-from lmdata.schema import ShardRecord
+from lmdata.schema import DEFAULT_SHARD_BYTES, ShardRecord
+from lmdata.shards import count_tokens, row_bytes
 
 RECORD_BATCH_BYTES = 8 << 20  # a reader maps one at a time; small enough to be built in memory
-DEFAULT_SHARD_BYTES = 256_000_000
 _KEPT = "the shards finished before it are kept and the open one was removed"
 
 

@@ -21,6 +21,15 @@ from lmmodel.record import read_values
 from lmmodel.schedule import ScheduleConfig
 
 DEFAULT_NUM_STEPS = 1000
+MOST_STEPS = 10**9  # more is a slip: they would take years
+MOST_BUDGET = {
+    "num_steps": MOST_STEPS,
+    "num_tokens": 10**15,
+    "num_epochs": 10**6,
+    "num_minutes": 10**6,
+}
+MOST_PREFETCHED = 1000
+MOST_PATH = 4096
 
 # Settings of a model that its weights do not depend on: the new run's own count.
 OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")
@@ -42,15 +51,15 @@ class BatchConfig:
     """A step is cut into at least so many, where each keeps 256 tokens: on a CPU every core takes
     one. The result: as of `micro_batch_tokens`. None: a core each, one on a GPU or compiled."""
     prefetch: int = 2
-    """Steps made ahead by the background thread, at least 0; no effect on the result."""
+    """Steps made ahead by the background thread, in [0, 1000]; no effect on the result."""
 
     def __post_init__(self) -> None:
         for name in ("size", "micro_batch_tokens", "min_micro_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.prefetch < 0:
-            raise ValueError(f"prefetch must be at least 0, got {self.prefetch}")
+        if not 0 <= self.prefetch <= MOST_PREFETCHED:
+            raise ValueError(f"prefetch must be in [0, {MOST_PREFETCHED}], got {self.prefetch}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +80,10 @@ class BudgetConfig:
         if len(given) > 1:
             raise ValueError(f"the budget is one number, got {', '.join(sorted(given))}: keep one")
         for name, value in given.items():
-            if value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+            if not 0 < value <= MOST_BUDGET[name]:
+                raise ValueError(
+                    f"{name} must be above 0 and at most {MOST_BUDGET[name]:,}, got {value}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +282,8 @@ def _inherit(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RunError: no run there
     """
+    if len(values["init_from"]) > MOST_PATH:
+        raise ConfigError(f"init_from must be a path of at most {MOST_PATH:,} letters")
     earlier = read_values(Path(values["init_from"]))["config"]
     given, given_objective = values.get("model", {}), values.get("objective", {})
     if not (isinstance(given, Mapping) and isinstance(given_objective, Mapping)):
@@ -291,7 +304,7 @@ def change_config(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
     """
-    values = _without_none(config_to_dict(config), config_to_dict(TrainConfig()))
+    values = without_none(config_to_dict(config), config_to_dict(TrainConfig()))
     own: dict[str, Any] = {}
     for override in overrides:
         set_value(values, override)
@@ -309,7 +322,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: written by another version with other settings
     """
-    return build_config(TrainConfig, _without_none(values, config_to_dict(TrainConfig())))
+    return build_config(TrainConfig, without_none(values, config_to_dict(TrainConfig())))
 
 
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
@@ -326,7 +339,7 @@ def _preset_values(values: dict[str, Any]) -> dict[str, Any]:
     if name is None and objective not in OBJECTIVES:
         return {}  # which ObjectiveConfig refuses
     recipe = OBJECTIVES[objective].recipe if name is None else RECIPES[name]
-    return _without_none(config_to_dict(recipe), {})
+    return without_none(config_to_dict(recipe), {})
 
 
 def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -336,10 +349,10 @@ def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
     return table
 
 
-def _without_none(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def without_none(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Drop None at every level where it is the default too: it says that nothing was set."""
     return {
-        name: _without_none(value, defaults.get(name) or {}) if isinstance(value, dict) else value
+        name: without_none(value, defaults.get(name) or {}) if isinstance(value, dict) else value
         for name, value in values.items()
         if value is not None or defaults.get(name) is not None
     }

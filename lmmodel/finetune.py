@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmdata.files import Kind, output_errors, write_atomically, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES
 from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
@@ -23,9 +24,7 @@ from lmmodel.finetuning.fit import Fit, Report, fit
 from lmmodel.finetuning.folder import FineTunedRecord, is_fine_tuned, save_model
 from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.saving.checkpoint import write_text
 from lmmodel.saving.metrics import METRICS_NAME
-from lmmodel.saving.output_folder import Kind, output_errors, writing
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.tasks.examples import Predictions, TaskExamples
 from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
@@ -108,7 +107,7 @@ def finetune(
     started_s = time.perf_counter()
     run, train, output = map(Path, (run, train, output))
     validation = None if validation is None else Path(validation)
-    with writing(output, FINE_TUNED, overwrite=overwrite) as folder:
+    with writing_folder(output, FINE_TUNED, overwrite=overwrite) as folder:
         source = _load_source(run)
         config = resolve_config(config, source)
         data = read_data(config, source.tokenizer, train, validation)
@@ -124,8 +123,8 @@ def finetune(
         with output_errors(output):
             save_model(folder, record, best.best.weights, source.tokenizer)
             lines = [json.dumps(line) + "\n" for one in fits for line in one.log]
-            write_text(folder / METRICS_NAME, "".join(lines))
-            write_text(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
+            write_atomically(folder / METRICS_NAME, "".join(lines))
+            write_atomically(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
             if result.picture is not None:
                 draw(folder / result.picture.name, data, best, config)
     return dataclasses.replace(result, elapsed_s=time.perf_counter() - started_s)

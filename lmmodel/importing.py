@@ -10,20 +10,27 @@ from typing import Any
 
 import torch
 
+from lmdata.files import output_errors, writing_folder
 from lmdata.tokenizer import Tokenizer
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import is_fine_tuned
-from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
 from lmmodel.handover.parity import check_parity
 from lmmodel.handover.settings import architecture, padding_id, token_id
-from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
+from lmmodel.handover.stock import (
+    OBJECTIVE_KEY,
+    Imported,
+    check_vocabulary,
+    hash_weights,
+    import_model,
+    read_config,
+    read_tokenizer,
+)
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import save_tensors
-from lmmodel.saving.output_folder import output_errors, writing
 from lmmodel.saving.run import RUN, WEIGHTS_NAME, RunRecord, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128
@@ -61,7 +68,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
         OutputError: `output` can't be written
     """
     folder, output = Path(folder), Path(output)
-    with writing(output, RUN, overwrite=overwrite) as temporary:
+    with writing_folder(output, RUN, overwrite=overwrite) as temporary:
         _check_foreign(folder)
         imported = import_model(folder)
         config = imported.model.config
@@ -89,6 +96,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
 def _check_foreign(folder: Path) -> None:
     if folder.is_file():
         raise RunError(f"{folder} is a file: name the Hugging Face folder")
+    read_config(folder)  # what is no JSON at all is told as such
     if is_fine_tuned(folder):
         raise RunError(
             f"{folder} is a fine-tuned model of ours: it needs no import, classify, tag, answer "

@@ -60,9 +60,9 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps from `first_step` on take `batch_size` rows each from these rows."""
+    """Steps from a share of the run on take `batch_size` rows each from these rows."""
 
-    first_step: int
+    start: float  # share of the run's steps before it, in [0, 1)
     rows: Rows
     batch_size: int  # over all processes, a multiple of their number
     first_epoch: int = 0
@@ -98,11 +98,21 @@ class Loader:
     num_processes: int = 1
     pin_memory: bool = False
 
+    @property
+    def first_steps(self) -> tuple[int, ...]:
+        """The first step of each stage."""
+        return tuple(round(stage.start * self.num_steps) for stage in self.stages)
+
+    def lasting(self, num_steps: int) -> Loader:
+        """Return the loader of a run of so many steps on the same rows, which stay open."""
+        return dataclasses.replace(self, num_steps=num_steps)
+
     def batch(self, step: int) -> StepBatch:
         """Return what this process does in a step; the same whenever and wherever it is asked."""
-        stage = [stage for stage in self.stages if stage.first_step <= step][-1]
+        starts = [first_step for first_step in self.first_steps if first_step <= step]
+        stage = self.stages[len(starts) - 1]
         epochs, rows = batch_rows(
-            step - stage.first_step,
+            step - starts[-1],
             stage.batch_size // self.num_processes,
             stage.rows.num_rows,
             rank=self.rank,

@@ -28,6 +28,7 @@ from lmmodel.layers.attention import Kernel, attention
 from lmmodel.layers.casting import cast, look_up
 from lmmodel.layers.dropout import dropout
 from lmmodel.layers.key_values import KeyValues
+from lmmodel.layers.masks import Mask, Side
 
 
 class Linear(nn.Linear):
@@ -101,8 +102,7 @@ class Attention(nn.Module):
             heads = view.past.attend(self.layer, q, k, v, self.window)
         else:
             heads = attention(
-                q, k, v, view.cu_seqlens, view.max_seqlen,
-                is_causal=view.is_causal, window=self.window, kernel=view.kernel,
+                q, k, v, view.side, view.side, view.mask, kernel=view.kernel,
                 dropout_p=self.config.attention_dropout if self.training else 0.0,
             )  # fmt: skip
         heads = heads.reshape(x.shape)
@@ -137,9 +137,8 @@ class FeedForward(nn.Module):
 class View:
     """What a layer's attention may see and how it is computed."""
 
-    cu_seqlens: Tensor  # int32 (B + 1,)
-    max_seqlen: int
-    is_causal: bool
+    side: Side  # queries and keys are the same rows
+    mask: Mask
     rotary: tuple[Tensor, Tensor] | None  # cos and sin (T, 1, K / 2)
     kernel: Kernel | None
     past: KeyValues | None = None  # of what was read before
@@ -300,8 +299,12 @@ class Transformer(nn.Module):
             rotary = [self._cos_sin(table[batch.position_ids]) for table in angles]
         if past is not None:
             past.read(batch)
-        shape = (batch.cu_seqlens, batch.max_seqlen, is_causal)
-        near, far = (View(*shape, angles, self.kernel, past) for angles in reversed(rotary))
+        side = Side(batch.cu_seqlens, batch.max_seqlen)
+        windows = (None, self.config.local_window // 2)
+        far, near = (
+            View(side, Mask(is_causal=is_causal, window=window), angles, self.kernel, past)
+            for window, angles in zip(windows, rotary, strict=True)
+        )
         return far, near
 
     def _cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:

@@ -196,7 +196,7 @@ def write_dataset(
         kind: "tokens" or "examples"
         tokenizer: of the ids
         batch: of the kind's schema
-        configuration: of the manifest
+        configuration: of the manifest; by default a recipe of defaults
         sizes: `shard_bytes` and `batch_bytes` of `ShardWriter`
     """
     with claim_folder(folder) as output:
@@ -210,7 +210,8 @@ def write_dataset(
         )
         manifest = Manifest(
             kind=kind, format_version=FORMAT_VERSION, created_with="benchmarks",
-            configuration=configuration or {}, tokenizer=identity, sources=(),
+            configuration=configuration or {"recipe": {}, "seed": 0},
+            tokenizer=identity, sources=(),
             splits={"train": shards, "validation": ()}, ledger=Ledger(flows={"documents": flow}),
         )  # fmt: skip
         output.finish(manifest)

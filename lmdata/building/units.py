@@ -15,15 +15,14 @@ import pyarrow as pa
 from lmdata.building.plan import Piece, TokenizeConfig, Unit
 from lmdata.building.splits import assign_splits
 from lmdata.columns import to_column, to_list_column
-from lmdata.config import build_config
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
 from lmdata.encoders.encoded import EncodedDocuments
 from lmdata.encoders.intrinsics import start_numba
-from lmdata.encoding import check_encoding, make_encoder
-from lmdata.errors import ConfigError, CorpusError, IntegrityError
+from lmdata.encoding import RoundTrip, check_encoding, make_encoder, measure_round_trip
+from lmdata.errors import CorpusError
 from lmdata.files import output_errors, write_atomically
 from lmdata.rng import draw, stream_key
-from lmdata.schema import ShardRecord, parse_json_object, to_json
+from lmdata.schema import ShardRecord, to_json
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.writer import ShardFile
@@ -34,6 +33,7 @@ from lmdata.xxh3 import hash_file
 _MEMORY_PER_BYTE = {"word-cache": 6}
 _MEMORY_PER_BYTE_ELSE = 8
 _MAX_CHECKED_BYTES = 8 << 10  # `tokenizers` takes about 5 ms for this
+_MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 30 ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,8 @@ class UnitReceipt:
     tokens: dict[str, int] = field(default_factory=dict)  # source index -> tokens written
     hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
     checked_documents: int = 0  # encoded again by `tokenizers`, and equal
+    sampled_bytes: int = 0  # encoded and decoded again, to see what comes back
+    round_trip: RoundTrip = field(default_factory=RoundTrip)  # of these
 
     @property
     def num_documents_read(self) -> int:
@@ -87,16 +89,6 @@ def receipt_path(build_folder: Path, number: int) -> Path:
 def part_name(number: int, split: str) -> str:
     """Return the file name of a unit's rows of one split."""
     return f"unit-{number:06d}-{split}.part"
-
-
-def read_receipt(build_folder: Path, number: int) -> UnitReceipt | None:
-    """Return the receipt of a unit, None when the unit must be done (again)."""
-    path = receipt_path(build_folder, number)
-    try:
-        values = parse_json_object(path.read_text(encoding="utf-8"), path)
-        return build_config(UnitReceipt, values)
-    except (FileNotFoundError, UnicodeDecodeError, IntegrityError, ConfigError):
-        return None  # a power cut can leave a receipt that was never written out
 
 
 def prepare_nursery(
@@ -188,6 +180,7 @@ class UnitRun:
         )
         encoded = self._encoder.encode(documents.text, documents.offsets, starts)
         self._check(documents, encoded)
+        self._decode_some(documents)
         first_record = self._receipt.records.get(str(source), 0)
         self._count(source, documents, encoded)
         splits = assign_splits(documents.text, documents.offsets, self._setup.config)
@@ -240,6 +233,21 @@ class UnitRun:
         else:
             self._check_beginning(documents.text[start : start + _MAX_CHECKED_BYTES])
         self._receipt.checked_documents += 1
+
+    def _decode_some(self, documents: Documents) -> None:
+        """Count what comes back of documents, chosen evenly, until the unit's sample is full."""
+        room = _MAX_DECODED_BYTES - self._receipt.sampled_bytes
+        sizes = np.minimum(np.diff(documents.offsets), _MAX_CHECKED_BYTES)
+        rows = np.arange(0, len(sizes), max(1, int(sizes.sum()) // max(1, room)))
+        rows = (
+            rows[np.cumsum(sizes[rows]) <= max(room, _MAX_CHECKED_BYTES)] if room > 0 else rows[:0]
+        )
+        texts = []
+        for start, size in zip(documents.offsets[rows].tolist(), sizes[rows].tolist(), strict=True):
+            beginning = documents.text[start : start + size].tobytes()
+            texts.append(beginning.decode("utf-8", "ignore"))  # up to a whole character
+        self._receipt.sampled_bytes += int(sizes[rows].sum())
+        self._receipt.round_trip += measure_round_trip(self._tokenizer, texts)
 
     def _check_beginning(self, text: np.ndarray) -> None:
         """Compare on the beginning of a long document, encoded alone, up to a whole character."""

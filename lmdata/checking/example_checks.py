@@ -91,7 +91,7 @@ def count_examples(batch: ExampleBatch, recipe: Recipe, tokenizer: Any) -> Count
     Args:
         batch: examples
         recipe: that they were made by
-        tokenizer: with `special_ids`, `is_special` (V,), `continues_word` (V,)
+        tokenizer: with `special_ids`, `is_special` (V,), `word_rule`
     """
     bert = recipe.compat == "bert"
     flat, is_sound = _sound_positions(batch)
@@ -168,7 +168,7 @@ def _num_wrong_counts(
     num_masked = np.add.reduceat(is_masked, first, dtype=np.int64)
     if recipe.corruption == "token":
         return int((num_masked != k).sum())
-    continues = tokenizer.continues_word[original] & is_candidate
+    continues = tokenizer.word_rule.continues(original, batch.offsets) & is_candidate
     goes_on = np.append(continues[1:], False)
     is_free = is_candidate & ~continues & ~goes_on & ~is_masked
     has_free = np.add.reduceat(is_free, first, dtype=np.int64) > 0

@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 
 from lmdata.batch import ExampleBatch
-from lmdata.building.shards import read_batches
+from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.checking.checks import example_hashes
 from lmdata.checking.example_checks import Counts, count_examples, judge
-from lmdata.checking.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.checking.verdicts import Row, Verdict, exact, none_of, row_of
-from lmdata.dataset import ExampleSet, TokenStore, open_examples
+from lmdata.dataset import ExampleSet, TokenStore, frame_ids, open_examples, open_stores
 from lmdata.errors import LmdataError
-from lmdata.examples import frame_ids, open_stores, read_recipe
 from lmdata.masking import predictions
 from lmdata.recipes import Recipe
-from lmdata.schema import Flow, Manifest
+from lmdata.schema import Flow, Manifest, read_settings
+from lmdata.shards import read_batches
 from lmdata.tokenizer import Tokenizer
 from lmdata.views import view
 
@@ -45,7 +44,7 @@ def check_shards(
         tokenizer: of the shards
         store_path: of the token store; None for where the manifest says it was
     """
-    recipe = read_recipe(manifest)
+    recipe = read_settings(manifest).recipe
     stores, row = _find_stores(folder, manifest, store_path)
     yield row
     yield from check_ledger(folder, manifest, recipe, tokenizer, stores)
@@ -61,8 +60,8 @@ def _find_stores(
     folder: Path, manifest: Manifest, store_path: Path | str | None
 ) -> tuple[Stores | None, Row]:
     """Return the splits of the store that the examples were made from, if it is at hand."""
-    name, promised = "token store, by hash", str(manifest.configuration.get("store_manifest"))
-    path = Path(store_path or folder / str(manifest.configuration.get("store", "")))
+    name, promised = "token store, by hash", read_settings(manifest).store_manifest
+    path = Path(store_path or folder / read_settings(manifest).store)
     try:
         stores = open_stores(path)
     except LmdataError as error:
@@ -173,13 +172,13 @@ def check_against_store(
     split: str, examples: ExampleSet, recipe: Recipe, store: TokenStore
 ) -> Iterator[Row]:
     """Yield whether a sample of rows has its text from its documents and is what the view gives."""
-    settings = examples.manifest.configuration
+    settings = read_settings(examples.manifest)
     rows = np.unique(np.linspace(0, len(examples) - 1, NUM_SAMPLED).astype(np.int64))
     found = examples.rows(rows)
     strange = sum(not is_from_documents(found, index, recipe, store) for index in range(len(rows)))
     name = f"{split}: sampled examples whose text, labels put back, is not in their documents"
     yield none_of(name, strange, len(rows))
-    fresh = view(store, recipe, seed=settings["seed"], epoch=settings["epoch"])
+    fresh = view(store, recipe, seed=settings.seed, epoch=settings.epoch)
     if len(fresh) != len(examples):
         name = f"{split}: examples that the view of the store gives"
         yield exact(name, len(fresh), len(examples))

@@ -1,8 +1,8 @@
 """JSON Lines -> the text of one field, in one Numba pass over the bytes.
 
-The scanner checks the whole of RFC 8259's grammar, but takes only the common road: an object with
-plain keys in which the field occurs once and is a string without lone surrogates. Every other line
-it marks as odd, and `json.loads` decides (see `readers`). So it need not be complete, only right.
+The scanner knows the whole of RFC 8259's grammar, and NaN and infinities as Python does, so that it
+judges every line itself: a line costs the same whether it holds a text or is left out. Of keys that
+occur twice the last counts, as for `json.loads`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+# What became of a line.
+TEXT, BROKEN, NOT_OBJECT, MISSING, NULL, WRONG_TYPE, SURROGATE = range(7)
+"""It holds a text (or nothing: a blank line); it is not JSON; no object; the field is not there, is
+null, is no string, or has half a character."""
+
 _ODD = -1
 _QUOTE, _BACKSLASH, _COLON, _COMMA, _NEWLINE = 0x22, 0x5C, 0x3A, 0x2C, 0x0A
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY, _CLOSE_ARRAY = 0x7B, 0x7D, 0x5B, 0x5D
-_MAX_DEPTH = 62
+_MAX_DEPTH = 1000  # deeper nesting is called broken
 
 # Bytes that end a run of plain characters inside a string.
 _SPECIAL = np.zeros(256, np.bool_)
@@ -31,32 +36,37 @@ for _letter, _value in zip(b'"\\/bfnrt', b'"\\/\b\f\n\r\t', strict=True):
     _ESCAPES[_letter] = _value
 
 
-def extract_field(block: U8, field: bytes) -> tuple[U8, I64, I64, Bools]:
+def extract_field(
+    block: U8, field: bytes, *, replaces_surrogates: bool = False
+) -> tuple[U8, I64, I64, U8]:
     r"""Return the unescaped texts of a field in a block of JSON lines.
 
     Args:
         block: uint8 array (N,), whole lines; the last one may lack its line feed
         field: UTF-8 name of the field
+        replaces_surrogates: half a character, such as \ud800 alone, becomes U+FFFD
 
     Returns:
         text: uint8 array (T,), the texts of all lines, concatenated
         offsets: int64 array (L + 1,), where each line's text lies in `text`
         lines: int64 array (L + 1,), where each line begins in `block`
-        odd: bool array (L,), lines that must be looked at by `json.loads`; their text is empty
+        states: uint8 array (L,), TEXT or why the line holds none; then its text is empty
 
     Example:
         >>> block = np.frombuffer(b'{"text": "a\\n"}\n[]\n{"id": 1, "text": "bc"}\n', np.uint8)
-        >>> text, offsets, lines, odd = extract_field(block, b"text")
-        >>> text.tobytes(), offsets.tolist(), lines.tolist(), odd.tolist()
-        (b'a\nbc', [0, 2, 2, 4], [0, 16, 19, 43], [False, True, False])
+        >>> text, offsets, lines, states = extract_field(block, b"text")
+        >>> text.tobytes(), offsets.tolist(), lines.tolist(), states.tolist()
+        (b'a\nbc', [0, 2, 2, 4], [0, 16, 19, 43], [0, 2, 0])
     """
     num_lines = count_lines(block)
     text = np.empty(len(block), np.uint8)
     offsets = np.zeros(num_lines + 1, np.int64)
     lines = np.zeros(num_lines + 1, np.int64)
-    odd = np.zeros(num_lines, np.bool_)
-    length = _extract(block, np.frombuffer(field, np.uint8), text, offsets, lines, odd)
-    return text[:length], offsets, lines, odd
+    states = np.zeros(num_lines, np.uint8)
+    name = np.frombuffer(field, np.uint8)
+    nesting = np.empty(_MAX_DEPTH, np.bool_)
+    length = _extract(block, name, replaces_surrogates, nesting, text, offsets, lines, states)
+    return text[:length], offsets, lines, states
 
 
 @numba.njit(cache=True, nogil=True)
@@ -71,62 +81,116 @@ def count_lines(block: U8) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _extract(block: U8, field: U8, text: U8, offsets: I64, lines: I64, odd: Bools) -> int:
-    at = 0
-    written = 0
-    for line in range(len(odd)):
-        at_next, end = _scan_line(block, at, field, text, written)
-        if at_next == _ODD:
-            odd[line] = True
-            at_next = at
-            while at_next < len(block) and block[at_next] != _NEWLINE:
-                at_next += 1
-            at_next += 1
-        else:
+def bare_lengths(block: U8, lines: I64) -> I64:
+    r"""Return the bytes of each line without the \r and \n at its end, int64 array (L,)."""
+    lengths = np.empty(len(lines) - 1, np.int64)
+    for line in range(len(lengths)):
+        stop = lines[line + 1]
+        while stop > lines[line] and (block[stop - 1] == _NEWLINE or block[stop - 1] == 0x0D):
+            stop -= 1
+        lengths[line] = stop - lines[line]
+    return lengths
+
+
+@numba.njit(cache=True, nogil=True)
+def _extract(
+    block: U8,
+    field: U8,
+    replaces: bool,
+    nesting: Bools,
+    text: U8,
+    offsets: I64,
+    lines: I64,
+    states: U8,
+) -> int:
+    at, written = 0, 0
+    for line in range(len(states)):
+        state, stop, end = _scan_line(block, at, field, replaces, nesting, text, written)
+        states[line] = state
+        if state == TEXT:
             written = end
-        at = min(at_next, len(block))
+        while stop < len(block) and block[stop] != _NEWLINE:
+            stop += 1
+        at = min(stop + 1, len(block))
         offsets[line + 1] = written
         lines[line + 1] = at
     return written
 
 
 @numba.njit(cache=True, nogil=True)
-def _scan_line(block: U8, at: int, field: U8, text: U8, written: int) -> tuple[int, int]:
-    """Return the start of the next line and the end of this line's text, or (_ODD, _)."""
-    at = _skip_space(block, at)
+def _scan_line(
+    block: U8, start: int, field: U8, replaces: bool, nesting: Bools, text: U8, written: int
+) -> tuple[int, int, int]:
+    """Return what the line at `start` is, a position in it or at its end, and its text's end."""
+    at = _skip_space(block, start)
     if at >= len(block) or block[at] != _OPEN_OBJECT:
-        return _ODD, written
-    num_found = 0
-    end = written
+        return _judge_other(block, start, nesting), start, written
+    state, end, at = MISSING, written, _skip_space(block, at + 1)
+    if at < len(block) and block[at] == _CLOSE_OBJECT:
+        return (state if _ends(block, at + 1) else BROKEN), at, written
     while True:
-        at = _skip_space(block, at + 1)
-        if at >= len(block) or block[at] != _QUOTE:
-            return _ODD, written
-        key = at + 1
-        at = _plain_string_end(block, key)
+        is_field, at = _read_key(block, at, field, text, end)
         if at == _ODD:
-            return _ODD, written
-        is_field = _is_equal(block, key, at, field)
-        at = _skip_space(block, at + 1)
-        if at >= len(block) or block[at] != _COLON:
-            return _ODD, written
-        at = _skip_space(block, at + 1)
-        if is_field:
-            num_found += 1
-            at, end = _copy_string(block, at, text, written)
+            return BROKEN, start, written
+        if is_field and block[at] == _QUOTE:
+            state, at, end = _copy_string(block, at, replaces, text, written)
         else:
-            at = _skip_value(block, at)
+            if is_field:
+                state = NULL if block[at] == 0x6E else WRONG_TYPE
+            at = _skip_value(block, at, nesting)
         if at == _ODD:
-            return _ODD, written
+            return BROKEN, start, written
         at = _skip_space(block, at)
         if at >= len(block) or block[at] != _COMMA:
             break
-    if at >= len(block) or block[at] != _CLOSE_OBJECT or num_found != 1:
-        return _ODD, written
+        at = _skip_space(block, at + 1)
+    if at >= len(block) or block[at] != _CLOSE_OBJECT or not _ends(block, at + 1):
+        return BROKEN, start, written
+    return state, at, end
+
+
+@numba.njit(cache=True, nogil=True)
+def _judge_other(block: U8, at: int, nesting: Bools) -> int:
+    """Return TEXT for a blank line, NOT_OBJECT for another value, else BROKEN."""
+    while at < len(block) and (block[at] == 0x20 or 0x09 <= block[at] <= 0x0D):
+        if block[at] == _NEWLINE:
+            return TEXT
+        at += 1
+    if at == len(block):
+        return TEXT
+    at = _skip_value(block, at, nesting)
+    return NOT_OBJECT if at != _ODD and _ends(block, at) else BROKEN
+
+
+@numba.njit(cache=True, nogil=True)
+def _ends(block: U8, at: int) -> bool:
+    """Return whether nothing but space follows in the line."""
+    at = _skip_space(block, at)
+    return bool(at >= len(block) or block[at] == _NEWLINE)
+
+
+@numba.njit(cache=True, nogil=True)
+def _read_key(block: U8, at: int, field: U8, text: U8, scratch: int) -> tuple[bool, int]:
+    """Return whether the key at `at` is the field, and where its value begins, or _ODD.
+
+    A key with escapes is unescaped into `text` from `scratch` on, where nothing lies yet.
+    """
+    if at >= len(block) or block[at] != _QUOTE:
+        return False, _ODD
+    stop = _run_end(block, at + 1)
+    if stop < len(block) and block[stop] == _QUOTE:
+        is_field = _is_equal(block, at + 1, stop, field)
+        at = stop + 1
+    else:
+        state, at, end = _copy_string(block, at, False, text, scratch)
+        if at == _ODD:
+            return False, _ODD
+        is_field = state == TEXT and _is_equal(text, scratch, end, field)
+    at = _skip_space(block, at)
+    if at >= len(block) or block[at] != _COLON:
+        return False, _ODD
     at = _skip_space(block, at + 1)
-    if at < len(block) and block[at] != _NEWLINE:
-        return _ODD, written
-    return at + 1, end
+    return is_field, at if at < len(block) else _ODD
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -156,17 +220,14 @@ def _run_end(block: U8, at: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _plain_string_end(block: U8, at: int) -> int:
-    """Return the closing quote of a string without escapes whose first character is at `at`."""
-    at = _run_end(block, at)
-    return at if at < len(block) and block[at] == _QUOTE else _ODD
+def _copy_string(
+    block: U8, at: int, replaces: bool, text: U8, written: int
+) -> tuple[int, int, int]:
+    """Unescape the string whose opening quote is at `at`; return its state and both ends.
 
-
-@numba.njit(cache=True, nogil=True)
-def _copy_string(block: U8, at: int, text: U8, written: int) -> tuple[int, int]:
-    """Unescape the string whose opening quote is at `at`; return the end of both sides."""
-    if at >= len(block) or block[at] != _QUOTE:
-        return _ODD, written
+    The state is TEXT or SURROGATE; where the string is broken, its end is _ODD.
+    """
+    state = TEXT
     at += 1
     while True:
         stop = _run_end(block, at)
@@ -174,11 +235,11 @@ def _copy_string(block: U8, at: int, text: U8, written: int) -> tuple[int, int]:
         written += stop - at
         at = stop
         if at >= len(block) or block[at] < 0x20:
-            return _ODD, written
+            return state, _ODD, written
         if block[at] == _QUOTE:
-            return at + 1, written
+            return state, at + 1, written
         if at + 1 >= len(block):
-            return _ODD, written
+            return state, _ODD, written
         plain = _ESCAPES[block[at + 1]]
         if plain:
             text[written] = plain
@@ -186,23 +247,28 @@ def _copy_string(block: U8, at: int, text: U8, written: int) -> tuple[int, int]:
             at += 2
             continue
         point, at = _escaped_point(block, at)
-        if point < 0:
-            return _ODD, written
+        if at == _ODD:
+            return state, _ODD, written
+        if 0xD800 <= point < 0xE000:
+            state = TEXT if replaces else SURROGATE
+            point = 0xFFFD
         written = _put_point(text, written, point)
 
 
 @numba.njit(cache=True, nogil=True)
 def _escaped_point(block: U8, at: int) -> tuple[int, int]:
-    r"""Return the code point of the \uXXXX (or pair of them) at `at`, and its end; -1 if odd."""
+    r"""Return the code point of the \uXXXX (or pair of them) at `at`, and its end or _ODD.
+
+    Half a pair is returned as it is.
+    """
     high = _hex_unit(block, at)
-    if high < 0 or 0xDC00 <= high < 0xE000:
-        return -1, at
-    if high < 0xD800 or high >= 0xE000:
-        return high, at + 6
-    low = _hex_unit(block, at + 6)
-    if low < 0xDC00 or low >= 0xE000:
-        return -1, at
-    return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00), at + 12
+    if high < 0:
+        return high, _ODD
+    if 0xD800 <= high < 0xDC00:
+        low = _hex_unit(block, at + 6)
+        if 0xDC00 <= low < 0xE000:
+            return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00), at + 12
+    return high, at + 6
 
 
 @numba.njit(cache=True, nogil=True)
@@ -314,16 +380,24 @@ def _skip_scalar(block: U8, at: int) -> int:
         return _skip_word(block, at, b"false")
     if byte == 0x6E:
         return _skip_word(block, at, b"null")
+    if byte == 0x4E:
+        return _skip_word(block, at, b"NaN")
+    if byte == 0x49:
+        return _skip_word(block, at, b"Infinity")
+    if byte == 0x2D and at + 1 < len(block) and block[at + 1] == 0x49:
+        return _skip_word(block, at, b"-Infinity")
     return _skip_number(block, at)
 
 
 @numba.njit(cache=True, nogil=True)
-def _skip_value(block: U8, at: int) -> int:
+def _skip_value(block: U8, at: int, nesting: Bools) -> int:
     """Return the end of a value of any kind, or _ODD.
 
-    Bit d of `arrays` says that the container at depth d is an array.
+    Args:
+        block: uint8 array (N,)
+        at: where the value begins
+        nesting: bool array (_MAX_DEPTH,), written: whether the container at a depth is an array
     """
-    arrays = 0
     depth = 0
     while True:
         if at >= len(block):
@@ -335,8 +409,8 @@ def _skip_value(block: U8, at: int) -> int:
             if after >= len(block) or depth >= _MAX_DEPTH:
                 return _ODD
             if block[after] != (_CLOSE_ARRAY if is_array else _CLOSE_OBJECT):
+                nesting[depth] = is_array
                 depth += 1
-                arrays = (arrays << 1) | is_array
                 at = after if is_array else _skip_key(block, after)
                 if at == _ODD:
                     return _ODD
@@ -352,13 +426,12 @@ def _skip_value(block: U8, at: int) -> int:
                 return _ODD
             if block[at] == _COMMA:
                 at = _skip_space(block, at + 1)
-                if not arrays & 1:
+                if not nesting[depth - 1]:
                     at = _skip_key(block, at)
                 break
-            if block[at] != (_CLOSE_ARRAY if arrays & 1 else _CLOSE_OBJECT):
+            if block[at] != (_CLOSE_ARRAY if nesting[depth - 1] else _CLOSE_OBJECT):
                 return _ODD
             depth -= 1
-            arrays >>= 1
             at += 1
         if depth == 0 or at == _ODD:
             return at

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from lmdata.config import build_config, config_to_dict
 from lmdata.errors import ConfigError
+from lmdata.files import write_atomically
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmmodel.device import resolve_device
 from lmmodel.errors import CheckpointError, RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.saving.checkpoint import load_tensors, save_tensors, write_text
+from lmmodel.saving.checkpoint import load_tensors, save_tensors
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.tasks.known import TASKS
 from lmmodel.tasks.model import TaskModel
@@ -136,4 +137,4 @@ def save_model(
     save_tensors(folder / WEIGHTS_NAME, weights)
     save_tokenizer(tokenizer, folder)
     values = {"format_version": FORMAT_VERSION, "kind": KIND, **config_to_dict(record)}
-    write_text(folder / RECORD_NAME, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / RECORD_NAME, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

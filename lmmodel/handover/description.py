@@ -14,8 +14,8 @@ from lmdata.xxh3 import hash_file
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import FineTuned
 from lmmodel.handover.card import Card, answering_example, pipeline_example
-from lmmodel.handover.names import stock_of
 from lmmodel.handover.settings import architecture
+from lmmodel.handover.stock_families import stock_class, stock_family
 from lmmodel.objectives import OBJECTIVES, make_objective
 from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
@@ -84,7 +84,7 @@ def _what_for(run: Run) -> tuple[str, str]:
 def describe_fine_tuned(tuned: FineTuned, name: str, difference: float | None) -> Card:
     """Return the card of a fine-tuned model; arguments as for `describe_run`."""
     record, config = tuned.record, tuned.model.config
-    stock = stock_of(tuned.task)
+    stock = stock_class(tuned.task)
     class_name, tag = architecture(config, tuned.task), stock.pipeline_tag
     return Card(
         title=f"{name}: {class_name}, {config.num_hidden_layers} x {config.hidden_size}",
@@ -277,7 +277,7 @@ def model_table(config: ModelConfig) -> dict[str, Any]:
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
              "vocab_size", "max_position_embeddings", "positions")  # fmt: skip
     table = {name.removeprefix("num_").replace("_", " "): getattr(config, name) for name in names}
-    if config.is_modern:
+    if config.traits.has_windows:
         table["attention"] = (
             f"all tokens in every {config.global_every}. layer from the first, else "
             f"{config.local_window // 2} to either side"
@@ -292,7 +292,7 @@ def _proof(difference: float | None) -> dict[str, Any]:
 def _pretraining_notes(run: Run) -> list[str]:
     config, record = run.model.config, run.record
     notes = []
-    if config.has_nsp_head and config.family != "bert":
+    if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
     if run.is_causal and not config.is_causal:
         notes.append(
@@ -372,6 +372,6 @@ def _fine_tuning_notes(tuned: FineTuned) -> list[str]:
         f"It was fine-tuned on at most {tuned.record.max_seq_length} tokens at a time; it takes "
         f"{tuned.model.config.max_position_embeddings}."
     ]
-    if (note := stock_of(tuned.task).note) is not None:
+    if (note := stock_class(tuned.task).note) is not None:
         notes.append(note)
     return notes

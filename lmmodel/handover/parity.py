@@ -15,14 +15,14 @@ from torch.nn.utils.rnn import pad_sequence
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.handover.folders import read_config, read_weights
 from lmmodel.handover.settings import (
-    FAMILY_SETTINGS,
     HEAD_SETTINGS,
     ROTARY_SETTINGS,
     from_their_config,
     padding_id,
 )
+from lmmodel.handover.stock import read_config, read_weights
+from lmmodel.handover.stock_families import stock_family
 from lmmodel.model import Transformer
 from lmmodel.tasks.model import TaskModel
 
@@ -75,7 +75,7 @@ def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sa
     ]
     if pad_id is not None:  # stock classes look for it where rows end
         ids = [torch.where(row == pad_id, (pad_id + 1) % config.vocab_size, row) for row in ids]
-    has_segments = config.family == "bert" and config.type_vocab_size > 1
+    has_segments = config.traits.has_segments and config.type_vocab_size > 1
     segments = [(torch.arange(n) > n // 2).long() * has_segments for n in lengths]
     return Sample(tuple(ids), tuple(segments))
 
@@ -87,7 +87,7 @@ def our_logits(model: Transformer | TaskModel, batch: Batch) -> list[Tensor]:
         return [model(batch)]
     hidden = model(batch)
     logits: list[Tensor] = [model.lm_logits(hidden)]
-    if model.config.has_nsp_head and model.config.family == "bert":
+    if model.config.has_nsp_head and stock_family(model.config.family).paired is not None:
         logits.append(model.nsp_logits(hidden[batch.first_positions]))
     return logits
 
@@ -128,7 +128,8 @@ def _stock_settings(content: dict[str, Any], config_class: type) -> dict[str, An
     config = from_their_config(content)
     names = set(config_class().to_dict()) - set(PretrainedConfig().to_dict())
     names |= {*ROTARY_SETTINGS, *HEAD_SETTINGS}
-    own = {their: getattr(config, our) for our, their in FAMILY_SETTINGS[config.family].items()}
+    settings = stock_family(config.family).settings
+    own = {their: getattr(config, our) for our, (their, _) in settings.items()}
     own["pad_token_id"] = padding_id(content, config)
     return {name: value for name, value in content.items() if name in names} | own
 
@@ -143,7 +144,7 @@ def stock_logits(folder: Path, class_name: str, sample: Sample, pad_id: int | No
         HuggingFaceError: the class does not open the folder
     """
     theirs = open_stock(folder, class_name)
-    takes_segments = theirs.config.model_type == "bert"
+    takes_segments = from_their_config(read_config(folder)).traits.has_segments
     if pad_id is not None:
         return _heads(theirs, sample.padded(pad_id), sample.lengths, takes_segments)
     rows = [

@@ -1,4 +1,4 @@
-"""What Hugging Face calls our settings: tables, and pure functions over them."""
+"""Settings under our names and under those of transformers: pure functions over the tables."""
 
 from __future__ import annotations
 
@@ -7,80 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmodel.errors import HuggingFaceError
-from lmmodel.families import ModelConfig
-from lmmodel.handover.names import stock_of
+from lmmodel.families import FAMILIES, ModelConfig
+from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_class, stock_family
 from lmmodel.tasks.task import AnyTask
-
-MODEL_TYPES = {"bert": "bert", "modernbert": "modern", "gpt2": "gpt2"}
-
-# Our setting: theirs.
-BERT_SETTINGS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "norm_eps": "layer_norm_eps",
-    "initializer_range": "initializer_range",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-}
-MODERN_SETTINGS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "norm_eps": "norm_eps",
-    "initializer_range": "initializer_range",
-    "dropout": "embedding_dropout",
-    "attention_dropout": "attention_dropout",
-    "local_window": "local_attention",
-}
-GPT2_SETTINGS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner",
-    "max_position_embeddings": "n_positions",
-    "norm_eps": "layer_norm_epsilon",
-    "initializer_range": "initializer_range",
-    "dropout": "resid_pdrop",
-    "attention_dropout": "attn_pdrop",
-}
-FAMILY_SETTINGS = {"bert": BERT_SETTINGS, "modern": MODERN_SETTINGS, "gpt2": GPT2_SETTINGS}
-
-# Their settings that have one value here: a folder that says otherwise is refused.
-FIXED_SETTINGS: dict[str, dict[str, Any]] = {
-    "bert": {
-        "hidden_act": "gelu",
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
-    "modern": {
-        "hidden_activation": "gelu",
-        "classifier_activation": "gelu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "norm_bias": False,
-        "classifier_bias": False,
-        "decoder_bias": True,
-        "tie_word_embeddings": True,
-    },
-    "gpt2": {
-        "activation_function": "gelu_new",
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
-}
 
 # Names of one function: what lies between them is rounding.
 SAME_FUNCTIONS = {
@@ -90,7 +19,7 @@ SAME_FUNCTIONS = {
 
 # The most that a folder may ask for: beyond every model of these families, below what hurts.
 MOST = {
-    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 1 << 12,
+    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 1000,
     "num_attention_heads": 1 << 12, "intermediate_size": 1 << 20,
     "max_position_embeddings": 1 << 24, "type_vocab_size": 1 << 16, "local_window": 1 << 24,
     "global_every": 1 << 12,
@@ -106,30 +35,6 @@ ROTARY_SETTINGS = ("layer_types", "rope_parameters", "global_attn_every_n_layers
                    "global_rope_theta", "local_rope_theta")  # fmt: skip
 HEAD_SETTINGS = ("id2label", "label2id", "problem_type")
 
-# What their classes take where `config.json` is silent.
-DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
-    "bert": {
-        "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512,
-        "type_vocab_size": 2, "layer_norm_eps": 1e-12, "initializer_range": 0.02,
-        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-    },
-    "modern": {
-        "vocab_size": 50368, "hidden_size": 768, "num_hidden_layers": 22,
-        "num_attention_heads": 12, "intermediate_size": 1152, "max_position_embeddings": 8192,
-        "norm_eps": 1e-5, "initializer_range": 0.02, "embedding_dropout": 0.0,
-        "attention_dropout": 0.0, "local_attention": 128,
-    },
-    "gpt2": {
-        "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
-        "n_positions": 1024, "layer_norm_epsilon": 1e-5, "initializer_range": 0.02,
-        "resid_pdrop": 0.1, "attn_pdrop": 0.1,
-    },
-}  # fmt: skip
-
-PRETRAINED_CLASSES = {"modern": "ModernBertForMaskedLM", "gpt2": "GPT2LMHeadModel"}
-CLASS_PREFIXES = {"bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2"}
-
 
 def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
     """Return the transformers class that opens an export of such a model.
@@ -141,11 +46,10 @@ def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
         >>> architecture(ModelConfig(), TASKS["regression"])
         'BertForSequenceClassification'
     """
+    family = stock_family(config.family)
     if task is not None:
-        return f"{CLASS_PREFIXES[config.family]}For{stock_of(task).suffix}"
-    if config.family == "bert":
-        return "BertForPreTraining" if config.has_nsp_head else "BertForMaskedLM"
-    return PRETRAINED_CLASSES[config.family]
+        return f"{family.class_prefix}For{stock_class(task).suffix}"
+    return (config.has_nsp_head and family.paired) or family.pretrained
 
 
 def to_their_config(
@@ -162,20 +66,14 @@ def to_their_config(
         task: of a fine-tuned model
         labels: its classes or tags by number
     """
-    names = FAMILY_SETTINGS[config.family]
-    theirs = {their: getattr(config, our) for our, their in names.items()}
-    theirs |= FIXED_SETTINGS[config.family]
-    if config.family == "bert":
-        del theirs["position_embedding_type"]  # gone from transformers 5, which knows no other
-    if config.family == "modern":
-        theirs |= _modern_layers(config)
-        theirs["mlp_dropout"] = config.dropout
-    if config.family == "gpt2":
-        theirs["embd_pdrop"] = config.dropout
-    model_type = next(name for name, family in MODEL_TYPES.items() if family == config.family)
+    family = stock_family(config.family)
+    theirs = {their: getattr(config, our) for our, (their, _) in family.settings.items()}
+    theirs |= family.fixed
+    theirs |= _layers_and_rotations(config) if config.traits.has_windows else {}
+    theirs |= dict.fromkeys(family.dropouts, config.dropout)
     return {
         "architectures": [architecture(config, task)],
-        "model_type": model_type,
+        "model_type": family.model_type,
         **theirs,
         **token_ids(config, special_ids),
         **({} if task is None else task_settings(config, task, labels)),
@@ -191,12 +89,11 @@ def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> 
         >>> task_settings(ModelConfig(), TASKS["sentence-pair"], ["no", "yes"])["id2label"]
         {'0': 'no', '1': 'yes'}
     """
-    stock, names = stock_of(task), task.output_names(labels)
+    stock, names = stock_class(task), task.output_names(labels)
     settings: dict[str, Any] = {
-        "classifier_dropout": config.dropout if stock.has_dropout(config.family) else 0.0
+        "classifier_dropout": config.dropout if stock.has_dropout(config.family) else 0.0,
+        **stock_family(config.family).of_heads,
     }
-    if config.is_modern:
-        settings["classifier_pooling"] = "mean"
     if not names:
         return settings
     settings["id2label"] = {str(index): name for index, name in enumerate(names)}
@@ -206,7 +103,7 @@ def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> 
     return settings
 
 
-def _modern_layers(config: ModelConfig) -> dict[str, Any]:
+def _layers_and_rotations(config: ModelConfig) -> dict[str, Any]:
     """Return which layers are local and their rotary bases, as transformers 4 and 5 spell it."""
     kinds = [
         "full_attention" if config.window(i) is None else "sliding_attention"
@@ -228,14 +125,14 @@ def _modern_layers(config: ModelConfig) -> dict[str, Any]:
 
 
 def token_ids(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Return the `*_token_id` settings; sentence ends stand in for bos and eos of encoders."""
-    ids = {f"{name}_token_id": special_ids.get(name) for name in ("pad", "cls", "sep")}
-    if config.family == "bert":
-        return {"pad_token_id": ids["pad_token_id"]}
-    bos = special_ids.get("bos", special_ids.get("cls"))
-    eos = special_ids.get("eos", special_ids.get("sep"))
-    ids = ids if config.is_modern else {"pad_token_id": ids["pad_token_id"]}
-    return {**ids, "bos_token_id": bos, "eos_token_id": eos}
+    """Return the `*_token_id` settings that their class of the family has.
+
+    Example:
+        >>> token_ids(ModelConfig(family="gpt2"), {"pad": None, "bos": 1, "eos": 2, "cls": 3})
+        {'pad_token_id': None, 'bos_token_id': 1, 'eos_token_id': 2}
+    """
+    purposes = stock_family(config.family).token_ids
+    return {f"{name}_token_id": special_ids.get(name) for name in purposes}
 
 
 def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
@@ -254,20 +151,20 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
             "config.json describes quantized weights (quantization_config), which are not "
             "supported: get the checkpoint that is not quantized"
         )
-    for name, value in FIXED_SETTINGS[family].items():
+    stock = stock_family(family)
+    for name, value in {**stock.fixed, **stock.unwritten}.items():
         given = theirs.get(name, value)
         if given != value and given not in SAME_FUNCTIONS.get(value, ()):
             raise HuggingFaceError(
                 f"{name}={reprlib.repr(given)} is not supported for {family}, only {value!r}: "
                 "this checkpoint can't be imported"
             )
-    defaults = DEFAULT_SETTINGS[family]
     settings = {
-        our: _checked(our, their, theirs.get(their, defaults[their]), defaults[their])
-        for our, their in FAMILY_SETTINGS[family].items()
+        our: _checked(our, their, theirs.get(their, default), default)
+        for our, (their, default) in stock.settings.items()
     }
     settings = {our: value for our, value in settings.items() if value is not None}
-    if family == "modern":
+    if FAMILIES[family].has_windows:
         settings |= _our_layers(theirs, settings["num_hidden_layers"])
     for name in ("pad", "bos", "eos", "cls", "sep"):
         _check_token_id(theirs, f"{name}_token_id")
@@ -279,23 +176,21 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
 
 def _family_of(theirs: Mapping[str, Any]) -> str:
     """Return our family; BERT's first checkpoints name an architecture only, or nothing at all."""
-    model_type = theirs.get("model_type")
+    model_type, named = theirs.get("model_type"), theirs.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    for family, stock in STOCK_FAMILIES.items():
+        is_named = first in (stock.pretrained, stock.paired) and first is not None
+        if model_type == stock.model_type or (model_type is None and is_named):
+            return family
+    types = ", ".join(stock.model_type for stock in STOCK_FAMILIES.values())
     if model_type is None:
-        named = theirs.get("architectures")
-        first = named[0] if isinstance(named, list) and named else None
-        for family, prefix in CLASS_PREFIXES.items():
-            if isinstance(first, str) and first.startswith(f"{prefix}For"):
-                return family
         raise HuggingFaceError(
             "config.json does not say what model it describes: give it a line like "
-            f'"model_type": "bert"; import takes {", ".join(MODEL_TYPES)}'
+            f'"model_type": "bert"; import takes {types}'
         )
-    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
-        raise HuggingFaceError(
-            f"model_type {reprlib.repr(model_type)} is not supported: "
-            f"import takes {', '.join(MODEL_TYPES)}"
-        )
-    return MODEL_TYPES[model_type]
+    raise HuggingFaceError(
+        f"model_type {reprlib.repr(model_type)} is not supported: import takes {types}"
+    )
 
 
 def _checked(our: str, their: str, value: Any, default: Any) -> Any:
@@ -312,8 +207,8 @@ def _checked(our: str, their: str, value: Any, default: Any) -> Any:
     if not is_number or not lowest <= value <= highest:
         kind = "a whole number" if is_count else "a number"
         raise HuggingFaceError(
-            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest:g} to "
-            f"{highest:g} is needed"
+            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest} to {highest:,} "
+            "is needed"
         )
     return value if is_count else float(value)
 

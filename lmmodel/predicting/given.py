@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lmdata.errors import OutputError
-from lmdata.files import writing_file
+from lmdata.files import lease, writing_file
 from lmmodel.errors import FitError, TaskError
 from lmmodel.tasks.columns import TEXTS, Usual, find_columns
 from lmmodel.tasks.files import parse_text
@@ -94,7 +94,7 @@ def answer_file(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> Iter
         raise OutputError(
             f"{path} exists: add --overwrite to replace it, or choose another --output"
         )
-    with writing_file(path) as partial:
+    with lease(path), writing_file(path) as partial:
         yield partial
 
 

@@ -22,8 +22,8 @@ from lmmodel.saving.checkpoint import TensorGroups, load_weights
 from lmmodel.saving.metrics import Stopwatch
 from lmmodel.schedule import lr_ratio
 from lmmodel.training.averaging import WeightAverage
+from lmmodel.training.costs import num_at_once, shares_weights
 from lmmodel.training.optimizer import Optimizer
-from lmmodel.training.plan import num_at_once, shares_weights
 from lmmodel.training.step import (
     StepLoss,
     SumLosses,

@@ -96,7 +96,7 @@ def test_examples_with_columns_of_their_own_are_written_and_read(tmp_path):
     examples, tokenizer = make_examples([3, 4, 9, 5, 2, 7]), make_tokenizer()
     schema = example_schema(np.dtype(np.uint16), MORE)
     whole = to_record_batch(examples, schema)
-    configuration = {"recipe": {"view": "single"}, "columns": ADDED}
+    configuration = {"recipe": {"view": "single"}, "seed": 0, "columns": ADDED}
     write_dataset(tmp_path / "own", "examples", tokenizer, whole, configuration)
     shards = open_examples(tmp_path / "own", verify="hashes")
     rows = np.array([5, 0, 0, 3, 1])
@@ -108,12 +108,14 @@ def test_examples_with_columns_of_their_own_are_written_and_read(tmp_path):
 
 def test_shards_are_refused_whose_columns_are_not_those_of_the_manifest(tmp_path):
     whole = to_record_batch(make_examples([3]), example_schema(np.dtype(np.uint16), MORE))
-    write_dataset(tmp_path / "no", "examples", make_tokenizer(), whole, {"recipe": {}})
+    write_dataset(tmp_path / "no", "examples", make_tokenizer(), whole, {"recipe": {}, "seed": 0})
     with pytest.raises(IntegrityError, match="has other columns than its manifest promises"):
         open_examples(tmp_path / "no")
-    broken = {"recipe": {}, "columns": [{**ADDED[0], "dtype": "O"}]}
+    broken = {"recipe": {}, "seed": 0, "columns": [{**ADDED[0], "dtype": "O"}]}
     write_dataset(tmp_path / "bad", "examples", make_tokenizer(), whole, broken)
-    with pytest.raises(IntegrityError, match=r"columns can't be read .*dtype must be of numbers"):
+    with pytest.raises(
+        IntegrityError, match=r"configuration can't be read .*dtype must be of numbers"
+    ):
         open_examples(tmp_path / "bad")
 
 

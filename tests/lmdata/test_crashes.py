@@ -176,7 +176,7 @@ def test_a_killed_nursery_does_not_hang_the_command(corpus: Path, tmp_path: Path
 
 def test_whichever_closed_connection_comes_first_tells_of_the_nursery() -> None:
     before = set(descendants(os.getpid()))
-    with start_tokenizing(2) as pool:
+    with contextlib.closing(start_tokenizing(2)) as pool:
         (nursery,) = set(descendants(os.getpid())) - before
         os.kill(nursery, signal.SIGKILL)
         until = time.monotonic() + 20

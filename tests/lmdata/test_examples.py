@@ -12,10 +12,12 @@ import pyarrow as pa
 import pytest
 
 from lmdata import examples as module
+from lmdata.building.resumable import differences
 from lmdata.dataset import open_examples, open_store
 from lmdata.errors import ConfigError, DatasetError, MismatchError, OutputError
-from lmdata.examples import differing_settings, read_recipe, write_examples
+from lmdata.examples import write_examples
 from lmdata.recipes import RECIPES, Recipe
+from lmdata.schema import read_settings
 from lmdata.views import view
 from tests.lmdata.builds import all_bytes, build, random_documents, write_corpus
 
@@ -56,7 +58,7 @@ def store(tmp_path_factory):
 )
 def test_row_i_of_the_shards_is_example_i_of_the_view(store, tmp_path, recipe):
     manifest = write_examples(store, recipe, tmp_path / "shards", seed=5, epoch=2, shard_bytes=9000)
-    assert read_recipe(manifest) == recipe
+    assert read_settings(manifest).recipe == recipe
     for split in ("train", "validation"):
         expected = view(open_store(store, split), recipe, seed=5, epoch=2)
         found = open_examples(tmp_path / "shards", split, verify="hashes")
@@ -244,4 +246,4 @@ def test_no_labels_are_null_on_disk(store, tmp_path):
 
 def test_differences_between_settings_are_named_from_the_outside_in():
     begun, now = {"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 3]}, "d": 4}
-    assert list(differing_settings(begun, now)) == ["b.c was [1, 2], is [1, 3]", "d was None, is 4"]
+    assert list(differences(begun, now)) == [("b.c", [1, 2], [1, 3]), ("d", None, 4)]

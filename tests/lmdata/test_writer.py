@@ -15,10 +15,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.building.shards import count_tokens, row_bytes
 from lmdata.errors import OutputError
 from lmdata.files import AtomicFile
 from lmdata.schema import example_schema, token_schema
+from lmdata.shards import count_tokens, row_bytes
 from lmdata.writer import ShardWriter
 from lmdata.xxh3 import hash_file
 

@@ -74,7 +74,7 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
         (["checkpoint.keep=0"], "keep must be at least 1"),
         (["logging.every_steps=0"], "every_steps must be at least 1"),
         (["evaluation.num_examples=-1"], "num_examples must be at least 0"),
-        (["batch.prefetch=-1"], "prefetch must be at least 0"),
+        (["batch.prefetch=-1"], r"prefetch must be in \[0, 1000\]"),
         (["seed=-1"], r"seed must be in \[0, 2\*\*63\)"),
         (["max_grad_norm=0"], "max_grad_norm must be above 0 or none"),
     ],

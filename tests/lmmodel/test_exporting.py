@@ -14,7 +14,7 @@ import yaml
 from lmdata.errors import OutputError
 from lmdata.tokenizer import load_tokenizer
 from lmdata.xxh3 import hash_file
-from lmmodel.errors import HuggingFaceError, RunError
+from lmmodel.errors import HuggingFaceError
 from lmmodel.exporting import export_run
 from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.handover import card, description
@@ -190,14 +190,14 @@ def test_whoever_can_read_the_settings_can_read_the_weights(trained, tmp_path) -
 
 def test_nothing_but_an_export_is_ever_replaced(trained, tmp_path) -> None:
     export_run(trained, tmp_path / "hf")
-    with pytest.raises(RunError, match="hf already holds an exported model: --overwrite"):
+    with pytest.raises(OutputError, match="hf already holds an exported model: add --overwrite"):
         export_run(trained, tmp_path / "hf")
     export_run(trained, tmp_path / "hf", overwrite=True)
-    with pytest.raises(RunError, match="exists and is not an exported model, so nothing replaces"):
+    with pytest.raises(OutputError, match="exists and is not an exported model, so nothing"):
         export_run(trained, trained, overwrite=True)
     assert (trained / "checkpoints").is_dir()
     (tmp_path / "hf" / "README.md").write_text("# A checkpoint of others\n")
-    with pytest.raises(RunError, match="exists and is not an exported model"):
+    with pytest.raises(OutputError, match="exists and is not an exported model"):
         export_run(trained, tmp_path / "hf", overwrite=True)
 
 

@@ -446,13 +446,13 @@ def test_only_a_fine_tuned_folder_is_replaced_and_only_if_asked(runs, tmp_path) 
     paths = write_files(tmp_path, "sequence-classification", 20)
     config = make_config("sequence-classification", num_epochs=1)
     finetune(runs["bert"], config, *paths, tmp_path / "out")
-    with pytest.raises(RunError, match="already holds a fine-tuned model: --overwrite replaces"):
+    with pytest.raises(OutputError, match="already holds a fine-tuned model: add --overwrite"):
         finetune(runs["bert"], config, *paths, tmp_path / "out")
     finetune(runs["bert"], config, *paths, tmp_path / "out", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     for folder in (tmp_path / "mine", runs["modern"]):
-        with pytest.raises(RunError, match="is not a fine-tuned model, so nothing replaces it"):
+        with pytest.raises(OutputError, match="is not a fine-tuned model, so nothing replaces it"):
             finetune(runs["bert"], config, *paths, folder, overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     with pytest.raises(RunError, match="is fine-tuned already: begin with the pretrained run"):
