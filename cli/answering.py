@@ -12,6 +12,7 @@ from .inputs import (
     Given,
     check_is_text,
     echo_answers,
+    is_given_table,
     read_given,
     split_at_tab,
     text_options,
@@ -178,11 +179,14 @@ def open_and_read(
     """
     from lmmodel.finetuning.folder import load_fine_tuned, read_fine_tuned_record
     from lmmodel.predicting.answering import check_verb
+    from lmmodel.predicting.given import PLAIN
     from lmmodel.tasks.known import find_task
 
+    given = None if is_given_table(file) else read_given(texts, file, PLAIN, **layout)
     record = read_fine_tuned_record(model)
     check_verb(model, find_task(record.task), verb)
-    given = read_given(texts, file, usual_of(record, num_texts), record, **layout)
+    if given is None:
+        given = read_given(texts, file, usual_of(record, num_texts), record, **layout)
     return load_fine_tuned(model, device or "auto"), given
 
 

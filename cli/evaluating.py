@@ -128,7 +128,9 @@ def evaluate_file(
     tuned = load_fine_tuned(model, device)
     file = open_table(data, usual_of(tuned.record), tuned.record, layout, has_labels=True)
     result = score_file(tuned, file)
-    return to_json_values(result), [f"{model} on {data}", *task_score_lines(result)]
+    cells = None if result.confusion is None else result.confusion.tolist()
+    scored = {**to_json_values(result), "confusion": cells}
+    return scored, [f"{model} on {data}", *task_score_lines(result)]
 
 
 def evaluate_data(

@@ -123,12 +123,11 @@ def read_given(
         click.UsageError: there is no text, an option has no effect, or an argument is a file's name
         TaskError: the file is missing, damaged, of another encoding, or lacks a column
     """
-    from lmmodel.predicting.given import is_table
     from lmmodel.predicting.given import read_given as read_table
     from lmmodel.tasks.known import find_task
 
     wanted = {name: value for name, value in layout.items() if value is not None}
-    if file is None or file == STANDARD_INPUT or not is_table(Path(file)):
+    if file is None or not is_given_table(file):
         for name in wanted.keys() - {"encoding"}:
             raise click.UsageError(f"--{_OPTIONS.get(name, name)} is for a --file that is a table")
         return read_texts(texts, file, encoding=layout.get("encoding"))
@@ -141,6 +140,13 @@ def read_given(
         say(note)
     counts = {} if task is not None and task.owns(table) else dict(table.table.counts)
     return Given(given.texts, {w: n for w, n in counts.items() if n}, given.seconds, given.rows)
+
+
+def is_given_table(file: str | None) -> bool:
+    """Whether the texts are in a table, by the name of the file."""
+    from lmmodel.predicting.given import is_table
+
+    return file is not None and file != STANDARD_INPUT and is_table(Path(file))
 
 
 _OPTIONS = {"text": "text-field", "pair": "pair-field", "has_header": "no-header"}
