@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.config import json_values
+
 from .inputs import (
     TEXT,
     Given,
@@ -20,7 +22,6 @@ from .inputs import (
     writing_answers,
 )
 from .options import device_option, json_option
-from .summaries import to_json_values
 from .summaries_predicting import (
     answer_columns,
     answer_lines,
@@ -74,7 +75,7 @@ def classify(
         found = classify_texts(tuned, firsts, seconds)
         write_answers(partial, output, given, classification_columns(found.answers))
     lines = classification_lines(found.answers)
-    records = to_json_values(found.answers)
+    records = json_values(found.answers)
     echo_answers(given, records, lines, found.counts, output=output, as_json=as_json)
 
 
@@ -109,7 +110,7 @@ def tag(
         found = tag_texts(tuned, wanted)
         write_answers(partial, output, given, tagging_columns(found.answers))
     lines = tagging_lines(found.answers)
-    records = to_json_values(found.answers)
+    records = json_values(found.answers)
     echo_answers(given, records, lines, found.counts, output=output, as_json=as_json)
 
 
@@ -153,7 +154,7 @@ def answer(
         found = answer_questions(tuned, questions, passages)
         write_answers(partial, output, given, answer_columns(found.answers))
     lines = answer_lines(found.answers)
-    records = to_json_values(found.answers)
+    records = json_values(found.answers)
     echo_answers(given, records, lines, found.counts, output=output, as_json=as_json)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.config import json_values
+
 from .inputs import (
     TEXT,
     Given,
@@ -25,7 +27,6 @@ from .options import (
     seed_option,
 )
 from .progress import ProgressLine
-from .summaries import to_json_values
 from .summaries_predicting import (
     WINDOWED,
     count_lines,
@@ -74,7 +75,7 @@ def fill_mask(
         filled = fill(load_run(run, device=device or "auto"), given.texts, top_k=top_k)
         write_answers(partial, output, given, filling_columns(filled))
     records = [
-        {"text": text, "masks": to_json_values(places)}
+        {"text": text, "masks": json_values(places)}
         for text, places in zip(given.texts, filled, strict=True)
     ]
     lines = filling_lines(given.texts, filled)
@@ -239,7 +240,7 @@ def generate(
             found = go_on(model, given.texts, config, progress=line.update)
         write_answers(partial, output, given, generation_columns(found))
     lines = generation_lines(found)
-    echo_answers(given, to_json_values(found), lines, output=output, as_json=as_json)
+    echo_answers(given, json_values(found), lines, output=output, as_json=as_json)
 
 
 VERBS = (fill_mask, score, embed, generate)
