@@ -61,8 +61,8 @@ def write_rows(path: Path, count: int, seed: int) -> Path:
 def test_a_task_of_its_own_goes_the_whole_road(run: Path, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.jsonl", 96, 1)
     config = FinetuneConfig(
-        task="share", num_seeds=1, num_epochs=8, lr=5e-3, device="cpu", precision="fp32",
-        dropout=0.0, validation_ratio=0.25,
+        task="share", num_seeds=1, num_epochs=24, lr=1e-2, device="cpu", precision="fp32",
+        dropout=0.0, patience=None, validation_ratio=0.25,
     )  # fmt: skip
     result = finetune(run, config, path, None, tmp_path / "out")
     assert result.mean["closeness"] > 0.85
