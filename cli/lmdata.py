@@ -10,13 +10,16 @@ from typing import Any
 
 import click
 
+from lmdata.config import json_values
+
 from .options import (
     FriendlyGroup,
     Size,
+    by_key,
     config_option,
     echo_result,
-    gather,
     json_option,
+    nest_reading,
     num_cores,
     num_workers_option,
     output_option,
@@ -27,6 +30,7 @@ from .options import (
     say,
     seed_option,
     set_option,
+    split_option,
 )
 from .progress import ProgressLine
 from .summaries import (
@@ -36,20 +40,11 @@ from .summaries import (
     recipe_lines,
     report_lines,
     size,
-    to_json_values,
     tokenizer_lines,
     tokenizer_summary,
 )
 
 FOLDER = click.Path(path_type=Path)
-READING = ("text_field", "documents", "encoding", "errors")
-split_option = click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="train",
-    show_default=True,
-    help="Split of the dataset.",
-)
 
 
 @click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
@@ -129,13 +124,13 @@ def train_tokenizer(
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
     from lmdata.build import build_tokenizer
-    from lmdata.config import build_config
+    from lmdata.config import build_config, gather
     from lmdata.corpus import CorpusConfig
     from lmdata.encoding import RoundTrip
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
-    settings = gather(config_path, overrides, **nest_reading(options))
+    settings = gather(config_path, overrides, options=by_key(nest_reading(options)))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
@@ -315,7 +310,7 @@ def verify(
 
     with ProgressLine("verifying", quiet=quiet):
         report = verify_dataset(dataset, store_path=store_path)
-    facts = {**to_json_values(report), "passed": report.passed}
+    facts = {**json_values(report), "passed": report.passed}
     echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
     context.exit(0 if report.passed else 1)
 
@@ -330,7 +325,7 @@ def recipes(as_json: bool) -> None:
     """
     from lmdata.recipes import RECIPES
 
-    facts = to_json_values(RECIPES)
+    facts = json_values(RECIPES)
     echo_result(facts, as_json=as_json, quiet=False, lines=recipe_lines(facts))
 
 
@@ -354,7 +349,7 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
         if plot is not None:
             write_report(statistics, plot)
     lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
-    echo_result(to_json_values(statistics), as_json=as_json, quiet=quiet, lines=lines)
+    echo_result(statistics, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @main.command()
@@ -387,11 +382,6 @@ def show(
     )
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
-
-
-def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
-    return {f"corpus__{name}" if name in READING else name: v for name, v in options.items()}
 
 
 def report_dataset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,20 +152,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def to_json_values(value: Any) -> Any:
-    """Return dataclasses, paths and sequences as what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: to_json_values(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, dict):
-        return {str(key): to_json_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_values(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def duration(seconds: float) -> str:
     """Return a time in the unit that reads best.
 
@@ -183,7 +168,7 @@ def duration(seconds: float) -> str:
 def plan_lines(plan: Plan) -> list[str]:
     """Return what a training run would do."""
     config = plan.config
-    expected = "unknown" if plan.expected_s is None else duration(plan.expected_s)
+    num_cut = config.batch.min_micro_batches
     shape = f"{config.model.num_hidden_layers} x {config.model.hidden_size}"
     return [
         f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
@@ -193,7 +178,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",
-        f"time        {expected}",
+        f"same bits   on any number of cores with --set batch.min_micro_batches={num_cut}",
+        f"time        {duration(plan.expected_s)}",
     ]
 
 
@@ -222,14 +208,18 @@ def training_lines(summary: Summary) -> list[str]:
 def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
     rows = [
-        ("held-out loss", f"{result.loss:.4f} nats a token, {result.nats_per_byte:.4f} a byte"),
+        ("held-out loss", f"{result.loss:.4f} nats a token" + (
+            "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
+        )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
          "nats a token: guessing by frequency"),
-        ("perplexity", f"{result.perplexity:,.1f}"),
-        ("accuracy", f"{result.accuracy:.2%}, right one in the top 5: {result.top5_accuracy:.2%}"),
-        ("causal loss", _optional(result.causal_loss, ".4f")),
-        ("pair loss", _optional(result.pair_loss, ".4f")),
-        ("pair accuracy", _optional(result.pair_accuracy, ".2%")),
+        ("perplexity", optional(result.perplexity, ",.1f")),
+        ("accuracy", None if result.accuracy is None else f"{result.accuracy:.2%}, right one in "
+         f"the top 5: {result.top5_accuracy:.2%}"),
+        ("causal loss", optional(result.causal_loss, ".4f")),
+        ("pair loss", optional(result.pair_loss, ".4f")),
+        ("pair accuracy", optional(result.pair_accuracy, ".2%")),
+        *((name.replace("_", " "), f"{value:.4f}") for name, value in result.others.items()),
         ("scored", f"{result.num_labels:,} tokens in {result.num_examples:,} examples"),
     ]  # fmt: skip
     lines = [f"  {name:<15} {text}" for name, text in rows if text is not None]
@@ -241,5 +231,11 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     return lines
 
 
-def _optional(value: float | None, form: str) -> str | None:
+def optional(value: float | None, form: str) -> str | None:
+    """Return a figure that may be absent.
+
+    Example:
+        >>> optional(0.5, ".1%"), optional(None, ".1%")
+        ('50.0%', None)
+    """
     return None if value is None else format(value, form)
