@@ -199,9 +199,9 @@ class UnitRun:
         except DifferentIdsError:
             raise
         except EncodingError as error:
-            source = self._setup.sources[sources[error.row]]
-            place = f"document {documents.positions[error.row]} of its part"
-            raise TokenizerError(f"{source}, {place}: {error}") from error
+            source = self._setup.sources[int(sources[error.row])]
+            position = int(documents.positions[error.row])
+            raise TokenizerError(f"{source}, document {position} of its part: {error}") from error
         self._check(documents, encoded)
         self._decode_some(documents)
         positions = self._count(pile, encoded)
