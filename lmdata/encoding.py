@@ -1,14 +1,18 @@
 """Documents to ids, exactly as `tokenizers` gives them and much faster where its rules allow.
 
 Three encoders stand behind one interface: a cache of words for WordPiece, gigatoken for byte-level
-BPE, and `tokenizers` itself for everything else. `check_encoding` re-encodes documents with
-`tokenizers` and compares; whoever builds a dataset calls it on a sample.
+BPE, and `tokenizers` itself for everything else. Whoever builds a dataset asks two things of a
+sample: `check_encoding` encodes documents again with `tokenizers` and compares, and
+`measure_round_trip` decodes their ids and says what does not come back.
 """
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -111,3 +115,182 @@ def first_difference(left: Ids, right: Ids) -> int | None:
 def _show(tokenizer: Tokenizer, ids: Ids, index: int) -> str:
     around = ids[max(index - 2, 0) : index + 3].tolist()
     return " ".join(repr(tokenizer.piece(item)) for item in around) or "the end"
+
+
+CHANGED, WITHOUT_PIECE = "changed by the normalizer", "without a piece"
+"""Why a character does not come back from ids."""
+
+_SHOWN = 40  # characters of an example
+_SEARCHED = 1 << 15  # characters that examples are looked for in
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTrip:
+    """How many characters come back when text is encoded and decoded again.
+
+    White space is not counted, as hardly a kind of tokenizer keeps it; where text is made lower
+    case, small letters are what must come back; characters that Unicode says are the same
+    (canonically equivalent) are the same. All else that is not the same was lost.
+
+    Attributes:
+        characters: how many there were
+        lost: reason (CHANGED or WITHOUT_PIECE) -> characters that did not come back
+        examples: a word for each reason -> what comes back of it
+
+    Example:
+        >>> RoundTrip(characters=200, lost={CHANGED: 6}, examples={"né": "ne"}).sentence
+        '3.0 % of the characters do not come back: 3.0 % changed by the normalizer (né becomes ne)'
+    """
+
+    characters: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unknown_ratio(self) -> float:
+        """The share of the characters that no piece stands for."""
+        return self.lost.get(WITHOUT_PIECE, 0) / max(1, self.characters)
+
+    @property
+    def sentence(self) -> str | None:
+        """One line for people, None where everything comes back."""
+        total = sum(self.lost.values())
+        if not total:
+            return None
+        reasons = ", ".join(
+            f"{self._percent(n)} {reason}" for reason, n in sorted(self.lost.items()) if n
+        )
+        shown = ", ".join(
+            f"{_shorten(word)} becomes {_shorten(back) or 'nothing'}"
+            for word, back in self.examples.items()
+        )
+        remedy = ""
+        if self.unknown_ratio > _WORTH_A_REMEDY:
+            remedy = (
+                "; for text without spaces or of many scripts choose "
+                "`lmdata train-tokenizer --model unigram` or `--model bpe`"
+            )
+        total_share = self._percent(total)
+        return f"{total_share} of the characters do not come back: {reasons} ({shown}){remedy}"
+
+    def _percent(self, number: int) -> str:
+        share = 100 * number / max(1, self.characters)
+        return f"{share:.1f} %" if share >= 0.1 else f"{share:.1g} %"
+
+    def __add__(self, other: RoundTrip) -> RoundTrip:
+        lost = {
+            reason: self.lost.get(reason, 0) + other.lost.get(reason, 0)
+            for reason in sorted({*self.lost, *other.lost})
+        }
+        examples = self.examples if len(self.examples) >= len(other.examples) else other.examples
+        return RoundTrip(
+            characters=self.characters + other.characters, lost=lost, examples=examples
+        )
+
+
+_WORTH_A_REMEDY = 0.005  # of the characters
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def measure_round_trip(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    counts: Sequence[int] | None = None,
+) -> RoundTrip:
+    """Return how many characters of texts come back from their ids.
+
+    Args:
+        tokenizer: encodes and decodes
+        texts: documents or words
+        counts: how often each occurs; None for once
+    """
+    lower = does_lower_case(tokenizer.definition.get("normalizer"))
+    backs = _come_back(tokenizer, texts)
+    characters, lost, broken = 0, {CHANGED: 0, WITHOUT_PIECE: 0}, []
+    for text, back, count in zip(texts, backs, counts or [1] * len(texts), strict=True):
+        wanted, found = _visible(text, lower), _visible(back, lower)
+        characters += count * len(wanted)
+        if wanted != found and (missing := _num_missing(wanted, found)):
+            changed = min(
+                missing, _num_missing(wanted, _visible(_normalized(tokenizer, text), lower))
+            )
+            lost[CHANGED] += count * changed
+            lost[WITHOUT_PIECE] += count * (missing - changed)
+            broken.append(text)
+    examples = _find_examples(tokenizer, broken, lower)
+    return RoundTrip(
+        characters=characters, lost={r: n for r, n in lost.items() if n}, examples=examples
+    )
+
+
+def does_lower_case(normalizer: dict[str, Any] | None) -> bool:
+    """Return whether a normalizer of a `tokenizer.json` makes text lower case.
+
+    Example:
+        >>> does_lower_case({"type": "Sequence", "normalizers": [{"type": "Lowercase"}]})
+        True
+    """
+    if normalizer is None:
+        return False
+    parts = normalizer.get("normalizers", [])
+    return (
+        normalizer["type"] == "Lowercase"
+        or bool(normalizer.get("lowercase"))
+        or any(does_lower_case(part) for part in parts)
+    )
+
+
+def _visible(text: str, lower: bool) -> str:
+    r"""Return the characters that should come back; a final sigma is a sigma.
+
+    Characters that Unicode says are the same (canonically equivalent) are the same.
+
+    Example:
+        >>> _visible("Ας μη", lower=True), _visible("e\u0301", lower=False)
+        ('ασμη', 'é')
+    """
+    kept = unicodedata.normalize("NFC", "".join(text.split()))
+    return kept.lower().replace("ς", "σ") if lower else kept
+
+
+def _normalized(tokenizer: Tokenizer, text: str) -> str:
+    normalizer = tokenizer.backend.normalizer
+    return text if normalizer is None else str(normalizer.normalize_str(text))
+
+
+def _num_missing(wanted: str, found: str) -> int:
+    """Return how many characters of one text the other lacks, in whatever order.
+
+    Example:
+        >>> _num_missing("déjà vu", "deja vu")
+        2
+    """
+    return (Counter(wanted) - Counter(found)).total()
+
+
+def _find_examples(tokenizer: Tokenizer, texts: Sequence[str], lower: bool) -> dict[str, str]:
+    """Return the shortest word for each reason, with what comes back of it."""
+    words = list(dict.fromkeys(" ".join(texts)[:_SEARCHED].split()))
+    shortest: dict[str, tuple[str, str]] = {}
+    for word, back in sorted(
+        zip(words, _come_back(tokenizer, words), strict=True), key=lambda pair: len(pair[0])
+    ):
+        wanted = _visible(word, lower)
+        missing = _num_missing(wanted, _visible(back, lower))
+        changed = _num_missing(wanted, _visible(_normalized(tokenizer, word), lower))
+        if missing:
+            reason = CHANGED if changed >= missing else WITHOUT_PIECE
+            shortest.setdefault(reason, (word, back.strip()))
+    return dict(shortest[reason] for reason in (CHANGED, WITHOUT_PIECE) if reason in shortest)
+
+
+def _come_back(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Return what the ids of each text are decoded to, unknown pieces left out."""
+    encodings = tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    special = tokenizer.is_special
+    ids = [np.array(encoding.ids, np.int64) for encoding in encodings]
+    kept = [each[~special[each]].tolist() for each in ids]
+    return [str(back) for back in tokenizer.backend.decode_batch(kept, skip_special_tokens=False)]

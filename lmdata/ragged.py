@@ -44,6 +44,25 @@ class Ragged:
         """Items of each row: int64 (R,)."""
         return np.diff(self.offsets).astype(np.int64, copy=False)
 
+    def check(self) -> None:
+        """Refuse offsets that no kernel may follow: read from a file, they may be anything.
+
+        Raises:
+            ValueError: there are none, they descend, or point outside of the values
+        """
+        if not len(self.offsets):
+            raise ValueError("there are no offsets, at least one is needed")
+        first, last = int(self.offsets[0]), int(self.offsets[-1])
+        if (
+            first < 0
+            or last > len(self.values)
+            or bool((self.offsets[1:] < self.offsets[:-1]).any())
+        ):
+            raise ValueError(
+                f"the offsets must ascend within [0, {len(self.values)}], they go from {first} "
+                f"to {last}" + ("" if first < 0 or last > len(self.values) else " and back between")
+            )
+
     def row(self, index: int) -> Values:
         """Return the items of one row, a view."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]

@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lmdata.encoders.words import NUM_CLASSES, SPACE, WORD, ascii_classes
+from lmdata.encoding import RoundTrip, measure_round_trip
 from lmdata.errors import TokenizerError
 from lmdata.learning.chunks import cut_chunks
 from lmdata.learning.counting import CountingRule, DocumentBatch, count_words, split_text
@@ -28,6 +29,10 @@ I64 = npt.NDArray[np.int64]
 _MAX_WORDPIECE_CHARACTERS = 100  # BERT's: longer words are unknown whatever the vocabulary
 
 
+class UnspacedTextError(TokenizerError):
+    """No word of the text is short enough for WordPiece."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """What tokenizer to train.
@@ -35,12 +40,14 @@ class TokenizerConfig:
     Attributes:
         model: "wordpiece" (BERT), "bpe" (byte level, GPT-2) or "unigram" (SentencePiece, ALBERT)
         vocab_size: number of pieces, special tokens and alphabet included
-        lowercase: make all text lower case, and strip accents for WordPiece; None: only WordPiece
+        lowercase: make all text lower case; None: only WordPiece
+        strip_accents: take all combining marks away, as BERT's uncased models do; accents of Latin
+            letters, but also vowels of Thai and Hindi and the parts of Korean; WordPiece only
         min_frequency: a pair of pieces that occurs less often is not joined, >= 1; not for unigram
         special_tokens: padding, unknown, begin, separator and mask, in this order, then any others;
             they get the first ids
-        limit_alphabet: keep that many characters, the most frequent ones; None: 1,000, or as many
-            as cover 99.95 % of the text; byte-level BPE has the 256 bytes and ignores nothing
+        limit_alphabet: keep that many characters, the most frequent ones; None: as
+            `choose_alphabet` says; byte-level BPE has the 256 bytes and ignores nothing
         allow_smaller: where the text can't fill the vocabulary, make a smaller one, not an error
         max_training_bytes: train on a sample of whole documents of at most this size
     """
@@ -48,6 +55,7 @@ class TokenizerConfig:
     model: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     vocab_size: int = 30522
     lowercase: bool | None = None
+    strip_accents: bool = False
     min_frequency: int = 2
     special_tokens: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     limit_alphabet: int | None = None
@@ -65,6 +73,8 @@ class TokenizerConfig:
             raise ValueError("limit_alphabet has no effect on bpe, whose alphabet is the 256 bytes")
         if self.model == "unigram" and self.min_frequency != 2:
             raise ValueError("min_frequency has no effect on unigram: leave it out")
+        if self.model != "wordpiece" and self.strip_accents:
+            raise ValueError(f"strip_accents has no effect on {self.model}: leave it out")
         self._check_special_tokens()
 
     def _check_special_tokens(self) -> None:
@@ -112,6 +122,7 @@ def train_tokenizer(
     *,
     num_threads: int = 1,
     progress: Callable[[int], None] | None = None,
+    report: Callable[[RoundTrip], None] | None = None,
 ) -> Tokenizer:
     """Return a tokenizer trained on documents, in whatever order and batches they come.
 
@@ -120,6 +131,7 @@ def train_tokenizer(
         config: what to train
         num_threads: threads that count while this one reads; does not change the result
         progress: called with the number of bytes read so far
+        report: called, at the end, with what comes back of the text that it was trained on
 
     Raises:
         TokenizerError: there is no text, or the vocabulary is too small for its alphabet, or
@@ -136,9 +148,13 @@ def train_tokenizer(
         num_threads=num_threads,
         progress=progress,
     )
-    backend.model = method.learn(counts, config)
+    backend.model = method.learn(counts.pre_tokens, config)
     _add_special_tokens(backend, config.special_tokens)
-    return Tokenizer(backend, config.purposes)
+    tokenizer = Tokenizer(backend, config.purposes)
+    if report is not None:
+        words = counts.raw_words
+        report(measure_round_trip(tokenizer, list(words), list(words.values())))
+    return tokenizer
 
 
 def _check_no_text_spells(special_tokens: Sequence[str], backend: tokenizers.Tokenizer) -> None:
@@ -165,8 +181,15 @@ def _add_special_tokens(backend: tokenizers.Tokenizer, special_tokens: Sequence[
 
 
 def _make_wordpiece(config: TokenizerConfig) -> tokenizers.Tokenizer:
+    """Return an untrained WordPiece tokenizer that keeps every letter of every script.
+
+    BERT's own takes away combining marks when it lower-cases, and always invisible characters,
+    which spell words in Persian, Sinhala, Malayalam and others.
+    """
     backend = tokenizers.Tokenizer(models.WordPiece(unk_token=config.special_tokens[1]))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=config.is_lowercase)
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=False, lowercase=config.is_lowercase, strip_accents=config.strip_accents
+    )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     return backend
@@ -185,10 +208,11 @@ def _make_unigram(config: TokenizerConfig) -> tokenizers.Tokenizer:
     """Return an untrained Unigram tokenizer in which no text can spell a special token.
 
     A Unigram model finds any of its pieces in text, the special ones too. So what special tokens
-    begin with is a word of its own.
+    begin with is a word of its own. Text is brought to NFC, not to SentencePiece's NFKC, which
+    takes letters of Thai and Lao apart.
     """
     backend = tokenizers.Tokenizer(models.Unigram())
-    steps: list[normalizers.Normalizer] = [normalizers.NFKC()]
+    steps: list[normalizers.Normalizer] = [normalizers.NFC()]
     if config.is_lowercase:
         steps.append(normalizers.Lowercase())
     steps.append(normalizers.Replace(tokenizers.Regex(r"\s+"), " "))
@@ -202,6 +226,12 @@ def _make_unigram(config: TokenizerConfig) -> tokenizers.Tokenizer:
 
 def _learn_wordpiece(words: dict[str, int], config: TokenizerConfig) -> models.Model:
     short = {word: n for word, n in words.items() if len(word) <= _MAX_WORDPIECE_CHARACTERS}
+    if words and not short:
+        raise UnspacedTextError(
+            f"every word of this text has more than {_MAX_WORDPIECE_CHARACTERS} characters, and "
+            "WordPiece takes such words for unknown: text without spaces needs --model unigram "
+            "or --model bpe"
+        )
     alphabet = choose_alphabet(short, config.limit_alphabet, config.vocab_size)
     symbols = split_into_symbols(short, alphabet, continuing_prefix="##")
     names, _ = _learn_pieces(symbols, config, continuing_prefix="##")

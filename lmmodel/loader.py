@@ -9,32 +9,21 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from lmdata.batch import ExampleBatch, concatenate
 from lmdata.order import batch_rows
-from lmdata.schema import ExampleBatch
-from lmmodel.batch import (
-    IGNORED,
-    LEAST_TOKENS,
-    Batch,
-    cut_rows,
-    deal_rows,
-    make_batch,
-    pad_batch,
-    spare_sequences,
-)
+from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.data import Rows
 from lmmodel.layers.buckets import round_up
-from lmmodel.objectives import (
-    Objective,
-    causal_rows,
-    count_labels,
-    next_token_labels,
-)
+from lmmodel.objectives import Objective
+from lmmodel.packing import LEAST_TOKENS, cut_rows, deal_rows, pack_examples
+
+Pack = Callable[[ExampleBatch, int | None], Batch]
+"""Labelled examples, and the longest sequence there may be, to a batch."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +49,9 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps from `first_step` on take `batch_size` rows each from these rows."""
+    """Steps from a share of the run on take `batch_size` rows each from these rows."""
 
-    first_step: int
+    start: float  # share of the run's steps before it, in [0, 1)
     rows: Rows
     batch_size: int  # over all processes, a multiple of their number
     first_epoch: int = 0
@@ -98,11 +87,21 @@ class Loader:
     num_processes: int = 1
     pin_memory: bool = False
 
+    @property
+    def first_steps(self) -> tuple[int, ...]:
+        """The first step of each stage."""
+        return tuple(round(stage.start * self.num_steps) for stage in self.stages)
+
+    def lasting(self, num_steps: int) -> Loader:
+        """Return the loader of a run of so many steps on the same rows, which stay open."""
+        return dataclasses.replace(self, num_steps=num_steps)
+
     def batch(self, step: int) -> StepBatch:
         """Return what this process does in a step; the same whenever and wherever it is asked."""
-        stage = [stage for stage in self.stages if stage.first_step <= step][-1]
+        starts = [first_step for first_step in self.first_steps if first_step <= step]
+        stage = self.stages[len(starts) - 1]
         epochs, rows = batch_rows(
-            step - stage.first_step,
+            step - starts[-1],
             stage.batch_size // self.num_processes,
             stage.rows.num_rows,
             rank=self.rank,
@@ -115,11 +114,11 @@ class Loader:
         examples = concatenate(
             [stage.rows.take(epoch, rows, progress) for epoch, rows in addresses]
         )
-        parts = self._split_parts(examples, addresses)
+        parts = self.objective.split(examples, addresses, self.seed)
         labels = [
             count
             for part, own in zip(self.objective.parts, parts, strict=True)
-            for count in count_labels(part, own)
+            for count in part.count(own)
         ]
         return StepBatch(
             step=step,
@@ -137,36 +136,19 @@ class Loader:
             self, shape=dataclasses.replace(self.shape, num_tokens=num_tokens)
         )
 
-    def _split_parts(
-        self, examples: ExampleBatch, addresses: tuple[tuple[int, np.ndarray], ...]
-    ) -> list[ExampleBatch]:
-        """Return the examples of each part of the objective, labelled its way."""
-        parts = self.objective.parts
-        share = sum(part.share for part in parts if part.is_causal)
-        drawn = [causal_rows(rows, epoch, share, self.seed) for epoch, rows in addresses]
-        is_causal = np.concatenate(drawn)
-        split = [
-            examples
-            if len(parts) == 1
-            else take_rows(examples, np.flatnonzero(is_causal == part.is_causal))
-            for part in parts
-        ]
-        return [
-            next_token_labels(own) if part.is_causal else own
-            for part, own in zip(parts, split, strict=True)
-        ]
-
     def _micro_batches(self, parts: list[ExampleBatch]) -> Iterator[MicroBatch]:
-        for index, examples in enumerate(parts):
-            for batch in split_micro_batches(examples, self.shape):
+        for index, (part, examples) in enumerate(zip(self.objective.parts, parts, strict=True)):
+            for batch in split_micro_batches(examples, self.shape, part.pack):
                 yield MicroBatch(batch.pin_memory() if self.pin_memory else batch, index)
 
 
-def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
+def split_micro_batches(
+    examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples
+) -> list[Batch]:
     """Return the examples as packed micro-batches no larger than `shape`, shortest first in each.
 
     An example larger than that is a micro-batch of its own. Equal lengths become neighbours, which
-    is what attention on a CPU wants.
+    is what attention on a CPU wants. `pack` is that of the examples' part.
     """
     if len(examples.offsets) == 1:  # a part of the objective that this step has no rows for
         return []
@@ -174,9 +156,9 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
         lengths = np.diff(examples.offsets)
         num = min(shape.num_dealt, int(lengths.sum()) // LEAST_TOKENS)
         groups = deal_rows(lengths, shape.num_tokens, num)
-        return [to_batch(take_rows(examples, group), shape) for group in groups]
+        return [to_batch(examples.take(group), shape, pack) for group in groups]
     order = np.argsort(np.diff(examples.offsets), kind="stable")
-    ordered = take_rows(examples, order)
+    ordered = examples.take(order)
     spare = spare_sequences(shape.num_tokens, shape.max_seqlen or 1) if shape.is_static else 0
     ends = cut_rows(
         [
@@ -186,24 +168,12 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
         ]
     )
     starts = [0, *ends[:-1]]
-    return [to_batch(slice_rows(ordered, *pair), shape) for pair in zip(starts, ends, strict=True)]
+    return [to_batch(ordered.slice(*pair), shape, pack) for pair in zip(starts, ends, strict=True)]
 
 
-def to_batch(examples: ExampleBatch, shape: Shape) -> Batch:
+def to_batch(examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples) -> Batch:
     """Return examples as one packed batch of torch tensors, padded if the shape is static."""
-    lengths = examples.segment_lengths.astype(np.int64)
-    pairs = examples.next_sentence_label.astype(np.int64)
-    if len(pairs) != len(lengths):
-        pairs = np.full(len(lengths), -1)
-    batch = make_batch(
-        _tensor(examples.input_ids, np.int32),
-        torch.from_numpy(lengths),
-        max_seqlen=shape.max_seqlen,
-        token_type_ids=_tensor(examples.token_type_ids, np.int32),
-        masked_positions=torch.from_numpy(examples.flat_masked_positions()),
-        masked_labels=_tensor(examples.masked_labels, np.int64),
-        next_sentence_label=torch.from_numpy(np.where(pairs < 0, IGNORED, pairs)),
-    )
+    batch = pack(examples, shape.max_seqlen)
     if shape.is_rounded:
         return _round_batch(batch)
     if not shape.is_static:
@@ -224,78 +194,8 @@ def _round_batch(batch: Batch) -> Batch:
         batch,
         num_tokens=num_tokens,
         num_sequences=batch.num_sequences + spare,
-        num_masked=round_up(len(batch.masked_positions), num_digits=5),
+        num_masked=round_up(batch.num_labels, num_digits=5),
     )
-
-
-def take_rows(examples: ExampleBatch, rows: np.ndarray) -> ExampleBatch:
-    """Return the examples at int64 (B',) rows, in this order."""
-    tokens, offsets = _ragged_index(examples.offsets, rows)
-    masks, mask_offsets = _ragged_index(examples.mask_offsets, rows)
-    segments, segment_offsets = _ragged_index(examples.segment_offsets, rows)
-    return ExampleBatch(
-        input_ids=examples.input_ids[tokens],
-        offsets=offsets,
-        token_type_ids=examples.token_type_ids[tokens],
-        masked_positions=examples.masked_positions[masks],
-        mask_offsets=mask_offsets,
-        masked_labels=examples.masked_labels[masks],
-        next_sentence_label=examples.next_sentence_label[rows],
-        document_a=examples.document_a[rows],
-        document_b=examples.document_b[rows],
-        duplicate=examples.duplicate[rows],
-        segment_lengths=examples.segment_lengths[segments],
-        segment_offsets=segment_offsets,
-    )
-
-
-def slice_rows(examples: ExampleBatch, start: int, stop: int) -> ExampleBatch:
-    """Return the rows [start, stop) as views on the same memory."""
-    tokens = slice(examples.offsets[start], examples.offsets[stop])
-    masks = slice(examples.mask_offsets[start], examples.mask_offsets[stop])
-    bounds = examples.segment_offsets[start : stop + 1]
-    return ExampleBatch(
-        input_ids=examples.input_ids[tokens],
-        offsets=examples.offsets[start : stop + 1] - tokens.start,
-        token_type_ids=examples.token_type_ids[tokens],
-        masked_positions=examples.masked_positions[masks],
-        mask_offsets=examples.mask_offsets[start : stop + 1] - masks.start,
-        masked_labels=examples.masked_labels[masks],
-        next_sentence_label=examples.next_sentence_label[start:stop],
-        document_a=examples.document_a[start:stop],
-        document_b=examples.document_b[start:stop],
-        duplicate=examples.duplicate[start:stop],
-        segment_lengths=examples.segment_lengths[bounds[0] : bounds[-1]],
-        segment_offsets=bounds - bounds[0],
-    )
-
-
-def concatenate(batches: list[ExampleBatch]) -> ExampleBatch:
-    """Return the rows of all batches, one after the other."""
-    if len(batches) == 1:
-        return batches[0]
-    values = {}
-    for field in dataclasses.fields(ExampleBatch):
-        join = _join_offsets if field.name.endswith("offsets") else np.concatenate
-        values[field.name] = join([getattr(batch, field.name) for batch in batches])
-    return ExampleBatch(**values)
-
-
-def _join_offsets(offsets: list[np.ndarray]) -> np.ndarray:
-    lengths = np.concatenate([np.diff(part) for part in offsets])
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _ragged_index(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flat index of the items of `rows`, int64 (N,), and their offsets (B'+1,)."""
-    lengths = np.diff(offsets)[rows]
-    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    shift = np.repeat(offsets[:-1][rows] - ends[:-1], lengths)
-    return np.arange(ends[-1]) + shift, ends
-
-
-def _tensor(array: np.ndarray, dtype: type[np.integer]) -> torch.Tensor:
-    return torch.from_numpy(array.astype(dtype))
 
 
 class Prefetcher:

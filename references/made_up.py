@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import NO_LABEL, ExampleBatch
-from lmdata.building.output import OutputFolder
-from lmdata.checking.example_columns import to_record_batch
+from lmdata.building.output import claim_folder
+from lmdata.columns import to_record_batch
 from lmdata.config import config_to_dict
 from lmdata.recipes import Recipe
 from lmdata.schema import (
@@ -196,10 +196,10 @@ def write_dataset(
         kind: "tokens" or "examples"
         tokenizer: of the ids
         batch: of the kind's schema
-        configuration: of the manifest
+        configuration: of the manifest; by default a recipe of defaults
         sizes: `shard_bytes` and `batch_bytes` of `ShardWriter`
     """
-    with OutputFolder(folder) as output:
+    with claim_folder(folder) as output:
         writer = ShardWriter(folder, "train", batch.schema, **sizes)
         writer.write(batch)
         shards = tuple(writer.finish())
@@ -210,7 +210,8 @@ def write_dataset(
         )
         manifest = Manifest(
             kind=kind, format_version=FORMAT_VERSION, created_with="benchmarks",
-            configuration=configuration or {}, tokenizer=identity, sources=(),
+            configuration=configuration or {"recipe": {}, "seed": 0},
+            tokenizer=identity, sources=(),
             splits={"train": shards, "validation": ()}, ledger=Ledger(flows={"documents": flow}),
         )  # fmt: skip
         output.finish(manifest)

@@ -18,6 +18,8 @@ import numpy as np
 
 from lmdata.masking import span_length_weights
 from lmdata.rng import draw, stream_key
+from lmdata.viewing.mask_kernels import MaskRules
+from lmdata.word_starts import fixed_rule
 
 Document = list[list[int]]
 CLS, SEP, MASK, PAD, UNK = 1, 2, 3, 0, 4
@@ -320,12 +322,13 @@ def replace_tokens(
 def make_tokenizer(vocab_size: int, continues: set[int] | None = None) -> SimpleNamespace:
     """Return a stand-in for `lmdata.tokenizer.Tokenizer`: ids 0 to 4 are special."""
     is_special = np.arange(vocab_size) <= UNK
-    continues_word = np.isin(np.arange(vocab_size), sorted(continues or ()))
+    goes_on = np.isin(np.arange(vocab_size), sorted(continues or ()))
     return SimpleNamespace(
         vocab_size=vocab_size,
         special_ids=SPECIALS,
         is_special=is_special,
-        continues_word=continues_word,
+        is_piece=np.ones(vocab_size, bool),
+        word_rule=fixed_rule(goes_on, is_special),
     )
 
 
@@ -357,6 +360,7 @@ def _make_block(
     return SimpleNamespace(
         first_row=first_row,
         ids=np.array([77, *ids], dtype),
+        unchecked_ids=np.array([77, *ids], dtype),
         id_offsets=np.cumsum([1, *num_tokens], dtype=np.int64),
         sentence_lengths=np.array([99, *lengths], np.uint32),
         sentence_offsets=np.cumsum([1, *map(len, documents)], dtype=offset_dtype),
@@ -383,3 +387,45 @@ def make_documents(
         ]
         for _ in range(num_documents)
     ]  # fmt: skip
+
+
+def mask_each(
+    ids: Any,
+    examples: Any,
+    parts: Any,
+    positions: Any,
+    starts: Any,
+    rules: MaskRules,
+    is_candidate: Any,
+    random_pieces: Any,
+) -> tuple[Any, Any]:
+    """Return corrupted ids and what was masked: `mask_tokens` with a Bernoulli count, as arrays.
+
+    Only operators are used, so this is the same computation for NumPy arrays and for torch tensors
+    on any device, and the readable form of the kernel.
+
+    Args:
+        ids: int64 array or tensor (T,)
+        examples: int64 (T,), address of each token's example
+        parts: int64 (T,), the rest of the address
+        positions: int64 (T,), within the example
+        starts: int64 (T,), where in `ids` each token's example begins
+        rules: from `mask_rules`
+        is_candidate: `rules.is_candidate`, on the device of `ids`
+        random_pieces: `rules.random_pieces` as int64, on the device of `ids`
+
+    Returns:
+        Corrupted ids int64 (T,), and bool (T,), true where `ids` holds the label.
+    """
+    is_masked = (draw(rules.position_key, examples, positions, parts) < rules.rate_word) & (
+        is_candidate[ids]
+    )
+    before = is_masked.cumsum(0) - is_masked * 1
+    rank = before - before[starts]
+    word = draw(rules.replace_key, examples, 2 * rank, parts)
+    piece_word = draw(rules.replace_key, examples, 2 * rank + 1, parts)
+    piece = random_pieces[(piece_word * len(random_pieces)) >> 32]
+    to_mask = is_masked & (word < rules.mask_word)
+    to_random = is_masked & (word >= rules.mask_word) & (word < rules.random_word)
+    kept = ids * ~(to_mask | to_random)
+    return kept + rules.mask_id * to_mask + piece * to_random, is_masked

@@ -17,7 +17,7 @@ from lmdata.xxh3 import hash_file
 from lmmodel.config import OWN_SETTINGS
 from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
-from lmmodel.model import ModelConfig
+from lmmodel.families import ModelConfig
 from lmmodel.record import WEIGHTS_NAME, read_values
 from lmmodel.saving.checkpoint import load_tensors
 

@@ -16,14 +16,14 @@ from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.loader import Loader, StepBatch
 from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import sum_losses
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.parallel import release_weights, shard_model, sum_gradients, whole_groups
 from lmmodel.saving.checkpoint import TensorGroups, load_weights
 from lmmodel.saving.metrics import Stopwatch
 from lmmodel.schedule import lr_ratio
 from lmmodel.training.averaging import WeightAverage
+from lmmodel.training.costs import num_at_once, shares_weights
 from lmmodel.training.optimizer import Optimizer
-from lmmodel.training.plan import num_at_once, shares_weights
 from lmmodel.training.step import (
     StepLoss,
     SumLosses,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -22,10 +23,20 @@ from lmdata.encoders.word_encoding import (
     find_separator,
 )
 from lmdata.encoders.word_kernels import ISOLATED
-from lmdata.encoding import check_encoding, first_difference, make_encoder
+from lmdata.encoding import (
+    CHANGED,
+    WITHOUT_PIECE,
+    RoundTrip,
+    check_encoding,
+    first_difference,
+    make_encoder,
+    measure_round_trip,
+)
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from tests.lmdata.encoding_oracle import assert_is_reference, packed, starts_with, trained
+from tests.lmdata.text_batches import batch
 
 KINDS = {
     "wordpiece": "word-cache",
@@ -278,3 +289,67 @@ def test_every_character_is_classed_safely():
     documents = ["".join(documents[i : i + 256]) for i in range(0, len(documents), 256)]
     for kind in ("wordpiece", "wordpiece-cased"):
         assert_is_reference(trained(kind), make_encoder_once(kind), documents)
+
+
+SCRIPTS = (
+    "รัฐบาลไทยที่ไม่ได้น้ำ", "हिन्दी में ज़िन्दगी", "がぎぐげご ヴァイオリン", "Tiếng Việt phở", "한국어 각",
+    "йод Йорк ёлка", "Ελλάς ΆΝΘΡΩΠΟΣ", "العَرَبِيَّة", "می‌خواهم", "ශ්‍රී ලංකාව", "ᎠᎴ", "naïve Ångström",
+    "İstanbul",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_the_default_tokenizer_gives_every_letter_of_every_script_back(text):
+    tokenizer = train_tokenizer([batch([text] * 3)], TokenizerConfig(allow_smaller=True))
+    trip = measure_round_trip(tokenizer, [text])
+    assert trip.characters == len("".join(text.lower().split()))
+    assert trip.lost == {}
+    assert trip.sentence is None
+    ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    back = tokenizer.decode(ids).replace("σ", "ς")
+    assert "".join(back.split()) == "".join(text.lower().replace("σ", "ς").split())
+
+
+@pytest.mark.parametrize(
+    ("text", "back"), [("รัฐบาล", "รฐบาล"), ("हिन्दी", "हिनदी"), ("Tiếng", "tieng"), ("й", "и")]
+)
+def test_what_strip_accents_takes_away_is_counted_and_shown(text, back):
+    config = TokenizerConfig(allow_smaller=True, strip_accents=True)
+    tokenizer = train_tokenizer([batch([f"{text} abc"] * 3)], config)
+    trip = measure_round_trip(tokenizer, [text, "abc"], counts=[2, 5])
+    assert trip.characters == 2 * len(text) + 15
+    assert trip.lost[CHANGED] >= 2
+    assert WITHOUT_PIECE not in trip.lost
+    assert trip.examples == {text: back}
+    assert f"changed by the normalizer ({text} becomes {back})" in trip.sentence
+
+
+def test_words_without_a_piece_are_counted_and_a_remedy_named():
+    tokenizer = trained("wordpiece")
+    trip = measure_round_trip(tokenizer, ["the \U00013080\U00013080 fox", "x" * 101])
+    assert trip.lost == {WITHOUT_PIECE: 103}
+    assert trip.characters == 109
+    assert trip.examples == {"\U00013080\U00013080": ""}
+    assert trip.sentence.startswith("94.5 % of the characters do not come back: 94.5 % without")
+    assert "--model unigram" in trip.sentence
+    two = trip + RoundTrip(characters=91, lost={CHANGED: 1}, examples={"é": "e"})
+    assert two.characters == 200
+    assert two.lost == {CHANGED: 1, WITHOUT_PIECE: 103}
+
+
+def test_byte_level_bpe_gives_everything_back():
+    trip = measure_round_trip(trained("byte-level"), [*SCRIPTS, "e\u0301 \x00\ufeff ﬁ ①"])
+    assert trip.lost == {}
+    assert trip.characters > 100
+
+
+def test_every_declaration_of_human_rights_comes_back_from_the_default_tokenizer(shared_data):
+    files = sorted((shared_data / "adversarial/udhr2_utf8").glob("*.txt"))
+    texts = {path.stem: path.read_bytes().decode("utf-8-sig") for path in files}
+    assert len(texts) == 388
+    tokenizer = train_tokenizer([batch(texts.values())], TokenizerConfig(allow_smaller=True))
+    for name, text in texts.items():
+        trip = measure_round_trip(tokenizer, [text])
+        assert trip.lost.get(CHANGED, 0) == 0, (name, trip.sentence)
+        long = sum(len(word) for word in re.findall(r"\S{101,}", text))
+        assert trip.lost.get(WITHOUT_PIECE, 0) <= long, (name, trip.sentence)

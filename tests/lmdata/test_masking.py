@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from lmdata.errors import TokenizerError
 from lmdata.masking import (
     candidate_pieces,
-    mask_each,
     mask_rules,
     mask_tokens,
     predictions,
@@ -25,6 +24,7 @@ from references.pretraining import (
     choose_words,
     group_words,
     make_tokenizer,
+    mask_each,
     num_to_mask,
     replace_tokens,
 )

@@ -54,7 +54,7 @@ def failed(batch, recipe, store, **settings):
 
 
 def damaged(batch, **arrays):
-    return dataclasses.replace(batch, **arrays)
+    return batch.replace(**arrays)
 
 
 RECIPES = [

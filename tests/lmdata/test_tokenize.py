@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmdata import files
+from lmdata.building.output import claim_folder
 from lmdata.building.plan import TokenizeConfig, make_units
 from lmdata.building.splits import assign_splits
-from lmdata.building.units import take_lists
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.errors import (
@@ -216,12 +217,6 @@ def test_units_group_small_files_and_cut_large_ones(tmp_path: Path) -> None:
     assert [unit.sources for unit in whole] == [[0, 1, 2, 3]]
 
 
-def test_taking_lists_copies_runs() -> None:
-    values, offsets = np.arange(10), np.array([0, 3, 3, 4, 8, 10])
-    taken, bounds = take_lists(values, offsets, np.array([0, 1, 3]))
-    assert (taken.tolist(), bounds.tolist()) == ([0, 1, 2, 4, 5, 6, 7], [0, 3, 3, 7])
-
-
 def test_too_little_memory_says_how_much_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="100 MiB of memory is too little for 4 workers: give"):
         divide_memory(100 << 20, 4)
@@ -276,12 +271,10 @@ def test_an_output_that_is_a_file_is_refused(corpus: Path, tmp_path: Path) -> No
 def test_two_builds_of_one_output_do_not_mix(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmdata.building import output
-
-    monkeypatch.setattr(output, "_LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(files, "LEASE_WAIT_S", 0.1)
     with (
-        output.OutputFolder(tmp_path / "t"),
-        pytest.raises(OutputError, match="being written by another process"),
+        claim_folder(tmp_path / "t"),
+        pytest.raises(OutputError, match="being written by another command"),
     ):
         build(corpus, tmp_path / "t")
 

@@ -152,7 +152,7 @@ def test_transformers_opens_what_is_saved(model: str, tmp_path: Path) -> None:
 
 REPRODUCE = """
 import sys, xxhash
-from tests.lmdata.test_training import MODELS, SIZES, batch, prose
+from tests.lmdata.test_tokenizer_training import MODELS, SIZES, batch, prose
 from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 order, size, num_threads = map(int, sys.argv[1:])
 documents = prose()[::order]

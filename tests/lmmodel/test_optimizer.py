@@ -3,7 +3,8 @@ import torch
 
 from lmmodel.config import OptimizerConfig
 from lmmodel.errors import CheckpointError
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.families import ModelConfig
+from lmmodel.model import make_model
 from lmmodel.training.optimizer import (
     NEWTON_SCHULZ,
     Optimizer,
