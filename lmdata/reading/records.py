@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.errors import CorpusError
+from lmdata.ragged import offsets_of
 from lmdata.reading.sources import CorpusConfig, Source
 
 U8 = npt.NDArray[np.uint8]
@@ -123,18 +124,8 @@ def make_records(
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     return Records(
         np.frombuffer(b"".join(texts), np.uint8),
-        lengths_to_offsets(lengths),
+        offsets_of(lengths),
         np.array(positions, np.int64),
         num_records,
         num_source_bytes,
     )
-
-
-def lengths_to_offsets(lengths: I64) -> I64:
-    """Return where each of consecutive texts begins and the last one ends, int64 (D + 1,).
-
-    Example:
-        >>> lengths_to_offsets(np.array([2, 0, 1])).tolist()
-        [0, 2, 2, 3]
-    """
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
