@@ -26,15 +26,25 @@ class Rejections:
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_bytes: dict[str, int] = field(default_factory=dict)
 
-    def reject(self, reason: str, num_bytes: int, message: str) -> None:
-        """Count one record, or raise a CorpusError with the message unless skipping."""
-        self.check(message)
+    def reject(
+        self, reason: str, num_bytes: int, message: str, source: Source | None = None
+    ) -> None:
+        """Count one record, or raise a CorpusError unless skipping.
+
+        Args:
+            reason: what the ledger calls it
+            num_bytes: of the record
+            message: what is wrong with it
+            source: named in front of the message, where that is left to be done
+        """
+        self.check(message, source)
         self.add(reason, 1, num_bytes)
 
-    def check(self, message: str) -> None:
+    def check(self, message: str, source: Source | None = None) -> None:
         """Raise a CorpusError with the message unless skipping."""
         if not self.skip:
-            raise CorpusError(f"{message}; --errors skip leaves it out and counts it")
+            where = f"{source} " if source else ""
+            raise CorpusError(f"{where}{message}; --errors skip leaves it out and counts it")
 
     def add(self, reason: str, num_records: int, num_bytes: int) -> None:
         """Count records, whatever the setting."""

@@ -195,10 +195,8 @@ def _take_cell(job: Job, row: _Row, width: int, column: int) -> bytes | None:
     if not row.cells:
         return b""
     if len(row.cells) != width:
-        message = (
-            f"{job.source} line {row.line} has {len(row.cells)} fields where the header has {width}"
-        )
-        job.rejections.reject("broken", row.num_bytes, message)
+        found = f"line {row.line} has {len(row.cells)} fields where the header has {width}"
+        job.rejections.reject("broken", row.num_bytes, found, job.source)
         return None
     return row.cells[column].encode("utf-8", "surrogateescape")
 
