@@ -367,20 +367,27 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
 @click.option(
     "--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows to show."
 )
+@click.option("--find", metavar="TEXT", help="Show only rows that contain this text.")
 @click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
 @json_option
-def show(dataset: Path, split: str, row: int, num_rows: int, source: bool, as_json: bool) -> None:
+def show(
+    dataset: Path, split: str, row: int, num_rows: int, find: str | None, source: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print rows readably: what is masked, replaced or kept, where sentences end.
 
     \b
     Example: lmdata show shards/ --row 7 --source
+    Example: lmdata show tokens/ --find "of New York" --num-rows 5
     """
     from lmdata.show import show_rows
 
     colour = not as_json and sys.stdout.isatty()
-    shown = show_rows(dataset, row, num_rows, split=split, with_source=source, colour=colour)
-    facts = [{"row": row + index, "text": text} for index, text in enumerate(shown)]
-    echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown)])
+    shown = show_rows(
+        dataset, row, num_rows, split=split, with_source=source, find=find, colour=colour
+    )
+    facts = [{"row": number, "text": text} for number, text in shown.items()]
+    echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
 
 
 def nest_reading(options: dict[str, Any]) -> dict[str, Any]:

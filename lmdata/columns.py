@@ -88,18 +88,15 @@ def to_text_column(texts: Sequence[str]) -> pa.StringArray:
 
 
 def to_record_batch(batch: ExampleBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the stored columns of examples as one record batch.
+    """Return the columns of a schema of examples as one record batch.
 
     Args:
         batch: examples; arrays that already have the right type are not copied
-        schema: from `schema.example_schema` of the same columns
+        schema: from `schema.example_schema`, of columns that the batch has
     """
-    columns = [
-        _to_example_column(batch, column, schema.field(column.name).type)
-        for column in batch.columns
-        if column.is_stored
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    columns = {column.name: column for column in batch.columns}
+    arrays = [_to_example_column(batch, columns[field.name], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _to_example_column(batch: ExampleBatch, column: Column, kind: pa.DataType) -> pa.Array:

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
+from lmdata.batch import SEGMENT_LENGTHS, Column
 from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.building.output import OutputFolder, check_apart
 from lmdata.building.resumable import SplitShards, differences, first_of, run_build
 from lmdata.building.workers import Threads, Workers
 from lmdata.columns import to_record_batch
 from lmdata.config import config_to_dict
-from lmdata.dataset import TokenStore, frame_ids, open_stores
+from lmdata.dataset import TokenStore, open_stores, segment_end
 from lmdata.errors import ConfigError, DatasetError, IntegrityError
 from lmdata.recipes import Recipe
 from lmdata.schema import (
@@ -78,6 +79,7 @@ def write_examples(
     store_path, output = Path(store_path), Path(output)
     settings = ExampleSettings(
         recipe=recipe, seed=seed, epoch=epoch, shard_bytes=shard_bytes,
+        columns=columns_to_add(open_stores(store_path), recipe),
         store=Path(os.path.relpath(store_path, output)).as_posix(),
         store_manifest=read_manifest(store_path).hash,
     )  # fmt: skip
@@ -93,6 +95,21 @@ def write_examples(
 def start_masking(num_workers: int) -> Workers:
     """Return the threads that `write_examples` needs."""
     return Threads(num_workers, "lmdata.examples:prepare_examples")
+
+
+def columns_to_add(stores: dict[str, TokenStore], recipe: Recipe) -> tuple[Column, ...]:
+    """Return the columns that shards need beyond the usual ones.
+
+    The segments of packed rows are found again by the special token that ends each, unless a text
+    spells it: then their lengths are stored.
+    """
+    first = next(iter(stores.values()))
+    end = segment_end(recipe, first.tokenizer)
+    if end is None or not any(
+        bool((block.ids == end).any()) for store in stores.values() for block in store.blocks
+    ):
+        return ()
+    return (replace(SEGMENT_LENGTHS, is_stored=True),)
 
 
 def _check_settings(recipe: Recipe, num_workers: int, shard_bytes: int) -> None:
@@ -162,7 +179,7 @@ def prepare_examples(
     """Return the work function of a worker: rows in, their examples out."""
     setup = receive_setup()
     tokenizer = next(iter(setup.stores.values())).tokenizer
-    schema = example_schema(np.dtype(tokenizer.id_dtype))
+    schema = example_schema(np.dtype(tokenizer.id_dtype), setup.settings.all_columns)
     views = setup.views
 
     def work(unit: Rows, report: Callable[[Any], None]) -> pa.RecordBatch:
@@ -184,7 +201,8 @@ class _ExamplesJob:
         self.num_ahead = num_ahead
         self.tokenizer = next(iter(setup.stores.values())).tokenizer
         self._folder, self._setup, self._progress = folder, setup, progress
-        self._schema = example_schema(np.dtype(self.tokenizer.id_dtype))
+        columns = setup.settings.all_columns
+        self._schema = example_schema(np.dtype(self.tokenizer.id_dtype), columns)
         self._splits: dict[str, SplitShards] = {}
         self._num_done = 0  # examples
 
@@ -259,6 +277,7 @@ class _ExamplesJob:
             splits={split: tuple(shards.shards) for split, shards in self._splits.items()},
             ledger=self._with_promise(ledger),
             notes=(*self._view_notes(), *_pair_notes(counts)),
+            views={split: rows.facts for split, rows in self._setup.views.items()},
         )
 
     def _view_notes(self) -> Iterator[str]:
@@ -271,13 +290,14 @@ class _ExamplesJob:
 
     def _count(self, split: str) -> ExampleCounts:
         batches = (
-            (0, batch)
+            batch
             for record in self._splits[split].shards
             for batch in map_shard(self._folder.path / record.file, record, self._schema)
         )
         num_documents = len(self._setup.stores[split])
         recipe = self._setup.settings.recipe
-        return sum_examples(batches, recipe, frame_ids(self.tokenizer), num_documents)
+        facts = self._setup.views[split].facts
+        return sum_examples(batches, recipe, self.tokenizer, facts, num_documents)
 
     def _with_promise(self, ledger: Ledger) -> Ledger:
         """Check the examples on disk against those the views promised."""

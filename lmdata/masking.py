@@ -43,7 +43,8 @@ def mask_rules(
 
     Args:
         recipe: its corruption is not "none"
-        tokenizer: with `is_special`, `word_rule`, `special_ids`, `vocab_size`
+        tokenizer: with `special_ids`, `is_special` (V,), `is_piece` (V,) and, where whole words
+            are masked, `word_rule`
         seed: of all draws
         epoch: part of the address of all draws
         progress: of the training, 0 to 1, where the mask rate changes
@@ -99,15 +100,29 @@ def candidate_pieces(tokenizer: Any, *, bert: bool = False) -> np.ndarray:
     return candidates
 
 
+def drawn_pieces(tokenizer: Any, *, bert: bool = False) -> np.ndarray:
+    """Return which pieces random replacement draws from, bool (V,) (rule 18).
+
+    Args:
+        tokenizer: with `is_special` (V,) and `is_piece` (V,), false where an id has no piece
+        bert: the special ones too, as BERT's script
+    """
+    is_piece = np.asarray(tokenizer.is_piece, bool)
+    return is_piece if bert else is_piece & ~np.asarray(tokenizer.is_special, bool)
+
+
 def _random_pieces(tokenizer: Any, *, bert: bool) -> np.ndarray:
-    """Return the pieces that random replacement draws from (rule 18)."""
-    is_special = np.asarray(tokenizer.is_special, bool)
-    if is_special.all():
+    """Return the pieces that random replacement draws from, int64 (R,)."""
+    if not drawn_pieces(tokenizer).any():
         raise TokenizerError(
-            f"all {len(is_special)} pieces of the vocabulary are special tokens: "
+            f"all {int(np.sum(tokenizer.is_piece))} pieces of the vocabulary are special tokens: "
             "there is nothing to mask, train a larger vocabulary"
         )
-    return np.arange(len(is_special)) if bert else np.flatnonzero(~is_special)
+    return np.flatnonzero(drawn_pieces(tokenizer, bert=bert))
+
+
+def _continues_word(tokenizer: Any) -> np.ndarray:
+    return np.ascontiguousarray(tokenizer.continues_word, bool)
 
 
 def _mask_id(tokenizer: Any) -> int:

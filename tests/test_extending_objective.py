@@ -1,4 +1,4 @@
-"""An objective that nothing else knows goes the whole road.
+"""An objective that nothing else knows goes the whole road; docs/adding-an-objective.md shows it.
 
 Neighbours of a text are swapped here and there, and the model says of each token whether it was
 moved: a column, a term and scores that no built-in objective has.
@@ -7,6 +7,8 @@ moved: a column, a term and scores that no built-in objective has.
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.rng import PURPOSES, draw, stream_key
 from lmmodel.asking import load_pretrained
-from lmmodel.batch import TOKENS
+from lmmodel.batch import TOKENS, Batch
 from lmmodel.config import load_train_config
 from lmmodel.errors import FitError
 from lmmodel.evaluation import evaluate_run
@@ -32,6 +34,8 @@ from tests.lmmodel.conftest import TINY, make_store
 
 IS_MOVED = Column("is_moved", "uint8", "token", is_stored=False)
 SHARE = 0.2
+
+ROOT = Path(__file__).parents[1]
 
 
 def move_neighbours(examples: ExampleBatch) -> ExampleBatch:
@@ -53,7 +57,8 @@ def move_neighbours(examples: ExampleBatch) -> ExampleBatch:
     return ExampleBatch((*examples.columns, IS_MOVED), **arrays)
 
 
-def pack(examples: ExampleBatch, max_seqlen: int | None):
+def pack(examples: ExampleBatch, max_seqlen: int | None) -> Batch:
+    """Return a batch in which every token is asked whether it was moved."""
     is_moved = torch.from_numpy(examples.arrays()["is_moved"].astype(np.int64))
     batch = pack_examples(examples, max_seqlen)
     return batch.with_labels("moved", torch.arange(len(is_moved)), is_moved)
@@ -170,6 +175,15 @@ def test_the_whole_road_from_frozen_shards(store, tmp_path):
     summary = train(config, tmp_path / "shards", tmp_path / "run")
     assert summary.evaluation is not None
     assert 0 <= summary.evaluation.others["moved_recall"] <= 1
+
+
+def test_the_page_shows_what_is_run_here():
+    page = (ROOT / "docs" / "adding-an-objective.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    own = Path(__file__).read_text(encoding="utf-8")
+    for block in blocks:
+        assert block in own
 
 
 def test_it_keeps_the_contract_of_objectives(store):

@@ -1,9 +1,8 @@
 """What became of the documents and tokens of a store: counted from the shards as they lie on disk.
 
-Tokens are conserved where every token is laid into exactly one segment of a pass: in single and
-packed views, and in NSP pairs, whose unused sentences go back to be used again. Of NSP pairs, the
-random second segments are drawn on top and counted apart. SOP pairs use the sentence before a
-lone last one a second time, so their tokens are not balanced, only their documents and examples.
+Tokens are conserved: every token is laid into exactly one segment of a pass, unused sentences go
+back to be used later. What is laid on top is counted apart: the random second segments of NSP
+pairs, and the sentence that a lone last one takes again where only neighbours make a pair.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from lmdata.batch import SEGMENT_LENGTHS
 from lmdata.columns import to_array
-from lmdata.dataset import TokenStore
+from lmdata.dataset import TokenStore, segment_end
 from lmdata.errors import IntegrityError
 from lmdata.recipes import Recipe
-from lmdata.schema import Flow, Ledger
+from lmdata.schema import Flow, Ledger, ViewFacts
+from lmdata.tokenizer import Tokenizer
 
 CUT = "cut to max_seq_length"
 NO_PAIR = "one sentence, no pair"
@@ -35,35 +36,38 @@ class ExampleCounts:
     ids: int = 0
     special_ids: int = 0  # [CLS], [SEP] and their like around the segments
     random_tokens: int = 0  # of second segments labelled random
+    repeated_tokens: int = 0  # of sentences before a lone last one, as the view says
     random_pairs: int = 0
     documents: int = 0  # that have an example beginning with them
 
     @property
     def tokens(self) -> int:
-        """Tokens of documents, without the random second segments."""
-        return self.ids - self.special_ids - self.random_tokens
+        """Tokens of documents, without what is there on top."""
+        return self.ids - self.special_ids - self.random_tokens - self.repeated_tokens
 
 
 def sum_examples(
-    batches: Iterable[tuple[int, pa.RecordBatch]],
+    batches: Iterable[pa.RecordBatch],
     recipe: Recipe,
-    frame_ids: set[int],
+    tokenizer: Tokenizer,
+    facts: ViewFacts | None = None,
     num_documents: int | None = None,
 ) -> ExampleCounts:
     """Return the sums over the record batches of a split.
 
     Args:
-        batches: as from `shards.read_batches`
+        batches: of the split's shards, verified
         recipe: what the examples are
-        frame_ids: ids of the special tokens that stand around segments
+        tokenizer: of the ids
+        facts: of the view that made them, None where the manifest is too old to say
         num_documents: of the store's split, None where it is not at hand
 
     Raises:
         IntegrityError: an example names a document that the store does not have
     """
-    counts = ExampleCounts()
+    counts = ExampleCounts(repeated_tokens=facts.repeated_tokens if facts else 0)
     is_used = np.zeros(num_documents or 0, np.bool_)
-    for _, batch in batches:
+    for batch in batches:
         ids = batch.column("input_ids")
         counts.examples += batch.num_rows
         counts.ids += len(ids.values)
@@ -72,13 +76,23 @@ def sum_examples(
         if num_documents is None and largest >= len(is_used):
             is_used = np.concatenate([is_used, np.zeros(largest + 1, np.bool_)])
         _mark_used(documents, is_used)
+        counts.special_ids += _num_special(batch, recipe, tokenizer)
         if recipe.has_pairs:
-            counts.special_ids += 3 * batch.num_rows
             _count_random(batch, recipe, counts)
-        else:
-            counts.special_ids += int(np.isin(to_array(ids.values), list(frame_ids)).sum())
     counts.documents = int(is_used.sum())
     return counts
+
+
+def _num_special(batch: pa.RecordBatch, recipe: Recipe, tokenizer: Tokenizer) -> int:
+    """Return how many special tokens stand around the segments of some examples."""
+    num_segments = int(batch.num_rows)
+    if recipe.has_pairs:
+        return 3 * num_segments
+    if SEGMENT_LENGTHS.name in batch.schema.names:
+        num_segments = len(batch.column(SEGMENT_LENGTHS.name).values)
+    elif (end_id := segment_end(recipe, tokenizer)) is not None:
+        num_segments = int((to_array(batch.column("input_ids").values) == end_id).sum())
+    return num_segments * (1 if recipe.corruption == "none" else 2)
 
 
 def _mark_used(documents: np.ndarray, is_used: np.ndarray) -> None:
@@ -122,8 +136,7 @@ def describe_flows(
         used = {split: count.documents for split, count in counts.items()}
         num_documents = sum(len(store) for store in stores.values())
         flows["documents"] = _check(Flow(read=num_documents, written=used, dropped=documents))
-    if recipe.view != "sop":
-        flows["tokens"] = _token_flow(stores, counts, recipe, tokens)
+    flows["tokens"] = _token_flow(stores, counts, recipe, tokens)
     return Ledger(flows=flows)
 
 
