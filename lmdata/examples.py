@@ -290,7 +290,7 @@ class _ExamplesJob:
 
     def _count(self, split: str) -> ExampleCounts:
         batches = (
-            (0, batch)
+            batch
             for record in self._splits[split].shards
             for batch in map_shard(self._folder.path / record.file, record, self._schema)
         )

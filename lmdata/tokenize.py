@@ -135,6 +135,7 @@ class _StoreJob:
         self._sources, self._config, self._memory = sources, config, memory
         self._unit_bytes, self._progress = unit_bytes, progress
         self._units: list[Unit] = []
+        self._weights: list[int] = []  # bytes of sources that each unit reads
         self._receipts: list[UnitReceipt] = []  # in order
         self._num_kept = 0  # units whose receipts are there
         self._assembly: Assembly | None = None
@@ -179,6 +180,7 @@ class _StoreJob:
     def prepare(self) -> tuple[UnitSetup, list[Unit], dict[int, UnitReceipt]]:
         """Plan the units and read the receipts of an earlier run."""
         self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
+        self._weights = [self._weigh(unit) for unit in self._units]
         self._assembly = Assembly(
             self._folder, self._sources, self._config, np.dtype(self.tokenizer.id_dtype)
         )
@@ -217,7 +219,7 @@ class _StoreJob:
     def note(self, unit: Unit, value: Progress) -> None:
         """Count what was read."""
         done = self._done_bytes.get(unit.number, 0) + value.source_bytes
-        self._done_bytes[unit.number] = min(done, self._weigh(unit))
+        self._done_bytes[unit.number] = min(done, self._weights[unit.number])
         self._num_documents += value.documents
 
     def end(self, unit: Unit) -> None:
@@ -225,7 +227,7 @@ class _StoreJob:
         self._note_done(unit, 0)
 
     def _note_done(self, unit: Unit, num_documents: int) -> None:
-        self._done_bytes[unit.number] = self._weigh(unit)
+        self._done_bytes[unit.number] = self._weights[unit.number]
         self._num_documents += num_documents
         self._num_kept += 1
 

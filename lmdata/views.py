@@ -148,6 +148,7 @@ class View:
         offsets = offsets_of(lengths)
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
         types = np.empty(offsets[-1], np.uint8)
+        self._arrays.check_ids(spans[:, [A_ROW, B_ROW]].ravel())
         lay_pairs(self._arrays.table, spans, *self._frame, offsets, ids, types)
         addresses = (spans[:, A_ROW].copy(), spans[:, ORDINAL].copy())
         positions, labels, mask_offsets = self._mask(ids, offsets, addresses, progress)
@@ -175,6 +176,7 @@ class View:
         lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
         offsets = offsets_of(lengths)[piece_offsets]
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
+        self._arrays.check_ids(spans[:, A_ROW])
         lay_segments(self._arrays.table, spans, first_id, last_id, ids)
         positions, labels, mask_offsets = self._mask(ids, offsets, (rows, duplicates), progress)
         return ExampleBatch(
