@@ -65,6 +65,9 @@ def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: b
       lmdata tokenize corpus/ --tokenizer runs/bert
       lmmodel train tokens/ --init-from runs/bert --output runs/mine
     """
+    from lmmodel.handover.settings import check_described
+
+    check_described(folder)
     from lmmodel.importing import import_checkpoint
 
     with ProgressLine("importing", quiet=quiet):
