@@ -7,6 +7,7 @@ share in [0, 1] by a sigmoid over the mean of the last layer's rows, learned by 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,3 +150,12 @@ def test_a_task_of_its_own_goes_the_whole_road(
     low, high = scored.intervals["closeness"]
     assert low <= scored.scores["closeness"] <= high
     assert scored.confusion is None
+
+
+def test_the_page_shows_what_is_run_here() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-task.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    own = Path(__file__).read_text(encoding="utf-8")
+    for block in blocks:
+        assert block in own
