@@ -98,6 +98,7 @@ def import_lines(result: Import) -> list[str]:
         lines.append(f"  {proof(result.max_logit_difference)}")
     if result.unused:
         lines.append(f"  left out: {listed(result.unused)}")
+    lines += [f"  note: {note}" for note in result.notes]
     return [
         *lines,
         f"next: lmdata tokenize CORPUS --tokenizer {result.output}, then "
