@@ -90,11 +90,8 @@ def sample_corpus(
 
 @main.command("train-tokenizer")
 @click.argument("corpus", nargs=-1, required=True)
-@click.option(
-    "--model",
-    type=click.Choice(["wordpiece", "bpe", "unigram"]),
-    help="Kind of tokenizer.  [default: wordpiece]",
-)
+@click.option("--model", type=click.Choice(["wordpiece", "bpe", "unigram"]),
+              help="Kind of tokenizer.  [default: wordpiece]")  # fmt: skip
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
 @click.option("--strip-accents", is_flag=True, default=None, help="Take combining marks away.")
@@ -153,18 +150,10 @@ def train_tokenizer(
     type=FOLDER,
     help="Folder, dataset, tokenizer.json, vocab.txt or vocab.json.  [default: tokenizer/]",
 )
-@click.option(
-    "--sentences",
-    type=click.Choice(["rules", "lines", "none"]),
-    help="Where sentences end.  [default: rules]",
-)
-@click.option(
-    "--shard-size",
-    "shard_bytes",
-    type=Size("MB"),
-    metavar="SIZE",
-    help="Target size of a shard, such as 256MB.  [default: 256MB]",
-)
+@click.option("--sentences", type=click.Choice(["rules", "lines", "none"]),
+              help="Where sentences end.  [default: rules]")  # fmt: skip
+@click.option("--shard-size", "shard_bytes", type=Size("MB"), metavar="SIZE",
+              help="Target size of a shard, such as 256MB.  [default: 256MB]")  # fmt: skip
 @click.option(
     "--memory",
     "memory_bytes",
@@ -227,29 +216,15 @@ def tokenize(
 
 @main.command()
 @click.argument("tokens", type=FOLDER, default="tokens")
-@click.option(
-    "--rate",
-    "mlm_probability",
-    type=float,
-    help="Share of the tokens to predict.  [default: the recipe's, 0.15]",
-)
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="bert",
-    show_default=True,
-    help="Named recipe to start from; see `lmdata recipes`.",
-)
+@click.option("--rate", "mlm_probability", type=float,
+              help="Share of the tokens to predict.  [default: the recipe's, 0.15]")  # fmt: skip
+@click.option("--recipe", "recipe_name", default="bert", show_default=True,
+              help="Named recipe to start from; see `lmdata recipes`.")  # fmt: skip
 @click.option("--max-seq-length", type=int, help="Tokens of the longest example.")
 @click.option("--duplicates", type=int, help="Passes over the documents.")
 @click.option("--compat", type=click.Choice(["bert"]), help="Follow BERT's own script to the word.")
-@click.option(
-    "--epoch",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Which epoch of the view is frozen.",
-)
+@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Which epoch of the view is frozen.")  # fmt: skip
 @output_option("shards")
 @seed_option
 @num_workers_option
@@ -289,12 +264,8 @@ def mask(
 
 @main.command()
 @click.argument("dataset", type=FOLDER)
-@click.option(
-    "--store",
-    "store_path",
-    type=FOLDER,
-    help="Of example shards: the token store they were made from.",
-)
+@click.option("--store", "store_path", type=FOLDER,
+              help="Of example shards: the token store they were made from.")  # fmt: skip
 @json_option
 @quiet_option
 @click.pass_context
