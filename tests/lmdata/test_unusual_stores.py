@@ -190,3 +190,11 @@ def test_ids_without_a_piece_are_never_drawn(tmp_path):
         assert tokenizer.is_piece[ids].all()
         failed = [row for row in verify_dataset(out).rows if row.verdict == "fail"]
         assert not failed, (compat, failed)
+
+
+def test_a_single_document_that_is_held_out_is_named(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", {"a.txt": ["the cat sat on the mat"]})
+    build(corpus, tmp_path / "tokens", validation_ratio=0.999)
+    assert read_manifest(tmp_path / "tokens").num_rows("validation") == 1
+    with pytest.raises(DatasetError, match=r"elsewhere \(1 in validation\); tokenize again with"):
+        write_examples(tmp_path / "tokens", ALL_RECIPES["roberta"], tmp_path / "out", seed=1)
