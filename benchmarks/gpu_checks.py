@@ -25,7 +25,8 @@ from lmmodel.families import ModelConfig
 from lmmodel.layers.attention import Kernel, attention, choose_kernel, reference
 from lmmodel.layers.masks import Mask, Side
 from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.saving.metrics import Progress
 from lmmodel.trainer import train
 from references.made_up import is_frozen

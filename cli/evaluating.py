@@ -10,7 +10,7 @@ import click
 from .inputs import TEXT
 from .options import device_option, echo_result, json_option, quiet_option
 from .progress import ProgressLine
-from .summaries import aligned, evaluation_lines, to_json_values
+from .summaries import aligned, evaluation_lines, optional, to_json_values
 from .summaries_predicting import RESCORED, WINDOWED, count_lines
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def source_lines(result: SourceEvaluation) -> list[str]:
             f"{found.num_documents:,}",
             f"{found.num_labels:,}",
             f"{found.loss:.4f}",
-            f"{found.nats_per_byte:.4f}",
-            f"{found.accuracy:.2%}",
+            optional(found.nats_per_byte, ".4f") or "-",
+            optional(found.accuracy, ".2%") or "-",
         )
         for found in result.sources
     ]

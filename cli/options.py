@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import click
 
+from .summaries import to_json_values
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -229,7 +231,9 @@ def gather(
 def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) -> None:
     """Print a command's result on stdout: JSON for machines, lines for people, or nothing."""
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+        values = to_json_values(result)
+        text = json.dumps(values, indent=2, ensure_ascii=False, default=str, allow_nan=False)
+        click.echo(text)
     elif not quiet:
         click.echo("\n".join(lines))
 

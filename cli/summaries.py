@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,8 @@ def to_json_values(value: Any) -> Any:
         return {str(key): to_json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json_values(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     return str(value) if isinstance(value, Path) else value
 
 
@@ -222,14 +225,18 @@ def training_lines(summary: Summary) -> list[str]:
 def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
     rows = [
-        ("held-out loss", f"{result.loss:.4f} nats a token, {result.nats_per_byte:.4f} a byte"),
+        ("held-out loss", f"{result.loss:.4f} nats a token" + (
+            "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
+        )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
          "nats a token: guessing by frequency"),
-        ("perplexity", f"{result.perplexity:,.1f}"),
-        ("accuracy", f"{result.accuracy:.2%}, right one in the top 5: {result.top5_accuracy:.2%}"),
-        ("causal loss", _optional(result.causal_loss, ".4f")),
-        ("pair loss", _optional(result.pair_loss, ".4f")),
-        ("pair accuracy", _optional(result.pair_accuracy, ".2%")),
+        ("perplexity", optional(result.perplexity, ",.1f")),
+        ("accuracy", None if result.accuracy is None else f"{result.accuracy:.2%}, right one in "
+         f"the top 5: {result.top5_accuracy:.2%}"),
+        ("causal loss", optional(result.causal_loss, ".4f")),
+        ("pair loss", optional(result.pair_loss, ".4f")),
+        ("pair accuracy", optional(result.pair_accuracy, ".2%")),
+        *((name.replace("_", " "), f"{value:.4f}") for name, value in result.others.items()),
         ("scored", f"{result.num_labels:,} tokens in {result.num_examples:,} examples"),
     ]  # fmt: skip
     lines = [f"  {name:<15} {text}" for name, text in rows if text is not None]
@@ -241,5 +248,11 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     return lines
 
 
-def _optional(value: float | None, form: str) -> str | None:
+def optional(value: float | None, form: str) -> str | None:
+    """Return a figure that may be absent.
+
+    Example:
+        >>> optional(0.5, ".1%"), optional(None, ".1%")
+        ('50.0%', None)
+    """
     return None if value is None else format(value, form)

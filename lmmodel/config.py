@@ -16,7 +16,7 @@ from lmdata.config import build_config, config_to_dict, read_toml, set_value
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.families import MODEL_SIZES, ModelConfig
-from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import read_values
 from lmmodel.schedule import ScheduleConfig
 
@@ -245,7 +245,7 @@ class TrainConfig:
             raise ValueError("compile=true does not go with parallel=fsdp2: leave one of them out")
         _check_stages(self.stages)
         _check_recipe(self)
-        if self.model.is_causal and not make_objective(self.objective).is_causal:
+        if self.model.is_causal and not OBJECTIVES[self.objective.name].is_causal:
             raise ValueError(
                 f"model.family={self.model.family} only sees what came before: objective.name "
                 f"must be clm, "

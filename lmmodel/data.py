@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lmdata.batch import ExampleBatch
+from lmdata.batch import Column, ExampleBatch
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
@@ -26,6 +26,16 @@ EVALUATION_SEED = 0
 MAX_COUNTED_EXAMPLES = 200_000
 
 _ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of a tokenizer that falls back to bytes
+
+
+# Where an example comes from: what is sampled for it later is addressed by these.
+ADDRESS = (Column("epoch", "int64", is_stored=False), Column("row", "int64", is_stored=False))
+
+
+def addressed(examples: ExampleBatch, epoch: int, rows: np.ndarray) -> ExampleBatch:
+    """Return the examples at int64 (B,) rows of an epoch with both in columns of their own."""
+    arrays = {"epoch": np.full(len(rows), epoch, np.int64), "row": rows.astype(np.int64)}
+    return ExampleBatch((*examples.columns, *ADDRESS), **examples.arrays(), **arrays)
 
 
 class Rows(Protocol):
@@ -54,7 +64,7 @@ class StoreRows:
         view = self._view  # once: another thread may be in another epoch
         if view.epoch != epoch:
             view = self._view = view.at_epoch(epoch)
-        return view.examples(rows % len(view), progress=progress)
+        return addressed(view.examples(rows % len(view), progress=progress), epoch, rows)
 
 
 class ShardRows:
@@ -68,7 +78,7 @@ class ShardRows:
     def take(self, epoch: int, rows: np.ndarray, progress: float = 0.0) -> ExampleBatch:
         """As in `Rows`; the masks are fixed, whatever the progress."""
         order = permute(rows, self.num_rows, seed=self._seed, epoch=epoch)
-        return self._examples.rows(order)
+        return addressed(self._examples.rows(order), epoch, rows)
 
 
 @dataclass(frozen=True)

@@ -143,11 +143,6 @@ class ModelConfig:
         """Whether a token sees no later ones unless `forward` is told otherwise."""
         return self.traits.is_causal
 
-    @property
-    def is_modern(self) -> bool:
-        """Whether the family is modern: gated, without biases, the first norm left out."""
-        return self.family == "modern"
-
     def window(self, layer: int) -> int | None:
         """Return how many places to either side a layer sees; None is all of them.
 

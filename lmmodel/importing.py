@@ -166,11 +166,17 @@ def objective_of(model: ModelConfig, fresh: list[str], kept: str | None = None) 
     Example:
         >>> objective_of(ModelConfig(has_nsp_head=True), ["nsp_head.classifier.weight"])
         'mlm'
+        >>> objective_of(ModelConfig(family="gpt2"), []), objective_of(ModelConfig(), [], "hybrid")
+        ('clm', 'hybrid')
     """
-    if model.is_causal or kept == "clm":
-        return "clm"
     has_classifier = model.has_nsp_head and "nsp_head.classifier.weight" not in fresh
-    return "mlm+nsp" if has_classifier else "mlm"
+    for name in (kept, model.traits.objective, "mlm"):
+        found = OBJECTIVES.get(name or "")
+        if found is not None and (found.is_causal or not model.is_causal) and (
+            found.pair_view is None or has_classifier
+        ):  # fmt: skip
+            return str(name)
+    raise AssertionError(f"family {model.family} has an objective of its own")
 
 
 def _origin(folder: Path, imported: Imported) -> dict[str, Any]:

@@ -9,32 +9,21 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from lmdata.batch import ExampleBatch, concatenate
 from lmdata.order import batch_rows
-from lmmodel.batch import (
-    IGNORED,
-    LEAST_TOKENS,
-    Batch,
-    cut_rows,
-    deal_rows,
-    make_batch,
-    pad_batch,
-    spare_sequences,
-)
+from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.data import Rows
 from lmmodel.layers.buckets import round_up
-from lmmodel.objectives import (
-    Objective,
-    causal_rows,
-    count_labels,
-    next_token_labels,
-)
+from lmmodel.objectives import Objective
+from lmmodel.packing import LEAST_TOKENS, cut_rows, deal_rows, pack_examples
+
+Pack = Callable[[ExampleBatch, int | None], Batch]
+"""Labelled examples, and the longest sequence there may be, to a batch."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +114,11 @@ class Loader:
         examples = concatenate(
             [stage.rows.take(epoch, rows, progress) for epoch, rows in addresses]
         )
-        parts = self._split_parts(examples, addresses)
+        parts = self.objective.split(examples, addresses, self.seed)
         labels = [
             count
             for part, own in zip(self.objective.parts, parts, strict=True)
-            for count in count_labels(part, own)
+            for count in part.count(own)
         ]
         return StepBatch(
             step=step,
@@ -147,36 +136,19 @@ class Loader:
             self, shape=dataclasses.replace(self.shape, num_tokens=num_tokens)
         )
 
-    def _split_parts(
-        self, examples: ExampleBatch, addresses: tuple[tuple[int, np.ndarray], ...]
-    ) -> list[ExampleBatch]:
-        """Return the examples of each part of the objective, labelled its way."""
-        parts = self.objective.parts
-        share = sum(part.share for part in parts if part.is_causal)
-        drawn = [causal_rows(rows, epoch, share, self.seed) for epoch, rows in addresses]
-        is_causal = np.concatenate(drawn)
-        split = [
-            examples
-            if len(parts) == 1
-            else examples.take(np.flatnonzero(is_causal == part.is_causal))
-            for part in parts
-        ]
-        return [
-            next_token_labels(own) if part.is_causal else own
-            for part, own in zip(parts, split, strict=True)
-        ]
-
     def _micro_batches(self, parts: list[ExampleBatch]) -> Iterator[MicroBatch]:
-        for index, examples in enumerate(parts):
-            for batch in split_micro_batches(examples, self.shape):
+        for index, (part, examples) in enumerate(zip(self.objective.parts, parts, strict=True)):
+            for batch in split_micro_batches(examples, self.shape, part.pack):
                 yield MicroBatch(batch.pin_memory() if self.pin_memory else batch, index)
 
 
-def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
+def split_micro_batches(
+    examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples
+) -> list[Batch]:
     """Return the examples as packed micro-batches no larger than `shape`, shortest first in each.
 
     An example larger than that is a micro-batch of its own. Equal lengths become neighbours, which
-    is what attention on a CPU wants.
+    is what attention on a CPU wants. `pack` is that of the examples' part.
     """
     if len(examples.offsets) == 1:  # a part of the objective that this step has no rows for
         return []
@@ -184,7 +156,7 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
         lengths = np.diff(examples.offsets)
         num = min(shape.num_dealt, int(lengths.sum()) // LEAST_TOKENS)
         groups = deal_rows(lengths, shape.num_tokens, num)
-        return [to_batch(examples.take(group), shape) for group in groups]
+        return [to_batch(examples.take(group), shape, pack) for group in groups]
     order = np.argsort(np.diff(examples.offsets), kind="stable")
     ordered = examples.take(order)
     spare = spare_sequences(shape.num_tokens, shape.max_seqlen or 1) if shape.is_static else 0
@@ -196,24 +168,12 @@ def split_micro_batches(examples: ExampleBatch, shape: Shape) -> list[Batch]:
         ]
     )
     starts = [0, *ends[:-1]]
-    return [to_batch(ordered.slice(*pair), shape) for pair in zip(starts, ends, strict=True)]
+    return [to_batch(ordered.slice(*pair), shape, pack) for pair in zip(starts, ends, strict=True)]
 
 
-def to_batch(examples: ExampleBatch, shape: Shape) -> Batch:
+def to_batch(examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples) -> Batch:
     """Return examples as one packed batch of torch tensors, padded if the shape is static."""
-    lengths = examples.segment_lengths.astype(np.int64)
-    pairs = examples.next_sentence_label.astype(np.int64)
-    if len(pairs) != len(lengths):
-        pairs = np.full(len(lengths), -1)
-    batch = make_batch(
-        _tensor(examples.input_ids, np.int32),
-        torch.from_numpy(lengths),
-        max_seqlen=shape.max_seqlen,
-        token_type_ids=_tensor(examples.token_type_ids, np.int32),
-        masked_positions=torch.from_numpy(examples.flat_masked_positions()),
-        masked_labels=_tensor(examples.masked_labels, np.int64),
-        next_sentence_label=torch.from_numpy(np.where(pairs < 0, IGNORED, pairs)),
-    )
+    batch = pack(examples, shape.max_seqlen)
     if shape.is_rounded:
         return _round_batch(batch)
     if not shape.is_static:
@@ -234,12 +194,8 @@ def _round_batch(batch: Batch) -> Batch:
         batch,
         num_tokens=num_tokens,
         num_sequences=batch.num_sequences + spare,
-        num_masked=round_up(len(batch.masked_positions), num_digits=5),
+        num_masked=round_up(batch.num_labels, num_digits=5),
     )
-
-
-def _tensor(array: np.ndarray, dtype: type[np.integer]) -> torch.Tensor:
-    return torch.from_numpy(array.astype(dtype))
 
 
 class Prefetcher:

@@ -389,13 +389,19 @@ def init_weights(module: nn.Module, config: ModelConfig, *, seed: int) -> None:
             parameter.copy_(fresh * (config.initializer_range / scale))
 
 
+def vocabulary_products(config: ModelConfig) -> int:
+    """Return the multiplications of the vocabulary head for one row."""
+    size = config.hidden_size
+    return config.vocab_size * size + config.traits.has_head_transform * size * size
+
+
+def sentence_products(config: ModelConfig) -> int:
+    """Return the multiplications of the head for sentence pairs for one row."""
+    return config.hidden_size * config.hidden_size + 2 * config.hidden_size
+
+
 def forward_flops(
-    config: ModelConfig,
-    *,
-    num_tokens: int,
-    num_pairs: int,
-    num_supervised: int,
-    num_sentences: int = 0,
+    config: ModelConfig, *, num_tokens: int, num_pairs: int, num_rows: int, head_products: int
 ) -> int:
     """Return the floating-point operations of products in one forward pass of training.
 
@@ -407,23 +413,23 @@ def forward_flops(
         config: the architecture
         num_tokens: T
         num_pairs: sum over sequences of length x length (half of it where causal)
-        num_supervised: P, rows that the vocabulary head runs on
-        num_sentences: first tokens that the sentence head runs on
+        num_rows: P, rows that heads run on
+        head_products: multiplications of the heads for all of them
 
     Example:
         >>> config = ModelConfig(size="mini", vocab_size=16384)
-        >>> forward_flops(config, num_tokens=4096, num_pairs=32 * 128 * 128, num_supervised=614)
+        >>> products = 614 * vocabulary_products(config)
+        >>> shape = {"num_tokens": 4096, "num_pairs": 32 * 128 * 128, "num_rows": 614}
+        >>> forward_flops(config, **shape, head_products=products)
         29040836608
     """
     size, layers = config.hidden_size, config.num_hidden_layers
     mlp = (2 + config.traits.is_gated) * size * config.intermediate_size
-    num_rows = (layers - 1) * num_tokens + num_supervised + num_sentences  # after attention
-    matrices = layers * num_tokens * 3 * size * size + num_rows * (size * size + mlp)
-    head = config.vocab_size * size + config.traits.has_head_transform * size * size
-    heads = num_supervised * head + num_sentences * (size * size + 2 * size)
+    num_after = (layers - 1) * num_tokens + num_rows  # rows after attention
+    matrices = layers * num_tokens * 3 * size * size + num_after * (size * size + mlp)
     scores = 0
     for layer in range(layers):
         window = config.window(layer)
         seen = num_pairs if window is None else min(num_pairs, num_tokens * (2 * window + 1))
         scores += 2 * seen * size
-    return 2 * (matrices + heads + scores)
+    return 2 * (matrices + head_products + scores)

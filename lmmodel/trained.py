@@ -12,7 +12,7 @@ from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.device import resolve_device
 from lmmodel.errors import RunError
 from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import make_objective
+from lmmodel.objectives import OBJECTIVES, Definition
 from lmmodel.saving.checkpoint import load_tensors, load_weights
 from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, read_record
 
@@ -28,14 +28,19 @@ class Run:
     device: torch.device
 
     @property
+    def objective(self) -> Definition:
+        """What it was trained on."""
+        return OBJECTIVES[self.record.config.objective.name]
+
+    @property
     def is_causal(self) -> bool:
         """Whether it was trained on next tokens only, so that a token sees no later ones."""
-        return make_objective(self.record.config.objective).is_causal
+        return self.objective.is_causal
 
     @property
     def can_generate(self) -> bool:
         """Whether it was trained on next tokens, alone or beside masked ones."""
-        return any(part.is_causal for part in make_objective(self.record.config.objective).parts)
+        return self.objective.can_generate
 
 
 def load_run(path: Path | str, device: str = "auto") -> Run:
@@ -43,7 +48,7 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
 
     Raises:
         RunError: no run there, or no weights yet
-        CheckpointError: the weights are damaged or of another model
+        CheckpointError: the weights are damaged, not finite or of another model
         DeviceError: a GPU is asked for and there is none
     """
     path = Path(path)

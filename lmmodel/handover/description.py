@@ -16,7 +16,7 @@ from lmmodel.finetuning.folder import FineTuned
 from lmmodel.handover.card import Card, answering_example, pipeline_example
 from lmmodel.handover.settings import architecture
 from lmmodel.handover.stock_families import stock_class, stock_family
-from lmmodel.objectives import OBJECTIVES, make_objective
+from lmmodel.objectives import OBJECTIVES
 from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
 from lmmodel.saving.run import RunRecord, read_record
@@ -131,14 +131,14 @@ def _pretraining_data(tuned: FineTuned) -> dict[str, Any]:
 
 def _objective(record: RunRecord) -> str:
     config = record.config.objective
-    parts = make_objective(config).parts
-    pair_view = OBJECTIVES[config.name].pair_view
+    objective = OBJECTIVES[config.name]
+    pair_view = objective.pair_view
     skills = [
-        "filling in masked tokens" if not all(part.is_causal for part in parts) else None,
-        "predicting the next token" if any(part.is_causal for part in parts) else None,
+        "filling in masked tokens" if objective.can_fill_masks else None,
+        "predicting the next token" if objective.can_generate else None,
         f"judging sentence pairs ({pair_view})" if pair_view is not None else None,
     ]
-    return " and ".join(skill for skill in skills if skill)
+    return " and ".join(skill for skill in skills if skill) or f"the objective {config.name}"
 
 
 def held_out_figures(run_path: Path) -> dict[str, Any]:

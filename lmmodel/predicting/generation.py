@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -197,7 +196,7 @@ class _Loop:
         tokens = torch.tensor([ids[i][-1] for i in alive], dtype=torch.int64)
         places = [len(self._prompts[i]) + len(ids[i]) - 1 for i in alive]
         batch = make_batch(tokens, torch.ones(len(alive), dtype=torch.int64))
-        batch = dataclasses.replace(batch, position_ids=torch.tensor(places, dtype=torch.int64))
+        batch = batch.with_positions(torch.tensor(places, dtype=torch.int64))
         return batch.to(self._run.device)
 
     def _choose(self, logits: Tensor, alive: list[int], step: int) -> list[int]:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lmdata.ragged import ranges
-from lmmodel.batch import LEAST_TOKENS, Batch, make_batch
+from lmmodel.batch import Batch, make_batch
 from lmmodel.cores import num_cores
 from lmmodel.errors import DivergedError
 from lmmodel.families import ModelConfig
 from lmmodel.inference import map_batches, split_by_tokens
 from lmmodel.model import Transformer, init_weights
+from lmmodel.packing import LEAST_TOKENS
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.task import AnyTask
 

@@ -25,14 +25,13 @@ def batch_flops(model: ModelConfig, objective: Objective, batch: StepBatch) -> i
 
     Only what the result needs counts: no padding, and half of causal attention.
     """
-    is_of_pairs = np.array([term.is_of_pairs for term in objective.terms])
-    causal_share = sum(part.share for part in objective.parts if part.is_causal)
+    products = np.array([term.head_products(model) for term in objective.terms])
     return 3 * forward_flops(
         model,
         num_tokens=batch.num_tokens,
-        num_pairs=round(batch.num_pairs * (1 - causal_share / 2)),
-        num_supervised=int(batch.num_labels[~is_of_pairs].sum()),
-        num_sentences=int(batch.num_labels[is_of_pairs].sum()),
+        num_pairs=round(batch.num_pairs * (1 - objective.causal_share / 2)),
+        num_rows=int(batch.num_labels.sum()),
+        head_products=int(batch.num_labels @ products),
     )
 
 
@@ -64,7 +63,7 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     model, number_bytes = config.model, 2 if config.precision == "bf16" else 4
     per_weight = 16 + (4 if config.averaging.kind != "none" else 0)
     tokens = max(micro.batch.num_tokens for micro in batch.micro_batches)
-    labels = max(len(micro.batch.masked_positions) for micro in batch.micro_batches)
+    labels = max(micro.batch.num_labels for micro in batch.micro_batches)
     width = 12 * model.hidden_size + 3 * model.intermediate_size
     activations = tokens * model.num_hidden_layers * width * number_bytes
     logits = labels * model.vocab_size * (number_bytes + 8)

@@ -16,7 +16,7 @@ from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.loader import Loader, StepBatch
 from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import sum_losses
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.parallel import release_weights, shard_model, sum_gradients, whole_groups
 from lmmodel.saving.checkpoint import TensorGroups, load_weights
 from lmmodel.saving.metrics import Stopwatch

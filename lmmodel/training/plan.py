@@ -21,7 +21,7 @@ from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
-from lmmodel.objectives import OBJECTIVES, check_labels, make_objective
+from lmmodel.objectives import OBJECTIVES, make_objective
 from lmmodel.training.costs import check_memory
 
 # Steps of a stage whose mean tells how many tokens its steps have.
@@ -224,7 +224,7 @@ def make_loader(
     stages = tuple(_make_stages(config, data))
     first = stages[0].rows
     sample = first.take(stages[0].first_epoch, np.arange(min(64, first.num_rows)))
-    check_labels(objective, sample, str(data.path))
+    objective.check_labels(sample, str(data.path))
     return Loader(
         stages=stages,
         objective=objective,
@@ -266,9 +266,7 @@ def make_shape(config: TrainConfig) -> Shape:
     if config.recipe is not None:
         length = config.recipe.max_seq_length
     tokens = max(tokens, length)
-    parts = make_objective(config.objective).parts
-    is_masked = not any(part.is_causal for part in parts)
-    rate = config.recipe.highest_rate if config.recipe is not None and is_masked else 1.0
+    rate = make_objective(config.objective).most_labels(config.recipe)
     return Shape(
         num_tokens=tokens,
         num_sequences=4 * -(-tokens // length) + 8,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +146,7 @@ class Reporter:
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """Write a line about an evaluation."""
-        figures = {f"validation_{name}": value for name, value in asdict(evaluation).items()}
+        figures = {f"validation_{name}": value for name, value in evaluation.figures().items()}
         self._write({"step": step, **figures})
 
     def on_unigram_line_since(self) -> int | None:

@@ -24,7 +24,8 @@ from lmmodel.layers import attention as attention_module
 from lmmodel.layers.attention import attention, choose_kernel
 from lmmodel.layers.masks import Mask, Side
 from lmmodel.model import make_model
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.training.learner import Learner
 from lmmodel.training.plan import make_loader, resolve_config
 from references.made_up import write_made_up_store

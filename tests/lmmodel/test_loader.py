@@ -15,12 +15,8 @@ from lmdata.batch import ExampleBatch
 from lmmodel.data import ShardRows, TrainingData, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
-from lmmodel.loader import (
-    Prefetcher,
-    Shape,
-    cut_rows,
-    split_micro_batches,
-)
+from lmmodel.loader import Prefetcher, Shape, split_micro_batches
+from lmmodel.packing import cut_rows
 from lmmodel.training.plan import make_loader, resolve_config
 
 

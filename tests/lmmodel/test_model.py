@@ -13,8 +13,16 @@ from lmmodel.config import OptimizerConfig
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import MODEL_SIZES, Family, ModelConfig
 from lmmodel.layers.cross_entropy import summed_cross_entropy
-from lmmodel.model import forward_flops, make_model, rotary_angles, rotate, sinusoids
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
+from lmmodel.model import (
+    forward_flops,
+    make_model,
+    rotary_angles,
+    rotate,
+    sinusoids,
+    vocabulary_products,
+)
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.training.optimizer import Optimizer
 
 FAMILIES = ["bert", "modern", "gpt2"]
@@ -304,7 +312,13 @@ def test_flops_by_hand() -> None:
     projections, rest = 3 * 36, 36 + 3 * 6 * 5  # of one token: before attention and after it
     head = 36 + 6 * 11  # of one label
     scores = 2 * 6 * 49 + 2 * 6 * 7 * 3  # the global layer, then the local one: 3 places seen
-    flops = forward_flops(config, num_tokens=7, num_pairs=49, num_supervised=3)
+    flops = forward_flops(
+        config,
+        num_tokens=7,
+        num_pairs=49,
+        num_rows=3,
+        head_products=3 * vocabulary_products(config),
+    )
     assert flops == 2 * (14 * projections + (7 + 3) * rest + 3 * head + scores)
 
 
@@ -326,8 +340,11 @@ def test_flops_are_those_that_torch_counts(family: str, name: str) -> None:
         sums = sum_losses(model, part, batch)
         forward = counter.get_total_flops()
         sums.sum().backward()
+    num_labels = [3, 1][: len(part.terms)]
+    products = sum(num * term.head_products(config)
+                   for num, term in zip(num_labels, part.terms, strict=True))  # fmt: skip
     assert forward == forward_flops(
-        config, num_tokens=11, num_pairs=121, num_supervised=3, num_sentences=name == "mlm+nsp"
+        config, num_tokens=11, num_pairs=121, num_rows=sum(num_labels), head_products=products
     )
     assert counter.get_total_flops() == 3 * forward
 

@@ -14,7 +14,8 @@ from lmmodel.config import AveragingConfig, OptimizerConfig
 from lmmodel.families import ModelConfig
 from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.parallel import (
     is_sharded,
     own_rows,
