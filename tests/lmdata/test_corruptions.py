@@ -1,4 +1,4 @@
-"""A corruption is one entry: this file adds one, with columns of its own, and edits nothing else."""
+"""A corruption is one entry: this file adds one with columns of its own, and edits nothing else."""
 
 from __future__ import annotations
 
