@@ -376,15 +376,12 @@ def show(
     """Print rows readably: what is masked, replaced or kept, where sentences end.
 
     \b
-    Example: lmdata show shards/ --row 7 --source
-    Example: lmdata show tokens/ --find "of New York" --num-rows 5
+    Example: lmdata show shards/ --find "of New York" --source
     """
     from lmdata.show import show_rows
 
-    colour = not as_json and sys.stdout.isatty()
-    shown = show_rows(
-        dataset, row, num_rows, split=split, with_source=source, find=find, colour=colour
-    )
+    settings = {"find": find, "colour": not as_json and sys.stdout.isatty()}
+    shown = show_rows(dataset, row, num_rows, split=split, with_source=source, **settings)
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
 

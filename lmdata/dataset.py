@@ -1,17 +1,19 @@
 """Opening what was built: memory-mapped, verified, refused in one clear line if it is not whole.
 
 Arrays are views on the memory map: opening a store of any size takes milliseconds and no memory.
+A block is compared with its hashes before it is used for the first time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import (
+    NO_LABEL,
     SEGMENT_LENGTHS,
     ExampleBatch,
     concatenate,
@@ -20,6 +22,7 @@ from lmdata.batch import (
 )
 from lmdata.columns import from_record_batch, to_array
 from lmdata.errors import IntegrityError, MismatchError
+from lmdata.ragged import Ragged
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     SPLITS,
@@ -29,27 +32,88 @@ from lmdata.schema import (
     read_settings,
     smallest_id_dtype,
 )
-from lmdata.shards import Verify, read_batches
+from lmdata.shards import OFFSETS, Block, Verify, read_blocks
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
-@dataclass(frozen=True)
 class StoreBlock:
-    """One record batch of a token store: d documents, t tokens, s sentences; views, not copies."""
+    """One record batch of a token store: d documents, t tokens, s sentences; views, not copies.
 
-    first_row: int  # row, within the split, of the first document
-    ids: np.ndarray  # uint16 | uint32 (t,)
-    id_offsets: np.ndarray  # int64 (d+1,)  into ids
-    sentence_lengths: np.ndarray  # uint32 (s,)
-    sentence_offsets: np.ndarray  # int32 (d+1,)  into sentence_lengths
-    positions: np.ndarray  # uint64 (d,)  line or record in the source
-    source_codes: np.ndarray  # int32 (d,)  into source_names
-    source_names: pa.Array  # string
+    A column is compared with its hash, and looked at for what a kernel may not meet, when it is
+    asked for.
+    """
+
+    def __init__(self, block: Block, vocab_size: int) -> None:
+        self.first_row = block.first_row  # row, within the split, of the first document
+        self.num_documents: int = block.batch.num_rows
+        self._block, self._vocab_size = block, vocab_size
+        ids, lengths = (block.batch.column(name) for name in ("input_ids", "sentence_lengths"))
+        self.unchecked_ids, self.unchecked_lengths = to_array(ids.values), to_array(lengths.values)
+        self.num_tokens, self.num_sentences = len(ids.values), len(lengths.values)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """Ids of all documents, uint16 | uint32 (t,), each below the size of the vocabulary."""
+        self._block.check("input_ids")
+        largest = int(self.unchecked_ids.max(initial=0))
+        if largest >= self._vocab_size:
+            problem = f"id {largest} is not below the vocabulary's {self._vocab_size}"
+            raise self._block.damage("input_ids", problem)
+        return self.unchecked_ids
+
+    @cached_property
+    def id_offsets(self) -> np.ndarray:
+        """Where documents begin in `ids`, int64 (d+1,)."""
+        return self._offsets("input_ids")
+
+    @cached_property
+    def sentence_lengths(self) -> np.ndarray:
+        """Tokens of each sentence, uint32 (s,), at least 1; they sum to those of the documents."""
+        for name in ("source", "position", "sentence_lengths"):  # all that is small, at once
+            self._block.check(name)
+        lengths = self.unchecked_lengths
+        totals = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        starts = self.sentence_offsets
+        if not np.array_equal(np.diff(totals[starts]), np.diff(self.id_offsets)):
+            raise self._block.damage(name, "they do not sum to the tokens of each document")
+        if not lengths[int(starts[0]) : int(starts[-1])].all():
+            raise self._block.damage(name, "there is a sentence without a token")
+        return lengths
+
+    @cached_property
+    def sentence_offsets(self) -> np.ndarray:
+        """Where documents begin in `sentence_lengths`, int32 (d+1,)."""
+        return self._offsets("sentence_lengths")
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Line or record of each document in its source, uint64 (d,)."""
+        self._block.check("position")
+        return to_array(self._block.batch.column("position"))
+
+    @cached_property
+    def source_codes(self) -> np.ndarray:
+        """Source of each document, int32 (d,), into `source_names`."""
+        self._block.check("source")
+        codes = to_array(self._block.batch.column("source").indices)
+        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.source_names):
+            raise self._block.damage("source", f"it names none of {len(self.source_names)} sources")
+        return codes
 
     @property
-    def num_documents(self) -> int:
-        """The documents of this block."""
-        return len(self.positions)
+    def source_names(self) -> pa.Array:
+        """Names of sources, string."""
+        return self._block.batch.column("source").dictionary
+
+    def _offsets(self, name: str) -> np.ndarray:
+        self._block.check(name + OFFSETS)
+        column = self._block.batch.column(name)
+        rows = Ragged(to_array(column.values), to_array(column.offsets))
+        try:
+            rows.check()
+        except ValueError as error:
+            raise self._block.damage(name, str(error)) from error
+        return rows.offsets
 
 
 class TokenStore:
@@ -70,8 +134,8 @@ class TokenStore:
         self.split = split
         self.blocks = blocks
         self.num_documents = sum(block.num_documents for block in blocks)
-        self.num_tokens = sum(len(block.ids) for block in blocks)
-        self.num_sentences = sum(len(block.sentence_lengths) for block in blocks)
+        self.num_tokens = sum(block.num_tokens for block in blocks)
+        self.num_sentences = sum(block.num_sentences for block in blocks)
         self._first_rows = np.array([block.first_row for block in blocks], np.int64)
 
     def __len__(self) -> int:
@@ -82,6 +146,7 @@ class TokenStore:
 
         Raises:
             IndexError: no such row in this split
+            IntegrityError: the block that holds it is damaged
         """
         block, index = self._locate(row)
         first, last = block.id_offsets[index : index + 2]
@@ -114,7 +179,7 @@ class ExampleSet:
 
     def __init__(
         self, manifest: Manifest, tokenizer: Tokenizer, split: str,
-        batches: list[tuple[int, pa.RecordBatch]],
+        blocks: list[Block],
     ) -> None:  # fmt: skip
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -124,9 +189,9 @@ class ExampleSet:
         self._stored = tuple(column for column in settings.all_columns if column.is_stored)
         self._id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
         self._segment_end = segment_end(settings.recipe, tokenizer)
-        self._records = [record for _, record in batches]
-        self._blocks: dict[int, ExampleBatch] = {}
-        self._first_rows = np.array([row for row, _ in batches], np.int64)
+        self._blocks = blocks
+        self._opened: dict[int, ExampleBatch] = {}
+        self._first_rows = np.array([block.first_row for block in blocks], np.int64)
 
     def __len__(self) -> int:
         return self.num_examples
@@ -157,15 +222,15 @@ class ExampleSet:
 
     def _block(self, place: int) -> ExampleBatch:
         """Return a record batch as examples, checked when it is used for the first time."""
-        if place not in self._blocks:
+        if place not in self._opened:
+            block = self._blocks[place]
             try:
-                self._blocks[place] = from_record_batch(self._records[place], self._stored)
+                batch = from_record_batch(block.read(), self._stored)
+                _check_values(batch, self.manifest.tokenizer.vocab_size)
             except ValueError as error:
-                raise IntegrityError(
-                    f"the block of examples from row {self._first_rows[place]} of split "
-                    f"{self.split} is damaged ({error}): restore it, or build it again"
-                ) from error
-        return self._blocks[place]
+                raise block.damage("", str(error)) from error
+            self._opened[place] = batch
+        return self._opened[place]
 
     def _with_segments(self, batch: ExampleBatch) -> ExampleBatch:
         """Return the examples with their segments, unless the shards hold them."""
@@ -204,9 +269,10 @@ def open_store(
     """
     folder = Path(path)
     manifest, own_tokenizer = _open_dataset(folder, "tokens", split, tokenizer)
-    batches = read_batches(folder, manifest, split, verify=verify)
-    blocks = tuple(_store_block(row, batch) for row, batch in batches)
-    return TokenStore(manifest, own_tokenizer, split, blocks)
+    blocks = read_blocks(folder, manifest, split, verify=verify)
+    vocab_size = manifest.tokenizer.vocab_size
+    opened = tuple(StoreBlock(block, vocab_size) for block in blocks)
+    return TokenStore(manifest, own_tokenizer, split, opened)
 
 
 def open_stores(path: Path | str) -> dict[str, TokenStore]:
@@ -228,8 +294,8 @@ def open_examples(
     """
     folder = Path(path)
     manifest, own_tokenizer = _open_dataset(folder, "examples", split, tokenizer)
-    batches = list(read_batches(folder, manifest, split, verify=verify))
-    return ExampleSet(manifest, own_tokenizer, split, batches)
+    blocks = read_blocks(folder, manifest, split, verify=verify)
+    return ExampleSet(manifest, own_tokenizer, split, blocks)
 
 
 def _open_dataset(
@@ -266,16 +332,16 @@ def _own_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     return tokenizer
 
 
-def _store_block(first_row: int, batch: pa.RecordBatch) -> StoreBlock:
-    ids, lengths = batch.column("input_ids"), batch.column("sentence_lengths")
-    sources = batch.column("source")
-    return StoreBlock(
-        first_row=first_row,
-        ids=to_array(ids.values),
-        id_offsets=to_array(ids.offsets),
-        sentence_lengths=to_array(lengths.values),
-        sentence_offsets=to_array(lengths.offsets),
-        positions=to_array(batch.column("position")),
-        source_codes=to_array(sources.indices),
-        source_names=sources.dictionary,
-    )
+def _check_values(batch: ExampleBatch, vocab_size: int) -> None:
+    """Raise a ValueError for values of examples that a kernel may not meet."""
+    for name in ("input_ids", "masked_labels"):
+        largest = int(batch.arrays()[name].max(initial=0))
+        if largest >= vocab_size:
+            raise ValueError(f"column {name}: {largest} is not below the vocabulary's {vocab_size}")
+    lengths = np.repeat(np.diff(batch.offsets), np.diff(batch.mask_offsets))
+    begin, end = int(batch.mask_offsets[0]), int(batch.mask_offsets[-1])
+    if (batch.masked_positions[begin:end] >= lengths).any():
+        raise ValueError("column masked_positions: a position lies behind the end of its example")
+    labels = batch.next_sentence_label
+    if len(labels) and not NO_LABEL <= int(labels.min()) <= int(labels.max()) <= 1:
+        raise ValueError("column next_sentence_label: a label is neither 0 nor 1")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +17,21 @@ import pyarrow as pa
 
 from lmdata import __version__
 from lmdata.batch import COLUMNS, Column
-from lmdata.config import build_config, config_to_dict
+from lmdata.config import build_config
 from lmdata.errors import ConfigError, IntegrityError, VersionError
 from lmdata.recipes import Recipe
 from lmdata.xxh3 import xxh3_128
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
 DEFAULT_SHARD_BYTES = 256_000_000
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".build"
 
 Kind = Literal["tokens", "examples"]
+
+_HASH = "hash"  # key of the manifest's file, from version 2 on
+_SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}\.arrow|unit-\d{6,}-\w+\.part")
 
 
 def token_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
@@ -161,14 +165,32 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockRecord:
+    """One record batch of a shard: the bytes [start, stop) of the file are its buffers."""
+
+    start: int
+    stop: int
+    xxh3: tuple[str, ...]  # of each buffer that holds anything, up to where the next begins
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """One Arrow file of a dataset."""
+    """One Arrow file of a dataset; `blocks` and `frame` are None in format version 1."""
 
     file: str
     rows: int
     tokens: int
     bytes: int
     xxh3: str  # xxh3_128, hexadecimal, of the file's bytes
+    blocks: tuple[BlockRecord, ...] | None = None
+    frame: str | None = None  # xxh3_128 of the bytes in no block
+
+    def __post_init__(self) -> None:
+        if not _SHARD_NAME.fullmatch(self.file):
+            raise ValueError(f"file must be the name of a shard or a part, got {self.file!r}")
+        edges = [0, *(edge for b in self.blocks or () for edge in (b.start, b.stop)), self.bytes]
+        if min(self.rows, self.tokens) < 0 or edges != sorted(edges):
+            raise ValueError(f"{self.file}: rows, tokens, bytes and blocks contradict each other")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,21 +275,31 @@ def to_json(value: Any) -> str:
          "vocab_size": 5
         }
     """
-    values = config_to_dict(value)
-    if isinstance(value, Manifest) and not value.views:
-        del values["views"]  # as in manifests that were written before there was such a thing
-    return json.dumps(_plain(values), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+    return json.dumps(_plain(value), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses inside dictionaries too become dictionaries."""
+    """Dataclasses inside dictionaries too become dictionaries; what version 1 lacks is left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(config_to_dict(value))
+        values = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        absent = set[str]()
+        if isinstance(value, ShardRecord) and value.blocks is None:
+            absent = {"blocks", "frame"}
+        elif isinstance(value, Manifest) and not value.views:
+            absent = {"views"}
+        return {name: _plain(item) for name, item in values.items() if name not in absent}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    return str(value) if isinstance(value, Path) else value
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """Return the text of `manifest.json`: the canonical JSON, and its hash."""
+    text = to_json(manifest)
+    values = {**json.loads(text), _HASH: xxh3_128(text.encode()).hexdigest()}
+    return json.dumps(values, sort_keys=True, indent=1) + "\n"
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:
@@ -284,14 +316,42 @@ def parse_manifest(text: str, path: Path) -> Manifest:
             f"{path} has format version {version}, lmdata {__version__} reads up to "
             f"{FORMAT_VERSION}: upgrade lmdata, or build the dataset again"
         )
+    promised = values.pop(_HASH, None)
     try:
         manifest = build_config(Manifest, values)
     except ConfigError as error:
         raise IntegrityError(
             f"{path} is not a manifest: {error}; build the dataset again"
         ) from error
+    _check_version(manifest, path)
+    if manifest.format_version >= 2 and promised != manifest.hash:
+        raise IntegrityError(
+            f"{path} was altered, its hash is {manifest.hash} instead of {promised}: restore it, "
+            "or build the dataset again"
+        )
     manifest.ledger.check()
     return manifest
+
+
+def _check_version(manifest: Manifest, path: Path) -> None:
+    """Check that a manifest has what its version promises, and that its numbers may be used.
+
+    Raises:
+        IntegrityError: it has not
+    """
+    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    num_hashed = sum(shard.blocks is not None and shard.frame is not None for shard in shards)
+    if num_hashed != (len(shards) if manifest.format_version >= 2 else 0):
+        problem = f"format version {manifest.format_version} does not go with its blocks"
+    elif not 1 <= manifest.tokenizer.vocab_size <= 1 << 32:
+        problem = f"vocab_size must be in [1, 2**32], got {manifest.tokenizer.vocab_size}"
+    elif strange := sorted(manifest.splits.keys() - set(SPLITS)):
+        problem = f"splits are {', '.join(SPLITS)}, got {strange[0]!r}"
+    elif manifest.format_version < 1:
+        problem = f"format_version must be at least 1, got {manifest.format_version}"
+    else:
+        return
+    raise IntegrityError(f"{path} is not a manifest: {problem}; build the dataset again")
 
 
 def parse_json_object(text: str, path: Path) -> dict[str, Any]:
@@ -302,7 +362,7 @@ def parse_json_object(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits
         raise IntegrityError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise IntegrityError(f"{path} must hold a JSON object, got {type(values).__name__}")

@@ -27,10 +27,10 @@ from lmdata.building.ledger import (
 )
 from lmdata.building.output import OutputFolder
 from lmdata.building.plan import DEFAULT_UNIT_BYTES, TokenizeConfig, Unit, make_units
-from lmdata.building.resumable import Change, differences, first_of, read_receipt, run_build
+from lmdata.building.resumable import read_receipt, run_build
 from lmdata.building.units import Progress, UnitReceipt, UnitSetup, receipt_path
 from lmdata.building.workers import Workers, start_tokenizing
-from lmdata.config import config_to_dict
+from lmdata.config import Change, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
@@ -135,6 +135,7 @@ class _StoreJob:
         self._sources, self._config, self._memory = sources, config, memory
         self._unit_bytes, self._progress = unit_bytes, progress
         self._units: list[Unit] = []
+        self._weights: list[int] = []  # bytes of sources that each unit reads
         self._receipts: list[UnitReceipt] = []  # in order
         self._num_kept = 0  # units whose receipts are there
         self._assembly: Assembly | None = None
@@ -168,17 +169,17 @@ class _StoreJob:
             "sources": {source.name: _stamp(source) for source in self._sources},
         }
 
-    def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:
+    def obstacles(self, changed: list[Change]) -> list[str]:
         """Return what differs, but for what changes nothing in units that went through."""
-        changes = list(differences(begun, now))
-        was = {key: before for key, before, _ in changes}
-        if was.get(_ERRORS, self._config.corpus.errors) == "strict":
-            changes = [change for change in changes if change[0] not in _HARMLESS_AFTER_STRICT]
-        return first_of(changes, _say)
+        was = {key: before for key, before, _ in changed}
+        is_strict = was.get(_ERRORS, self._config.corpus.errors) == "strict"
+        harmless = _HARMLESS_AFTER_STRICT if is_strict else ()
+        return [_say(change) for change in changed if change[0] not in harmless]
 
     def prepare(self) -> tuple[UnitSetup, list[Unit], dict[int, UnitReceipt]]:
         """Plan the units and read the receipts of an earlier run."""
         self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
+        self._weights = [self._weigh(unit) for unit in self._units]
         self._assembly = Assembly(
             self._folder, self._sources, self._config, np.dtype(self.tokenizer.id_dtype)
         )
@@ -217,7 +218,7 @@ class _StoreJob:
     def note(self, unit: Unit, value: Progress) -> None:
         """Count what was read."""
         done = self._done_bytes.get(unit.number, 0) + value.source_bytes
-        self._done_bytes[unit.number] = min(done, self._weigh(unit))
+        self._done_bytes[unit.number] = min(done, self._weights[unit.number])
         self._num_documents += value.documents
 
     def end(self, unit: Unit) -> None:
@@ -225,7 +226,7 @@ class _StoreJob:
         self._note_done(unit, 0)
 
     def _note_done(self, unit: Unit, num_documents: int) -> None:
-        self._done_bytes[unit.number] = self._weigh(unit)
+        self._done_bytes[unit.number] = self._weights[unit.number]
         self._num_documents += num_documents
         self._num_kept += 1
 

@@ -150,6 +150,7 @@ class View:
         offsets = offsets_of(lengths)
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
         types = np.empty(offsets[-1], np.uint8)
+        self._arrays.check_ids(spans[:, [A_ROW, B_ROW]].ravel())
         lay_pairs(self._arrays.table, spans, *self._frame, offsets, ids, types)
         batch = ExampleBatch(
             input_ids=ids,
@@ -174,6 +175,7 @@ class View:
         lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
         offsets = offsets_of(lengths)[piece_offsets]
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
+        self._arrays.check_ids(spans[:, A_ROW])
         lay_segments(self._arrays.table, spans, first_id, last_id, ids)
         batch = ExampleBatch(
             input_ids=ids,

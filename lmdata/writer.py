@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lmdata.files import AtomicFile, output_errors
 from lmdata.schema import DEFAULT_SHARD_BYTES, ShardRecord
-from lmdata.shards import count_tokens, row_bytes
+from lmdata.shards import count_tokens, describe_blocks, row_bytes
 
 RECORD_BATCH_BYTES = 8 << 20  # a reader maps one at a time; small enough to be built in memory
 _KEPT = "the shards finished before it are kept and the open one was removed"
@@ -23,8 +23,11 @@ _KEPT = "the shards finished before it are kept and the open one was removed"
 class ShardFile:
     """One Arrow IPC file, uncompressed so that it can be memory-mapped."""
 
-    def __init__(self, path: Path, schema: pa.Schema, *, is_durable: bool = True) -> None:
-        self._file = AtomicFile(path, is_durable=is_durable)
+    def __init__(self, path: Path, schema: pa.Schema, *, is_part: bool = False) -> None:
+        """Begin the file; a part of an unfinished build keeps no hashes of its blocks."""
+        self._file = AtomicFile(path, is_durable=not is_part)
+        self._is_part = is_part
+        self._ends: list[int] = []  # of the record batches in the file
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), schema)
         self._num_rows = 0
         self._num_tokens = 0
@@ -32,16 +35,20 @@ class ShardFile:
     def write(self, batch: pa.RecordBatch) -> None:
         """Append one record batch."""
         self._writer.write_batch(batch)
+        self._ends.append(self._file.tell())
         self._num_rows += batch.num_rows
         self._num_tokens += count_tokens(batch)
 
     def commit(self) -> ShardRecord:
         """Write the footer, give the file its name and return what the manifest keeps of it."""
         self._writer.close()
+        blocks, frame = None, None
+        if not self._is_part:
+            blocks, frame = describe_blocks(self._file.partial_path, self._ends)
         self._file.commit()
         return ShardRecord(
             file=self._file.path.name, rows=self._num_rows, tokens=self._num_tokens,
-            bytes=self._file.size_bytes, xxh3=self._file.xxh3,
+            bytes=self._file.size_bytes, xxh3=self._file.xxh3, blocks=blocks, frame=frame,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -360,6 +360,7 @@ def _make_block(
     return SimpleNamespace(
         first_row=first_row,
         ids=np.array([77, *ids], dtype),
+        unchecked_ids=np.array([77, *ids], dtype),
         id_offsets=np.cumsum([1, *num_tokens], dtype=np.int64),
         sentence_lengths=np.array([99, *lengths], np.uint32),
         sentence_offsets=np.cumsum([1, *map(len, documents)], dtype=offset_dtype),

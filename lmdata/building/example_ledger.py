@@ -47,7 +47,7 @@ class ExampleCounts:
 
 
 def sum_examples(
-    batches: Iterable[tuple[int, pa.RecordBatch]],
+    batches: Iterable[pa.RecordBatch],
     recipe: Recipe,
     tokenizer: Tokenizer,
     facts: ViewFacts | None = None,
@@ -56,7 +56,7 @@ def sum_examples(
     """Return the sums over the record batches of a split.
 
     Args:
-        batches: as from `shards.read_batches`
+        batches: of the split's shards, verified
         recipe: what the examples are
         tokenizer: of the ids
         facts: of the view that made them, None where the manifest is too old to say
@@ -67,7 +67,7 @@ def sum_examples(
     """
     counts = ExampleCounts(repeated_tokens=facts.repeated_tokens if facts else 0)
     is_used = np.zeros(num_documents or 0, np.bool_)
-    for _, batch in batches:
+    for batch in batches:
         ids = batch.column("input_ids")
         counts.examples += batch.num_rows
         counts.ids += len(ids.values)

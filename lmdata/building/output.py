@@ -21,7 +21,7 @@ from lmdata.files import (
     sync,
     write_atomically,
 )
-from lmdata.schema import BUILD_FOLDER, MANIFEST_NAME, SPLITS, Manifest, to_json
+from lmdata.schema import BUILD_FOLDER, MANIFEST_NAME, SPLITS, Manifest, manifest_json
 from lmdata.tokenizer import TOKENIZER_FILES, TOKENIZER_FOLDER, Tokenizer, save_tokenizer
 
 PLAN_NAME = "plan.json"  # in `.build`
@@ -149,7 +149,7 @@ class OutputFolder:
             OutputError: the disk is full or the folder can't be written
         """
         manifest.ledger.check()
-        write_atomically(self.path / MANIFEST_NAME, to_json(manifest))
+        write_atomically(self.path / MANIFEST_NAME, manifest_json(manifest))
         self._remove_build()
 
     def discard(self) -> None:

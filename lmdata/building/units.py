@@ -21,6 +21,7 @@ from lmdata.encoders.intrinsics import start_numba
 from lmdata.encoding import RoundTrip, check_encoding, make_encoder, measure_round_trip
 from lmdata.errors import CorpusError
 from lmdata.files import output_errors, write_atomically
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.rng import draw, stream_key
 from lmdata.schema import ShardRecord, to_json
 from lmdata.sentences import find_sentence_starts
@@ -144,13 +145,24 @@ class UnitRun:
         self._cleanup.close()
 
     def run(self, report: Callable[[Any], None]) -> UnitReceipt:
-        """Encode the unit and return its receipt, which then lies on disk too."""
+        """Encode the unit and return its receipt, which then lies on disk too.
+
+        Small batches, of small files, are encoded together: a batch costs some milliseconds.
+        """
+        pile: list[tuple[int, Documents]] = []
+        pile_bytes = 0
         for piece in self._unit.pieces:
             self._hash_source(piece)
             for documents in self._read(piece):
-                self._add(piece.source, documents)
+                self._refuse_too_large(piece.source, documents.offsets)
+                if pile_bytes + len(documents.text) > self._setup.batch_bytes:
+                    self._add(pile)
+                    pile, pile_bytes = [], 0
+                pile.append((piece.source, documents))
+                pile_bytes += len(documents.text)
                 num_documents = len(documents.positions)
                 report(Progress(source_bytes=documents.num_source_bytes, documents=num_documents))
+        self._add(pile)
         for split, part in self._parts.items():
             with output_errors(self._setup.build_folder / part_name(self._unit.number, split)):
                 self._receipt.parts[split] = part.commit()
@@ -172,17 +184,18 @@ class UnitRun:
             except OSError as error:
                 raise CorpusError(f"can't read {path}: {error.strerror}") from error
 
-    def _add(self, source: int, documents: Documents) -> None:
-        """Encode one batch and append its rows to the parts."""
-        self._refuse_too_large(source, documents.offsets)
+    def _add(self, pile: list[tuple[int, Documents]]) -> None:
+        """Encode batches together and append their rows to the parts."""
+        if not pile:
+            return
+        documents, sources = _join(pile)
         starts = find_sentence_starts(
             documents.text, documents.offsets, self._setup.config.sentences
         )
         encoded = self._encoder.encode(documents.text, documents.offsets, starts)
         self._check(documents, encoded)
         self._decode_some(documents)
-        first_record = self._receipt.records.get(str(source), 0)
-        self._count(source, documents, encoded)
+        positions = self._count(pile, encoded)
         splits = assign_splits(documents.text, documents.offsets, self._setup.config)
         splits[np.diff(encoded.document_offsets) == 0] = -1
         sizes = np.diff(documents.offsets)
@@ -190,29 +203,40 @@ class UnitRun:
             rows = np.flatnonzero(splits == code)
             if len(rows):
                 _count_in(self._receipt.written_bytes, split, sizes[rows].sum())
-                positions = documents.positions[rows] + np.uint64(first_record)
-                batch = make_part_batch(self._schema, source, positions, encoded, rows)
-                self._write(split, batch)
+                places = sources[rows], positions[rows]
+                self._write(split, make_part_batch(self._schema, *places, encoded, rows))
 
     def _write(self, split: str, batch: pa.RecordBatch) -> None:
         path = self._setup.build_folder / part_name(self._unit.number, split)
         with output_errors(path):
             if split not in self._parts:
-                self._parts[split] = ShardFile(path, self._schema, is_durable=False)
+                self._parts[split] = ShardFile(path, self._schema, is_part=True)
                 self._cleanup.callback(self._parts[split].close)
             self._parts[split].write(batch)
 
-    def _count(self, source: int, documents: Documents, encoded: EncodedDocuments) -> None:
-        receipt, key = self._receipt, str(source)
-        lengths = np.diff(encoded.document_offsets)
+    def _count(
+        self, pile: list[tuple[int, Documents]], encoded: EncodedDocuments
+    ) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """Count what became of the batches; return the positions of documents in the unit."""
+        positions, lengths, begin = [], np.diff(encoded.document_offsets), 0
+        for source, documents in pile:
+            first_record = np.uint64(self._receipt.records.get(str(source), 0))
+            positions.append(documents.positions + first_record)
+            end = begin + len(documents.positions)
+            self._count_batch(str(source), documents, lengths[begin:end])
+            begin = end
+        return np.concatenate(positions)
+
+    def _count_batch(self, key: str, documents: Documents, lengths: np.ndarray) -> None:
+        receipt = self._receipt
         empty_bytes = np.diff(documents.offsets)[lengths == 0]
         _count_in(receipt.records, key, documents.num_records)
         _count_in(receipt.documents, key, (lengths > 0).sum())
-        _count_in(receipt.tokens, key, len(encoded.ids))
+        _count_in(receipt.tokens, key, lengths.sum())
         _count_in(receipt.read, "documents", len(lengths) + sum(documents.dropped.values()))
         _count_in(receipt.read, "bytes", len(documents.text))
         _count_in(receipt.read, "bytes", sum(documents.dropped_bytes.values()))
-        _count_in(receipt.read, "tokens", len(encoded.ids))
+        _count_in(receipt.read, "tokens", lengths.sum())
         dropped = {**documents.dropped, "no-tokens": len(empty_bytes)}
         dropped_bytes = {**documents.dropped_bytes, "no-tokens": int(empty_bytes.sum())}
         for reason, count in dropped.items():
@@ -272,6 +296,21 @@ class UnitRun:
         write_atomically(path, to_json(self._receipt).encode(), is_durable=False)
 
 
+def _join(pile: list[tuple[int, Documents]]) -> tuple[Documents, np.ndarray]:
+    """Return batches as one, and the source of each document, int32 (D,)."""
+    batches = [documents for _, documents in pile]
+    numbers = [len(documents.positions) for documents in batches]
+    sources = np.repeat(np.array([source for source, _ in pile], np.int32), numbers)
+    if len(batches) == 1:
+        return batches[0], sources
+    joined = Documents(
+        text=np.concatenate([documents.text for documents in batches]),
+        offsets=offsets_of(np.concatenate([np.diff(documents.offsets) for documents in batches])),
+        positions=np.concatenate([documents.positions for documents in batches]),
+    )
+    return joined, sources
+
+
 def _count_in(counts: dict[str, int], key: str, amount: Any) -> None:
     counts[key] = counts.get(key, 0) + int(amount)
 
@@ -292,7 +331,7 @@ def part_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
 
 def make_part_batch(
     schema: pa.Schema,
-    source: int,
+    sources: np.ndarray,
     positions: np.ndarray,
     encoded: EncodedDocuments,
     rows: np.ndarray,
@@ -301,35 +340,18 @@ def make_part_batch(
 
     Args:
         schema: from `part_schema`
-        source: index of the source
+        sources: int32 (R,), index of the source of each
         positions: uint64 (R,)
         encoded: all documents of the batch
         rows: int64 (R,) which of them, ascending
     """
-    ids, id_offsets = take_lists(encoded.ids, encoded.document_offsets, rows)
-    lengths, offsets = take_lists(encoded.sentence_lengths, encoded.sentence_offsets, rows)
+    ids = Ragged(encoded.ids, encoded.document_offsets).take(rows)
+    lengths = Ragged(encoded.sentence_lengths, encoded.sentence_offsets).take(rows)
     types = [schema.field(name).type for name in ("input_ids", "sentence_lengths")]
     columns = [
-        to_column(np.full(len(rows), source, np.int32)),
+        to_column(sources),
         to_column(positions),
-        to_list_column(ids, id_offsets, types[0]),
-        to_list_column(lengths, offsets, types[1]),
+        to_list_column(ids.values, ids.offsets, types[0]),
+        to_list_column(lengths.values, lengths.offsets, types[1]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def take_lists(
-    values: np.ndarray, offsets: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lists at ascending rows, copied run by run: values, and int64 offsets (R+1,).
-
-    Example:
-        >>> take_lists(np.array([7, 8, 9]), np.array([0, 2, 2, 3]), np.array([0, 2]))
-        (array([7, 8, 9]), array([0, 2, 3]))
-    """
-    new_offsets = np.concatenate(([0], np.cumsum((offsets[1:] - offsets[:-1])[rows])))
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    firsts = offsets[rows[np.concatenate(([0], breaks))]].tolist()
-    lasts = offsets[rows[np.concatenate((breaks - 1, [len(rows) - 1]))] + 1].tolist()
-    runs = [values[a:b] for a, b in zip(firsts, lasts, strict=True)]
-    return runs[0] if len(runs) == 1 else np.concatenate(runs), new_offsets

@@ -23,7 +23,7 @@ from lmdata.errors import LmdataError
 from lmdata.masking import candidate_pieces, drawn_pieces, predictions
 from lmdata.recipes import Recipe
 from lmdata.schema import Flow, Manifest, read_settings
-from lmdata.shards import read_batches
+from lmdata.shards import read_blocks
 from lmdata.tokenizer import Tokenizer
 from lmdata.views import view
 
@@ -78,7 +78,7 @@ def check_ledger(
     try:
         counts = {
             split: sum_examples(
-                read_batches(folder, manifest, split), recipe, tokenizer,
+                (block.read() for block in read_blocks(folder, manifest, split)), recipe, tokenizer,
                 manifest.views.get(split), len(stores[split]) if stores else None,
             )
             for split in manifest.splits

@@ -27,11 +27,11 @@ def _check_split(split: str, store: TokenStore, tokenizer: Tokenizer) -> Iterato
     unknown_ids, special, unequal, empty_sentences = 0, 0, 0, 0
     is_special = _special_pieces(tokenizer)
     for block in store.blocks:
-        outside = block.ids >= len(is_special)
+        outside = block.unchecked_ids >= len(is_special)
         unknown_ids += int(outside.sum())
-        special += int(is_special[block.ids[~outside]].sum())
+        special += int(is_special[block.unchecked_ids[~outside]].sum())
         unequal += _num_unequal(block)
-        empty_sentences += int((block.sentence_lengths == 0).sum())
+        empty_sentences += int((block.unchecked_lengths == 0).sum())
     yield none_of(f"{split}: ids outside the vocabulary", unknown_ids, store.num_tokens)
     yield none_of(f"{split}: special tokens that no text spells", special, store.num_tokens)
     yield none_of(
@@ -65,7 +65,7 @@ def _special_pieces(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _num_unequal(block: StoreBlock) -> int:
-    totals = np.concatenate(([0], np.cumsum(block.sentence_lengths, dtype=np.int64)))
+    totals = np.concatenate(([0], np.cumsum(block.unchecked_lengths, dtype=np.int64)))
     by_sentences = np.diff(totals[block.sentence_offsets - block.sentence_offsets[0]])
     return int((by_sentences != np.diff(block.id_offsets)).sum())
 

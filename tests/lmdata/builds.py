@@ -14,9 +14,10 @@ from lmdata.building.units import prepare_units
 from lmdata.building.workers import Failed, Finished, Message, Prepare, Reported
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.errors import LmdataError
-from lmdata.schema import Manifest
+from lmdata.schema import MANIFEST_NAME, Manifest
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
+from lmdata.xxh3 import xxh3_128
 
 WORDS = [
     "the",
@@ -119,3 +120,24 @@ def all_bytes(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    """Change keys of a manifest and make its hash right again."""
+    path = folder / MANIFEST_NAME
+    values = json.loads(path.read_text()) | changes
+    values.pop("hash", None)
+    text = json.dumps(values, sort_keys=True, indent=1) + "\n"
+    path.write_text(json.dumps({**values, "hash": xxh3_128(text.encode()).hexdigest()}))
+
+
+def make_version_1(folder: Path) -> None:
+    """Make a dataset what version 1 of the format was."""
+    path = folder / MANIFEST_NAME
+    values = json.loads(path.read_text())
+    for shards in values["splits"].values():
+        for shard in shards:
+            del shard["blocks"], shard["frame"]
+    del values["hash"]
+    text = json.dumps({**values, "format_version": 1}, sort_keys=True, indent=1)
+    path.write_text(text + "\n")

@@ -18,7 +18,6 @@ from lmdata import files
 from lmdata.building.output import claim_folder
 from lmdata.building.plan import TokenizeConfig, make_units
 from lmdata.building.splits import assign_splits
-from lmdata.building.units import take_lists
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.errors import (
@@ -216,12 +215,6 @@ def test_units_group_small_files_and_cut_large_ones(tmp_path: Path) -> None:
     assert [unit.sources for unit in units] == [[0]] * 4 + [[1, 2]] + [[3]] * 4
     whole = make_units(find_sources([str(tmp_path)], LINES), LINES, 10_000)
     assert [unit.sources for unit in whole] == [[0, 1, 2, 3]]
-
-
-def test_taking_lists_copies_runs() -> None:
-    values, offsets = np.arange(10), np.array([0, 3, 3, 4, 8, 10])
-    taken, bounds = take_lists(values, offsets, np.array([0, 1, 3]))
-    assert (taken.tolist(), bounds.tolist()) == ([0, 1, 2, 4, 5, 6, 7], [0, 3, 3, 7])
 
 
 def test_too_little_memory_says_how_much_is_needed(tmp_path: Path) -> None:

@@ -394,6 +394,7 @@ def wikipedia(shared_data):
                 SimpleNamespace(
                     first_row=first_row,
                     ids=encoded.ids,
+                    unchecked_ids=encoded.ids,
                     id_offsets=encoded.document_offsets,
                     sentence_lengths=encoded.sentence_lengths,
                     sentence_offsets=encoded.sentence_offsets,
