@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
+from lmdata.config import json_values
+
 from .options import (
     FriendlyGroup,
     Size,
+    by_key,
     config_option,
     echo_result,
-    gather,
     json_option,
     num_cores,
     num_workers_option,
@@ -36,7 +38,6 @@ from .summaries import (
     recipe_lines,
     report_lines,
     size,
-    to_json_values,
     tokenizer_lines,
     tokenizer_summary,
 )
@@ -129,13 +130,13 @@ def train_tokenizer(
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
     from lmdata.build import build_tokenizer
-    from lmdata.config import build_config
+    from lmdata.config import build_config, gather
     from lmdata.corpus import CorpusConfig
     from lmdata.encoding import RoundTrip
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
-    settings = gather(config_path, overrides, **nest_reading(options))
+    settings = gather(config_path, overrides, options=by_key(nest_reading(options)))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
@@ -295,11 +296,9 @@ def mask(
 @main.command()
 @click.argument("dataset", type=FOLDER)
 @click.option(
-    "--store",
-    "store_path",
-    type=FOLDER,
+    "--store", "store_path", type=FOLDER,
     help="Of example shards: the token store they were made from.",
-)
+)  # fmt: skip
 @json_option
 @quiet_option
 @click.pass_context
@@ -315,7 +314,7 @@ def verify(
 
     with ProgressLine("verifying", quiet=quiet):
         report = verify_dataset(dataset, store_path=store_path)
-    facts = {**to_json_values(report), "passed": report.passed}
+    facts = {**json_values(report), "passed": report.passed}
     echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
     context.exit(0 if report.passed else 1)
 
@@ -330,7 +329,7 @@ def recipes(as_json: bool) -> None:
     """
     from lmdata.recipes import RECIPES
 
-    facts = to_json_values(RECIPES)
+    facts = json_values(RECIPES)
     echo_result(facts, as_json=as_json, quiet=False, lines=recipe_lines(facts))
 
 
@@ -354,18 +353,14 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
         if plot is not None:
             write_report(statistics, plot)
     lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
-    echo_result(to_json_values(statistics), as_json=as_json, quiet=quiet, lines=lines)
+    echo_result(statistics, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @main.command()
 @click.argument("dataset", type=FOLDER, default="shards")
 @split_option
-@click.option(
-    "--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row to show."
-)
-@click.option(
-    "--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows to show."
-)
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row.")
+@click.option("--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows.")
 @click.option("--find", metavar="TEXT", help="Show only rows that contain this text.")
 @click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
 @json_option

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import functools
-import json
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .summaries import to_json_values
+from lmdata.config import json_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -201,39 +200,25 @@ def resolve(
     An option that was not given is None. A name with a double underscore sets a nested key:
     `corpus__encoding` is `corpus.encoding`.
     """
-    from lmdata.config import build_config
+    from lmdata.config import load_config
 
-    return build_config(cls, gather(config_path, overrides, base, **options))
+    return load_config(cls, config_path, overrides, options=by_key(options), base=base)
 
 
-def gather(
-    config_path: Path | None,
-    overrides: Sequence[str],
-    base: dict[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Return the settings that `resolve` makes a configuration of, as nested tables."""
-    from lmdata.config import read_toml, set_value
+def by_key(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options by the dotted key of their setting.
 
-    values = {**(base or {}), **(read_toml(config_path) if config_path else {})}
-    for name, value in options.items():
-        if value is not None:
-            *tables, key = name.split("__")
-            place = functools.reduce(
-                lambda inner, table: inner.setdefault(table, {}), tables, values
-            )
-            place[key] = list(value) if isinstance(value, tuple) else value
-    for override in overrides:
-        set_value(values, override)
-    return values
+    Example:
+        >>> by_key({"seed": 1, "budget__num_steps": 9})
+        {'seed': 1, 'budget.num_steps': 9}
+    """
+    return {name.replace("__", "."): value for name, value in options.items()}
 
 
 def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) -> None:
     """Print a command's result on stdout: JSON for machines, lines for people, or nothing."""
     if as_json:
-        values = to_json_values(result)
-        text = json.dumps(values, indent=2, ensure_ascii=False, default=str, allow_nan=False)
-        click.echo(text)
+        click.echo(json_text(result, indent=2, ensure_ascii=False))
     elif not quiet:
         click.echo("\n".join(lines))
 

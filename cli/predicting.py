@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.config import json_values
+
 from .inputs import TEXT, check_is_text, read_texts, split_at_tab, text_options
 from .options import (
     device_option,
@@ -22,7 +24,6 @@ from .options import (
     seed_option,
 )
 from .progress import ProgressLine
-from .summaries import to_json_values
 from .summaries_predicting import (
     WINDOWED,
     answer_lines,
@@ -72,7 +73,7 @@ def fill_mask(
     given = read_texts(texts, file)
     filled = fill(load_run(run, device=device or "auto"), given.texts, top_k=top_k)
     records = [
-        {"text": text, "masks": to_json_values(places)}
+        {"text": text, "masks": json_values(places)}
         for text, places in zip(given.texts, filled, strict=True)
     ]
     lines = [*filling_lines(given.texts, filled), *count_lines(given.counts)]
@@ -218,7 +219,7 @@ def generate(
     with ProgressLine("generating", unit="texts", quiet=as_json) as line:
         found = go_on(model, given.texts, config, progress=line.update)
     lines = [*generation_lines(found), *count_lines(given.counts)]
-    result = {"texts": to_json_values(found), "counts": given.counts}
+    result = {"texts": json_values(found), "counts": given.counts}
     echo_result(result, as_json=as_json, quiet=False, lines=lines)
 
 
@@ -327,7 +328,7 @@ def echo_answers(
 ) -> None:
     """Print answers, and what was left out or cut."""
     counts = {**left_out, **found.counts}
-    result = {"texts": to_json_values(found.answers), "counts": counts}
+    result = {"texts": json_values(found.answers), "counts": counts}
     echo_result(result, as_json=as_json, quiet=False, lines=[*lines, *count_lines(counts)])
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,22 +152,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def to_json_values(value: Any) -> Any:
-    """Return dataclasses, paths and sequences as what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: to_json_values(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, dict):
-        return {str(key): to_json_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_values(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it
-    return str(value) if isinstance(value, Path) else value
-
-
 def duration(seconds: float) -> str:
     """Return a time in the unit that reads best.
 
@@ -186,7 +168,7 @@ def duration(seconds: float) -> str:
 def plan_lines(plan: Plan) -> list[str]:
     """Return what a training run would do."""
     config = plan.config
-    expected = "unknown" if plan.expected_s is None else duration(plan.expected_s)
+    num_cut = config.batch.min_micro_batches
     shape = f"{config.model.num_hidden_layers} x {config.model.hidden_size}"
     return [
         f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
@@ -196,7 +178,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",
-        f"time        {expected}",
+        f"same bits   on any number of cores with --set batch.min_micro_batches={num_cut}",
+        f"time        {duration(plan.expected_s)}",
     ]
 
 

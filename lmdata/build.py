@@ -102,6 +102,9 @@ def build_store(
         _build_default_tokenizer(arguments, config.corpus, num_workers, say or (lambda _: None))
     tokenizer = load_tokenizer(tokenizer_path or DEFAULT_TOKENIZER)
     check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
+    if say:
+        for note in tokenizer.notes:
+            say(note)
     if say and verbose:
         encoder = make_encoder(tokenizer)
         say(f"encoding by {encoder.kind}: {encoder.reason}")

@@ -275,6 +275,8 @@ def json_values(value: Any) -> Any:
         return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [json_values(item) for item in value]
+    if hasattr(value, "tolist"):  # an array, or one of its numbers
+        return json_values(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -281,18 +281,23 @@ def to_json(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """Dataclasses inside dictionaries too become dictionaries; what version 1 lacks is left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        values = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
-        absent = set[str]()
-        if isinstance(value, ShardRecord) and value.blocks is None:
-            absent = {"blocks", "frame"}
-        elif isinstance(value, Manifest) and not value.views:
-            absent = {"views"}
-        return {name: _plain(item) for name, item in values.items() if name not in absent}
+        values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        left_out = _absent_names(value)
+        return {name: _plain(item) for name, item in values.items() if name not in left_out}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _absent_names(value: Any) -> set[str]:
+    """Return the fields that a manifest does not name where it has nothing to say in them."""
+    if isinstance(value, ShardRecord) and value.blocks is None:
+        return {"blocks", "frame"}
+    if isinstance(value, Manifest) and not value.views:
+        return {"views"}
+    return set()
 
 
 def manifest_json(manifest: Manifest) -> str:
@@ -394,4 +399,7 @@ def _why_no_manifest(folder: Path) -> str:
             f"{folder} is an unfinished build (no {MANIFEST_NAME}): type the command that "
             f"began it again to continue, or add --overwrite to start afresh"
         )
-    return f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder?"
+    return (
+        f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder? "
+        "`lmdata tokenize` makes a dataset of a corpus"
+    )

@@ -72,10 +72,11 @@ def show_rows(
     """
     opened = _open(Path(path), split, with_source)
     num_present = len(opened.rows)
+    if not num_present:
+        raise MismatchError(f"split {split} of {path} is empty: it has no row to show")
     if not 0 <= first < num_present:
         raise MismatchError(
-            f"{path} has no row {first} in split {split}, which has {num_present:,} rows: name "
-            f"one from 0 on"
+            f"split {split} of {path} has no row {first}: its rows are 0 to {num_present - 1:,}"
         )
     rows: Iterable[int] = range(first, num_present)
     if find is not None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lmdata.config import build_config, config_to_dict, read_toml, set_value
+from lmdata.config import build_config, config_to_dict, gather, laid_over
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
-from lmmodel.families import MODEL_SIZES, ModelConfig
+from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import read_values
 from lmmodel.schedule import ScheduleConfig
@@ -49,7 +49,8 @@ class BatchConfig:
     rounding. None: 4096, GPU 65,536."""
     min_micro_batches: int | None = None
     """A step is cut into at least so many, where each keeps 256 tokens: on a CPU every core takes
-    one. The result: as of `micro_batch_tokens`. None: a core each, one on a GPU or compiled."""
+    one. The result: as of `micro_batch_tokens`. None: a core each, one on a GPU or compiled; so set
+    it for the same bits on machines with other numbers of cores."""
     prefetch: int = 2
     """Steps made ahead by the background thread, in [0, 1000]; no effect on the result."""
 
@@ -100,6 +101,9 @@ class StageConfig:
     def __post_init__(self) -> None:
         if not 0 < self.until <= 1:
             raise ValueError(f"until must be in (0, 1], got {self.until}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        stage_recipe(Recipe(), self)  # which refuses a length that is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,21 +257,28 @@ class TrainConfig:
             )
 
 
-def load_train_config(toml_path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Return the configuration of defaults, a TOML file and KEY=VALUE pairs, in this order.
+def load_train_config(
+    toml_path: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Return the configuration of defaults < TOML file < options < KEY=VALUE pairs.
 
     `recipe` settings are laid over the preset, or over the recipe that the objective implies; model
-    and objective over those of the run in `init_from`.
+    and objective over those of the run in `init_from`; a family learns what it is made for, unless
+    an objective is named.
 
     Raises:
         RunError: `init_from` names no run
         ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
     """
-    values = read_toml(toml_path) if toml_path else {}
-    for override in overrides:
-        set_value(values, override)
+    values = gather(toml_path, overrides, options=options)
     if isinstance(values.get("init_from"), str):
         values = _inherit(values)
+    family = FAMILIES.get(str(_table(values, "model").get("family")))
+    if family is not None and "name" not in _table(values, "objective"):
+        values["objective"] = {**_table(values, "objective"), "name": family.objective}
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
@@ -298,17 +309,20 @@ def _inherit(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "model": {**model, **given}, "objective": objective}
 
 
-def change_config(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """Return a configuration with KEY=VALUE pairs laid over it.
+def change_config(
+    config: TrainConfig,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Return a configuration with options and then KEY=VALUE pairs laid over it.
 
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
     """
+    own = gather(None, overrides, options=options)
     values = without_none(config_to_dict(config), config_to_dict(TrainConfig()))
-    own: dict[str, Any] = {}
-    for override in overrides:
-        set_value(values, override)
-        set_value(own, override)
+    values = laid_over(values, own)
     if own.get("preset") is not None:
         values["recipe"] = {**_preset_values(values), **_table(own, "recipe")}
     if "budget" in own:  # one number: another takes its place

@@ -22,7 +22,7 @@ def read_values(folder: Path) -> dict[str, Any]:
     path = folder / RECORD_NAME
     values = _read_object(path)
     if values is None:
-        raise RunError(f"{folder} holds no run: it has no {RECORD_NAME}")
+        raise RunError(_why_no_record(folder))
     if "model_type" in values or "hidden_size" in values:
         raise RunError(
             f"{folder} is a Hugging Face folder: make a run of it with "
@@ -39,6 +39,18 @@ def read_values(folder: Path) -> dict[str, Any]:
     ):
         raise RunError(f"{path} is not the record of a run of this version: it has no settings")
     return values
+
+
+def _why_no_record(folder: Path) -> str:
+    from lmdata.schema import MANIFEST_NAME  # brings PyArrow, which a sound record needs not
+
+    if not folder.exists():
+        why = "there is no such folder; `lmmodel train` and `lmmodel import` make runs"
+    elif (folder / MANIFEST_NAME).is_file():
+        why = f"it is a dataset; `lmmodel train {folder}` makes a run of it"
+    else:
+        why = f"it has no {RECORD_NAME}"
+    return f"{folder} holds no run: {why}"
 
 
 def is_run(folder: Path) -> bool:

@@ -53,7 +53,7 @@ from lmmodel.training.costs import attention_kernels, batch_flops, estimate_memo
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Summary, Trainer
 from lmmodel.training.plan import Prepared, Probe, prepare, probe, resolve_config
-from lmmodel.training.reporting import Report, Reporter
+from lmmodel.training.reporting import Report, Reporter, check_can_report
 
 # Seconds of the steps that a plan times.
 PLAN_LIMIT_S = 5.0
@@ -171,8 +171,10 @@ def _together(config: TrainConfig) -> Iterator[Processes]:
     """Join the processes of a run, with kernels that give the same bits if that is wanted.
 
     Raises:
+        RunError: what reports are written by is not installed
         ConfigError: the model is to be shared, and there is one process
     """
+    check_can_report(config.logging)
     bits = same_bits(config.device, wanted=config.deterministic)
     with bits, join_processes(config.device) as processes:
         if config.parallel == "fsdp2" and processes.size == 1:
@@ -250,7 +252,7 @@ class Plan:
     total_flops: float
     memory_bytes: int  # estimate of the peak
     device_memory_bytes: int
-    expected_s: float | None  # None where nothing was measured and the hardware is unknown
+    expected_s: float
     attention: tuple[Kernel, ...]  # kernels of the first steps
 
 

@@ -9,6 +9,7 @@ door to the street and no room: nobody inside takes anything from it but the ver
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -28,8 +29,9 @@ FORBIDDEN = {
 }
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
-    "batch", "config", "dataset", "errors", "files", "masking", "order", "packing", "pairs",
-    "ragged", "reading", "recipes", "rng", "schema", "stored", "tokenizer", "views", "xxh3",
+    "arrow_text", "batch", "config", "dataset", "errors", "files", "masking", "order", "packing",
+    "pairs", "ragged", "reading", "recipes", "rng", "schema", "stored", "tokenizer", "views",
+    "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}
@@ -145,6 +147,29 @@ def too_long(modules: Mapping[str, Path], root: Path) -> set[str]:
     return {name for name, lines in lengths.items() if lines > MAX_LINES} - LONGER_FOR_A_REASON
 
 
+def rooms_of(modules: Collection[str]) -> set[str]:
+    """Return the rooms of a package; of lmmodel's packages the files too, as "room.file"."""
+    inside = {module.split(".", 1)[1] for module in modules if "." in module}
+    if any(module.startswith("lmmodel.") for module in modules):
+        return inside
+    return {name.split(".")[0] for name in inside}
+
+
+def rooms_of_the_page(page: str, folder: str) -> set[str]:
+    """Return what the table headed by a package names in its first and third column."""
+    table = page.split(f"\n| `{folder}` |")[1].split("\n\n")[0]
+    named: set[str] = set()
+    for line in table.splitlines()[2:]:
+        first, *rest = [cell.strip() for cell in line.strip("|").split("|")]
+        room, colon, files = first.partition(":")
+        for cell in [files] if colon else [first, *rest[1:]]:
+            names = [name.strip() for quoted in re.findall("`(.*?)`", cell)
+                     for name in quoted.split(",")]  # fmt: skip
+            named |= {f"{room.strip('`')}.{name}" if colon else name for name in names}
+        named |= {room.strip("`")} if colon else set()
+    return named
+
+
 # ---- This project keeps them
 
 OURS = {name: modules_under(ROOT / folder, name) for name, folder in PACKAGES.items()}
@@ -180,6 +205,13 @@ def test_pure_modules_do_no_input_or_output() -> None:
 @pytest.mark.parametrize("name", PACKAGES)
 def test_files_stay_short(name: str) -> None:
     assert not too_long(OURS[name], ROOT)
+
+
+def test_the_page_names_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name, modules in OURS.items():
+        named, present = rooms_of_the_page(page, PACKAGES[name]), rooms_of(modules)
+        assert named == present, f"{name}: {sorted(named ^ present)}"
 
 
 # ---- A house that breaks each of them
@@ -258,6 +290,17 @@ def test_input_in_a_pure_module_is_found(tmp_path: Path) -> None:
 def test_a_long_file_is_found(tmp_path: Path) -> None:
     modules = build(tmp_path, {"a.py": "\n" * MAX_LINES, "b.py": "\n" * (MAX_LINES + 1)})
     assert too_long(modules, tmp_path) == {"house/b.py"}
+
+
+def test_a_room_that_the_page_does_not_name_is_found() -> None:
+    lines = ["", "| `lmmodel` | what |", "| - | - |", "| `model, batch` | it |",
+             "| `layers`: `masks` | it |", "", ""]  # fmt: skip
+    page = "\n".join(lines)
+    modules = ["lmmodel", "lmmodel.model", "lmmodel.layers", "lmmodel.layers.masks"]
+    assert rooms_of_the_page(page, "lmmodel") - rooms_of(modules) == {"batch"}
+    assert rooms_of([*modules, "lmmodel.layers.new"]) - rooms_of_the_page(page, "lmmodel") == {
+        "layers.new"
+    }
 
 
 # ---- What is loaded when

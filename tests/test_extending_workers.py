@@ -7,6 +7,8 @@ them in memory, and takes them in an order of its own.
 from __future__ import annotations
 
 import pickle
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tests.lmdata.builds import (
     write_corpus,
 )
 
+PAGE = (Path(__file__).parents[1] / "docs" / "adding-an-engine.md").read_text(encoding="utf-8")
 NUM_UNITS_AT_ONCE = 3
 RECIPE = Recipe(view="nsp", max_seq_length=32, duplicates=3)
 
@@ -105,6 +108,28 @@ def test_a_store_and_its_shards_have_the_same_bytes_by_any_engine(
     assert len(diary.done) > NUM_UNITS_AT_ONCE
     assert verify_dataset(tmp_path / "shards" / "diary").passed
     assert read_manifest(tmp_path / "shards" / "diary").num_rows("train") > 100
+
+
+def test_the_page_about_engines_is_one(corpus: Path, tmp_path: Path) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/adding-an-engine.md", "exec"), names)
+
+    def futures(prepare: str) -> Any:
+        return names["FutureWorkers"](ThreadPoolExecutor(2), NUM_UNITS_AT_ONCE, prepare)
+
+    units, examples = re.findall(r'FutureWorkers\(engine, 8, "(.*?)"\)', PAGE)
+    check_same_bytes_by_any_engine(
+        lambda output, workers: tokenize(corpus, output, workers),
+        {"inline": InlineWorkers(2, 1), "futures": futures(units)},
+        tmp_path / "tokens",
+    )
+    store = tmp_path / "tokens" / "futures"
+    check_same_bytes_by_any_engine(
+        lambda output, workers: mask(store, output, workers),
+        {"threads": start_masking(2), "futures": futures(examples)},
+        tmp_path / "shards",
+    )
 
 
 def test_a_build_that_one_engine_began_is_ended_by_another(

@@ -54,7 +54,7 @@ class StockFamily:
     """Whether the matrices inside layers lie the other way round."""
 
 
-def _with_biases(names: Names) -> dict[str, tuple[str, ...]]:
+def with_biases(names: Names) -> dict[str, tuple[str, ...]]:
     """Return the table with a `.bias` row after each `.weight` row."""
     return {
         f"{ours}.{kind}": tuple(f"{name}.{kind}" for name in theirs)
@@ -95,7 +95,7 @@ BERT = StockFamily(
         "embeddings.segments.weight": ("bert.embeddings.token_type_embeddings.weight",),
         "embeddings.positions.weight": ("bert.embeddings.position_embeddings.weight",),
         "head.bias": ("cls.predictions.bias",),
-        **_with_biases({
+        **with_biases({
             "embeddings.norm": ("bert.embeddings.LayerNorm",),
             "layers.{i}.attention.qkv": (
                 "bert.encoder.layer.{i}.attention.self.query",
@@ -113,7 +113,7 @@ BERT = StockFamily(
             "nsp_head.classifier": ("cls.seq_relationship",),
         }),
     },
-    transform=_with_biases({"head.pooler": ("bert.pooler.dense",)}),
+    transform=with_biases({"head.pooler": ("bert.pooler.dense",)}),
     transforms_tokens=False,
     tied={
         "embeddings.tokens.weight": "cls.predictions.decoder.weight",
@@ -202,7 +202,7 @@ GPT2 = StockFamily(
     names={
         "embeddings.tokens.weight": ("transformer.wte.weight",),
         "embeddings.positions.weight": ("transformer.wpe.weight",),
-        **_with_biases({
+        **with_biases({
             "layers.{i}.attention_norm": ("transformer.h.{i}.ln_1",),
             "layers.{i}.attention.qkv": ("transformer.h.{i}.attn.c_attn",),
             "layers.{i}.attention.output": ("transformer.h.{i}.attn.c_proj",),

@@ -214,7 +214,8 @@ def find_tensorboard() -> Callable[[Path, int], Any]:
     except ImportError as error:
         raise RunError(
             "logging.tensorboard=true needs the package tensorboard: "
-            "pip install tensorboard, or set it to false (metrics.jsonl holds the same)"
+            "pip install 'lmdata-lmmodel[tensorboard]', or set it to false "
+            "(metrics.jsonl holds the same)"
         ) from error
     return lambda folder, step: SummaryWriter(str(folder), purge_step=step + 1)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmmodel.config import TrainConfig
+from lmmodel.config import LoggingConfig, TrainConfig
 from lmmodel.evaluation import UNIGRAM_MARGIN, Evaluation
 from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
@@ -34,6 +34,18 @@ TENSORBOARD_NAME = "tensorboard"
 REDRAW_S = 30.0
 
 Report = Callable[[Progress], None]
+
+
+def check_can_report(config: LoggingConfig) -> None:
+    """Check that what reports are written by is installed.
+
+    Raises:
+        RunError: TensorBoard or Matplotlib is wanted, and is not
+    """
+    if config.tensorboard:
+        find_tensorboard()
+    if config.picture:
+        check_can_draw()
 
 
 class Reporter:
@@ -64,16 +76,13 @@ class Reporter:
         self._counts = np.zeros(len(objective.terms) + 1, np.int64)
         self._flops = 0
         self._log: MetricsLog | None = None
-        self._open_events = find_tensorboard() if config.logging.tensorboard else None
-        if config.logging.picture:
-            check_can_draw()
         self._events: Any = None
         self._drawn_s = -math.inf
 
     def open(self, step: int) -> None:
         """Begin writing after `step`; later lines of an earlier attempt are dropped."""
-        if self._open_events is not None:
-            self._events = self._open_events(self.output / TENSORBOARD_NAME, step)
+        if self.config.logging.tensorboard:
+            self._events = find_tensorboard()(self.output / TENSORBOARD_NAME, step)
         self._log = MetricsLog(self.output / METRICS_NAME, step)
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import re
 import shutil
@@ -17,7 +16,6 @@ from lmdata.xxh3 import hash_file
 from lmmodel.errors import HuggingFaceError
 from lmmodel.exporting import export_run
 from lmmodel.finetuning.folder import load_fine_tuned
-from lmmodel.handover import card, description
 from lmmodel.trainer import train
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
@@ -229,8 +227,3 @@ def test_an_encoder_trained_on_next_tokens_is_not_shown_filling_masks(
     names = run_example(text, monkeypatch, tmp_path)
     assert isinstance(names["embed"], transformers.FeatureExtractionPipeline)
     assert len(names["answer"][0][0]) == tiny().model.hidden_size
-
-
-@pytest.mark.parametrize("module", [card, description])
-def test_examples_in_docstrings_hold(module) -> None:
-    assert doctest.testmod(module).failed == 0

@@ -427,6 +427,52 @@ def test_the_folders_that_failed_are_imported(name: str, tmp_path: Path) -> None
         assert found.max_logit_difference < 1e-4
 
 
+@pytest.mark.parametrize("name", ["added-tokens-lost", "tokenizer-config-overrides"])
+def test_an_import_gives_the_ids_of_the_folder(name: str, tmp_path: Path) -> None:
+    if not (CASES / name).is_dir():
+        pytest.skip("the examples that failed are not beside this checkout")
+    for folder in sorted(path for path in (CASES / name).iterdir() if path.is_dir()):
+        import_checkpoint(folder, tmp_path / folder.name)
+        ours = load_tokenizer(tmp_path / folder.name)
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        assert ours.vocab_size == len(theirs)
+        assert ours.special_tokens.get("eos") == theirs.eos_token
+        for text in ("The King naïve", "a river, and more"):
+            expected = theirs(text, add_special_tokens=False).input_ids
+            assert ours.backend.encode(text, add_special_tokens=False).ids == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("foreign-tokenizer-class/japanese", "BertJapaneseTokenizer"),
+        ("lfs-pointer/lfs-tokenizer", "Git LFS pointer"),
+        ("lfs-pointer/lfs", "Git LFS pointer"),
+        ("please-report-this/nan", "holds values that are no numbers"),
+        ("please-report-this/untied", "a head with a vocabulary of its own is not supported"),
+    ],
+)
+def test_the_folders_that_failed_are_refused_by_what_is_wrong(name, match, tmp_path) -> None:
+    if not (CASES / name).is_dir():
+        pytest.skip("the examples that failed are not beside this checkout")
+    with pytest.raises(HuggingFaceError, match=match) as caught:
+        import_checkpoint(CASES / name, tmp_path / "run")
+    assert "please report" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", '"x"', " " * (1 << 25)])
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_tokenizer_file_that_is_no_object_is_told_in_one_line(
+    name, text, changed, tmp_path
+) -> None:
+    folder = changed("bert")
+    (folder / name).write_text(text)
+    with pytest.raises(HuggingFaceError, match=name) as caught:
+        import_checkpoint(folder, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("path", sorted(CASES.glob("hostile-hf-config-*")), ids=lambda p: p.name)
 def test_the_configurations_that_failed_are_refused_at_once(path: Path, changed) -> None:
     content = json.loads((path / "config.json").read_text())

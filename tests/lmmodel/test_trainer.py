@@ -272,7 +272,7 @@ def test_a_missing_tensorboard_is_told_before_another_run_is_replaced(
     before = weights(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     for output in ("run", "new"):
-        with pytest.raises(RunError, match="pip install tensorboard"):
+        with pytest.raises(RunError, match=r"pip install .lmdata-lmmodel\[tensorboard\]"):
             train(tiny("logging.tensorboard=true"), store, tmp_path / output, overwrite=True)
     assert weights(tmp_path / "run") == before
     assert not (tmp_path / "new").exists()
