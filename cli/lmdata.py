@@ -248,7 +248,7 @@ def tokenize(
 )
 @click.option("--max-seq-length", type=int, help="Tokens of the longest example.")
 @click.option("--duplicates", type=int, help="Passes over the documents.")
-@click.option("--compat", type=click.Choice(["bert"]), help="Follow BERT's own script to the word.")
+@click.option("--compat", type=click.Choice(["bert"]), help="Choices of BERT's own script.")
 @click.option(
     "--epoch",
     type=click.IntRange(min=0),
