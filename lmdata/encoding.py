@@ -16,8 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lmdata.encoders.encoded import I64, U8, EncodedDocuments, Ids
-from lmdata.errors import TokenizerError
+from lmdata.encoders.encoded import I64, U8, DifferentIdsError, EncodedDocuments, Ids
 from lmdata.tokenizer import Tokenizer
 
 
@@ -39,6 +38,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def memory_for(self, document: U8) -> int:
+        """Return about how many bytes encoding one document takes: copies of it, words, ids."""
+        ...
+
 
 def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
     """Return the fastest encoder whose ids are known to be those of a tokenizer.
@@ -58,7 +61,10 @@ def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
 
     bpe_obstacle = find_bpe_obstacle(tokenizer.definition)
     if bpe_obstacle is None:
-        return GigatokenEncoder(tokenizer, num_threads=num_threads)
+        encoder = GigatokenEncoder(tokenizer, num_threads=num_threads)
+        if encoder.agrees():
+            return encoder
+        bpe_obstacle = "it gives other ids for the pieces of this vocabulary"
     reason = f"no word cache: {obstacle}; no gigatoken: {bpe_obstacle}"
     return PlainEncoder(tokenizer, reason=reason, num_threads=num_threads)
 
@@ -80,7 +86,7 @@ def check_encoding(
         rows: the documents to compare
 
     Raises:
-        TokenizerError: ids differ; names the row and the first difference
+        DifferentIdsError: ids differ; names the row and the first difference
     """
     for row in map(int, rows):
         start, stop = encoded.document_offsets[row : row + 2]
@@ -88,11 +94,11 @@ def check_encoding(
         expected = tokenizer.backend.encode(document, add_special_tokens=False).ids
         difference = first_difference(encoded.ids[start:stop], np.array(expected, np.int64))
         if difference is not None:
-            raise TokenizerError(
+            raise DifferentIdsError(
+                row,
                 f"row {row}: token {difference} differs from what `tokenizers` gives: "
                 f"{_show(tokenizer, encoded.ids[start:stop], difference)}, expected "
-                f"{_show(tokenizer, np.array(expected, np.int64), difference)}; "
-                "please report this tokenizer and text"
+                f"{_show(tokenizer, np.array(expected, np.int64), difference)}",
             )
 
 

@@ -16,10 +16,11 @@ from lmdata.building.plan import Piece, TokenizeConfig, Unit
 from lmdata.building.splits import assign_splits
 from lmdata.columns import to_column, to_list_column
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
-from lmdata.encoders.encoded import EncodedDocuments
+from lmdata.encoders.encoded import DifferentIdsError, EncodedDocuments, EncodingError
 from lmdata.encoders.intrinsics import start_numba
+from lmdata.encoders.plain_encoding import PlainEncoder
 from lmdata.encoding import RoundTrip, check_encoding, make_encoder, measure_round_trip
-from lmdata.errors import CorpusError
+from lmdata.errors import CorpusError, TokenizerError
 from lmdata.files import output_errors, write_atomically
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.rng import draw, stream_key
@@ -29,10 +30,6 @@ from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file
 
-# Memory that a worker takes for each byte of its longest document (copies of the text, words, ids),
-# measured on one line of 44 MB: 4.8 with the word cache, 7.3 with gigatoken.
-_MEMORY_PER_BYTE = {"word-cache": 6}
-_MEMORY_PER_BYTE_ELSE = 8
 _MAX_CHECKED_BYTES = 8 << 10  # `tokenizers` takes about 5 ms for this
 _MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 30 ms
 
@@ -110,8 +107,13 @@ def prepare_units(
     encoder = make_encoder(tokenizer, num_threads=1)
 
     def work(unit: Unit, report: Callable[[Any], None]) -> UnitReceipt:
-        with UnitRun(setup, tokenizer, encoder, unit) as run:
-            return run.run(report)
+        try:
+            with UnitRun(setup, tokenizer, encoder, unit) as run:
+                return run.run(report)
+        except DifferentIdsError as error:
+            plain = PlainEncoder(tokenizer, reason=str(error))
+            with UnitRun(setup, tokenizer, plain, unit) as run:
+                return run.run(report)
 
     return work
 
@@ -154,7 +156,7 @@ class UnitRun:
         for piece in self._unit.pieces:
             self._hash_source(piece)
             for documents in self._read(piece):
-                self._refuse_too_large(piece.source, documents.offsets)
+                self._refuse_too_large(piece.source, documents)
                 if pile_bytes + len(documents.text) > self._setup.batch_bytes:
                     self._add(pile)
                     pile, pile_bytes = [], 0
@@ -192,7 +194,14 @@ class UnitRun:
         starts = find_sentence_starts(
             documents.text, documents.offsets, self._setup.config.sentences
         )
-        encoded = self._encoder.encode(documents.text, documents.offsets, starts)
+        try:
+            encoded = self._encoder.encode(documents.text, documents.offsets, starts)
+        except DifferentIdsError:
+            raise
+        except EncodingError as error:
+            source = self._setup.sources[int(sources[error.row])]
+            position = int(documents.positions[error.row])
+            raise TokenizerError(f"{source}, document {position} of its part: {error}") from error
         self._check(documents, encoded)
         self._decode_some(documents)
         positions = self._count(pile, encoded)
@@ -280,9 +289,13 @@ class UnitRun:
         encoded = self._encoder.encode(whole, offsets, offsets[:1])
         check_encoding(self._tokenizer, whole, offsets, encoded, [0])
 
-    def _refuse_too_large(self, source: int, offsets: np.ndarray) -> None:
-        largest = int(np.diff(offsets).max(initial=0))
-        needed = largest * _MEMORY_PER_BYTE.get(self._encoder.kind, _MEMORY_PER_BYTE_ELSE)
+    def _refuse_too_large(self, source: int, documents: Documents) -> None:
+        largest = int(np.diff(documents.offsets).max(initial=0))
+        if not largest:
+            return
+        row = int(np.argmax(np.diff(documents.offsets)))
+        document = documents.text[documents.offsets[row] : documents.offsets[row + 1]]
+        needed = self._encoder.memory_for(document)
         if needed > self._setup.worker_bytes:
             raise CorpusError(
                 f"{self._setup.sources[source]} holds a document of {largest >> 20} MiB, which "

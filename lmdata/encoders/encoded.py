@@ -8,9 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.errors import TokenizerError
+
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 Ids = npt.NDArray[Any]
+
+
+class EncodingError(TokenizerError):
+    """A document can't be encoded, or comes out differently than `tokenizers` encodes it.
+
+    Attributes:
+        row: of the document among those that were encoded together
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+
+
+class DifferentIdsError(EncodingError):
+    """An encoder of ours gives other ids than `tokenizers`, which then encodes instead."""
 
 
 @dataclass(frozen=True)
