@@ -43,7 +43,7 @@ class Corrupt(Protocol):
 
 
 def prepare_corruption(
-    recipe: Recipe, tokenizer: Any, *, seed: int, epoch: int, id_dtype: Any = np.uint16
+    recipe: Recipe, tokenizer: Any, seed: int, epoch: int, id_dtype: Any = np.uint16
 ) -> Corrupt | None:
     """Return the corruption of a recipe for one epoch, None where the text stays as it is.
 

@@ -137,10 +137,8 @@ class View:
         """Return the view of another epoch of the same store, recipe and seed."""
         if self.recipe.has_pairs:
             return _view(self._arrays, self._tokenizer, self.recipe, self.seed, epoch)
-        corrupt = prepare_corruption(
-            self.recipe, self._tokenizer, seed=self.seed, epoch=epoch,
-            id_dtype=self._arrays.id_dtype,
-        )  # fmt: skip
+        dtype, tokenizer = self._arrays.id_dtype, self._tokenizer
+        corrupt = prepare_corruption(self.recipe, tokenizer, self.seed, epoch, dtype)
         return replace(self, epoch=epoch, _corrupt=corrupt)
 
     def _pairs(self, examples: np.ndarray, progress: float) -> ExampleBatch:
@@ -241,9 +239,7 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
     else:
         walk, index, plan, num_examples = _index_segments(arrays, walk, recipe, notes)
         facts = ViewFacts(examples=num_examples)
-    corrupt = prepare_corruption(
-        recipe, tokenizer, seed=seed, epoch=epoch, id_dtype=arrays.id_dtype
-    )
+    corrupt = prepare_corruption(recipe, tokenizer, seed, epoch, arrays.id_dtype)
     return View(
         recipe, seed, epoch, notes, tokenizer, arrays, walk, index, plan, corrupt, frame, facts
     )

@@ -204,8 +204,11 @@ def check_against_store(
         name = f"{split}: examples that the view of the store gives"
         yield exact(name, len(fresh), len(examples))
         return
-    if (promised := examples.manifest.views.get(split)) is not None:
-        yield exact(f"{split}: what the view says of its examples", promised, fresh.facts)
+    facts = examples.manifest.views.get(split)
+    for name, promised in [] if facts is None else vars(facts).items():
+        if promised is not None or vars(fresh.facts)[name] is not None:
+            words = name.replace("_", " ")
+            yield exact(f"{split}: {words} of the view", promised, vars(fresh.facts)[name])
     name = f"{split}: sampled examples that the view of the store gives otherwise"
     yield none_of(name, num_different(found, fresh.examples(rows)), len(rows))
 

@@ -100,6 +100,6 @@ def test_a_corruption_uses_the_settings_it_has_and_no_others(shuffled):
 def test_text_that_stays_as_it_is_needs_nothing_of_the_tokenizer():
     tokenizer = make_tokenizer(5)  # special tokens only: nothing to mask
     plain = Recipe(view="packed", corruption="none")
-    assert prepare_corruption(plain, tokenizer, seed=1, epoch=0) is None
+    assert prepare_corruption(plain, tokenizer, 1, 0) is None
     with pytest.raises(TokenizerError, match="there is nothing to mask"):
-        prepare_corruption(Recipe(), tokenizer, seed=1, epoch=0)
+        prepare_corruption(Recipe(), tokenizer, 1, 0)
