@@ -22,7 +22,7 @@ from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_stores
 from lmdata.errors import LmdataError
 from lmdata.masking import candidate_pieces, drawn_pieces, predictions
 from lmdata.recipes import Recipe
-from lmdata.schema import Flow, Manifest, read_settings
+from lmdata.schema import Flow, Manifest, ViewFacts, read_settings
 from lmdata.shards import read_blocks
 from lmdata.tokenizer import Tokenizer
 from lmdata.views import view
@@ -76,10 +76,11 @@ def check_ledger(
 ) -> Iterator[Row]:
     """Yield whether the ledger is what the shards, and the store if at hand, add up to."""
     try:
+        facts = manifest.views or _facts_anew(manifest, stores)
         counts = {
             split: sum_examples(
                 (block.read() for block in read_blocks(folder, manifest, split)), recipe, tokenizer,
-                manifest.views.get(split), len(stores[split]) if stores else None,
+                facts.get(split), len(stores[split]) if stores else None,
             )
             for split in manifest.splits
         }  # fmt: skip
@@ -96,6 +97,16 @@ def check_ledger(
     for quantity, again in (ledger.flows if ledger else {}).items():
         if quantity in manifest.ledger.flows or manifest.views:
             yield _flow_row(quantity, manifest.ledger.flows.get(quantity), again)
+
+
+def _facts_anew(manifest: Manifest, stores: Stores | None) -> dict[str, ViewFacts]:
+    """Return what the views say of their examples where an older manifest does not."""
+    settings = read_settings(manifest)
+    return {
+        split: view(store, settings.recipe, seed=settings.seed, epoch=settings.epoch).facts
+        for split, store in (stores or {}).items()
+        if split in manifest.splits
+    }
 
 
 def _flow_row(quantity: str, promised: Flow | None, found: Flow) -> Row:
