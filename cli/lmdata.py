@@ -222,7 +222,7 @@ def tokenize(
               help="Named recipe to start from; see `lmdata recipes`.")  # fmt: skip
 @click.option("--max-seq-length", type=int, help="Tokens of the longest example.")
 @click.option("--duplicates", type=int, help="Passes over the documents.")
-@click.option("--compat", type=click.Choice(["bert"]), help="Follow BERT's own script to the word.")
+@click.option("--compat", type=click.Choice(["bert"]), help="Choices of BERT's own script.")
 @click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True,
               help="Which epoch of the view is frozen.")  # fmt: skip
 @output_option("shards")
@@ -326,12 +326,8 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
 @main.command()
 @click.argument("dataset", type=FOLDER, default="shards")
 @split_option
-@click.option(
-    "--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row to show."
-)
-@click.option(
-    "--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows to show."
-)
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row.")
+@click.option("--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows.")
 @click.option("--find", metavar="TEXT", help="Show only rows that contain this text.")
 @click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
 @json_option
@@ -342,15 +338,12 @@ def show(
     """Print rows readably: what is masked, replaced or kept, where sentences end.
 
     \b
-    Example: lmdata show shards/ --row 7 --source
-    Example: lmdata show tokens/ --find "of New York" --num-rows 5
+    Example: lmdata show shards/ --find "of New York" --source
     """
     from lmdata.show import show_rows
 
-    colour = not as_json and sys.stdout.isatty()
-    shown = show_rows(
-        dataset, row, num_rows, split=split, with_source=source, find=find, colour=colour
-    )
+    settings = {"find": find, "colour": not as_json and sys.stdout.isatty()}
+    shown = show_rows(dataset, row, num_rows, split=split, with_source=source, **settings)
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
 

@@ -98,18 +98,18 @@ def start_masking(num_workers: int) -> Workers:
 
 
 def columns_to_add(stores: dict[str, TokenStore], recipe: Recipe) -> tuple[Column, ...]:
-    """Return the columns that shards need beyond the usual ones.
+    """Return the columns that shards need beyond the usual ones: those of the corruption.
 
     The segments of packed rows are found again by the special token that ends each, unless a text
     spells it: then their lengths are stored.
     """
-    first = next(iter(stores.values()))
+    first, added = next(iter(stores.values())), recipe.corruption_traits.columns
     end = segment_end(recipe, first.tokenizer)
     if end is None or not any(
         bool((block.ids == end).any()) for store in stores.values() for block in store.blocks
     ):
-        return ()
-    return (replace(SEGMENT_LENGTHS, is_stored=True),)
+        return added
+    return (*added, replace(SEGMENT_LENGTHS, is_stored=True))
 
 
 def _check_settings(recipe: Recipe, num_workers: int, shard_bytes: int) -> None:
@@ -159,9 +159,23 @@ class ExampleSetup:
         try:
             return view(store, settings.recipe, seed=settings.seed, epoch=settings.epoch)
         except DatasetError as error:
-            if split == "train" or isinstance(error, IntegrityError):
+            if isinstance(error, IntegrityError):
                 raise
+            if split == "train":
+                raise DatasetError(self._why_no_training(error)) from error
             return error
+
+    def _why_no_training(self, error: DatasetError) -> str:
+        """Return what is wrong with the train split, by name where others took its documents."""
+        others = [f"{len(s)} in {name}" for name, s in self.stores.items() if name != "train"]
+        held_out = sum(len(store) for store in self.stores.values())
+        if len(self.stores["train"]) or not held_out:
+            return str(error)
+        return (
+            f"{self.store_path} has no document to train on: the hashes of its few documents put "
+            f"all of them elsewhere ({', '.join(others)}); tokenize again with --set "
+            "validation_ratio=0, or from more text"
+        )
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def _num_special(batch: pa.RecordBatch, recipe: Recipe, tokenizer: Tokenizer) ->
         num_segments = len(batch.column(SEGMENT_LENGTHS.name).values)
     elif (end_id := segment_end(recipe, tokenizer)) is not None:
         num_segments = int((to_array(batch.column("input_ids").values) == end_id).sum())
-    return num_segments * (1 if recipe.corruption == "none" else 2)
+    return num_segments * (1 if recipe.corruption_traits.is_causal else 2)
 
 
 def _mark_used(documents: np.ndarray, is_used: np.ndarray) -> None:
@@ -108,7 +108,7 @@ def _count_random(batch: pa.RecordBatch, recipe: Recipe, counts: ExampleCounts) 
     is_random = to_array(batch.column("next_sentence_label")) == 1
     counts.random_pairs += int(is_random.sum())
     types = batch.column("token_type_ids")
-    if recipe.view == "nsp" and batch.num_rows:
+    if recipe.view_traits.draws_documents and batch.num_rows:
         sizes = np.add.reduceat(to_array(types.values), to_array(types.offsets)[:-1], dtype=int)
         counts.random_tokens += int(sizes[is_random].sum() - is_random.sum())
 
@@ -132,7 +132,7 @@ def describe_flows(
         lost_documents, lost_tokens = unused_documents(store, recipe, split in counts)
         documents.update(lost_documents)
         tokens.update(lost_tokens)
-    if recipe.view != "packed":
+    if not recipe.view_traits.is_packed:
         used = {split: count.documents for split, count in counts.items()}
         num_documents = sum(len(store) for store in stores.values())
         flows["documents"] = _check(Flow(read=num_documents, written=used, dropped=documents))
@@ -158,9 +158,7 @@ def unused_documents(
         sizes.append(np.diff(block.id_offsets))
     num_sentences = np.concatenate([*sentences, np.zeros(0, np.int32)])
     num_tokens = np.concatenate([*sizes, np.zeros(0, np.int64)])
-    only_neighbours = recipe.view == "sop" or (
-        recipe.view == "nsp" and np.count_nonzero(num_sentences) == 1 and recipe.compat != "bert"
-    )
+    only_neighbours = recipe.needs_neighbours(int(np.count_nonzero(num_sentences)))
     documents, tokens = Counter[str](), Counter[str]()
     if np.any(num_sentences == 0):
         documents[EMPTY] = int(np.sum(num_sentences == 0))
