@@ -43,14 +43,10 @@ from .summaries import (
 )
 
 FOLDER = click.Path(path_type=Path)
-READING = ("text_field", "documents", "encoding", "errors")
 split_option = click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="train",
-    show_default=True,
-    help="Split of the dataset.",
-)
+    "--split", type=click.Choice(["train", "validation", "test"]), default="train",
+    show_default=True, help="Split of the dataset.",
+)  # fmt: skip
 
 
 @click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
@@ -136,7 +132,7 @@ def train_tokenizer(
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
-    settings = gather(config_path, overrides, options=by_key(nest_reading(options)))
+    settings = gather(config_path, overrides, options=by_key(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
@@ -214,9 +210,8 @@ def tokenize(
         from lmdata.building.plan import TokenizeConfig
 
         config = resolve(
-            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed,
-            **nest_reading(options),
-        )  # fmt: skip
+            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
+        )
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
                 corpus, output, config, tokenizer_path=tokenizer_path,
@@ -388,11 +383,6 @@ def show(
     )
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
-
-
-def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
-    return {f"corpus__{name}" if name in READING else name: v for name, v in options.items()}
 
 
 def report_dataset(
