@@ -19,7 +19,6 @@ from .options import (
     config_option,
     echo_result,
     json_option,
-    nest_reading,
     num_cores,
     num_workers_option,
     output_option,
@@ -127,7 +126,7 @@ def train_tokenizer(
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
-    settings = gather(config_path, overrides, options=by_key(nest_reading(options)))
+    settings = gather(config_path, overrides, options=by_key(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
@@ -197,9 +196,8 @@ def tokenize(
         from lmdata.building.plan import TokenizeConfig
 
         config = resolve(
-            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed,
-            **nest_reading(options),
-        )  # fmt: skip
+            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
+        )
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
                 corpus, output, config, tokenizer_path=tokenizer_path,

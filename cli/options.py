@@ -177,12 +177,15 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress, no
 def reading_options(function: F) -> F:
     """How a corpus is read: the four options that every command which reads text takes."""
     options = [
-        click.option("--text-field",
+        click.option("--text-field", "corpus__text_field",
                      help="Field with the text: JSON lines, Parquet, Arrow, CSV.  [default: text]"),
-        click.option("--documents", type=click.Choice(["file", "blank-line", "line"]),
+        click.option("--documents", "corpus__documents",
+                     type=click.Choice(["file", "blank-line", "line"]),
                      help="What one document is in a .txt file.  [default: file]"),
-        click.option("--encoding", help="Encoding of text files.  [default: utf-8]"),
-        click.option("--errors", type=click.Choice(["strict", "replace", "skip"]),
+        click.option("--encoding", "corpus__encoding",
+                     help="Encoding of text files.  [default: utf-8]"),
+        click.option("--errors", "corpus__errors",
+                     type=click.Choice(["strict", "replace", "skip"]),
                      help="What to do with text that can't be read.  [default: strict]"),
     ]  # fmt: skip
     return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
