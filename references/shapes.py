@@ -16,7 +16,7 @@ def repeat(unit: str, *, before: str = "", after: str = "") -> Shape:
 
     Example:
         >>> repeat("ab", before="x")(4)
-        b'xabababab'
+        b'xababab'
     """
     pattern, head, tail = unit.encode(), before.encode(), after.encode()
     return lambda size: head + pattern * (size // len(pattern) + 1) + tail
