@@ -7,6 +7,7 @@ runs counts, on one core, after one warm-up call.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import tempfile
 import time
@@ -16,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import print_table, write_result
-from lmdata.corpus import CorpusConfig, find_sources, read_documents
+from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
+from lmdata.encoding import Encoder, make_encoder
 from lmdata.sentences import find_sentence_starts
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from references.shapes import JSON_LINES, PROSE, TABLES, Shape
 
 Work = Callable[[bytes], None]
@@ -27,6 +30,30 @@ FACTORS = (1, 2, 4)
 def split_sentences(data: bytes) -> None:
     """Find the sentences of one document."""
     find_sentence_starts(np.frombuffer(data, np.uint8), np.array([0, len(data)]))
+
+
+def encode_as(model: str) -> Work:
+    """Return what encodes one document by a small tokenizer of a kind."""
+
+    def encode(data: bytes) -> None:
+        offsets = np.array([0, len(data)])
+        small_encoder(model).encode(np.frombuffer(data, np.uint8), offsets, offsets[:1])
+
+    return encode
+
+
+@functools.cache
+def small_encoder(model: str) -> Encoder:
+    """Return the encoder of a tokenizer that was trained on a little of every shape."""
+    text = b"\n".join(shape(1 << 10) for shape in PROSE.values())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.txt")
+        path.write_bytes(text)
+        batches: list[Documents] = []
+        for source in find_sources([str(path)], CorpusConfig(errors="skip")):
+            batches += read_documents(source, CorpusConfig(errors="skip"))
+    config = TokenizerConfig(model=model, vocab_size=500, allow_smaller=True)  # type: ignore[arg-type]
+    return make_encoder(train_tokenizer(batches, config))
 
 
 def read_as(suffix: str, **settings: str) -> Work:
@@ -46,6 +73,9 @@ def read_as(suffix: str, **settings: str) -> Work:
 
 SUBJECTS: dict[str, tuple[Work, Mapping[str, Shape]]] = {
     "sentences": (split_sentences, PROSE),
+    "encoding by a word cache": (encode_as("wordpiece"), PROSE),
+    "encoding by gigatoken": (encode_as("bpe"), PROSE),
+    "encoding by tokenizers": (encode_as("unigram"), PROSE),
     "text files": (read_as(".txt"), PROSE),
     "lines": (read_as(".txt", documents="line"), PROSE),
     "paragraphs": (read_as(".txt", documents="blank-line"), PROSE),

@@ -16,7 +16,7 @@ def repeat(unit: str, *, before: str = "", after: str = "") -> Shape:
 
     Example:
         >>> repeat("ab", before="x")(4)
-        b'xabababab'
+        b'xababab'
     """
     pattern, head, tail = unit.encode(), before.encode(), after.encode()
     return lambda size: head + pattern * (size // len(pattern) + 1) + tail
@@ -32,7 +32,28 @@ def halves(first: str, second: str) -> Shape:
     return lambda size: repeat(first)(size // 2) + repeat(second)(size // 2)
 
 
+def distinct(beginning: str) -> Shape:
+    """Return text of words that are all different.
+
+    Example:
+        >>> distinct("w")(16)
+        b'w0 w9e3779b9 w3c6ef372'
+    """
+
+    def words(size: int) -> bytes:
+        made = bytearray()
+        for number in range(size):
+            made += f"{beginning}{number * 0x9E3779B9 % 2**32:x} ".encode()
+            if len(made) > size:
+                break
+        return bytes(made[:-1])
+
+    return words
+
+
 PROSE: dict[str, Shape] = {
+    "distinct words": distinct("w"),
+    "distinct words with accents": distinct("é"),
     "words": repeat("some words. "),
     "dots": repeat("1.2.3."),
     "dots alone": repeat("."),

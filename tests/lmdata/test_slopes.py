@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from lmdata.corpus import CorpusConfig, find_sources, read_documents
+from lmdata.encoding import make_encoder
 from lmdata.sentences import find_sentence_starts
 from references.shapes import JSON_LINES, PROSE, TABLES, Shape
 from tests.lmdata.corpus_files import write
+from tests.lmdata.encoding_oracle import trained
 
 SIZE_BYTES = 32 << 10
 
@@ -73,3 +75,17 @@ def test_a_square_is_noticed() -> None:
 
     with pytest.raises(AssertionError, match="four times the length"):
         assert_linear(search_from_the_start, PROSE["zero bytes"])
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-level", "unigram"])
+@pytest.mark.parametrize("shape", ["words", "distinct words", "distinct words with accents",
+                                   "dots alone", "Thai", "line ends", "no spaces"])  # fmt: skip
+def test_encoding_is_linear(shape: str, kind: str) -> None:
+    tokenizer = trained(kind)
+
+    def encode(data: bytes) -> None:
+        offsets = np.array([0, len(data)])
+        encoder = make_encoder(tokenizer)
+        encoder.encode(np.frombuffer(data, np.uint8), offsets, offsets[:1])
+
+    assert_linear(encode, PROSE[shape])
