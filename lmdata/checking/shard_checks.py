@@ -84,7 +84,10 @@ def check_ledger(
             )
             for split in manifest.splits
         }  # fmt: skip
-        ledger = describe_flows(stores, counts, recipe) if stores else None
+        knows_repeats = bool(manifest.views)
+        ledger = (
+            describe_flows(stores, counts, recipe, knows_repeats=knows_repeats) if stores else None
+        )
     except LmdataError as error:
         yield Row("ledger, counted again from the files", "balanced", str(error), "", "fail")
         return
