@@ -19,6 +19,7 @@ from .options import (
     config_option,
     echo_result,
     json_option,
+    nest_reading,
     num_cores,
     num_workers_option,
     output_option,
@@ -29,6 +30,7 @@ from .options import (
     say,
     seed_option,
     set_option,
+    split_option,
 )
 from .progress import ProgressLine
 from .summaries import (
@@ -43,14 +45,6 @@ from .summaries import (
 )
 
 FOLDER = click.Path(path_type=Path)
-READING = ("text_field", "documents", "encoding", "errors")
-split_option = click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="train",
-    show_default=True,
-    help="Split of the dataset.",
-)
 
 
 @click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
@@ -388,11 +382,6 @@ def show(
     )
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
-
-
-def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
-    return {f"corpus__{name}" if name in READING else name: v for name, v in options.items()}
 
 
 def report_dataset(
