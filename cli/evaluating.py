@@ -145,9 +145,10 @@ def evaluate_data(
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
         if by_source:
             figures = evaluate_sources(run, data, progress=line.update, **options)
-            return json_values(figures), source_lines(figures)
+            sources = json_values(figures.sources)
+            return {"total": figures.total.figures(), "sources": sources}, source_lines(figures)
         result = evaluate_run(run, data, progress=line.update, **options)
-        return json_values(result), evaluation_lines(result)
+        return result.figures(), evaluation_lines(result)
 
 
 def evaluate_pairs(
