@@ -29,6 +29,7 @@ from .options import (
     say,
     seed_option,
     set_option,
+    split_option,
 )
 from .progress import ProgressLine
 from .summaries import (
@@ -43,10 +44,6 @@ from .summaries import (
 )
 
 FOLDER = click.Path(path_type=Path)
-split_option = click.option(
-    "--split", type=click.Choice(["train", "validation", "test"]), default="train",
-    show_default=True, help="Split of the dataset.",
-)  # fmt: skip
 
 
 @click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})

@@ -12,7 +12,7 @@ import click
 
 from lmmodel.families import FAMILIES, MODEL_SIZES
 
-from . import predicting
+from . import answering, predicting
 from .evaluating import evaluate
 from .finetuning import finetune
 from .handing_over import export, import_
@@ -234,5 +234,5 @@ main.add_command(evaluate)
 main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
-for verb in predicting.VERBS:
+for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)
