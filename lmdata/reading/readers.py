@@ -159,14 +159,16 @@ def _cut_blocks(job: Job, stream: ByteStream, lines: _LineFormat) -> Iterator[by
 
 def _cut_short_lines(job: Job, block: U8, lines: _LineFormat) -> Iterator[U8]:
     """Yield a block in parts of so few lines that what is kept of each line takes little memory."""
-    while True:
+    num_left = count_lines(block)
+    while num_left > job.max_records:
         stop = end_of_lines(block, job.max_records)
         if stop < len(block) and lines.find_last is _find_last_paragraph:
             stop = int(find_last_blank(block[:stop])) or len(block)
+        num_left -= count_lines(block[:stop])
         yield block[:stop]
-        if stop == len(block):
-            return
         block = block[stop:]
+    if len(block):
+        yield block
 
 
 def _pass_over(job: Job, head: bytes, pieces: Iterator[bytes], lines: _LineFormat) -> bytes:
