@@ -324,8 +324,12 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
 @main.command()
 @click.argument("dataset", type=FOLDER, default="shards")
 @split_option
-@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row.")
-@click.option("--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows.")
+@click.option(
+    "--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row to show."
+)
+@click.option(
+    "--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows to show."
+)
 @click.option("--find", metavar="TEXT", help="Show only rows that contain this text.")
 @click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
 @json_option
