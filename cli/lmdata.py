@@ -19,6 +19,7 @@ from .options import (
     config_option,
     echo_result,
     json_option,
+    nest_reading,
     num_cores,
     num_workers_option,
     output_option,
@@ -29,6 +30,7 @@ from .options import (
     say,
     seed_option,
     set_option,
+    split_option,
 )
 from .progress import ProgressLine
 from .summaries import (
@@ -43,14 +45,6 @@ from .summaries import (
 )
 
 FOLDER = click.Path(path_type=Path)
-READING = ("text_field", "documents", "encoding", "errors")
-split_option = click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="train",
-    show_default=True,
-    help="Split of the dataset.",
-)
 
 
 @click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
@@ -96,11 +90,8 @@ def sample_corpus(
 
 @main.command("train-tokenizer")
 @click.argument("corpus", nargs=-1, required=True)
-@click.option(
-    "--model",
-    type=click.Choice(["wordpiece", "bpe", "unigram"]),
-    help="Kind of tokenizer.  [default: wordpiece]",
-)
+@click.option("--model", type=click.Choice(["wordpiece", "bpe", "unigram"]),
+              help="Kind of tokenizer.  [default: wordpiece]")  # fmt: skip
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
 @click.option("--strip-accents", is_flag=True, default=None, help="Take combining marks away.")
@@ -159,18 +150,10 @@ def train_tokenizer(
     type=FOLDER,
     help="Folder, dataset, tokenizer.json, vocab.txt or vocab.json.  [default: tokenizer/]",
 )
-@click.option(
-    "--sentences",
-    type=click.Choice(["rules", "lines", "none"]),
-    help="Where sentences end.  [default: rules]",
-)
-@click.option(
-    "--shard-size",
-    "shard_bytes",
-    type=Size("MB"),
-    metavar="SIZE",
-    help="Target size of a shard, such as 256MB.  [default: 256MB]",
-)
+@click.option("--sentences", type=click.Choice(["rules", "lines", "none"]),
+              help="Where sentences end.  [default: rules]")  # fmt: skip
+@click.option("--shard-size", "shard_bytes", type=Size("MB"), metavar="SIZE",
+              help="Target size of a shard, such as 256MB.  [default: 256MB]")  # fmt: skip
 @click.option(
     "--memory",
     "memory_bytes",
@@ -233,29 +216,15 @@ def tokenize(
 
 @main.command()
 @click.argument("tokens", type=FOLDER, default="tokens")
-@click.option(
-    "--rate",
-    "mlm_probability",
-    type=float,
-    help="Share of the tokens to predict.  [default: the recipe's, 0.15]",
-)
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="bert",
-    show_default=True,
-    help="Named recipe to start from; see `lmdata recipes`.",
-)
+@click.option("--rate", "mlm_probability", type=float,
+              help="Share of the tokens to predict.  [default: the recipe's, 0.15]")  # fmt: skip
+@click.option("--recipe", "recipe_name", default="bert", show_default=True,
+              help="Named recipe to start from; see `lmdata recipes`.")  # fmt: skip
 @click.option("--max-seq-length", type=int, help="Tokens of the longest example.")
 @click.option("--duplicates", type=int, help="Passes over the documents.")
 @click.option("--compat", type=click.Choice(["bert"]), help="Follow BERT's own script to the word.")
-@click.option(
-    "--epoch",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Which epoch of the view is frozen.",
-)
+@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Which epoch of the view is frozen.")  # fmt: skip
 @output_option("shards")
 @seed_option
 @num_workers_option
@@ -295,12 +264,8 @@ def mask(
 
 @main.command()
 @click.argument("dataset", type=FOLDER)
-@click.option(
-    "--store",
-    "store_path",
-    type=FOLDER,
-    help="Of example shards: the token store they were made from.",
-)
+@click.option("--store", "store_path", type=FOLDER,
+              help="Of example shards: the token store they were made from.")  # fmt: skip
 @json_option
 @quiet_option
 @click.pass_context
@@ -388,11 +353,6 @@ def show(
     )
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
-
-
-def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
-    return {f"corpus__{name}" if name in READING else name: v for name, v in options.items()}
 
 
 def report_dataset(

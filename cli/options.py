@@ -231,3 +231,19 @@ def num_cores() -> int:
 def say(text: str) -> None:
     """Tell the user what was decided, beside the results."""
     click.echo(text, err=True)
+
+
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="train",
+    show_default=True,
+    help="Split of the dataset.",
+)
+
+_READING = ("text_field", "documents", "encoding", "errors")
+
+
+def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
+    return {f"corpus__{name}" if name in _READING else name: v for name, v in options.items()}

@@ -22,12 +22,12 @@ from lmdata import __version__
 from lmdata.batch import SEGMENT_LENGTHS, Column
 from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.building.output import OutputFolder, check_apart
-from lmdata.building.resumable import SplitShards, differences, first_of, run_build
+from lmdata.building.resumable import SplitShards, run_build
 from lmdata.building.workers import Threads, Workers
 from lmdata.columns import to_record_batch
-from lmdata.config import config_to_dict
+from lmdata.config import Change, config_to_dict
 from lmdata.dataset import TokenStore, open_stores, segment_end
-from lmdata.errors import ConfigError, DatasetError, IntegrityError
+from lmdata.errors import ConfigError, DatasetError, IntegrityError, TokenizerError
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     DEFAULT_SHARD_BYTES,
@@ -192,7 +192,7 @@ def prepare_examples(
 class _ExamplesJob:
     """Example shards as `run_build` makes them: rows of views in, shards out."""
 
-    bad_input = (DatasetError,)
+    bad_input = (ConfigError, DatasetError, TokenizerError)
 
     def __init__(
         self, folder: OutputFolder, setup: ExampleSetup, num_ahead: int,
@@ -216,11 +216,9 @@ class _ExamplesJob:
             del values["columns"]
         return values
 
-    def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:
-        """Return what differs."""
-        return first_of(
-            list(differences(begun, now)), lambda change: "{} was {!r}, is {!r}".format(*change)
-        )
+    def obstacles(self, changed: list[Change]) -> list[str]:
+        """Return what differs: everything counts."""
+        return [f"{key} was {before!r}, is {now!r}" for key, before, now in changed]
 
     def prepare(self) -> tuple[ExampleSetup, list[Rows], dict[int, pa.RecordBatch]]:
         """Make the views, and units of the rows that are in no finished shard."""

@@ -36,7 +36,7 @@ from lmmodel.saving.run import (
     check_same_config,
     check_same_data,
     create_run,
-    make_record,
+    new_record,
     read_record,
 )
 from lmmodel.saving.starting import check_own_place, find_start, first_weights
@@ -111,7 +111,7 @@ def begin(
         prepared = prepare(resolved, data, device, processes)
         num_steps = _count_steps(prepared, output, started_s)
         origin = start.origin if start else None
-        record = make_record(resolved, num_steps, data, _environment(prepared), origin)
+        record = new_record(resolved, num_steps, data, _environment(prepared), origin)
         weights = first_weights(resolved.init_from, origin)
         trainer = _make_trainer(prepared, record, weights, output, progress)
         if processes.is_main:

@@ -208,7 +208,7 @@ def test_overwrite_never_deletes_what_is_no_tokenizer(road: Road, tmp_path: Path
     result = invoke("lmdata", "train-tokenizer", road.corpus, "--output", tmp_path / "out",
                     "--overwrite")  # fmt: skip
     assert result.exit_code == 1
-    assert "holds more than a tokenizer (such as thesis.txt)" in result.stderr
+    assert "exists and is not a tokenizer, so nothing replaces it" in result.stderr
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
