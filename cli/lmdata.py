@@ -373,8 +373,10 @@ def show(
     """
     from lmdata.show import show_rows
 
-    settings = {"find": find, "colour": not as_json and sys.stdout.isatty()}
-    shown = show_rows(dataset, row, num_rows, split=split, with_source=source, **settings)
+    colour = not as_json and sys.stdout.isatty()
+    shown = show_rows(
+        dataset, row, num_rows, split=split, with_source=source, find=find, colour=colour
+    )
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
 
