@@ -46,7 +46,7 @@ from .summaries import (
 FOLDER = click.Path(path_type=Path)
 
 
-@click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
+@click.group("lmdata", cls=FriendlyGroup, context_settings={"max_content_width": 100})
 @click.version_option(package_name="lmdata-lmmodel")
 def main() -> None:
     """Raw text to training examples: exact, fast, resumable.

@@ -59,7 +59,7 @@ class ModelGroup(FriendlyGroup):
     after_interruption = "Nothing was written; type the same command again."
 
 
-@click.group(cls=ModelGroup, context_settings={"max_content_width": 100})
+@click.group("lmmodel", cls=ModelGroup, context_settings={"max_content_width": 100})
 @click.version_option(package_name="lmdata-lmmodel")
 def main() -> None:
     """Training examples to a model: compact, exactly resumable, at home on a CPU or a GPU.

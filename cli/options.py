@@ -50,7 +50,7 @@ class FriendlyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs, a section for each purpose."""
-        for title, verbs in SECTIONS[ctx.info_name or ""].items():
+        for title, verbs in SECTIONS[self.name or ""].items():
             commands = {verb: self.get_command(ctx, verb) for verb in verbs}
             with formatter.section(title):
                 formatter.write_dl([
@@ -63,7 +63,7 @@ class FriendlyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command; what is no verb is a wrong usage that names the nearest."""
         if self.get_command(ctx, args[0]) is None and args[0][:1].isalnum():
-            ctx.fail(f"There is no verb {args[0]!r}{nearest_verb(args[0], ctx.info_name or '')}")
+            ctx.fail(f"There is no verb {args[0]!r}{nearest_verb(args[0], self.name or '')}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -185,7 +185,7 @@ CASES = {
     ),
     "a row that is not there": Case(
         lambda _, road: ["lmdata", "show", road.shards, "--row", "99999"],
-        r"no row 99999 in split train, which has \d+ rows",
+        r"split train of .* has no row 99999: its rows are 0 to \d+",
     ),
     "an unknown recipe": Case(
         mask("--recipe", "gpt-5"), "recipe must be one of bert, .*, got 'gpt-5'"
