@@ -86,7 +86,8 @@ def find_blank_documents(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.in
     """
     blank = np.empty(len(offsets) - 1, np.bool_)
     for row in range(len(blank)):
-        blank[row] = is_blank(text, offsets[row], offsets[row + 1])
+        is_empty = offsets[row] == offsets[row + 1]  # most often so, where many are blank
+        blank[row] = is_empty or is_blank(text, offsets[row], offsets[row + 1])
     return blank
 
 

@@ -106,10 +106,14 @@ def _extract(
 ) -> int:
     at, written = 0, 0
     for line in range(len(states)):
-        state, stop, end = _scan_line(block, at, field, replaces, nesting, text, written)
-        states[line] = state
-        if state == TEXT:
-            written = end
+        stop = at
+        if block[at] == NEWLINE:  # a blank line: gigabytes of them may come
+            states[line] = TEXT
+        else:
+            state, stop, end = _scan_line(block, at, field, replaces, nesting, text, written)
+            states[line] = state
+            if state == TEXT:
+                written = end
         while stop < len(block) and block[stop] != NEWLINE:
             stop += 1
         at = min(stop + 1, len(block))
