@@ -21,7 +21,7 @@ from benchmarks.measure import DATA, print_table, write_result
 from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.encoding import Encoder, first_difference, make_encoder
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmdata.training import TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 
 PUBLISHED = ("bert-base-uncased", "bert-base-cased", "bert-base-chinese", "gpt2")
 TRAINED = ("wordpiece", "bpe", "unigram")

@@ -28,7 +28,7 @@ from lmdata.packing import pack
 from lmdata.tokenize import TokenizeConfig, tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
 from lmdata.views import Recipe, view
-from tests import references
+from references import pretraining
 
 LENGTH, BATCH_SIZE = 128, 256
 NUM_CORES_ON_DISK = 2
@@ -208,18 +208,18 @@ def measure_oracle(store: TokenStore, num_documents: int = 300) -> dict[str, Any
     recipe = Recipe()
 
     def run() -> int:
-        draws, num_tokens = references.PlainDraws(random.Random(1)), 0
+        draws, num_tokens = pretraining.PlainDraws(random.Random(1)), 0
         for index in range(len(documents)):
-            for pair in references.create_pairs(documents, index, draws, max_seq_length=LENGTH):
+            for pair in pretraining.create_pairs(documents, index, draws, max_seq_length=LENGTH):
                 tokens = [
                     special_ids["cls"], *pair.tokens_a, special_ids["sep"], *pair.tokens_b,
                     special_ids["sep"],
                 ]  # fmt: skip
-                k = references.num_to_mask(len(tokens), 0.15, recipe.most_predictions)
-                spans = [[i] for i in references.choose_tokens(tokens, can_mask, k, draws)]
-                references.replace_tokens(tokens, spans, pieces, draws)
+                k = pretraining.num_to_mask(len(tokens), 0.15, recipe.most_predictions)
+                spans = [[i] for i in pretraining.choose_tokens(tokens, can_mask, k, draws)]
+                pretraining.replace_tokens(tokens, spans, pieces, draws)
                 num_tokens += len(tokens)
         return num_tokens
 
     work = "NSP pairs and exact masks, in memory"
-    return measure(work, "BERT's procedure (tests/references.py)", run(), run, 3)
+    return measure(work, "BERT's procedure (references/pretraining.py)", run(), run, 3)

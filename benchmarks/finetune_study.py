@@ -17,8 +17,8 @@ from benchmarks.measure import DATA, print_table, write_result
 from lmdata.config import config_to_dict
 from lmmodel.finetune import FinetuneResult, finetune
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.finetuning.tasks import TaskFormat
 from lmmodel.saving.run import read_record
+from lmmodel.tasks.task_files import TaskFormat
 
 TASKS = DATA / "tasks"
 # Every so many documents (UD) or articles (XQuAD) is held out: both have a training file only. Not

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_checks import CHECKS
-from benchmarks.made_up import write_made_up_data
 from benchmarks.measure import RESULTS, environment, print_table
 from benchmarks.train import BASE, GPU_VOCAB_SIZE, STORE_TOKENS, gpu_work, trainer_work
 from benchmarks.training_runs import Work, run_apart, run_module
+from references.made_up import write_made_up_data
 
 VOCAB = "vocab_size=30528"
 SHAPES: dict[str, tuple[str, ...]] = {

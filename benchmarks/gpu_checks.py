@@ -19,14 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.made_up import is_frozen
 from lmmodel.batch import Batch, make_batch
 from lmmodel.config import TrainConfig, load_train_config
+from lmmodel.families import ModelConfig
 from lmmodel.layers.attention import Kernel, attention, choose_kernel, reference
-from lmmodel.model import ModelConfig, Transformer, make_model
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
+from lmmodel.layers.masks import Mask, Side
+from lmmodel.model import Transformer, make_model
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.saving.metrics import Progress
 from lmmodel.trainer import train
+from references.made_up import is_frozen
 
 VOCAB_SIZE = 997
 # Largest ||a - b|| / ||b||: rounding of the products, which the two sides add up in another order.
@@ -217,10 +220,9 @@ def _attention_difference(
     cu_seqlens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=qkv[0].device)
     fast = [x.to(dtype).requires_grad_() for x in qkv]
     exact = [x.detach().double().requires_grad_() for x in fast]
-    out = attention(
-        *fast, cu_seqlens, max(lengths), is_causal=is_causal, window=window, kernel=kernel
-    )
-    expected = reference(*exact, cu_seqlens, is_causal, window)
+    side, mask = Side(cu_seqlens, max(lengths)), Mask(is_causal=is_causal, window=window)
+    out = attention(*fast, side, side, mask, kernel=kernel)
+    expected = reference(*exact, side, side, mask)
     weights = torch.linspace(-1, 1, out.numel(), device=out.device).view(out.shape).to(dtype)
     ours = [out, *torch.autograd.grad((out * weights).sum(), fast)]
     theirs = [expected, *torch.autograd.grad((expected * weights.double()).sum(), exact)]

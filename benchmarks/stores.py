@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.made_up import write_store
 from benchmarks.measure import DATA
 from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
 from lmdata.encoding import make_encoder
 from lmdata.tokenizer import Tokenizer
-from lmdata.training import TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
+from references.made_up import write_store
 
 SHORTEST_PARAGRAPH = 16  # tokens; what is shorter is mostly headings
 MAX_TRAINING_BYTES = 20_000_000

@@ -14,9 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.made_up import write_made_up_data
 from benchmarks.measure import environment, print_table, write_result
 from benchmarks.training_runs import Work, run_apart
+from references.made_up import write_made_up_data
 
 VOCAB_SIZE = 16_384
 GPU_VOCAB_SIZE = 30_522

@@ -21,7 +21,7 @@ from tokenizers import pre_tokenizers, trainers
 
 from benchmarks.measure import DATA, print_table, summary, write_result
 from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
-from lmdata.training import METHODS, TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import METHODS, TokenizerConfig, train_tokenizer
 
 NUM_THREADS = 2
 Trained = tokenizers.Tokenizer | None

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.made_up import is_frozen
 from lmdata.batch import ExampleBatch
 from lmdata.tokenizer import Tokenizer
+from references.made_up import is_frozen
 
 ROOT = Path(__file__).parents[1]
 # What the two systems have in common; Trainer's names for it are in `_arguments`.

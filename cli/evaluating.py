@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.config import json_values
+
 from .inputs import TEXT
 from .options import device_option, echo_result, json_option, quiet_option
 from .progress import ProgressLine
-from .summaries import aligned, evaluation_lines, to_json_values
+from .summaries import aligned, evaluation_lines, optional
 from .summaries_predicting import RESCORED, WINDOWED, count_lines
 
 if TYPE_CHECKING:
@@ -93,9 +95,9 @@ def evaluate_data(
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
         if by_source:
             figures = evaluate_sources(run, data, progress=line.update, **options)
-            return to_json_values(figures), source_lines(figures)
+            return json_values(figures), source_lines(figures)
         result = evaluate_run(run, data, progress=line.update, **options)
-        return to_json_values(result), evaluation_lines(result)
+        return json_values(result), evaluation_lines(result)
 
 
 def evaluate_pairs(
@@ -120,8 +122,8 @@ def source_lines(result: SourceEvaluation) -> list[str]:
             f"{found.num_documents:,}",
             f"{found.num_labels:,}",
             f"{found.loss:.4f}",
-            f"{found.nats_per_byte:.4f}",
-            f"{found.accuracy:.2%}",
+            optional(found.nats_per_byte, ".4f") or "-",
+            optional(found.accuracy, ".2%") or "-",
         )
         for found in result.sources
     ]

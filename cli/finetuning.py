@@ -21,7 +21,7 @@ from .options import (
     set_option,
 )
 from .progress import ProgressLine
-from .summaries import aligned, duration, figure, to_json_values
+from .summaries import aligned, duration, figure
 
 if TYPE_CHECKING:
     from lmmodel.finetune import FinetuneResult
@@ -108,7 +108,7 @@ def finetune(
             report=lambda now: line.update(*finetuning_progress(now)),
         )  # fmt: skip
     lines = finetuning_lines(result)
-    echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)
+    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @contextlib.contextmanager

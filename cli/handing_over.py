@@ -9,7 +9,6 @@ import click
 
 from .options import echo_result, json_option, overwrite_option, quiet_option
 from .progress import ProgressLine
-from .summaries import to_json_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +44,7 @@ def export(
     with ProgressLine("exporting", quiet=quiet):
         result = export_run(run, output, overwrite=overwrite, onnx=onnx)
     lines = export_lines(result)
-    echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)
+    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @click.command("import")
@@ -71,7 +70,7 @@ def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: b
     with ProgressLine("importing", quiet=quiet):
         result = import_checkpoint(folder, output, overwrite=overwrite)
     lines = import_lines(result)
-    echo_result(to_json_values(result), as_json=as_json, quiet=quiet, lines=lines)
+    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
 def export_lines(result: Export) -> list[str]:

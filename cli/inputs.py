@@ -112,7 +112,7 @@ def _is_at_terminal() -> bool:
 
 def _read_lines(file: str) -> list[str]:
     from lmmodel.errors import TaskError
-    from lmmodel.finetuning.tables import read_text
+    from lmmodel.tasks.files import read_text
 
     if file != STANDARD_INPUT:
         return read_text(Path(file)).removesuffix("\n").split("\n")

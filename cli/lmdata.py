@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import click
 
+from lmdata.config import json_values
+
 from .options import (
     FriendlyGroup,
     Size,
+    by_key,
     config_option,
     echo_result,
-    gather,
     json_option,
     num_cores,
     num_workers_option,
@@ -35,8 +38,8 @@ from .summaries import (
     recipe_lines,
     report_lines,
     size,
-    to_json_values,
     tokenizer_lines,
+    tokenizer_summary,
 )
 
 FOLDER = click.Path(path_type=Path)
@@ -100,6 +103,7 @@ def sample_corpus(
 )
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
+@click.option("--strip-accents", is_flag=True, default=None, help="Take combining marks away.")
 @click.option(
     "--special-token",
     "special_tokens",
@@ -126,21 +130,25 @@ def train_tokenizer(
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
     from lmdata.build import build_tokenizer
-    from lmdata.config import build_config
+    from lmdata.config import build_config, gather
     from lmdata.corpus import CorpusConfig
-    from lmdata.training import TokenizerConfig
+    from lmdata.encoding import RoundTrip
+    from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
-    settings = gather(config_path, overrides, **nest_reading(options))
+    settings = gather(config_path, overrides, options=by_key(nest_reading(options)))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
+    settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
+    found: list[RoundTrip] = []
     with ProgressLine("training the tokenizer", unit="bytes", quiet=quiet) as line:
         tokenizer = build_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
-            overwrite=overwrite, progress=line.update,
+            overwrite=overwrite, progress=line.update, report=found.append,
         )  # fmt: skip
-    facts = {"output": str(output), "vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash}
-    echo_result(facts, as_json=as_json, quiet=quiet, lines=tokenizer_lines(tokenizer, output))
+    facts = tokenizer_summary(tokenizer, output, found[0])
+    lines = tokenizer_lines(tokenizer, output, config.vocab_size, found[0])
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @main.command()
@@ -201,7 +209,7 @@ def tokenize(
 
     start = time.perf_counter()
     # The workers load their kernels while this process imports what it needs.
-    with start_tokenizing(num_workers or num_cores()) as workers:
+    with contextlib.closing(start_tokenizing(num_workers or num_cores())) as workers:
         from lmdata.build import build_store
         from lmdata.building.plan import TokenizeConfig
 
@@ -308,7 +316,7 @@ def verify(
 
     with ProgressLine("verifying", quiet=quiet):
         report = verify_dataset(dataset, store_path=store_path)
-    facts = {**to_json_values(report), "passed": report.passed}
+    facts = {**json_values(report), "passed": report.passed}
     echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
     context.exit(0 if report.passed else 1)
 
@@ -323,7 +331,7 @@ def recipes(as_json: bool) -> None:
     """
     from lmdata.recipes import RECIPES
 
-    facts = to_json_values(RECIPES)
+    facts = json_values(RECIPES)
     echo_result(facts, as_json=as_json, quiet=False, lines=recipe_lines(facts))
 
 
@@ -347,7 +355,7 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
         if plot is not None:
             write_report(statistics, plot)
     lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
-    echo_result(to_json_values(statistics), as_json=as_json, quiet=quiet, lines=lines)
+    echo_result(statistics, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @main.command()
@@ -359,20 +367,27 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
 @click.option(
     "--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows to show."
 )
+@click.option("--find", metavar="TEXT", help="Show only rows that contain this text.")
 @click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
 @json_option
-def show(dataset: Path, split: str, row: int, num_rows: int, source: bool, as_json: bool) -> None:
+def show(
+    dataset: Path, split: str, row: int, num_rows: int, find: str | None, source: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print rows readably: what is masked, replaced or kept, where sentences end.
 
     \b
     Example: lmdata show shards/ --row 7 --source
+    Example: lmdata show tokens/ --find "of New York" --num-rows 5
     """
     from lmdata.show import show_rows
 
     colour = not as_json and sys.stdout.isatty()
-    shown = show_rows(dataset, row, num_rows, split=split, with_source=source, colour=colour)
-    facts = [{"row": row + index, "text": text} for index, text in enumerate(shown)]
-    echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown)])
+    shown = show_rows(
+        dataset, row, num_rows, split=split, with_source=source, find=find, colour=colour
+    )
+    facts = [{"row": number, "text": text} for number, text in shown.items()]
+    echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
 
 
 def nest_reading(options: dict[str, Any]) -> dict[str, Any]:

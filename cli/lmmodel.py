@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import predicting
 from .evaluating import evaluate
@@ -17,6 +18,7 @@ from .finetuning import finetune
 from .handing_over import export, import_
 from .options import (
     FriendlyGroup,
+    by_key,
     config_option,
     device_option,
     echo_result,
@@ -29,7 +31,6 @@ from .options import (
 from .progress import ProgressLine
 from .summaries import (
     plan_lines,
-    to_json_values,
     training_lines,
     training_note,
 )
@@ -40,19 +41,16 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_SIZE = "mini"
-TRAIN_KEYS = {
-    "model_size": "model.size",
-    "num_steps": "budget.num_steps",
-    "num_tokens": "budget.num_tokens",
-    "num_epochs": "budget.num_epochs",
-    "num_minutes": "budget.num_minutes",
-    "keep": "checkpoint.keep",
-    "parallel": "parallel",
-    "init_from": "init_from",
-    "skip_bad_steps": "skip_bad_steps",
-    "device": "device",
-    "seed": "seed",
-}
+
+
+class ModelSize(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """A published size; a family, which others call a model, is answered with its option."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the size."""
+        if value in FAMILIES:
+            self.fail(f"{value!r} is a family, not a size: give --family {value} --model mini.")
+        return super().convert(value, param, ctx)
 
 
 class ModelGroup(FriendlyGroup):
@@ -78,25 +76,52 @@ def main() -> None:
 @click.argument("data", type=FOLDER, required=False)
 @click.option(
     "--model",
-    "size",
-    type=click.Choice(["tiny", "mini", "small", "medium", "base"]),
+    "model__size",
+    type=ModelSize(list(MODEL_SIZES)),
     help="Size of the model.  [default: mini]",
+)
+@click.option(
+    "--family",
+    "model__family",
+    type=click.Choice(list(FAMILIES)),
+    help="How it is built.  [default: bert]",
+)
+@click.option(
+    "--objective",
+    "objective__name",
+    metavar="NAME",
+    help="What it learns: mlm, mlm+nsp, mlm+sop, clm, hybrid.  [default: what the family is for]",
 )
 @click.option(
     "--init-from",
     type=FOLDER,
     help="Begin with the model of this run, trained or imported, instead of a fresh one.",
 )
-@click.option("--num-steps", type=click.IntRange(min=1), help="Optimizer steps.  [default: 1000]")
-@click.option("--num-tokens", type=click.IntRange(min=1), help="Budget in tokens read.")
-@click.option("--num-epochs", type=float, help="Budget in passes over the data.")
 @click.option(
-    "--num-minutes", type=float, help="Wall-clock budget, turned into steps at the start."
+    "--num-steps",
+    "budget__num_steps",
+    type=click.IntRange(min=1),
+    help="Optimizer steps.  [default: 1000]",
+)
+@click.option(
+    "--num-tokens", "budget__num_tokens", type=click.IntRange(min=1), help="Budget in tokens read."
+)
+@click.option(
+    "--num-epochs", "budget__num_epochs", type=float, help="Budget in passes over the data."
+)
+@click.option(
+    "--num-minutes",
+    "budget__num_minutes",
+    type=float,
+    help="Wall-clock budget, turned into steps at the start.",
 )
 @click.option("--output", type=FOLDER, help="Run folder.  [default: runs/SIZE, or RUN-continued]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, bit for bit.")
 @click.option(
-    "--keep", type=click.IntRange(min=1), help="Newest checkpoints that stay.  [default: 2]"
+    "--keep",
+    "checkpoint__keep",
+    type=click.IntRange(min=1),
+    help="Newest checkpoints that stay.  [default: 2]",
 )
 @click.option(
     "--parallel",
@@ -118,9 +143,9 @@ def main() -> None:
 @json_option
 @quiet_option
 def train(
-    data: Path | None, size: str | None, init_from: Path | None, output: Path | None,
-    resume: bool, dry_run: bool, overwrite: bool, config_path: Path | None,
-    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
+    data: Path | None, init_from: Path | None, output: Path | None, resume: bool, dry_run: bool,
+    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train a model on a token store (fresh pairs and masks each epoch) or on frozen shards.
 
@@ -130,24 +155,25 @@ def train(
     Example: lmmodel train --resume --output runs/wiki
     Example: lmmodel train tokens/ --init-from runs/bert --num-minutes 10 --output runs/mine
     """
+    size = options["model__size"] or DEFAULT_SIZE
+    name = size if init_from is None else f"{init_from.resolve().name}-continued"
+    output = output or Path("runs") / name
+    data = data or (None if resume else Path("shards"))
+    settings = by_key({**options, "init_from": init_from and str(init_from)})
+    config = wanted_config(config_path, overrides, settings, output if resume else None)
+    if data is not None:
+        from lmdata.schema import read_manifest
+
+        read_manifest(data)  # what is wrong with settings and data is said before torch is loaded
     from lmmodel.trainer import plan
     from lmmodel.trainer import train as run_training
 
-    options |= {"model_size": size, "init_from": None if init_from is None else str(init_from)}
-    given = [f"{TRAIN_KEYS[k]}={json.dumps(v)}" for k, v in options.items() if v is not None]
-    wanted = [*given, *overrides]
-    name = f"{init_from.resolve().name}-continued" if init_from else size or DEFAULT_SIZE
-    output = output or Path("runs") / name
-    data = data or (None if resume else Path("shards"))
-    config = wanted_config(config_path, wanted, output if resume else None)
     if dry_run:
         if config is None or data is None:
             raise click.UsageError("--dry-run plans a new run: leave --resume out")
         with ProgressLine("planning", quiet=quiet):
             result = plan(config, data)
-        return echo_result(
-            to_json_values(result), as_json=as_json, quiet=quiet, lines=plan_lines(result)
-        )
+        return echo_result(result, as_json=as_json, quiet=quiet, lines=plan_lines(result))
     with ProgressLine("training", unit="steps", quiet=quiet) as line, saying_what_is_kept(output):
         summary = run_training(
             config, data, output, resume=resume, overwrite=overwrite,
@@ -156,22 +182,28 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # torchrun's other processes have nothing to add
         return None
     lines = training_lines(summary)
-    return echo_result(to_json_values(summary), as_json=as_json, quiet=quiet, lines=lines)
+    return echo_result(summary, as_json=as_json, quiet=quiet, lines=lines)
 
 
 def wanted_config(
-    config_path: Path | None, settings: list[str], resumed: Path | None
+    config_path: Path | None,
+    overrides: Sequence[str],
+    options: dict[str, Any],
+    resumed: Path | None,
 ) -> TrainConfig | None:
     """Return the configuration asked for; None: that of the run that is resumed, as it is.
 
     Settings given when a run is resumed are laid over its own.
     """
     from lmmodel.config import change_config, load_train_config
-    from lmmodel.saving.run import read_record
 
     if resumed is None or config_path is not None:
-        return load_train_config(config_path, settings)
-    return change_config(read_record(resumed).config, settings) if settings else None
+        return load_train_config(config_path, overrides, options=options)
+    if not overrides and all(value is None for value in options.values()):
+        return None
+    from lmmodel.saving.run import read_record
+
+    return change_config(read_record(resumed).config, overrides, options=options)
 
 
 def show_training(line: ProgressLine, now: Progress) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import functools
-import json
 import os
 import re
 import sys
@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
+from lmdata.config import json_text
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -21,10 +23,48 @@ INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, what a shell expects
 _USER_CAN_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "lmdata": {
+        "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
+        "Look and check": ("show", "stats", "verify", "recipes"),
+    },
+    "lmmodel": {
+        "Make a model": ("train", "import", "finetune"),
+        "Judge it": ("evaluate",),
+        "Ask it": ("fill-mask", "score", "embed", "generate"),
+        "Ask a fine-tuned one": ("classify", "tag", "answer"),
+        "Hand it over": ("export",),
+    },
+}
+"""What `--help` lists of each program, in this order."""
+
+
 class FriendlyGroup(click.Group):
-    """A group whose commands end with one line, not a traceback, when the user can mend it."""
+    """A group whose commands end with one line, not a traceback, when the user can mend it.
+
+    Its help lists the verbs by what they are for; a verb that does not exist is answered with the
+    nearest one, of either program.
+    """
 
     after_interruption = "What was finished is kept; type the same command again to go on."
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs, a section for each purpose."""
+        for title, verbs in SECTIONS[ctx.info_name or ""].items():
+            commands = {verb: self.get_command(ctx, verb) for verb in verbs}
+            with formatter.section(title):
+                formatter.write_dl([
+                    (verb, command.get_short_help_str(limit=200))
+                    for verb, command in commands.items() if command is not None
+                ])  # fmt: skip
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command; what is no verb is a wrong usage that names the nearest."""
+        if self.get_command(ctx, args[0]) is None and args[0][:1].isalnum():
+            ctx.fail(f"There is no verb {args[0]!r}{nearest_verb(args[0], ctx.info_name or '')}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of ours and Ctrl-C become one line and an exit code."""
@@ -41,6 +81,22 @@ class FriendlyGroup(click.Group):
             if line is None:
                 raise
             raise click.ClickException(line) from error
+
+
+def nearest_verb(word: str, program: str) -> str:
+    """Return how to go on from a verb that a program does not have.
+
+    Example:
+        >>> nearest_verb("trian", "lmmodel"), nearest_verb("tokenize", "lmmodel")
+        (': did you mean `lmmodel train`?', ': did you mean `lmdata tokenize`?')
+    """
+    own, others = SECTIONS[program], [name for name in SECTIONS if name != program]
+    places = {verb: name for name in others for verbs in SECTIONS[name].values() for verb in verbs}
+    places |= {verb: program for verbs in own.values() for verb in verbs}
+    near = difflib.get_close_matches(word, places, n=1)
+    if not near:
+        return f": `{program} --help` lists them"
+    return f": did you mean `{places[near[0]]} {near[0]}`?"
 
 
 def _describe(error: Exception) -> str | None:
@@ -144,37 +200,25 @@ def resolve(
     An option that was not given is None. A name with a double underscore sets a nested key:
     `corpus__encoding` is `corpus.encoding`.
     """
-    from lmdata.config import build_config
+    from lmdata.config import load_config
 
-    return build_config(cls, gather(config_path, overrides, base, **options))
+    return load_config(cls, config_path, overrides, options=by_key(options), base=base)
 
 
-def gather(
-    config_path: Path | None,
-    overrides: Sequence[str],
-    base: dict[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Return the settings that `resolve` makes a configuration of, as nested tables."""
-    from lmdata.config import read_toml, set_value
+def by_key(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options by the dotted key of their setting.
 
-    values = {**(base or {}), **(read_toml(config_path) if config_path else {})}
-    for name, value in options.items():
-        if value is not None:
-            *tables, key = name.split("__")
-            place = functools.reduce(
-                lambda inner, table: inner.setdefault(table, {}), tables, values
-            )
-            place[key] = list(value) if isinstance(value, tuple) else value
-    for override in overrides:
-        set_value(values, override)
-    return values
+    Example:
+        >>> by_key({"seed": 1, "budget__num_steps": 9})
+        {'seed': 1, 'budget.num_steps': 9}
+    """
+    return {name.replace("__", "."): value for name, value in options.items()}
 
 
 def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) -> None:
     """Print a command's result on stdout: JSON for machines, lines for people, or nothing."""
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+        click.echo(json_text(result, indent=2, ensure_ascii=False))
     elif not quiet:
         click.echo("\n".join(lines))
 

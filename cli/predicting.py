@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.config import json_values
+
 from .inputs import TEXT, check_is_text, read_texts, split_at_tab, text_options
 from .options import (
     device_option,
@@ -22,7 +24,6 @@ from .options import (
     seed_option,
 )
 from .progress import ProgressLine
-from .summaries import to_json_values
 from .summaries_predicting import (
     WINDOWED,
     answer_lines,
@@ -66,12 +67,13 @@ def fill_mask(
     Example: lmmodel fill-mask runs/wiki "The capital of France is [MASK]."
     Example: lmmodel fill-mask runs/wiki --file prompts.txt --top-k 3 --json
     """
+    from lmmodel.predicting.mask_filling import fill_mask as fill
     from lmmodel.trained import load_run
 
     given = read_texts(texts, file)
-    filled = load_run(run, device=device or "auto").fill_mask(given.texts, top_k=top_k)
+    filled = fill(load_run(run, device=device or "auto"), given.texts, top_k=top_k)
     records = [
-        {"text": text, "masks": to_json_values(places)}
+        {"text": text, "masks": json_values(places)}
         for text, places in zip(given.texts, filled, strict=True)
     ]
     lines = [*filling_lines(given.texts, filled), *count_lines(given.counts)]
@@ -217,7 +219,7 @@ def generate(
     with ProgressLine("generating", unit="texts", quiet=as_json) as line:
         found = go_on(model, given.texts, config, progress=line.update)
     lines = [*generation_lines(found), *count_lines(given.counts)]
-    result = {"texts": to_json_values(found), "counts": given.counts}
+    result = {"texts": json_values(found), "counts": given.counts}
     echo_result(result, as_json=as_json, quiet=False, lines=lines)
 
 
@@ -240,7 +242,7 @@ def classify(
     Example: lmmodel classify runs/wiki-sequence-classification "What a film!"
     Example: lmmodel classify entailment/ "A cat sleeps." --pair "An animal rests."
     """
-    from lmmodel.fine_tuned import load_fine_tuned
+    from lmmodel.finetuning.folder import load_fine_tuned
     from lmmodel.predicting.answering import classify as classify_texts
 
     if pair is not None and (len(texts) != 1 or file is not None):
@@ -275,7 +277,7 @@ def tag(
     Example: lmmodel tag tagger/ "The old king finds a stone."
     Example: lmmodel tag tagger/ --file sentences.txt --split-at-spaces --json
     """
-    from lmmodel.fine_tuned import load_fine_tuned
+    from lmmodel.finetuning.folder import load_fine_tuned
     from lmmodel.predicting.answering import tag as tag_texts
 
     given, tuned = read_texts(texts, file), load_fine_tuned(model, device or "auto")
@@ -304,9 +306,9 @@ def answer(
     Example: lmmodel answer runs/wiki-question-answering "Who wrote it?" --passage-file page.txt
     Example: lmmodel answer runs/wiki-question-answering --file questions-and-passages.tsv --json
     """
-    from lmmodel.fine_tuned import load_fine_tuned
-    from lmmodel.finetuning.tables import read_text
+    from lmmodel.finetuning.folder import load_fine_tuned
     from lmmodel.predicting.answering import answer as answer_questions
+    from lmmodel.tasks.files import read_text
 
     if passage is not None and passage_file is not None:
         raise click.UsageError("give --passage or --passage-file, not both")
@@ -326,7 +328,7 @@ def echo_answers(
 ) -> None:
     """Print answers, and what was left out or cut."""
     counts = {**left_out, **found.counts}
-    result = {"texts": to_json_values(found.answers), "counts": counts}
+    result = {"texts": json_values(found.answers), "counts": counts}
     echo_result(result, as_json=as_json, quiet=False, lines=[*lines, *count_lines(counts)])
 
 

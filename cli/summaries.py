@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lmdata.encoding import RoundTrip
     from lmdata.schema import Flow, Manifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
     from lmmodel.saving.metrics import Progress
+    from lmmodel.trainer import Plan
     from lmmodel.training.loop import Summary
-    from lmmodel.training.plan import Plan
 
 
 def size(num_bytes: float) -> str:
@@ -33,10 +33,28 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
-def tokenizer_lines(tokenizer: Tokenizer, output: Path) -> list[str]:
-    """Return the summary of a trained tokenizer."""
+def tokenizer_summary(tokenizer: Tokenizer, output: Path, round_trip: RoundTrip) -> dict[str, Any]:
+    """Return the facts about a trained tokenizer."""
+    return {
+        "output": str(output),
+        "vocab_size": tokenizer.vocab_size,
+        "hash": tokenizer.hash,
+        "characters": round_trip.characters,
+        "lost_characters": round_trip.lost,
+    }
+
+
+def tokenizer_lines(
+    tokenizer: Tokenizer, output: Path, wanted_size: int, round_trip: RoundTrip
+) -> list[str]:
+    """Return the summary of a trained tokenizer, with what it can't give back of its text."""
+    lines = [f"{output}/  {tokenizer.vocab_size:,} pieces, hash {tokenizer.hash}"]
+    if tokenizer.vocab_size < wanted_size:
+        lines.append(f"  note       this text gives no more pieces; {wanted_size:,} were wanted")
+    if round_trip.sentence:
+        lines.append(f"  note       {round_trip.sentence}")
     return [
-        f"{output}/  {tokenizer.vocab_size:,} pieces, hash {tokenizer.hash}",
+        *lines,
         f"next: lmdata tokenize CORPUS --tokenizer {output}",
     ]
 
@@ -134,20 +152,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def to_json_values(value: Any) -> Any:
-    """Return dataclasses, paths and sequences as what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: to_json_values(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, dict):
-        return {str(key): to_json_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_values(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def duration(seconds: float) -> str:
     """Return a time in the unit that reads best.
 
@@ -164,7 +168,7 @@ def duration(seconds: float) -> str:
 def plan_lines(plan: Plan) -> list[str]:
     """Return what a training run would do."""
     config = plan.config
-    expected = "unknown" if plan.expected_s is None else duration(plan.expected_s)
+    num_cut = config.batch.min_micro_batches
     shape = f"{config.model.num_hidden_layers} x {config.model.hidden_size}"
     return [
         f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
@@ -174,7 +178,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",
-        f"time        {expected}",
+        f"same bits   on any number of cores with --set batch.min_micro_batches={num_cut}",
+        f"time        {duration(plan.expected_s)}",
     ]
 
 
@@ -203,14 +208,18 @@ def training_lines(summary: Summary) -> list[str]:
 def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
     rows = [
-        ("held-out loss", f"{result.loss:.4f} nats a token, {result.nats_per_byte:.4f} a byte"),
+        ("held-out loss", f"{result.loss:.4f} nats a token" + (
+            "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
+        )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
          "nats a token: guessing by frequency"),
-        ("perplexity", f"{result.perplexity:,.1f}"),
-        ("accuracy", f"{result.accuracy:.2%}, right one in the top 5: {result.top5_accuracy:.2%}"),
-        ("causal loss", _optional(result.causal_loss, ".4f")),
-        ("pair loss", _optional(result.pair_loss, ".4f")),
-        ("pair accuracy", _optional(result.pair_accuracy, ".2%")),
+        ("perplexity", optional(result.perplexity, ",.1f")),
+        ("accuracy", None if result.accuracy is None else f"{result.accuracy:.2%}, right one in "
+         f"the top 5: {result.top5_accuracy:.2%}"),
+        ("causal loss", optional(result.causal_loss, ".4f")),
+        ("pair loss", optional(result.pair_loss, ".4f")),
+        ("pair accuracy", optional(result.pair_accuracy, ".2%")),
+        *((name.replace("_", " "), f"{value:.4f}") for name, value in result.others.items()),
         ("scored", f"{result.num_labels:,} tokens in {result.num_examples:,} examples"),
     ]  # fmt: skip
     lines = [f"  {name:<15} {text}" for name, text in rows if text is not None]
@@ -222,5 +231,11 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     return lines
 
 
-def _optional(value: float | None, form: str) -> str | None:
+def optional(value: float | None, form: str) -> str | None:
+    """Return a figure that may be absent.
+
+    Example:
+        >>> optional(0.5, ".1%"), optional(None, ".1%")
+        ('50.0%', None)
+    """
     return None if value is None else format(value, form)

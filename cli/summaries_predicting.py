@@ -10,10 +10,12 @@ from .summaries import aligned, figure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lmmodel.predicting.answering import Classification, SpanAnswer, Tagging
     from lmmodel.predicting.generation import Generation
     from lmmodel.predicting.likelihood import Likelihoods
     from lmmodel.predicting.mask_filling import Filling
+    from lmmodel.tasks.answering import SpanAnswer
+    from lmmodel.tasks.classification import Classification
+    from lmmodel.tasks.tagging import Tagging
 
 
 WINDOWED = "texts longer than the model takes, read in windows"

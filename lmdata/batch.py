@@ -1,20 +1,88 @@
-"""Examples as flat arrays: what every view returns and every shard holds."""
+"""Examples as declared columns over flat arrays: what every view returns and every shard holds.
+
+`COLUMNS` is the one declaration. Taking, slicing, joining, the Arrow schema, writing and reading
+follow from it, so a corruption that adds a column declares it and edits nothing else.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lmdata.ragged import Ragged
+from lmdata.ragged import concatenate as concatenate_rows
+
 NO_LABEL = -1
+EXAMPLE, TOKEN = "example", "token"
 
 
 @dataclass(frozen=True)
+class Column:
+    """Something that is known of each example.
+
+    Attributes:
+        name: attribute of `ExampleBatch`, and name in the shards
+        dtype: of the values, in NumPy's name; None for that of the ids, uint16 or uint32
+        per: "example" for one value an example, else what an example has any number of; columns
+            of one kind share their offsets
+        null: value that stands for null in the shards, None where there always is a value
+        is_stored: whether shards hold it; else it is found again when they are read
+    """
+
+    name: str
+    dtype: str | None
+    per: str = EXAMPLE
+    null: int | None = None
+    is_stored: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or not self.per.isidentifier():
+            raise ValueError(
+                f"name and per must be names in Python, got {self.name!r}, {self.per!r}"
+            )
+        if self.dtype is not None and np.dtype(self.dtype).kind not in "iuf":
+            raise ValueError(f"column {self.name}: dtype must be of numbers, got {self.dtype!r}")
+        if self.null is not None and self.is_ragged:
+            raise ValueError(f"column {self.name}: only a column per example may have a null")
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether an example has any number of its values."""
+        return self.per != EXAMPLE
+
+    @property
+    def offsets(self) -> str:
+        """Attribute of `ExampleBatch` with the offsets of a ragged column.
+
+        Example:
+            >>> Column("input_ids", None, "token").offsets, Column("a", "uint8", "mask").offsets
+            ('offsets', 'mask_offsets')
+        """
+        return "offsets" if self.per == TOKEN else f"{self.per}_offsets"
+
+
+SEGMENT_LENGTHS = Column("segment_lengths", "int32", "segment", is_stored=False)
+COLUMNS = (
+    Column("input_ids", None, TOKEN),
+    Column("token_type_ids", "uint8", TOKEN),
+    Column("masked_positions", "uint16", "mask"),
+    Column("masked_labels", None, "mask"),
+    Column("next_sentence_label", "int8", null=NO_LABEL),
+    Column("document_a", "uint64"),
+    Column("document_b", "uint64"),
+    Column("duplicate", "uint16"),
+    SEGMENT_LENGTHS,
+)
+
+
 class ExampleBatch:
     """B examples, ragged: the tokens of example i are `input_ids[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
+        columns: what is known of each example, `COLUMNS` and what a corruption adds
         input_ids: uint16 or uint32 (T,), with special tokens and corruption, without padding
         offsets: int64 (B + 1,), into `input_ids` and `token_type_ids`
         token_type_ids: uint8 (T,), 0 through the first [SEP], then 1
@@ -30,6 +98,7 @@ class ExampleBatch:
         segment_offsets: int64 (B + 1,), into `segment_lengths`
     """
 
+    columns: tuple[Column, ...]
     input_ids: np.ndarray
     offsets: np.ndarray
     token_type_ids: np.ndarray
@@ -43,9 +112,55 @@ class ExampleBatch:
     segment_lengths: np.ndarray
     segment_offsets: np.ndarray
 
+    def __init__(self, columns: tuple[Column, ...] = COLUMNS, /, **arrays: np.ndarray) -> None:
+        """Keep the arrays by name.
+
+        Raises:
+            ValueError: a declared column or its offsets are missing, or an array is not declared
+        """
+        expected = {column.name for column in columns}
+        expected |= {column.offsets for column in columns if column.is_ragged}
+        if arrays.keys() != expected:
+            raise ValueError(
+                f"examples have the columns {', '.join(sorted(expected))}, got "
+                f"{', '.join(sorted(arrays))}: declare and give each"
+            )
+        vars(self).update(arrays, columns=columns)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"examples do not change: use replace({name}=...) for others")
+
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        """Say how many there are, without the arrays."""
+        return f"<ExampleBatch: {len(self)} examples, {len(self.input_ids)} tokens>"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the columns and their offsets by name."""
+        return {name: array for name, array in vars(self).items() if name != "columns"}
+
+    def ragged(self, column: Column) -> Ragged:
+        """Return a ragged column with its offsets."""
+        return Ragged(vars(self)[column.name], vars(self)[column.offsets])
+
+    def replace(self, **arrays: np.ndarray) -> ExampleBatch:
+        """Return the same examples with other arrays under some names."""
+        return ExampleBatch(self.columns, **{**self.arrays(), **arrays})
+
+    def take(self, rows: np.ndarray) -> ExampleBatch:
+        """Return copies of the examples at int64 (B',) rows, in this order, repeats allowed."""
+        return _map([self], lambda parts: parts[0].take(rows), lambda parts: parts[0][rows])
+
+    def slice(self, start: int, stop: int) -> ExampleBatch:
+        """Return the rows [start, stop) as views on the same memory."""
+        return _map(
+            [self],
+            lambda parts: parts[0].slice(start, stop),
+            lambda parts: parts[0][start:stop],
+        )
 
     def original_ids(self) -> np.ndarray:
         """Return `input_ids` before the corruption, (T,)."""
@@ -59,9 +174,44 @@ class ExampleBatch:
         flat: np.ndarray = starts + self.masked_positions
         return flat
 
-    def arrays(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return dict(vars(self))
+
+def no_examples(columns: tuple[Column, ...], id_dtype: np.dtype[Any]) -> ExampleBatch:
+    """Return a batch of no example.
+
+    Example:
+        >>> len(no_examples(COLUMNS, np.dtype(np.uint16)))
+        0
+    """
+    arrays = {c.name: np.empty(0, id_dtype if c.dtype is None else c.dtype) for c in columns}
+    arrays |= {c.offsets: np.zeros(1, np.int64) for c in columns if c.is_ragged}
+    return ExampleBatch(columns, **arrays)
+
+
+def concatenate(batches: Sequence[ExampleBatch]) -> ExampleBatch:
+    """Return the examples of all batches, of the same columns, one after the other.
+
+    Args:
+        batches: at least one; a single one is returned as it is
+    """
+    if len(batches) == 1:
+        return batches[0]
+    return _map(batches, concatenate_rows, np.concatenate)
+
+
+def _map(
+    batches: Sequence[ExampleBatch],
+    join_rows: Callable[[list[Ragged]], Ragged],
+    join_values: Callable[[list[np.ndarray]], np.ndarray],
+) -> ExampleBatch:
+    """Return one batch of what functions make of each ragged and of each flat column."""
+    arrays: dict[str, np.ndarray] = {}
+    for column in batches[0].columns:
+        if column.is_ragged:
+            own = join_rows([batch.ragged(column) for batch in batches])
+            arrays |= {column.name: own.values, column.offsets: own.offsets}
+        else:
+            arrays[column.name] = join_values([vars(batch)[column.name] for batch in batches])
+    return ExampleBatch(batches[0].columns, **arrays)
 
 
 def split_segments(

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmdata.building.output import check_apart
 from lmdata.building.plan import TokenizeConfig
-from lmdata.building.workers import WorkerPool
+from lmdata.building.workers import Workers
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
-from lmdata.encoding import make_encoder
-from lmdata.errors import CorpusError, OutputError
+from lmdata.encoding import RoundTrip, make_encoder
+from lmdata.errors import CorpusError
+from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.schema import Manifest
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
-from lmdata.training import TokenizerConfig, train_tokenizer
-from lmdata.writer import output_errors
+from lmdata.tokenizer_training import TokenizerConfig, UnspacedTextError, train_tokenizer
 
 DEFAULT_TOKENIZER = Path("tokenizer")
+_MOST_UNKNOWN = 0.02  # of the characters, before the default tokenizer is of another kind
+TOKENIZER = Kind(
+    "a tokenizer", lambda folder: (folder / "tokenizer_config.json").is_file(), TOKENIZER_FILES
+)
 
-# What a tokenizer's folder may hold; nothing else is ever replaced.
 OnBytes = Callable[[int, int], None]
 OnProgress = Callable[[int, int, int], None]
 
@@ -30,6 +31,7 @@ OnProgress = Callable[[int, int, int], None]
 def build_tokenizer(
     arguments: Sequence[str], output: Path, config: TokenizerConfig, corpus: CorpusConfig, *,
     num_workers: int = 2, overwrite: bool = False, progress: OnBytes | None = None,
+    report: Callable[[RoundTrip], None] | None = None,
 ) -> Tokenizer:  # fmt: skip
     """Train a tokenizer on files and write its folder.
 
@@ -41,6 +43,7 @@ def build_tokenizer(
         num_workers: threads; does not change the result
         overwrite: replace what is in `output`
         progress: called with (bytes of files read, bytes of all files)
+        report: called with what comes back of the text that it was trained on
 
     Raises:
         CorpusError: an input is missing or broken
@@ -48,11 +51,11 @@ def build_tokenizer(
         OutputError: `output` exists or can't be written
     """
     sources = survey_sources(arguments, corpus).sources
-    with _new_folder(output, overwrite) as temporary:
+    with writing_folder(output, TOKENIZER, overwrite=overwrite) as folder:
         batches = _documents_of(sources, corpus, progress)
-        tokenizer = train_tokenizer(batches, config, num_threads=num_workers)
-        with output_errors(output, "nothing was written"):
-            save_tokenizer(tokenizer, temporary)
+        tokenizer = train_tokenizer(batches, config, num_threads=num_workers, report=report)
+        with output_errors(output):
+            save_tokenizer(tokenizer, folder)
     return tokenizer
 
 
@@ -69,7 +72,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
-    verbose: bool = False, workers: WorkerPool | None = None,
+    verbose: bool = False, workers: Workers | None = None,
 ) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -91,16 +94,17 @@ def build_store(
     """
     survey = survey_sources(arguments, config.corpus)
     sources = survey.sources
+    if say:
+        for note in survey.notes:
+            say(note)
     if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
         _check_readable_twice(sources)
-        if say:
-            say(f"no {DEFAULT_TOKENIZER}/ here: training a WordPiece tokenizer on the corpus first")
-        build_tokenizer(
-            arguments, DEFAULT_TOKENIZER, TokenizerConfig(allow_smaller=True), config.corpus,
-            num_workers=num_workers,
-        )  # fmt: skip
+        _build_default_tokenizer(arguments, config.corpus, num_workers, say or (lambda _: None))
     tokenizer = load_tokenizer(tokenizer_path or DEFAULT_TOKENIZER)
     check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
+    if say:
+        for note in tokenizer.notes:
+            say(note)
     if say and verbose:
         encoder = make_encoder(tokenizer)
         say(f"encoding by {encoder.kind}: {encoder.reason}")
@@ -109,6 +113,31 @@ def build_store(
         overwrite=overwrite, progress=progress, workers=workers,
     )  # fmt: skip
     return StoreBuild(manifest, survey.skipped)
+
+
+def _build_default_tokenizer(
+    arguments: Sequence[str], corpus: CorpusConfig, num_workers: int, say: Callable[[str], None]
+) -> None:
+    """Train a WordPiece tokenizer, or Unigram where WordPiece would lose much of the text."""
+    say(f"no {DEFAULT_TOKENIZER}/ here: training a WordPiece tokenizer on the corpus first")
+    found: list[RoundTrip] = []
+    try:
+        build_tokenizer(
+            arguments, DEFAULT_TOKENIZER, TokenizerConfig(allow_smaller=True), corpus,
+            num_workers=num_workers, report=found.append,
+        )  # fmt: skip
+    except UnspacedTextError:
+        say("every word is too long for WordPiece, as in text without spaces")
+    else:
+        if found[0].unknown_ratio <= _MOST_UNKNOWN:
+            return
+        say(f"{found[0].unknown_ratio:.0%} of the text would be unknown to WordPiece")
+    say("training a Unigram tokenizer instead, which needs no spaces between words")
+    build_tokenizer(
+        arguments, DEFAULT_TOKENIZER,
+        TokenizerConfig(model="unigram", allow_smaller=True), corpus,
+        num_workers=num_workers, overwrite=True,
+    )  # fmt: skip
 
 
 def _documents_of(
@@ -128,41 +157,4 @@ def _check_readable_twice(sources: Sequence[Source]) -> None:
         raise CorpusError(
             "standard input can be read only once and there is no tokenizer yet: give one with "
             "--tokenizer, or save the text to a file first"
-        )
-
-
-@contextmanager
-def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder beside `output` that takes its place if all goes well.
-
-    Raises:
-        OutputError: `output` exists, holds something that is no tokenizer, or can't be written
-    """
-    _check_replaceable(output, overwrite)
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        with output_errors(output):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        yield temporary
-        with output_errors(output):
-            shutil.rmtree(output, ignore_errors=True)
-            temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_replaceable(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise OutputError(
-            f"{output} exists: add --overwrite to replace it, or choose another --output"
-        )
-    found = {entry.name for entry in output.iterdir()} if output.is_dir() else {output.name}
-    strangers = sorted(found - TOKENIZER_FILES)
-    if strangers:
-        raise OutputError(
-            f"{output} holds more than a tokenizer (such as {strangers[0]}), which --overwrite "
-            f"leaves alone: choose another --output"
         )

@@ -21,12 +21,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.errors import CorpusError
 from lmdata.reading.blank_lines import find_blank_documents
 from lmdata.reading.ranges import align_offset, is_splittable, split_source
 from lmdata.reading.readers import read_records
 from lmdata.reading.records import Job, Records, Rejections, lengths_to_offsets
 from lmdata.reading.sources import CorpusConfig, Source, Survey, find_sources, survey_sources
 from lmdata.reading.streams import is_utf8
+from lmdata.stored import is_lfs_pointer
 
 __all__ = [
     "CorpusConfig",
@@ -96,12 +98,26 @@ def read_documents(
         stop = source.size_bytes if stop is None else align_offset(source, config, stop)
     job = Job(source, config, start, stop, batch_bytes, Rejections(config.errors == "skip"))
     num_left = (source.size_bytes if stop is None else stop) - start
-    for records in read_records(job):
+    for records in _read_if_there(job):
         num_left -= records.num_source_bytes
         yield _clean(job, records)
     if job.rejections.dropped or num_left > 0:
         nothing = np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int64)
         yield _clean(job, Records(*nothing, 0, max(num_left, 0)))
+
+
+def _read_if_there(job: Job) -> Iterator[Records]:
+    """Yield the records, or leave out a file of which there is only a Git LFS pointer."""
+    path = job.source.path
+    try:
+        is_pointer = path is not None and is_lfs_pointer(path)
+    except OSError as error:
+        raise CorpusError(f"can't open {job.source}: {error.strerror}") from error
+    if not is_pointer:
+        yield from read_records(job)
+    elif job.start == 0:
+        message = f"{path} is not here, only its Git LFS pointer: git lfs pull fetches it"
+        job.rejections.reject("git-lfs-pointer", job.source.size_bytes, message)
 
 
 def _clean(job: Job, records: Records) -> Documents:

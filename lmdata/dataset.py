@@ -1,54 +1,119 @@
 """Opening what was built: memory-mapped, verified, refused in one clear line if it is not whole.
 
 Arrays are views on the memory map: opening a store of any size takes milliseconds and no memory.
+A block is compared with its hashes before it is used for the first time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from lmdata.batch import ExampleBatch, split_segments
-from lmdata.building.shards import Verify, read_batches
-from lmdata.columns import to_array
+from lmdata.batch import (
+    NO_LABEL,
+    SEGMENT_LENGTHS,
+    ExampleBatch,
+    concatenate,
+    no_examples,
+    split_segments,
+)
+from lmdata.columns import from_record_batch, to_array
 from lmdata.errors import IntegrityError, MismatchError
+from lmdata.ragged import Ragged
+from lmdata.recipes import Recipe
 from lmdata.schema import (
+    SPLITS,
     Kind,
     Manifest,
     read_manifest,
+    read_settings,
+    smallest_id_dtype,
 )
+from lmdata.shards import OFFSETS, Block, Verify, read_blocks
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 
 
-@dataclass(frozen=True)
 class StoreBlock:
-    """One record batch of a token store: d documents, t tokens, s sentences; views, not copies."""
+    """One record batch of a token store: d documents, t tokens, s sentences; views, not copies.
 
-    first_row: int  # row, within the split, of the first document
-    ids: np.ndarray  # uint16 | uint32 (t,)
-    id_offsets: np.ndarray  # int64 (d+1,)  into ids
-    sentence_lengths: np.ndarray  # uint32 (s,)
-    sentence_offsets: np.ndarray  # int32 (d+1,)  into sentence_lengths
-    positions: np.ndarray  # uint64 (d,)  line or record in the source
-    source_codes: np.ndarray  # int32 (d,)  into source_names
-    source_names: pa.Array  # string
+    A column is compared with its hash, and looked at for what a kernel may not meet, when it is
+    asked for.
+    """
+
+    def __init__(self, block: Block, vocab_size: int) -> None:
+        self.first_row = block.first_row  # row, within the split, of the first document
+        self.num_documents: int = block.batch.num_rows
+        self._block, self._vocab_size = block, vocab_size
+        ids, lengths = (block.batch.column(name) for name in ("input_ids", "sentence_lengths"))
+        self.unchecked_ids, self.unchecked_lengths = to_array(ids.values), to_array(lengths.values)
+        self.num_tokens, self.num_sentences = len(ids.values), len(lengths.values)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """Ids of all documents, uint16 | uint32 (t,), each below the size of the vocabulary."""
+        self._block.check("input_ids")
+        largest = int(self.unchecked_ids.max(initial=0))
+        if largest >= self._vocab_size:
+            problem = f"id {largest} is not below the vocabulary's {self._vocab_size}"
+            raise self._block.damage("input_ids", problem)
+        return self.unchecked_ids
+
+    @cached_property
+    def id_offsets(self) -> np.ndarray:
+        """Where documents begin in `ids`, int64 (d+1,)."""
+        return self._offsets("input_ids")
+
+    @cached_property
+    def sentence_lengths(self) -> np.ndarray:
+        """Tokens of each sentence, uint32 (s,), at least 1; they sum to those of the documents."""
+        for name in ("source", "position", "sentence_lengths"):  # all that is small, at once
+            self._block.check(name)
+        lengths = self.unchecked_lengths
+        totals = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        starts = self.sentence_offsets
+        if not np.array_equal(np.diff(totals[starts]), np.diff(self.id_offsets)):
+            raise self._block.damage(name, "they do not sum to the tokens of each document")
+        if not lengths[int(starts[0]) : int(starts[-1])].all():
+            raise self._block.damage(name, "there is a sentence without a token")
+        return lengths
+
+    @cached_property
+    def sentence_offsets(self) -> np.ndarray:
+        """Where documents begin in `sentence_lengths`, int32 (d+1,)."""
+        return self._offsets("sentence_lengths")
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Line or record of each document in its source, uint64 (d,)."""
+        self._block.check("position")
+        return to_array(self._block.batch.column("position"))
+
+    @cached_property
+    def source_codes(self) -> np.ndarray:
+        """Source of each document, int32 (d,), into `source_names`."""
+        self._block.check("source")
+        codes = to_array(self._block.batch.column("source").indices)
+        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.source_names):
+            raise self._block.damage("source", f"it names none of {len(self.source_names)} sources")
+        return codes
 
     @property
-    def num_documents(self) -> int:
-        """The documents of this block."""
-        return len(self.positions)
+    def source_names(self) -> pa.Array:
+        """Names of sources, string."""
+        return self._block.batch.column("source").dictionary
 
-
-@dataclass(frozen=True)
-class _ExampleBlock:
-    """One record batch of example shards; views, not copies."""
-
-    first_row: int
-    columns: dict[str, np.ndarray]  # (rows,) or, for lists, all values
-    offsets: dict[str, np.ndarray]  # int32 (rows+1,) for each list column
+    def _offsets(self, name: str) -> np.ndarray:
+        self._block.check(name + OFFSETS)
+        column = self._block.batch.column(name)
+        rows = Ragged(to_array(column.values), to_array(column.offsets))
+        try:
+            rows.check()
+        except ValueError as error:
+            raise self._block.damage(name, str(error)) from error
+        return rows.offsets
 
 
 class TokenStore:
@@ -69,8 +134,8 @@ class TokenStore:
         self.split = split
         self.blocks = blocks
         self.num_documents = sum(block.num_documents for block in blocks)
-        self.num_tokens = sum(len(block.ids) for block in blocks)
-        self.num_sentences = sum(len(block.sentence_lengths) for block in blocks)
+        self.num_tokens = sum(block.num_tokens for block in blocks)
+        self.num_sentences = sum(block.num_sentences for block in blocks)
         self._first_rows = np.array([block.first_row for block in blocks], np.int64)
 
     def __len__(self) -> int:
@@ -81,6 +146,7 @@ class TokenStore:
 
         Raises:
             IndexError: no such row in this split
+            IntegrityError: the block that holds it is damaged
         """
         block, index = self._locate(row)
         first, last = block.id_offsets[index : index + 2]
@@ -112,14 +178,19 @@ class ExampleSet:
         return f"<ExampleSet {self.split}: {self.num_examples:,} examples>"
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, split: str, blocks: list[_ExampleBlock]
-    ) -> None:
+        self, manifest: Manifest, tokenizer: Tokenizer, split: str,
+        blocks: list[Block],
+    ) -> None:  # fmt: skip
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.split = split
         self.num_examples = manifest.num_rows(split)
-        self._segment_end = _segment_end(manifest, tokenizer)
+        settings = read_settings(manifest)
+        self._stored = tuple(column for column in settings.all_columns if column.is_stored)
+        self._id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
+        self._segment_end = segment_end(settings.recipe, tokenizer)
         self._blocks = blocks
+        self._opened: dict[int, ExampleBatch] = {}
         self._first_rows = np.array([block.first_row for block in blocks], np.int64)
 
     def __len__(self) -> int:
@@ -130,6 +201,7 @@ class ExampleSet:
 
         Raises:
             IndexError: a row that is not in this split
+            IntegrityError: a block that holds some of them is damaged
         """
         rows = np.asarray(indices, np.int64)
         outside = rows[(rows < 0) | (rows >= self.num_examples)]
@@ -138,79 +210,47 @@ class ExampleSet:
                 f"row {outside[0]} of split {self.split}: it has {self.num_examples} examples"
             )
         places = np.searchsorted(self._first_rows, rows, side="right") - 1  # (B,) block of each
-        picked = [
-            (self._blocks[place], np.flatnonzero(places == place)) for place in np.unique(places)
+        order = np.argsort(places, kind="stable")
+        found = [
+            self._block(place).take(rows[places == place] - self._first_rows[place])
+            for place in np.unique(places).tolist()
         ]
-        ids, offsets = _gather_lists(picked, rows, "input_ids")
-        positions, mask_offsets = _gather_lists(picked, rows, "masked_positions")
-        lengths, segments = np.diff(offsets).astype(np.int32), np.arange(len(rows) + 1)
+        batch = concatenate(found or [no_examples(self._stored, self._id_dtype)])
+        if bool((order[1:] < order[:-1]).any()):
+            batch = batch.take(np.argsort(order))
+        return self._with_segments(batch)
+
+    def _block(self, place: int) -> ExampleBatch:
+        """Return a record batch as examples, checked when it is used for the first time."""
+        if place not in self._opened:
+            block = self._blocks[place]
+            try:
+                batch = from_record_batch(block.read(), self._stored)
+                _check_values(batch, self.manifest.tokenizer.vocab_size)
+            except ValueError as error:
+                raise block.damage("", str(error)) from error
+            self._opened[place] = batch
+        return self._opened[place]
+
+    def _with_segments(self, batch: ExampleBatch) -> ExampleBatch:
+        """Return the examples with their segments, unless the shards hold them."""
+        if SEGMENT_LENGTHS.name in batch.arrays():
+            return batch
+        lengths, offsets = np.diff(batch.offsets).astype(np.int32), np.arange(len(batch) + 1)
         if self._segment_end is not None:
-            lengths, segments = split_segments(ids, offsets, self._segment_end)
+            lengths, offsets = split_segments(batch.input_ids, batch.offsets, self._segment_end)
+        columns = (*self._stored, SEGMENT_LENGTHS)
         return ExampleBatch(
-            input_ids=ids,
-            offsets=offsets,
-            token_type_ids=_gather_lists(picked, rows, "token_type_ids")[0],
-            masked_positions=positions,
-            mask_offsets=mask_offsets,
-            masked_labels=_gather_lists(picked, rows, "masked_labels")[0],
-            next_sentence_label=_gather_values(picked, rows, "next_sentence_label"),
-            document_a=_gather_values(picked, rows, "document_a"),
-            document_b=_gather_values(picked, rows, "document_b"),
-            duplicate=_gather_values(picked, rows, "duplicate"),
-            segment_lengths=lengths,
-            segment_offsets=segments,
+            columns, **batch.arrays(), segment_lengths=lengths, segment_offsets=offsets
         )
 
 
-def _segment_end(manifest: Manifest, tokenizer: Tokenizer) -> int | None:
+def segment_end(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
     """Return the special token that ends each segment of a packed row, None for other views."""
-    recipe = manifest.configuration.get("recipe", {})
-    if recipe.get("view") != "packed":
+    if recipe.view != "packed":
         return None
-    end = tokenizer.special_ids.get("eos") if recipe.get("corruption") == "none" else None
+    end = tokenizer.special_ids.get("eos") if recipe.corruption == "none" else None
     return tokenizer.special_ids.get("sep") if end is None else end
-
-
-_Picked = list[tuple[_ExampleBlock, np.ndarray]]  # blocks and, of each, places in the answer
-
-_EMPTY_TYPES = {"next_sentence_label": np.int8, "duplicate": np.uint16}
-
-
-def _gather_values(picked: _Picked, rows: np.ndarray, name: str) -> np.ndarray:
-    """One value a row: (B,)."""
-    dtype = picked[0][0].columns[name].dtype if picked else _EMPTY_TYPES.get(name, np.uint64)
-    values = np.empty(len(rows), dtype)
-    for block, places in picked:
-        values[places] = block.columns[name][rows[places] - block.first_row]
-    return values
-
-
-def _gather_lists(picked: _Picked, rows: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """One list a row: all values, and int64 offsets (B+1,)."""
-    lengths = np.zeros(len(rows), np.int64)
-    for block, places in picked:
-        local = rows[places] - block.first_row
-        lengths[places] = block.offsets[name][local + 1] - block.offsets[name][local]
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    dtype = picked[0][0].columns[name].dtype if picked else np.dtype(np.uint16)
-    values = np.empty(offsets[-1], dtype)
-    for block, places in picked:
-        begins = block.offsets[name][rows[places] - block.first_row].astype(np.int64)
-        source = _ranges(begins, lengths[places])
-        values[_ranges(offsets[places], lengths[places])] = block.columns[name][source]
-    return values, offsets
-
-
-def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the integers of several ranges, one after the other.
-
-    Example:
-        >>> _ranges(np.array([5, 0]), np.array([2, 3]))
-        array([5, 6, 0, 1, 2])
-    """
-    ends = np.cumsum(lengths)
-    shift = np.repeat(begins - (ends - lengths), lengths)
-    return np.asarray(np.arange(len(shift)) + shift)
 
 
 def open_store(
@@ -232,9 +272,16 @@ def open_store(
     """
     folder = Path(path)
     manifest, own_tokenizer = _open_dataset(folder, "tokens", split, tokenizer)
-    batches = read_batches(folder, manifest, split, verify=verify)
-    blocks = tuple(_store_block(row, batch) for row, batch in batches)
-    return TokenStore(manifest, own_tokenizer, split, blocks)
+    blocks = read_blocks(folder, manifest, split, verify=verify)
+    vocab_size = manifest.tokenizer.vocab_size
+    opened = tuple(StoreBlock(block, vocab_size) for block in blocks)
+    return TokenStore(manifest, own_tokenizer, split, opened)
+
+
+def open_stores(path: Path | str) -> dict[str, TokenStore]:
+    """Return the splits of a token store by name, train first; errors as of `open_store`."""
+    manifest = read_manifest(Path(path))
+    return {split: open_store(path, split) for split in SPLITS if split in manifest.splits}
 
 
 def open_examples(
@@ -250,8 +297,7 @@ def open_examples(
     """
     folder = Path(path)
     manifest, own_tokenizer = _open_dataset(folder, "examples", split, tokenizer)
-    batches = read_batches(folder, manifest, split, verify=verify)
-    blocks = [_example_block(row, batch) for row, batch in batches]
+    blocks = read_blocks(folder, manifest, split, verify=verify)
     return ExampleSet(manifest, own_tokenizer, split, blocks)
 
 
@@ -289,27 +335,16 @@ def _own_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     return tokenizer
 
 
-def _store_block(first_row: int, batch: pa.RecordBatch) -> StoreBlock:
-    ids, lengths = batch.column("input_ids"), batch.column("sentence_lengths")
-    sources = batch.column("source")
-    return StoreBlock(
-        first_row=first_row,
-        ids=to_array(ids.values),
-        id_offsets=to_array(ids.offsets),
-        sentence_lengths=to_array(lengths.values),
-        sentence_offsets=to_array(lengths.offsets),
-        positions=to_array(batch.column("position")),
-        source_codes=to_array(sources.indices),
-        source_names=sources.dictionary,
-    )
-
-
-def _example_block(first_row: int, batch: pa.RecordBatch) -> _ExampleBlock:
-    columns, offsets = {}, {}
-    for field, column in zip(batch.schema, batch.columns, strict=True):
-        if pa.types.is_list(field.type):
-            columns[field.name] = to_array(column.values)
-            offsets[field.name] = to_array(column.offsets)
-        else:
-            columns[field.name] = to_array(column.fill_null(-1) if column.null_count else column)
-    return _ExampleBlock(first_row, columns, offsets)
+def _check_values(batch: ExampleBatch, vocab_size: int) -> None:
+    """Raise a ValueError for values of examples that a kernel may not meet."""
+    for name in ("input_ids", "masked_labels"):
+        largest = int(batch.arrays()[name].max(initial=0))
+        if largest >= vocab_size:
+            raise ValueError(f"column {name}: {largest} is not below the vocabulary's {vocab_size}")
+    lengths = np.repeat(np.diff(batch.offsets), np.diff(batch.mask_offsets))
+    begin, end = int(batch.mask_offsets[0]), int(batch.mask_offsets[-1])
+    if (batch.masked_positions[begin:end] >= lengths).any():
+        raise ValueError("column masked_positions: a position lies behind the end of its example")
+    labels = batch.next_sentence_label
+    if len(labels) and not NO_LABEL <= int(labels.min()) <= int(labels.max()) <= 1:
+        raise ValueError("column next_sentence_label: a label is neither 0 nor 1")

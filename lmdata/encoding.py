@@ -1,44 +1,23 @@
 """Documents to ids, exactly as `tokenizers` gives them and much faster where its rules allow.
 
 Three encoders stand behind one interface: a cache of words for WordPiece, gigatoken for byte-level
-BPE, and `tokenizers` itself for everything else. `check_encoding` re-encodes documents with
-`tokenizers` and compares; whoever builds a dataset calls it on a sample.
+BPE, and `tokenizers` itself for everything else. Whoever builds a dataset asks two things of a
+sample: `check_encoding` encodes documents again with `tokenizers` and compares, and
+`measure_round_trip` decodes their ids and says what does not come back.
 """
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from lmdata.errors import TokenizerError
+from lmdata.encoders.encoded import I64, U8, DifferentIdsError, EncodedDocuments, Ids
 from lmdata.tokenizer import Tokenizer
-
-U8 = npt.NDArray[np.uint8]
-I64 = npt.NDArray[np.int64]
-Ids = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The ids of documents and how they divide into sentences.
-
-    A token belongs to the sentence in which its first byte lies; sentences without a token vanish.
-
-    Attributes:
-        ids: uint16 or uint32 (T,), of all documents
-        document_offsets: int64 (D + 1,), where documents begin in `ids`
-        sentence_lengths: uint32 (S,), tokens in each sentence, none of them 0
-        sentence_offsets: int64 (D + 1,), where documents begin in `sentence_lengths`
-    """
-
-    ids: Ids
-    document_offsets: I64
-    sentence_lengths: npt.NDArray[np.uint32]
-    sentence_offsets: I64
 
 
 class Encoder(Protocol):
@@ -49,7 +28,7 @@ class Encoder(Protocol):
     reason: str
     """Why it is of this kind."""
 
-    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> Encoded:
+    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
         """Return the ids of documents.
 
         Args:
@@ -57,6 +36,10 @@ class Encoder(Protocol):
             offsets: int64 (D + 1,), where documents begin in `text`
             sentence_starts: int64 (S,), sorted, with the start of every document that has text
         """
+        ...
+
+    def memory_for(self, document: U8) -> int:
+        """Return about how many bytes encoding one document takes: copies of it, words, ids."""
         ...
 
 
@@ -68,25 +51,30 @@ def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
         num_threads: 1 in a worker process, so that workers do not compete; more lets gigatoken and
             `tokenizers` use the threads that they choose themselves
     """
-    from lmdata.encoders.cut_classes import find_obstacle
     from lmdata.encoders.plain_encoding import PlainEncoder
+    from lmdata.encoders.word_encoding import WordEncoder, find_obstacle
 
     obstacle = find_obstacle(tokenizer.definition)
     if obstacle is None:
-        from lmdata.encoders.word_encoding import WordEncoder
-
         return WordEncoder(tokenizer, num_threads=num_threads)
     from lmdata.encoders.bpe_encoding import GigatokenEncoder, find_bpe_obstacle
 
     bpe_obstacle = find_bpe_obstacle(tokenizer.definition)
     if bpe_obstacle is None:
-        return GigatokenEncoder(tokenizer, num_threads=num_threads)
+        encoder = GigatokenEncoder(tokenizer, num_threads=num_threads)
+        if encoder.agrees():
+            return encoder
+        bpe_obstacle = "it gives other ids for the pieces of this vocabulary"
     reason = f"no word cache: {obstacle}; no gigatoken: {bpe_obstacle}"
     return PlainEncoder(tokenizer, reason=reason, num_threads=num_threads)
 
 
 def check_encoding(
-    tokenizer: Tokenizer, text: U8, offsets: I64, encoded: Encoded, rows: Sequence[int] | I64
+    tokenizer: Tokenizer,
+    text: U8,
+    offsets: I64,
+    encoded: EncodedDocuments,
+    rows: Sequence[int] | I64,
 ) -> None:
     """Encode some documents again with `tokenizers` and compare.
 
@@ -98,7 +86,7 @@ def check_encoding(
         rows: the documents to compare
 
     Raises:
-        TokenizerError: ids differ; names the row and the first difference
+        DifferentIdsError: ids differ; names the row and the first difference
     """
     for row in map(int, rows):
         start, stop = encoded.document_offsets[row : row + 2]
@@ -106,11 +94,11 @@ def check_encoding(
         expected = tokenizer.backend.encode(document, add_special_tokens=False).ids
         difference = first_difference(encoded.ids[start:stop], np.array(expected, np.int64))
         if difference is not None:
-            raise TokenizerError(
+            raise DifferentIdsError(
+                row,
                 f"row {row}: token {difference} differs from what `tokenizers` gives: "
                 f"{_show(tokenizer, encoded.ids[start:stop], difference)}, expected "
-                f"{_show(tokenizer, np.array(expected, np.int64), difference)}; "
-                "please report this tokenizer and text"
+                f"{_show(tokenizer, np.array(expected, np.int64), difference)}",
             )
 
 
@@ -135,42 +123,180 @@ def _show(tokenizer: Tokenizer, ids: Ids, index: int) -> str:
     return " ".join(repr(tokenizer.piece(item)) for item in around) or "the end"
 
 
-def check_sentence_starts(offsets: I64, sentence_starts: I64) -> None:
-    """Check that every document with text begins a sentence.
+CHANGED, WITHOUT_PIECE = "changed by the normalizer", "without a piece"
+"""Why a character does not come back from ids."""
 
-    Raises:
-        ValueError: one does not
-    """
-    begins = offsets[:-1][np.diff(offsets) > 0]
-    place = np.searchsorted(sentence_starts, begins)
-    found = place < len(sentence_starts)
-    if not np.all(found) or np.any(sentence_starts[place] != begins):
-        raise ValueError("sentence_starts must hold the start of every document that has text")
+_SHOWN = 40  # characters of an example
+_SEARCHED = 1 << 15  # characters that examples are looked for in
 
 
-def assemble(ids: Ids, before: I64, offsets: I64, sentence_starts: I64) -> Encoded:
-    """Return ids divided into documents and sentences.
+@dataclass(frozen=True, kw_only=True)
+class RoundTrip:
+    """How many characters come back when text is encoded and decoded again.
 
-    Args:
-        ids: uint16 or uint32 (T,)
-        before: int64 (S,), how many tokens have their first byte before each sentence start
-        offsets: int64 (D + 1,), where documents begin in the text
-        sentence_starts: int64 (S,), where sentences begin in the text
+    White space is not counted, as hardly a kind of tokenizer keeps it; where text is made lower
+    case, small letters are what must come back; characters that Unicode says are the same
+    (canonically equivalent) are the same. All else that is not the same was lost.
+
+    Attributes:
+        characters: how many there were
+        lost: reason (CHANGED or WITHOUT_PIECE) -> characters that did not come back
+        examples: a word for each reason -> what comes back of it
 
     Example:
-        >>> two = assemble(np.arange(5), np.array([0, 2, 2]), np.array([0, 9, 9, 12]),
-        ...                np.array([0, 4, 9]))
-        >>> two.document_offsets.tolist(), two.sentence_lengths.tolist()
-        ([0, 2, 2, 5], [2, 3])
+        >>> RoundTrip(characters=200, lost={CHANGED: 6}, examples={"né": "ne"}).sentence
+        '3.0 % of the characters do not come back: 3.0 % changed by the normalizer (né becomes ne)'
     """
-    ends = np.append(before, len(ids))
-    lengths = np.diff(ends)
-    first_sentence = np.searchsorted(sentence_starts, offsets)
-    first_sentence[-1] = len(sentence_starts)
-    num_before = np.append(0, np.cumsum(lengths > 0))
-    return Encoded(
-        ids=ids,
-        document_offsets=ends[first_sentence].astype(np.int64),
-        sentence_lengths=lengths[lengths > 0].astype(np.uint32),
-        sentence_offsets=num_before[first_sentence].astype(np.int64),
+
+    characters: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unknown_ratio(self) -> float:
+        """The share of the characters that no piece stands for."""
+        return self.lost.get(WITHOUT_PIECE, 0) / max(1, self.characters)
+
+    @property
+    def sentence(self) -> str | None:
+        """One line for people, None where everything comes back."""
+        total = sum(self.lost.values())
+        if not total:
+            return None
+        reasons = ", ".join(
+            f"{self._percent(n)} {reason}" for reason, n in sorted(self.lost.items()) if n
+        )
+        shown = ", ".join(
+            f"{_shorten(word)} becomes {_shorten(back) or 'nothing'}"
+            for word, back in self.examples.items()
+        )
+        remedy = ""
+        if self.unknown_ratio > _WORTH_A_REMEDY:
+            remedy = (
+                "; for text without spaces or of many scripts choose "
+                "`lmdata train-tokenizer --model unigram` or `--model bpe`"
+            )
+        total_share = self._percent(total)
+        return f"{total_share} of the characters do not come back: {reasons} ({shown}){remedy}"
+
+    def _percent(self, number: int) -> str:
+        share = 100 * number / max(1, self.characters)
+        return f"{share:.1f} %" if share >= 0.1 else f"{share:.1g} %"
+
+    def __add__(self, other: RoundTrip) -> RoundTrip:
+        lost = {
+            reason: self.lost.get(reason, 0) + other.lost.get(reason, 0)
+            for reason in sorted({*self.lost, *other.lost})
+        }
+        examples = self.examples if len(self.examples) >= len(other.examples) else other.examples
+        return RoundTrip(
+            characters=self.characters + other.characters, lost=lost, examples=examples
+        )
+
+
+_WORTH_A_REMEDY = 0.005  # of the characters
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def measure_round_trip(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    counts: Sequence[int] | None = None,
+) -> RoundTrip:
+    """Return how many characters of texts come back from their ids.
+
+    Args:
+        tokenizer: encodes and decodes
+        texts: documents or words
+        counts: how often each occurs; None for once
+    """
+    lower = does_lower_case(tokenizer.definition.get("normalizer"))
+    backs = _come_back(tokenizer, texts)
+    characters, lost, broken = 0, {CHANGED: 0, WITHOUT_PIECE: 0}, []
+    for text, back, count in zip(texts, backs, counts or [1] * len(texts), strict=True):
+        wanted, found = _visible(text, lower), _visible(back, lower)
+        characters += count * len(wanted)
+        if wanted != found and (missing := _num_missing(wanted, found)):
+            changed = min(
+                missing, _num_missing(wanted, _visible(_normalized(tokenizer, text), lower))
+            )
+            lost[CHANGED] += count * changed
+            lost[WITHOUT_PIECE] += count * (missing - changed)
+            broken.append(text)
+    examples = _find_examples(tokenizer, broken, lower)
+    return RoundTrip(
+        characters=characters, lost={r: n for r, n in lost.items() if n}, examples=examples
     )
+
+
+def does_lower_case(normalizer: dict[str, Any] | None) -> bool:
+    """Return whether a normalizer of a `tokenizer.json` makes text lower case.
+
+    Example:
+        >>> does_lower_case({"type": "Sequence", "normalizers": [{"type": "Lowercase"}]})
+        True
+    """
+    if normalizer is None:
+        return False
+    parts = normalizer.get("normalizers", [])
+    return (
+        normalizer["type"] == "Lowercase"
+        or bool(normalizer.get("lowercase"))
+        or any(does_lower_case(part) for part in parts)
+    )
+
+
+def _visible(text: str, lower: bool) -> str:
+    r"""Return the characters that should come back; a final sigma is a sigma.
+
+    Characters that Unicode says are the same (canonically equivalent) are the same.
+
+    Example:
+        >>> _visible("Ας μη", lower=True), _visible("e\u0301", lower=False)
+        ('ασμη', 'é')
+    """
+    kept = unicodedata.normalize("NFC", "".join(text.split()))
+    return kept.lower().replace("ς", "σ") if lower else kept
+
+
+def _normalized(tokenizer: Tokenizer, text: str) -> str:
+    normalizer = tokenizer.backend.normalizer
+    return text if normalizer is None else str(normalizer.normalize_str(text))
+
+
+def _num_missing(wanted: str, found: str) -> int:
+    """Return how many characters of one text the other lacks, in whatever order.
+
+    Example:
+        >>> _num_missing("déjà vu", "deja vu")
+        2
+    """
+    return (Counter(wanted) - Counter(found)).total()
+
+
+def _find_examples(tokenizer: Tokenizer, texts: Sequence[str], lower: bool) -> dict[str, str]:
+    """Return the shortest word for each reason, with what comes back of it."""
+    words = list(dict.fromkeys(" ".join(texts)[:_SEARCHED].split()))
+    shortest: dict[str, tuple[str, str]] = {}
+    for word, back in sorted(
+        zip(words, _come_back(tokenizer, words), strict=True), key=lambda pair: len(pair[0])
+    ):
+        wanted = _visible(word, lower)
+        missing = _num_missing(wanted, _visible(back, lower))
+        changed = _num_missing(wanted, _visible(_normalized(tokenizer, word), lower))
+        if missing:
+            reason = CHANGED if changed >= missing else WITHOUT_PIECE
+            shortest.setdefault(reason, (word, back.strip()))
+    return dict(shortest[reason] for reason in (CHANGED, WITHOUT_PIECE) if reason in shortest)
+
+
+def _come_back(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Return what the ids of each text are decoded to, unknown pieces left out."""
+    encodings = tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    special = tokenizer.is_special
+    ids = [np.array(encoding.ids, np.int64) for encoding in encodings]
+    kept = [each[~special[each]].tolist() for each in ids]
+    return [str(back) for back in tokenizer.backend.decode_batch(kept, skip_special_tokens=False)]

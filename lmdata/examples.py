@@ -7,11 +7,11 @@ go on after any death; the ledger is counted from the shards on disk; the manife
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +19,27 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
+from lmdata.batch import SEGMENT_LENGTHS, Column
+from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.building.output import OutputFolder, check_apart
-from lmdata.building.shards import check_shard, map_shard
-from lmdata.checking.example_columns import to_record_batch
-from lmdata.checking.example_ledger import ExampleCounts, describe_flows, sum_examples
-from lmdata.config import build_config, config_to_dict
-from lmdata.dataset import TokenStore, open_store
-from lmdata.errors import (
-    ConfigError,
-    DatasetError,
-    IntegrityError,
-    LmdataError,
-    MismatchError,
-)
+from lmdata.building.resumable import SplitShards, differences, first_of, run_build
+from lmdata.building.workers import Threads, Workers
+from lmdata.columns import to_record_batch
+from lmdata.config import config_to_dict
+from lmdata.dataset import TokenStore, open_stores, segment_end
+from lmdata.errors import ConfigError, DatasetError, IntegrityError
 from lmdata.recipes import Recipe
 from lmdata.schema import (
+    DEFAULT_SHARD_BYTES,
     FORMAT_VERSION,
-    SPLITS,
+    ExampleSettings,
     Ledger,
     Manifest,
-    ShardRecord,
     example_schema,
-    parse_json_object,
     read_manifest,
-    to_json,
 )
-from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, save_tokenizer
+from lmdata.shards import map_shard
 from lmdata.views import View, view
-from lmdata.writer import (
-    DEFAULT_SHARD_BYTES,
-    ShardWriter,
-    output_errors,
-    shard_name,
-    write_atomically,
-)
 
 OnProgress = Callable[[int, int], None]
 
@@ -63,7 +50,7 @@ _MAX_TASK_ROWS = 1 << 14
 def write_examples(
     store_path: Path | str, recipe: Recipe, output: Path | str, *, seed: int, epoch: int = 0,
     num_workers: int = 2, shard_bytes: int = DEFAULT_SHARD_BYTES, overwrite: bool = False,
-    progress: OnProgress | None = None,
+    progress: OnProgress | None = None, workers: Workers | None = None,
 ) -> Manifest:  # fmt: skip
     """Write the example shards of a token store and return their manifest.
 
@@ -80,6 +67,7 @@ def write_examples(
         shard_bytes: target size of a shard; only a single row may make one larger
         overwrite: replace what is in `output`
         progress: called with (examples done, examples in all)
+        workers: of another engine, which run `prepare_examples`; ended here, sets `num_workers`
 
     Raises:
         ConfigError: a mask rate that changes, no worker, or no room in a shard
@@ -88,42 +76,40 @@ def write_examples(
         OutputError: `output` exists, can't be written or its disk is full
     """
     _check_settings(recipe, num_workers, shard_bytes)
-    store_path = Path(store_path)
-    stores = open_stores(store_path)
-    check_apart(store_path, Path(output))
-    with OutputFolder(Path(output), overwrite=overwrite) as folder:
-        plan = _describe_plan(store_path, folder.path, recipe, seed, epoch, shard_bytes)
-        build = _Build(stores, recipe, folder, plan)
-        build.begin()
-        build.run(num_workers, progress)
-        return build.finish(store_path)
+    store_path, output = Path(store_path), Path(output)
+    settings = ExampleSettings(
+        recipe=recipe, seed=seed, epoch=epoch, shard_bytes=shard_bytes,
+        columns=columns_to_add(open_stores(store_path), recipe),
+        store=Path(os.path.relpath(store_path, output)).as_posix(),
+        store_manifest=read_manifest(store_path).hash,
+    )  # fmt: skip
+    setup = ExampleSetup.open(store_path, settings)
+    check_apart(store_path, output)
+    pool = workers or start_masking(num_workers)
+    make = functools.partial(
+        _ExamplesJob, setup=setup, num_ahead=pool.num_workers, progress=progress
+    )
+    return run_build(make, pool, output, overwrite=overwrite)
 
 
-def open_stores(path: Path) -> dict[str, TokenStore]:
-    """Return the splits of a token store by name, train first."""
-    manifest = read_manifest(path)
-    names = [split for split in SPLITS if split in manifest.splits]
-    return {split: open_store(path, split) for split in names}
+def start_masking(num_workers: int) -> Workers:
+    """Return the threads that `write_examples` needs."""
+    return Threads(num_workers, "lmdata.examples:prepare_examples")
 
 
-def read_recipe(manifest: Manifest) -> Recipe:
-    """Return the recipe of example shards.
+def columns_to_add(stores: dict[str, TokenStore], recipe: Recipe) -> tuple[Column, ...]:
+    """Return the columns that shards need beyond the usual ones.
 
-    Raises:
-        IntegrityError: the manifest has none
+    The segments of packed rows are found again by the special token that ends each, unless a text
+    spells it: then their lengths are stored.
     """
-    try:
-        return build_config(Recipe, dict(manifest.configuration["recipe"]))
-    except (KeyError, TypeError, ConfigError) as error:
-        raise IntegrityError(
-            f"the manifest's recipe can't be read ({error}): build the shards again"
-        ) from error
-
-
-def frame_ids(tokenizer: Tokenizer) -> set[int]:
-    """Return the ids of the special tokens that may stand around a segment."""
-    found = (tokenizer.special_ids.get(name) for name in ("cls", "sep", "eos"))
-    return {index for index in found if index is not None}
+    first = next(iter(stores.values()))
+    end = segment_end(recipe, first.tokenizer)
+    if end is None or not any(
+        bool((block.ids == end).any()) for store in stores.values() for block in store.blocks
+    ):
+        return ()
+    return (replace(SEGMENT_LENGTHS, is_stored=True),)
 
 
 def _check_settings(recipe: Recipe, num_workers: int, shard_bytes: int) -> None:
@@ -138,199 +124,205 @@ def _check_settings(recipe: Recipe, num_workers: int, shard_bytes: int) -> None:
         raise ConfigError(f"shard_bytes must be at least 1, got {shard_bytes}")
 
 
-def _describe_plan(
-    store_path: Path, output: Path, recipe: Recipe, seed: int, epoch: int, shard_bytes: int
-) -> dict[str, Any]:
-    """Return what the bytes depend on, as JSON values; it becomes the manifest's configuration."""
-    return {
-        "recipe": json.loads(json.dumps(config_to_dict(recipe))),
-        "seed": seed,
-        "epoch": epoch,
-        "shard_bytes": shard_bytes,
-        "store": Path(os.path.relpath(store_path, output)).as_posix(),
-        "store_manifest": read_manifest(store_path).hash,
-    }
+@dataclass(frozen=True)
+class ExampleSetup:
+    """What computes examples; another process opens the store and makes the views for itself."""
 
+    store_path: Path
+    settings: ExampleSettings
+    stores: dict[str, TokenStore]  # by split
 
-class _Build:
-    """The state of one run of `write_examples`."""
+    @classmethod
+    def open(cls, store_path: Path, settings: ExampleSettings) -> ExampleSetup:
+        """Return the setup for a token store."""
+        return cls(store_path, settings, open_stores(store_path))
 
-    def __init__(
-        self, stores: dict[str, TokenStore], recipe: Recipe, folder: OutputFolder,
-        plan: dict[str, Any],
-    ) -> None:  # fmt: skip
-        self._stores, self._recipe, self._folder, self._plan = stores, recipe, folder, plan
-        self._tokenizer = next(iter(stores.values())).tokenizer
-        self._schema = example_schema(np.dtype(self._tokenizer.id_dtype))
-        self._views: dict[str, View] = {}
-        self._splits: dict[str, tuple[ShardRecord, ...]] = {}
-        self._notes: list[str] = []
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExampleSetup.open, (self.store_path, self.settings)
 
-    def begin(self) -> None:
-        """Agree on the plan with an earlier run and find what examples there are."""
-        self._folder.remove_temporary_files()
-        self._agree_on_plan()
-        with output_errors(self._folder.path / TOKENIZER_FOLDER):
-            save_tokenizer(self._tokenizer, self._folder.path / TOKENIZER_FOLDER)
+    @functools.cached_property
+    def views(self) -> dict[str, View]:
+        """The views of the splits that have examples; only the train split must."""
+        return {split: rows for split, rows in self._views.items() if isinstance(rows, View)}
+
+    @functools.cached_property
+    def missing(self) -> dict[str, DatasetError]:
+        """Why splits have no examples."""
+        return {split: error for split, error in self._views.items() if not isinstance(error, View)}
+
+    @functools.cached_property
+    def _views(self) -> dict[str, View | DatasetError]:
+        return {split: self._view(split, store) for split, store in self.stores.items()}
+
+    def _view(self, split: str, store: TokenStore) -> View | DatasetError:
+        settings = self.settings
         try:
-            for split, store in self._stores.items():
-                self._add_view(split, store)
-        except LmdataError:
-            if not any(self._folder.build.glob("*.arrow.json")):
-                self._folder.discard()
-            raise
-
-    def _agree_on_plan(self) -> None:
-        path = self._folder.build / "plan.json"
-        plan = {**self._plan, "created_with": f"lmdata {__version__}"}
-        try:
-            begun = parse_json_object(path.read_text(encoding="utf-8"), path)
-        except FileNotFoundError:
-            write_atomically(path, json.dumps(plan, indent=1).encode())
-            return
-        differences = list(differing_settings(begun, plan))
-        if differences:
-            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-            raise MismatchError(
-                f"{self._folder.path} holds an unfinished build of other examples: "
-                f"{differences[0]}{more}; put it back to continue, or add --overwrite to start "
-                f"afresh"
-            )
-
-    def _add_view(self, split: str, store: TokenStore) -> None:
-        """Make the view of a split; only the train split must have examples."""
-        seed, epoch = self._plan["seed"], self._plan["epoch"]
-        try:
-            self._views[split] = view(store, self._recipe, seed=seed, epoch=epoch)
+            return view(store, settings.recipe, seed=settings.seed, epoch=settings.epoch)
         except DatasetError as error:
             if split == "train" or isinstance(error, IntegrityError):
                 raise
-            self._notes.append(f"{split}: no examples, {error}")
-        else:
-            notes = self._views[split].notes
-            self._notes += [f"{split}: {name} = {value}" for name, value in notes.items()]
+            return error
 
-    def run(self, num_workers: int, progress: OnProgress | None) -> None:
-        """Write the shards of every split that are not there yet."""
-        total = sum(map(len, self._views.values()))
-        done = 0
-        with ThreadPoolExecutor(num_workers, "examples") as threads:
-            for split, rows in self._views.items():
-                records = self._finished(split)
-                first = sum(record.rows for record in records)
-                writer = ShardWriter(
-                    self._folder.path, split, self._schema,
-                    shard_bytes=self._plan["shard_bytes"], first_shard=len(records),
-                )  # fmt: skip
-                try:
-                    for batch in self._compute(threads, 2 * num_workers, rows, first):
-                        writer.write(batch)
-                        self._keep_receipts(split, len(records), writer)
-                        first += batch.num_rows
-                        if progress is not None:
-                            progress(done + first, total)
-                    writer.finish()
-                finally:
-                    writer.close()
-                self._keep_receipts(split, len(records), writer)
-                self._splits[split] = (*records, *writer.finished)
-                done += len(rows)
 
-    def _compute(
-        self, threads: ThreadPoolExecutor, num_ahead: int, rows: View, first: int
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the examples from row `first` on, in order, a bounded number of tasks ahead."""
-        step = min(_MAX_TASK_ROWS, max(1, _TASK_TOKENS // self._recipe.max_seq_length))
-        pending: deque[Future[pa.RecordBatch]] = deque()
-        try:
-            for start in range(first, len(rows), step):
-                stop = min(start + step, len(rows))
-                pending.append(threads.submit(self._make, rows, start, stop))
-                if len(pending) > num_ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+@dataclass(frozen=True)
+class Rows:
+    """The unit of work: the rows [start, stop) of a split's view."""
 
-    def _make(self, rows: View, start: int, stop: int) -> pa.RecordBatch:
-        return to_record_batch(rows.examples(np.arange(start, stop)), self._schema)
+    split: str
+    start: int
+    stop: int
 
-    def _receipt_path(self, split: str, number: int) -> Path:
-        return self._folder.build / f"{shard_name(split, number)}.json"
 
-    def _keep_receipts(self, split: str, num_earlier: int, writer: ShardWriter) -> None:
-        """Write a receipt for each shard that was finished since the last call."""
-        for index, record in reversed(list(enumerate(writer.finished, num_earlier))):
-            path = self._receipt_path(split, index)
-            if path.exists():
-                break
-            write_atomically(path, to_json(record).encode())
+def prepare_examples(
+    receive_setup: Callable[[], ExampleSetup],
+) -> Callable[[Rows, Callable[[Any], None]], pa.RecordBatch]:
+    """Return the work function of a worker: rows in, their examples out."""
+    setup = receive_setup()
+    tokenizer = next(iter(setup.stores.values())).tokenizer
+    schema = example_schema(np.dtype(tokenizer.id_dtype), setup.settings.all_columns)
+    views = setup.views
 
-    def _finished(self, split: str) -> list[ShardRecord]:
-        """Return the shards of an earlier run that are there in full, from the first on.
+    def work(unit: Rows, report: Callable[[Any], None]) -> pa.RecordBatch:
+        batch = views[unit.split].examples(np.arange(unit.start, unit.stop))
+        return to_record_batch(batch, schema)
 
-        Receipts of shards after the first that is damaged or absent are removed.
-        """
-        records: list[ShardRecord] = []
-        is_whole = True
-        for path in sorted(self._folder.build.glob(f"{split}-*.arrow.json")):
-            record = self._read_receipt(path) if is_whole else None
-            is_whole = record is not None and path == self._receipt_path(split, len(records))
-            if record is None or not is_whole:
-                path.unlink()
-            else:
-                records.append(record)
-        return records
+    return work
 
-    def _read_receipt(self, path: Path) -> ShardRecord | None:
-        try:
-            values = parse_json_object(path.read_text(encoding="utf-8"), path)
-            record = build_config(ShardRecord, values)
-            check_shard(self._folder.path, record)
-        except (IntegrityError, ConfigError):
-            return None  # killed while it was written, or damaged after: the shard is made again
-        return record
 
-    def finish(self, store_path: Path) -> Manifest:
-        """Count what lies on disk, balance the ledger, write the manifest."""
+class _ExamplesJob:
+    """Example shards as `run_build` makes them: rows of views in, shards out."""
+
+    bad_input = (DatasetError,)
+
+    def __init__(
+        self, folder: OutputFolder, setup: ExampleSetup, num_ahead: int,
+        progress: OnProgress | None,
+    ) -> None:  # fmt: skip
+        self.num_ahead = num_ahead
+        self.tokenizer = next(iter(setup.stores.values())).tokenizer
+        self._folder, self._setup, self._progress = folder, setup, progress
+        columns = setup.settings.all_columns
+        self._schema = example_schema(np.dtype(self.tokenizer.id_dtype), columns)
+        self._splits: dict[str, SplitShards] = {}
+        self._num_done = 0  # examples
+
+    def open(self) -> None:
+        """Nothing can be read only once."""
+
+    def plan(self) -> dict[str, Any]:
+        """Return what the bytes depend on; it becomes the manifest's configuration."""
+        values: dict[str, Any] = json.loads(json.dumps(config_to_dict(self._setup.settings)))
+        if not values["columns"]:
+            del values["columns"]
+        return values
+
+    def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:
+        """Return what differs."""
+        return first_of(
+            list(differences(begun, now)), lambda change: "{} was {!r}, is {!r}".format(*change)
+        )
+
+    def prepare(self) -> tuple[ExampleSetup, list[Rows], dict[int, pa.RecordBatch]]:
+        """Make the views, and units of the rows that are in no finished shard."""
+        shard_bytes = self._setup.settings.shard_bytes
+        step = self._setup.settings.recipe.max_seq_length
+        step = min(_MAX_TASK_ROWS, max(1, _TASK_TOKENS // step))
+        for split in self._setup.stores:
+            self._splits[split] = SplitShards(self._folder, split, self._schema, shard_bytes)
+        for split in self._setup.missing:
+            del self._splits[split]
+        units: list[Rows] = []
+        for split, rows in self._setup.views.items():
+            shards = self._splits[split]
+            self._num_done += shards.num_rows
+            starts = range(shards.num_rows, len(rows), step)
+            units += [Rows(split, start, min(start + step, len(rows))) for start in starts]
+        return self._setup, units, {}
+
+    def reads(self, unit: Rows) -> str:
+        """Name the rows of a unit."""
+        return f"rows {unit.start} to {unit.stop} of {unit.split}"
+
+    def note(self, unit: Rows, value: Any) -> None:
+        """Nothing is reported within a unit."""
+
+    def end(self, unit: Rows) -> None:
+        """What counts is what was written."""
+
+    def add(self, unit: Rows, result: pa.RecordBatch) -> None:
+        """Write the next rows."""
+        self._splits[unit.split].write(result)
+        if unit.stop == len(self._setup.views[unit.split]):
+            self._splits[unit.split].end_shard()
+        self._num_done += result.num_rows
+
+    def tell(self) -> None:
+        """Tell how far it is."""
+        if self._progress is not None:
+            self._progress(self._num_done, sum(map(len, self._setup.views.values())))
+
+    def finish(self) -> Manifest:
+        """Count what lies on disk, balance the ledger and return the manifest."""
+        recipe = self._setup.settings.recipe
         counts = {split: self._count(split) for split in self._splits}
-        ledger = describe_flows(self._stores, counts, self._recipe)
-        store = read_manifest(store_path)
-        manifest = Manifest(
+        ledger = describe_flows(self._setup.stores, counts, recipe)
+        store = read_manifest(self._setup.store_path)
+        return Manifest(
             kind="examples",
             format_version=FORMAT_VERSION,
             created_with=f"lmdata {__version__}",
-            configuration=self._plan,
+            configuration=self.plan(),
             tokenizer=store.tokenizer,
             sources=store.sources,
-            splits=self._splits,
+            splits={split: tuple(shards.shards) for split, shards in self._splits.items()},
             ledger=self._with_promise(ledger),
-            notes=(*self._notes, *_pair_notes(counts)),
+            notes=(*self._view_notes(), *_pair_notes(counts)),
+            views={split: rows.facts for split, rows in self._setup.views.items()},
         )
-        self._folder.finish(manifest)
-        return manifest
+
+    def _view_notes(self) -> Iterator[str]:
+        for split in self._setup.stores:
+            if split in self._setup.missing:
+                yield f"{split}: no examples, {self._setup.missing[split]}"
+            else:
+                notes = self._setup.views[split].notes
+                yield from (f"{split}: {name} = {value}" for name, value in notes.items())
 
     def _count(self, split: str) -> ExampleCounts:
-        folder = self._folder.path
         batches = (
-            (0, batch)
-            for record in self._splits[split]
-            for batch in map_shard(folder / record.file, record, self._schema)
+            batch
+            for record in self._splits[split].shards
+            for batch in map_shard(self._folder.path / record.file, record, self._schema)
         )
-        num_documents = len(self._stores[split])
-        return sum_examples(batches, self._recipe, frame_ids(self._tokenizer), num_documents)
+        num_documents = len(self._setup.stores[split])
+        recipe = self._setup.settings.recipe
+        facts = self._setup.views[split].facts
+        return sum_examples(batches, recipe, self.tokenizer, facts, num_documents)
 
     def _with_promise(self, ledger: Ledger) -> Ledger:
         """Check the examples on disk against those the views promised."""
-        promised = {split: len(rows) for split, rows in self._views.items()}
+        promised = {split: len(rows) for split, rows in self._setup.views.items()}
         if ledger.flows["examples"].written != promised:
             raise IntegrityError(
                 f"{ledger.flows['examples'].written} examples are in the shards, {promised} were "
                 f"promised; please report this"
             )
         return ledger
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether any shard is finished."""
+        return any(shards.shards for shards in self._splits.values())
+
+    def state(self) -> str:
+        """Say how many examples are kept."""
+        kept = sum(shards.num_rows for shards in self._splits.values())
+        return f"{kept} examples are kept" if kept else "What was finished is kept"
+
+    def close(self) -> None:
+        """Remove the open shards."""
+        for shards in self._splits.values():
+            shards.close()
 
 
 def _pair_notes(counts: dict[str, ExampleCounts]) -> list[str]:
@@ -339,20 +331,3 @@ def _pair_notes(counts: dict[str, ExampleCounts]) -> list[str]:
         for split, count in counts.items()
         if count.random_tokens
     ]
-
-
-def differing_settings(
-    begun: dict[str, Any], now: dict[str, Any], prefix: str = ""
-) -> Iterator[str]:
-    """Yield what differs between two nested settings, in words.
-
-    Example:
-        >>> list(differing_settings({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}))
-        ['a.b was 1, is 3']
-    """
-    for key in sorted(begun.keys() | now.keys()):
-        before, after = begun.get(key), now.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from differing_settings(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield f"{prefix}{key} was {before!r}, is {after!r}"

@@ -7,65 +7,27 @@ number.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lmdata.errors import TokenizerError
 from lmdata.recipes import Recipe
-from lmdata.rng import draw, probability_word, stream_key
-from lmdata.viewing.mask_kernels import BERNOULLI, EXACT, WORDS, WORDS_BERNOULLI, mask_batch
+from lmdata.rng import probability_word, stream_key
+from lmdata.viewing.mask_kernels import (
+    BERNOULLI,
+    EXACT,
+    WORDS,
+    WORDS_BERNOULLI,
+    MaskRules,
+    mask_batch,
+)
+from lmdata.word_starts import NO_WORDS
 
 # SpanBERT (Joshi et al., 2019, section 3.1): lengths from Geo(0.2), cut at 10 and renormalised.
 _SPAN_PROBABILITY, _SPAN_LONGEST = 0.2, 10
 # ALBERT (Lan et al., 2019, section 4.1): n-grams of n words, probability in proportion to 1 / n.
 _NGRAM_LONGEST = 3
-# Blocks of words that one cycle of balanced coverage may use: four words each for 65,535 tokens.
-_CYCLE_SHIFT = 15
-
-
-class MaskRules(NamedTuple):
-    """What the masking kernels need to know; made by `mask_rules`.
-
-    Attributes:
-        method: EXACT, BERNOULLI, WORDS or WORDS_BERNOULLI
-        rate: share of the tokens to predict
-        rate_word: the same as a bound for 32-bit words
-        most: largest number of masked tokens of an example, exact count
-        mask_id: of [MASK]
-        mask_word: a masked token becomes [MASK] when its word is below this
-        random_word: else a random piece when its word is below this
-        span_words: int64 (lengths,), a span has more than i words when its word is at least [i]
-        decides_per_span: one decision a span (SpanBERT), or one a token
-        joins_segments: a piece that continues a word joins it across special tokens (BERT, rule 19)
-        balanced: whether consecutive epochs mask different tokens until all have been masked
-        epoch: used by balanced coverage only
-        is_candidate: bool (V,), may be masked
-        continues_word: bool (V,), piece does not start a word
-        random_pieces: like the ids (R,), what random replacement draws from
-        position_key: two words, from `rng.stream_key`
-        replace_key: two words, from `rng.stream_key`
-        coverage_key: two words, the same in all epochs, from `rng.stream_key`
-    """
-
-    method: int
-    rate: float
-    rate_word: int
-    most: int
-    mask_id: int
-    mask_word: int
-    random_word: int
-    span_words: np.ndarray
-    decides_per_span: bool
-    joins_segments: bool
-    balanced: bool
-    epoch: int
-    is_candidate: np.ndarray
-    continues_word: np.ndarray
-    random_pieces: np.ndarray
-    position_key: tuple[int, int]
-    replace_key: tuple[int, int]
-    coverage_key: tuple[int, int]
 
 
 def mask_rules(
@@ -81,7 +43,8 @@ def mask_rules(
 
     Args:
         recipe: its corruption is not "none"
-        tokenizer: with `is_special`, `continues_word` (V,), `special_ids`, `vocab_size`
+        tokenizer: with `special_ids`, `is_special` (V,), `is_piece` (V,) and, where whole words
+            are masked, `word_rule`
         seed: of all draws
         epoch: part of the address of all draws
         progress: of the training, 0 to 1, where the mask rate changes
@@ -94,6 +57,7 @@ def mask_rules(
     by_words = recipe.corruption != "token"
     method = (WORDS if by_words else EXACT) + (recipe.count == "bernoulli")
     bert = recipe.compat == "bert"
+    words = tokenizer.word_rule if by_words else NO_WORDS
     return MaskRules(
         method=method,
         rate=rate,
@@ -108,7 +72,9 @@ def mask_rules(
         balanced=recipe.coverage == "balanced",
         epoch=epoch,
         is_candidate=candidate_pieces(tokenizer, bert=bert),
-        continues_word=np.ascontiguousarray(tokenizer.continues_word, bool),
+        word_classes=words.classes,
+        word_joins=words.joins,
+        word_states=words.next_state,
         random_pieces=_random_pieces(tokenizer, bert=bert).astype(id_dtype),
         position_key=stream_key(seed, "mask-positions", epoch),
         replace_key=stream_key(seed, "mask-replace", epoch),
@@ -134,15 +100,29 @@ def candidate_pieces(tokenizer: Any, *, bert: bool = False) -> np.ndarray:
     return candidates
 
 
+def drawn_pieces(tokenizer: Any, *, bert: bool = False) -> np.ndarray:
+    """Return which pieces random replacement draws from, bool (V,) (rule 18).
+
+    Args:
+        tokenizer: with `is_special` (V,) and `is_piece` (V,), false where an id has no piece
+        bert: the special ones too, as BERT's script
+    """
+    is_piece = np.asarray(tokenizer.is_piece, bool)
+    return is_piece if bert else is_piece & ~np.asarray(tokenizer.is_special, bool)
+
+
 def _random_pieces(tokenizer: Any, *, bert: bool) -> np.ndarray:
-    """Return the pieces that random replacement draws from (rule 18)."""
-    is_special = np.asarray(tokenizer.is_special, bool)
-    if is_special.all():
+    """Return the pieces that random replacement draws from, int64 (R,)."""
+    if not drawn_pieces(tokenizer).any():
         raise TokenizerError(
-            f"all {len(is_special)} pieces of the vocabulary are special tokens: "
+            f"all {int(np.sum(tokenizer.is_piece))} pieces of the vocabulary are special tokens: "
             "there is nothing to mask, train a larger vocabulary"
         )
-    return np.arange(len(is_special)) if bert else np.flatnonzero(~is_special)
+    return np.flatnonzero(drawn_pieces(tokenizer, bert=bert))
+
+
+def _continues_word(tokenizer: Any) -> np.ndarray:
+    return np.ascontiguousarray(tokenizer.continues_word, bool)
 
 
 def _mask_id(tokenizer: Any) -> int:
@@ -226,45 +206,3 @@ def predictions(lengths: np.ndarray, rate: float, most: int) -> np.ndarray:
         [1, 8, 14, 19]
     """
     return np.minimum(most, np.maximum(1, np.rint(lengths * rate).astype(np.int64)))
-
-
-def mask_each(
-    ids: Any,
-    examples: Any,
-    parts: Any,
-    positions: Any,
-    starts: Any,
-    rules: MaskRules,
-    is_candidate: Any,
-    random_pieces: Any,
-) -> tuple[Any, Any]:
-    """Return corrupted ids and what was masked: `mask_tokens` with a Bernoulli count, as arrays.
-
-    Only operators are used, so this is the same computation for NumPy arrays and for torch tensors
-    on any device, and the readable form of the kernel.
-
-    Args:
-        ids: int64 array or tensor (T,)
-        examples: int64 (T,), address of each token's example
-        parts: int64 (T,), the rest of the address
-        positions: int64 (T,), within the example
-        starts: int64 (T,), where in `ids` each token's example begins
-        rules: from `mask_rules`
-        is_candidate: `rules.is_candidate`, on the device of `ids`
-        random_pieces: `rules.random_pieces` as int64, on the device of `ids`
-
-    Returns:
-        Corrupted ids int64 (T,), and bool (T,), true where `ids` holds the label.
-    """
-    is_masked = (draw(rules.position_key, examples, positions, parts) < rules.rate_word) & (
-        is_candidate[ids]
-    )
-    before = is_masked.cumsum(0) - is_masked * 1
-    rank = before - before[starts]
-    word = draw(rules.replace_key, examples, 2 * rank, parts)
-    piece_word = draw(rules.replace_key, examples, 2 * rank + 1, parts)
-    piece = random_pieces[(piece_word * len(random_pieces)) >> 32]
-    to_mask = is_masked & (word < rules.mask_word)
-    to_random = is_masked & (word >= rules.mask_word) & (word < rules.random_word)
-    kept = ids * ~(to_mask | to_random)
-    return kept + rules.mask_id * to_mask + piece * to_random, is_masked

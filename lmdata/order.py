@@ -48,7 +48,7 @@ def permute(rows: np.ndarray, num_examples: int, *, seed: int, epoch: int = 0) -
     check_rows(rows, num_examples)
     height = int(np.ceil(np.sqrt(num_examples)))
     grid = (height, -(-num_examples // height))
-    return _cell_walk()(rows, num_examples, grid, stream_key(seed, "order", epoch))
+    return _cell_walk()(rows, num_examples, grid, stream_key(seed, "order", epoch), NUM_ROUNDS)
 
 
 def check_rows(rows: np.ndarray, num_examples: int) -> None:
@@ -65,7 +65,7 @@ def check_rows(rows: np.ndarray, num_examples: int) -> None:
 
 
 @cache
-def _cell_walk() -> Callable[[np.ndarray, int, tuple[int, int], Key], np.ndarray]:
+def _cell_walk() -> Callable[[np.ndarray, int, tuple[int, int], Key, int], np.ndarray]:
     """Return `walk_cells`, compiled where Numba is there; frozen shards need no more of it."""
     if importlib.util.find_spec("numba") is None:
         return walk_cells
@@ -74,7 +74,9 @@ def _cell_walk() -> Callable[[np.ndarray, int, tuple[int, int], Key], np.ndarray
     return walk_cells_compiled
 
 
-def walk_cells(rows: np.ndarray, num_examples: int, grid: tuple[int, int], key: Key) -> np.ndarray:
+def walk_cells(
+    rows: np.ndarray, num_examples: int, grid: tuple[int, int], key: Key, num_rounds: int
+) -> np.ndarray:
     """Return where the cells `rows` of a grid go, by as many steps as lead to an example.
 
     Args:
@@ -82,21 +84,24 @@ def walk_cells(rows: np.ndarray, num_examples: int, grid: tuple[int, int], key: 
         num_examples: at most as many as the grid has cells
         grid: height and width
         key: from `stream_key`
+        num_rounds: of the network, even
 
     Returns:
         int64 (B,).
     """
-    cells = _shuffle_cells(rows, grid, key)
+    cells = _shuffle_cells(rows, grid, key, num_rounds)
     while len(outside := np.flatnonzero(cells >= num_examples)):
-        cells[outside] = _shuffle_cells(cells[outside], grid, key)
+        cells[outside] = _shuffle_cells(cells[outside], grid, key, num_rounds)
     return cells
 
 
-def _shuffle_cells(cells: np.ndarray, grid: tuple[int, int], key: Key) -> np.ndarray:
+def _shuffle_cells(
+    cells: np.ndarray, grid: tuple[int, int], key: Key, num_rounds: int
+) -> np.ndarray:
     """Return the cells that cells go to, one to one."""
     height, width = grid
     line, column = np.divmod(cells, width)
-    for number in range(0, NUM_ROUNDS, 2):
+    for number in range(0, num_rounds, 2):
         line = (line + _below(key, column, number, height)) % height
         column = (column + _below(key, line, number + 1, width)) % width
     return np.asarray(line * width + column)

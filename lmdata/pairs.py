@@ -168,7 +168,7 @@ def _next_chunk(
 @numba.njit(cache=True, nogil=True)
 def index_pairs(
     table: StoreTable, rules: WalkRules, before: np.ndarray, states: np.ndarray
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """Count the pairs of every document, and keep the states of the walk.
 
     Args:
@@ -179,9 +179,10 @@ def index_pairs(
 
     Returns:
         The number of pairs, of pairs of which one segment is a whole chunk of one sentence (these
-        are random whatever is drawn), and of sentences that no pair could be made of.
+        are random whatever is drawn), of sentences that no pair could be made of, and of tokens
+        that a lone last sentence takes a second time from the one before it.
     """
-    total, forced, left_out = 0, 0, 0
+    total, forced, left_out, repeated = 0, 0, 0, 0
     for block in range(len(table.ids)):
         for row in range(table.first_rows[block], table.first_rows[block + 1]):
             before[row] = total
@@ -201,9 +202,11 @@ def index_pairs(
                             states[total >> STRIDE_SHIFT] = (duplicate << 40) | (sentence - first)
                         total += 1
                         forced += end - start == 1
+                        for again in range(start, sentence):
+                            repeated += lengths[again]
                     sentence = following
     before[table.first_rows[-1]] = total
-    return total, forced, left_out
+    return total, forced, left_out, repeated
 
 
 @numba.njit(cache=True)

@@ -11,14 +11,13 @@ import ast
 import json
 import os
 import re
-import shutil
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmdata.errors import OutputError
+from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.reading.docstring_prose import extract_paragraphs
 
 _TRIPLE_QUOTE = re.compile(r'"""|' + "'''")
@@ -63,42 +62,18 @@ def write_sample_corpus(
     Raises:
         OutputError: the folder is not empty, not ours to replace, or can't be written
     """
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        _check_replaceable(output, overwrite)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        summary = _write_documents(partial, max_bytes, progress)
-        record = _describe_files(partial)
-        (partial / _RECORD_NAME).write_text(record, encoding="utf-8")
-        if overwrite:
-            shutil.rmtree(output, ignore_errors=True)
-        partial.replace(output)
-    except OSError as error:
-        raise OutputError(f"can't write {output}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing_folder(output, _SAMPLE, overwrite=overwrite) as folder, output_errors(output):
+        summary = _write_documents(folder, max_bytes, progress)
+        (folder / _RECORD_NAME).write_text(_describe_files(folder), encoding="utf-8")
     return summary
 
 
-def _check_replaceable(output: Path, overwrite: bool) -> None:
-    """Raise unless nothing would be lost that this module can't write again."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        raise OutputError(
-            f"{output} exists and is not empty: name another, or replace it by --overwrite"
-        )
-    if not (output / _RECORD_NAME).is_file():
-        raise OutputError(
-            f"{output} was not written by this command, so --overwrite leaves it alone: name "
-            f"another folder"
-        )
-    if _describe_files(output) != (output / _RECORD_NAME).read_text(encoding="utf-8"):
-        raise OutputError(
-            f"{output} has been changed since it was written, so --overwrite leaves it alone: "
-            f"name another folder, or remove it yourself"
-        )
+def _is_unchanged(folder: Path) -> bool:
+    """Whether a folder is as this module wrote it, so that nothing is lost with it."""
+    try:
+        return _describe_files(folder) == (folder / _RECORD_NAME).read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
 
 
 def _describe_files(folder: Path) -> str:
@@ -136,6 +111,9 @@ def _write_documents(
         if progress:
             progress(done, total)
     return SampleSummary(num_documents, num_paragraphs, num_bytes, num_read, num_repeated)
+
+
+_SAMPLE = Kind("a sample corpus as it was written", _is_unchanged, files=None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,17 +16,22 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
-from lmdata.batch import ExampleBatch as ExampleBatch
-from lmdata.config import build_config, config_to_dict
+from lmdata.batch import COLUMNS, Column
+from lmdata.config import build_config
 from lmdata.errors import ConfigError, IntegrityError, VersionError
+from lmdata.recipes import Recipe
 from lmdata.xxh3 import xxh3_128
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
+DEFAULT_SHARD_BYTES = 256_000_000
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".build"
 
 Kind = Literal["tokens", "examples"]
+
+_HASH = "hash"  # key of the manifest's file, from version 2 on
+_SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}\.arrow|unit-\d{6,}-\w+\.part")
 
 
 def token_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
@@ -48,33 +54,36 @@ def token_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
     )
 
 
-def example_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
+def example_schema(id_dtype: np.dtype[Any], columns: tuple[Column, ...] = COLUMNS) -> pa.Schema:
     """Return the Arrow schema of example shards, one row an example.
 
     Args:
         id_dtype: uint16 or uint32
+        columns: of the examples; those that are stored make the schema
 
     Example:
         >>> example_schema(np.dtype(np.uint32)).field("next_sentence_label").nullable
         True
     """
-    return pa.schema(
-        [
-            pa.field("input_ids", pa.list_(_item(id_dtype)), nullable=False),
-            pa.field("token_type_ids", pa.list_(_item(np.dtype(np.uint8))), nullable=False),
-            pa.field("masked_positions", pa.list_(_item(np.dtype(np.uint16))), nullable=False),
-            pa.field("masked_labels", pa.list_(_item(id_dtype)), nullable=False),
-            pa.field("next_sentence_label", pa.int8(), nullable=True),
-            pa.field("document_a", pa.uint64(), nullable=False),
-            pa.field("document_b", pa.uint64(), nullable=False),
-            pa.field("duplicate", pa.uint16(), nullable=False),
-        ]
-    )
+    fields = []
+    for column in columns:
+        if column.is_stored:
+            dtype = id_dtype if column.dtype is None else np.dtype(column.dtype)
+            kind = pa.list_(_item(dtype)) if column.is_ragged else pa.from_numpy_dtype(dtype)
+            fields.append(pa.field(column.name, kind, nullable=column.null is not None))
+    return pa.schema(fields)
 
 
-def dataset_schema(kind: Kind, id_dtype: np.dtype[Any]) -> pa.Schema:
-    """Return the Arrow schema of a kind of dataset."""
-    return token_schema(id_dtype) if kind == "tokens" else example_schema(id_dtype)
+def dataset_schema(manifest: Manifest) -> pa.Schema:
+    """Return the Arrow schema of a dataset's shards.
+
+    Raises:
+        IntegrityError: the manifest does not say which columns there are
+    """
+    id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
+    if manifest.kind == "tokens":
+        return token_schema(id_dtype)
+    return example_schema(id_dtype, read_settings(manifest).all_columns)
 
 
 def _item(dtype: np.dtype[Any]) -> pa.Field:
@@ -156,14 +165,41 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockRecord:
+    """One record batch of a shard: the bytes [start, stop) of the file are its buffers."""
+
+    start: int
+    stop: int
+    xxh3: tuple[str, ...]  # of each buffer that holds anything, up to where the next begins
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """One Arrow file of a dataset."""
+    """One Arrow file of a dataset; `blocks` and `frame` are None in format version 1."""
 
     file: str
     rows: int
     tokens: int
     bytes: int
     xxh3: str  # xxh3_128, hexadecimal, of the file's bytes
+    blocks: tuple[BlockRecord, ...] | None = None
+    frame: str | None = None  # xxh3_128 of the bytes in no block
+
+    def __post_init__(self) -> None:
+        if not _SHARD_NAME.fullmatch(self.file):
+            raise ValueError(f"file must be the name of a shard or a part, got {self.file!r}")
+        edges = [0, *(edge for b in self.blocks or () for edge in (b.start, b.stop)), self.bytes]
+        if min(self.rows, self.tokens) < 0 or edges != sorted(edges):
+            raise ValueError(f"{self.file}: rows, tokens, bytes and blocks contradict each other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewFacts:
+    """What a view knows of the examples of a split without making them."""
+
+    examples: int
+    expected_positive_share: float | None = None  # of pairs: random (nsp) or swapped (sop)
+    repeated_tokens: int = 0  # that a lone last sentence takes from the one before it, uncut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +215,7 @@ class Manifest:
     splits: dict[str, tuple[ShardRecord, ...]]
     ledger: Ledger
     notes: tuple[str, ...] = ()
+    views: dict[str, ViewFacts] = field(default_factory=dict)  # of examples, by split
 
     @property
     def hash(self) -> str:
@@ -188,6 +225,43 @@ class Manifest:
     def num_rows(self, split: str) -> int:
         """The documents or examples of a split."""
         return sum(shard.rows for shard in self.splits.get(split, ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSettings:
+    """What the bytes of example shards depend on: the configuration of their manifest."""
+
+    recipe: Recipe
+    seed: int = 0  # of all draws, in [0, 2**63)
+    epoch: int = 0  # part of the address of all draws, in [0, 2**32)
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    store: str = ""  # the token store, from the folder of the shards
+    store_manifest: str = ""  # its hash
+    columns: tuple[Column, ...] = ()  # added to `batch.COLUMNS`, or declared otherwise than there
+
+    @property
+    def all_columns(self) -> tuple[Column, ...]:
+        """What is known of each example."""
+        return tuple({column.name: column for column in (*COLUMNS, *self.columns)}.values())
+
+    def __post_init__(self) -> None:
+        for name, end in (("seed", 2**63), ("epoch", 2**32)):
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(f"{name} must be in [0, {end}), got {getattr(self, name)}")
+
+
+def read_settings(manifest: Manifest) -> ExampleSettings:
+    """Return what example shards were made with.
+
+    Raises:
+        IntegrityError: the manifest does not say
+    """
+    try:
+        return build_config(ExampleSettings, manifest.configuration)
+    except ConfigError as error:
+        raise IntegrityError(
+            f"the manifest's configuration can't be read ({error}): build the shards again"
+        ) from error
 
 
 def to_json(value: Any) -> str:
@@ -201,19 +275,36 @@ def to_json(value: Any) -> str:
          "vocab_size": 5
         }
     """
-    values = config_to_dict(value)
-    return json.dumps(_plain(values), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+    return json.dumps(_plain(value), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses inside dictionaries too become dictionaries."""
+    """Dataclasses inside dictionaries too become dictionaries; what version 1 lacks is left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(config_to_dict(value))
+        values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        left_out = _absent_names(value)
+        return {name: _plain(item) for name, item in values.items() if name not in left_out}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    return str(value) if isinstance(value, Path) else value
+
+
+def _absent_names(value: Any) -> set[str]:
+    """Return the fields that a manifest does not name where it has nothing to say in them."""
+    if isinstance(value, ShardRecord) and value.blocks is None:
+        return {"blocks", "frame"}
+    if isinstance(value, Manifest) and not value.views:
+        return {"views"}
+    return set()
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """Return the text of `manifest.json`: the canonical JSON, and its hash."""
+    text = to_json(manifest)
+    values = {**json.loads(text), _HASH: xxh3_128(text.encode()).hexdigest()}
+    return json.dumps(values, sort_keys=True, indent=1) + "\n"
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:
@@ -230,14 +321,42 @@ def parse_manifest(text: str, path: Path) -> Manifest:
             f"{path} has format version {version}, lmdata {__version__} reads up to "
             f"{FORMAT_VERSION}: upgrade lmdata, or build the dataset again"
         )
+    promised = values.pop(_HASH, None)
     try:
         manifest = build_config(Manifest, values)
     except ConfigError as error:
         raise IntegrityError(
             f"{path} is not a manifest: {error}; build the dataset again"
         ) from error
+    _check_version(manifest, path)
+    if manifest.format_version >= 2 and promised != manifest.hash:
+        raise IntegrityError(
+            f"{path} was altered, its hash is {manifest.hash} instead of {promised}: restore it, "
+            "or build the dataset again"
+        )
     manifest.ledger.check()
     return manifest
+
+
+def _check_version(manifest: Manifest, path: Path) -> None:
+    """Check that a manifest has what its version promises, and that its numbers may be used.
+
+    Raises:
+        IntegrityError: it has not
+    """
+    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    num_hashed = sum(shard.blocks is not None and shard.frame is not None for shard in shards)
+    if num_hashed != (len(shards) if manifest.format_version >= 2 else 0):
+        problem = f"format version {manifest.format_version} does not go with its blocks"
+    elif not 1 <= manifest.tokenizer.vocab_size <= 1 << 32:
+        problem = f"vocab_size must be in [1, 2**32], got {manifest.tokenizer.vocab_size}"
+    elif strange := sorted(manifest.splits.keys() - set(SPLITS)):
+        problem = f"splits are {', '.join(SPLITS)}, got {strange[0]!r}"
+    elif manifest.format_version < 1:
+        problem = f"format_version must be at least 1, got {manifest.format_version}"
+    else:
+        return
+    raise IntegrityError(f"{path} is not a manifest: {problem}; build the dataset again")
 
 
 def parse_json_object(text: str, path: Path) -> dict[str, Any]:
@@ -248,7 +367,7 @@ def parse_json_object(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits
         raise IntegrityError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise IntegrityError(f"{path} must hold a JSON object, got {type(values).__name__}")
@@ -280,4 +399,7 @@ def _why_no_manifest(folder: Path) -> str:
             f"{folder} is an unfinished build (no {MANIFEST_NAME}): type the command that "
             f"began it again to continue, or add --overwrite to start afresh"
         )
-    return f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder?"
+    return (
+        f"{folder} is not a dataset: it has no {MANIFEST_NAME}; is this the right folder? "
+        "`lmdata tokenize` makes a dataset of a corpus"
+    )

@@ -38,6 +38,7 @@ from lmdata.splitting.sentence_characters import (
 )
 from lmdata.splitting.sentence_rules import (
     Rules,
+    begins_in_lower_case,
     closers_end,
     make_rules,
     skip_space,
@@ -138,17 +139,19 @@ def _split(
 ) -> int:
     """Write the boundaries inside one document and return how many they are."""
     count, sentence, position = 0, start, start
+    in_lower = by_rules and begins_in_lower_case(text, start, stop, rules)
     while position < stop:
         if not triggers[text[position]]:
             position += 1
             continue
         if by_rules:
-            end, position = _by_rules(text, start, sentence, position, stop, page, rules)
+            end, position = _by_rules(text, start, sentence, in_lower, position, stop, page, rules)
         else:
             end, position = _by_lines(text, sentence, position, stop, rules)
         if end >= 0:
             starts[count] = sentence = end
             count += 1
+            in_lower = by_rules and begins_in_lower_case(text, sentence, stop, rules)
     return count
 
 
@@ -164,7 +167,14 @@ def _by_lines(
 
 @numba.njit(nogil=True, cache=True)
 def _by_rules(
-    text: np.ndarray, start: int, sentence: int, position: int, stop: int, page: int, rules: Rules
+    text: np.ndarray,
+    start: int,
+    sentence: int,
+    in_lower: bool,
+    position: int,
+    stop: int,
+    page: int,
+    rules: Rules,
 ) -> tuple[int, int]:
     """Return the boundary at a trigger byte, -1 if it is none, and where to go on.
 
@@ -172,6 +182,7 @@ def _by_rules(
         text: uint8 (N,)
         start: where the document begins
         sentence: where the sentence begins
+        in_lower: from `begins_in_lower_case` of the sentence
         position: first byte of a character that may end a sentence
         stop: end of the document
         page: width to which the document was wrapped, 0 if it was not
@@ -179,7 +190,7 @@ def _by_rules(
     """
     kind, length = class_at(text, position, stop, rules.classes)
     if PERIOD <= kind <= FULL_STOP:
-        return _at_terminator(text, start, sentence, position, stop, page, rules)
+        return _at_terminator(text, start, sentence, in_lower, position, stop, page, rules)
     if kind in (NEWLINE, PARAGRAPH):
         end = trim_space(text, position, sentence, rules)
         following, is_break = _line_break(text, start, end, stop, page, rules)
@@ -191,7 +202,14 @@ def _by_rules(
 
 @numba.njit(nogil=True, cache=True)
 def _at_terminator(
-    text: np.ndarray, start: int, sentence: int, position: int, stop: int, page: int, rules: Rules
+    text: np.ndarray,
+    start: int,
+    sentence: int,
+    in_lower: bool,
+    position: int,
+    stop: int,
+    page: int,
+    rules: Rules,
 ) -> tuple[int, int]:
     """Return the boundary after the terminators at `position`, -1 if none, and where to go on."""
     end, _, _ = terminator_end(text, position, stop, rules)
@@ -199,7 +217,9 @@ def _at_terminator(
     following, is_break = _line_break(text, start, closed, stop, page, rules)
     if following == stop:
         return -1, stop
-    if is_break or terminators_end_sentence(text, sentence, position, closed, stop, rules):
+    if is_break or terminators_end_sentence(
+        text, sentence, in_lower, position, closed, stop, rules
+    ):
         return closed, following
     return -1, end
 

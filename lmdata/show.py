@@ -9,6 +9,9 @@ Everything is returned as text; with `colour`, marks are ANSI styles instead of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,7 @@ import numpy as np
 from lmdata.batch import NO_LABEL, ExampleBatch
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import MismatchError
-from lmdata.examples import frame_ids
-from lmdata.schema import read_manifest
+from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
 
 _RESET, _DIM = "\x1b[0m", "\x1b[2m"
@@ -44,41 +46,113 @@ def show_row(
         MismatchError: `with_source`, and the store that the shards were made from is another now
         IntegrityError: the dataset, or that store, is not whole
     """
-    folder = Path(path)
-    if read_manifest(folder).kind == "tokens":
-        store = open_store(folder, split)
-        text = show_document(store, row, max_tokens=max_tokens, colour=colour)
-        return f"{text}\n{describe_source(store, row)}" if with_source else text
-    examples = open_examples(folder, split)
-    text = show_example(examples, row, colour=colour)
-    if not with_source:
-        return text
-    store = open_own_store(folder, examples)
-    batch = examples.rows(np.array([row]))
-    documents = dict.fromkeys([int(batch.document_a[0]), int(batch.document_b[0])])
-    return "\n".join([text, *(describe_source(store, document) for document in documents)])
+    opened = _open(Path(path), split, with_source)
+    return opened.show(row, max_tokens=max_tokens, colour=colour)
 
 
 def show_rows(
     path: Path | str, first: int, num_rows: int, *, split: str = "train",
-    with_source: bool = False, colour: bool = False,
-) -> list[str]:  # fmt: skip
-    """Return up to `num_rows` rows of a dataset as texts, fewer where the split ends.
+    with_source: bool = False, find: str | None = None, colour: bool = False,
+) -> dict[int, str]:  # fmt: skip
+    """Return up to `num_rows` rows of a dataset as texts by row, fewer where the split ends.
+
+    Args:
+        path: a dataset folder
+        first: the row to begin with
+        num_rows: how many to show at most
+        split: "train", "validation" or "test"
+        with_source: say from which files and lines each row comes
+        find: only rows whose text, before any corruption, contains this; as the tokenizer sees
+            it (lower case where it lower-cases), white space and the case of letters apart
+        colour: ANSI styles for a terminal
 
     Raises:
-        MismatchError: there is no such first row, and else as `show_row`
+        MismatchError: there is no such first row, or no row with such a text; else as `show_row`
         IntegrityError: as `show_row`
     """
-    num_present = read_manifest(Path(path)).num_rows(split)
+    opened = _open(Path(path), split, with_source)
+    num_present = len(opened.rows)
+    if not num_present:
+        raise MismatchError(f"split {split} of {path} is empty: it has no row to show")
     if not 0 <= first < num_present:
         raise MismatchError(
-            f"{path} has no row {first} in split {split}, which has {num_present:,} rows: name "
-            f"one from 0 on"
+            f"split {split} of {path} has no row {first}: its rows are 0 to {num_present - 1:,}"
         )
-    rows = range(first, min(first + num_rows, num_present))
-    return [
-        show_row(path, row, split=split, with_source=with_source, colour=colour) for row in rows
-    ]
+    rows: Iterable[int] = range(first, num_present)
+    if find is not None:
+        rows = opened.find(find, first)
+    shown = {row: opened.show(row, colour=colour) for row in islice(rows, num_rows)}
+    if not shown:
+        raise MismatchError(
+            f"no row of {path} from {first} on, in split {split}, contains {find!r}: look for a "
+            "shorter text, or in another split"
+        )
+    return shown
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A dataset that rows are shown of, opened once."""
+
+    rows: TokenStore | ExampleSet
+    store: TokenStore | None  # that the rows come from, where the source is asked for
+
+    def show(self, row: int, *, max_tokens: int = 512, colour: bool = False) -> str:
+        """Return a row as text."""
+        if isinstance(self.rows, TokenStore):
+            lines = [show_document(self.rows, row, max_tokens=max_tokens, colour=colour)]
+            documents = [row]
+        else:
+            lines = [show_example(self.rows, row, colour=colour)]
+            batch = self.rows.rows(np.array([row]))
+            documents = [int(batch.document_a[0]), int(batch.document_b[0])]
+        if self.store is not None:
+            lines += [describe_source(self.store, number) for number in dict.fromkeys(documents)]
+        return "\n".join(lines)
+
+    def find(self, text: str, first: int) -> Iterator[int]:
+        """Yield the rows from `first` on whose text contains another."""
+        tokenizer = self.rows.tokenizer
+        normalizer = tokenizer.backend.normalizer
+        wanted = {_squeeze(text), _squeeze(normalizer.normalize_str(text) if normalizer else text)}
+        for row in range(first, len(self.rows)):
+            found = _squeeze(_whole_text(tokenizer, self.original_ids(row)))
+            if any(needle in found for needle in wanted):
+                yield row
+
+    def original_ids(self, row: int) -> np.ndarray:
+        """Return the ids of a row before any corruption, (t,)."""
+        if isinstance(self.rows, TokenStore):
+            return self.rows.document(row)[0]
+        return self.rows.rows(np.array([row])).original_ids()
+
+
+def _whole_text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
+    """Return the text of ids, characters of several pieces whole.
+
+    WordPiece's own decoder also writes "do not" as "don't".
+    """
+    if (tokenizer.definition.get("decoder") or {}).get("type", "WordPiece") == "WordPiece":
+        return "".join(piece_texts(tokenizer, ids))
+    return tokenizer.decode(ids)
+
+
+def _squeeze(text: str) -> str:
+    """Return a text without white space and differences of case.
+
+    Example:
+        >>> _squeeze("New York ▁Streets")
+        'newyorkstreets'
+    """
+    return "".join(text.replace("▁", " ").split()).casefold()
+
+
+def _open(folder: Path, split: str, with_source: bool) -> _Opened:
+    if read_manifest(folder).kind == "tokens":
+        store = open_store(folder, split)
+        return _Opened(store, store if with_source else None)
+    examples = open_examples(folder, split)
+    return _Opened(examples, open_own_store(folder, examples) if with_source else None)
 
 
 def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
@@ -88,13 +162,13 @@ def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
         MismatchError: the store was built anew since
         IntegrityError: it is no longer where it was
     """
-    configuration = examples.manifest.configuration
-    path = folder / str(configuration.get("store", ""))
+    settings = read_settings(examples.manifest)
+    path = folder / settings.store
     store = open_store(path, examples.split)
-    if store.manifest.hash != configuration.get("store_manifest"):
+    if store.manifest.hash != settings.store_manifest:
         raise MismatchError(
             f"{path} is no longer the store that {folder} was made from: its manifest has hash "
-            f"{store.manifest.hash} instead of {configuration.get('store_manifest')}; build "
+            f"{store.manifest.hash} instead of {settings.store_manifest}; build "
             f"{folder} again"
         )
     return store
@@ -139,8 +213,7 @@ def show_example(examples: ExampleSet, row: int, *, colour: bool = False) -> str
     texts = mark_pieces(batch, tokenizer, colour=colour)
     lines = [_paint(f"example {row} of {examples.split}: {_facts(batch)}", _DIM, colour)]
     lines += [
-        f"{name:>3}  {''.join(texts[first:last]).strip()}"
-        for name, first, last in _segments(batch, tokenizer)
+        f"{name:>3}  {''.join(texts[first:last]).strip()}" for name, first, last in _segments(batch)
     ]
     if len(batch.masked_positions):
         lines.append(
@@ -204,9 +277,15 @@ def piece_texts(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
         return tokenizer.backend.decode_batch(
             [[index] for index in ids.tolist()], skip_special_tokens=False
         )
-    starts = ~tokenizer.continues_word[ids]
+    model = tokenizer.definition["model"]
+    prefix, suffix = (
+        model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")
+    )
+    rule = tokenizer.find_word_rule()
+    starts = np.ones(len(ids), np.bool_) if rule is None else ~rule.continues(ids)
     return [
-        (" " if starts_word else "") + tokenizer.piece(index).removeprefix("##").lstrip("▁")
+        (" " if starts_word else "")
+        + tokenizer.piece(index).removeprefix(prefix).removesuffix(suffix).lstrip("▁")
         for index, starts_word in zip(ids.tolist(), starts.tolist(), strict=True)
     ]
 
@@ -232,17 +311,13 @@ def _facts(batch: ExampleBatch) -> str:
     return f"{len(batch.input_ids)} tokens, {documents}, pass {int(batch.duplicate[0])}{relation}"
 
 
-def _segments(batch: ExampleBatch, tokenizer: Tokenizer) -> list[tuple[str, int, int]]:
+def _segments(batch: ExampleBatch) -> list[tuple[str, int, int]]:
     """Return name and bounds of each segment: A and B of a pair, else one each up to its end."""
     num_tokens = len(batch.input_ids)
     if int(batch.next_sentence_label[0]) != NO_LABEL:
         middle = int(np.count_nonzero(batch.token_type_ids == 0))
         return [("A", 0, middle), ("B", middle, num_tokens)]
-    ids = batch.original_ids()
-    ends = frame_ids(tokenizer) - {tokenizer.special_ids.get("cls")}
-    bounds = [0, *(np.flatnonzero(np.isin(ids, list(ends))) + 1).tolist()]
-    if bounds[-1] != num_tokens:
-        bounds.append(num_tokens)
+    bounds = [0, *np.cumsum(batch.segment_lengths).tolist()]
     return [(str(i + 1), bounds[i], bounds[i + 1]) for i in range(len(bounds) - 1)]
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from lmdata.batch import ExampleBatch
 from lmdata.checking.example_checks import Counts, count_examples
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
-from lmdata.examples import read_recipe
-from lmdata.schema import read_manifest
+from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -108,10 +107,11 @@ def dataset_statistics(path: Path | str, *, split: str = "train", num_top: int =
 
 def store_statistics(store: TokenStore, path: str, num_top: int) -> StoreStatistics:
     """Return the statistics of an open token store."""
-    pieces = np.zeros(store.tokenizer.vocab_size, np.int64)
+    pieces, num_words = np.zeros(store.tokenizer.vocab_size, np.int64), 0
     tokens, sentences, sizes = LengthCounter(), LengthCounter(), LengthCounter()
     for block in store.blocks:
         pieces += np.bincount(block.ids, minlength=len(pieces))
+        num_words += count_words(block.ids, block.id_offsets, store.tokenizer)
         tokens.add(np.diff(block.id_offsets))
         sentences.add(np.diff(block.sentence_offsets))
         sizes.add(block.sentence_lengths)
@@ -127,22 +127,24 @@ def store_statistics(store: TokenStore, path: str, num_top: int) -> StoreStatist
         document_tokens=tokens.result(),
         document_sentences=sentences.result(),
         sentence_tokens=sizes.result(),
-        pieces=describe_pieces(pieces, store.tokenizer, num_top),
+        pieces=describe_pieces(pieces, num_words, store.tokenizer, num_top),
     )
 
 
 def example_statistics(examples: ExampleSet, path: str, num_top: int) -> ExampleStatistics:
     """Return the statistics of open example shards."""
-    recipe, tokenizer = read_recipe(examples.manifest), examples.tokenizer
+    recipe, tokenizer = read_settings(examples.manifest).recipe, examples.tokenizer
     longest = recipe.max_seq_length
-    pieces = np.zeros(tokenizer.vocab_size, np.int64)
+    pieces, num_words = np.zeros(tokenizer.vocab_size, np.int64), 0
     reached, masked = np.zeros(longest, np.int64), np.zeros(longest, np.int64)
     sizes, second_sizes = LengthCounter(), LengthCounter()
     counts: Counts | None = None
     for batch in _batches(examples):
         found = count_examples(batch, recipe, tokenizer)
         counts = found if counts is None else counts + found
-        pieces += np.bincount(batch.original_ids(), minlength=len(pieces))
+        original = batch.original_ids()
+        pieces += np.bincount(original, minlength=len(pieces))
+        num_words += count_words(original, batch.offsets, tokenizer)
         lengths = np.diff(batch.offsets)
         sizes.add(lengths)
         reached += reach(lengths, longest)
@@ -170,7 +172,7 @@ def example_statistics(examples: ExampleSet, path: str, num_top: int) -> Example
         kept=counts.kept / num_masked if counts else 0.0,
         mask_rate_by_position=tuple((masked / np.maximum(1, reached)).tolist()),
         tokens_by_position=tuple(reached.tolist()),
-        pieces=describe_pieces(pieces, tokenizer, num_top),
+        pieces=describe_pieces(pieces, num_words, tokenizer, num_top),
     )
 
 
@@ -190,11 +192,22 @@ def reach(lengths: np.ndarray, longest: int) -> np.ndarray:
     return np.asarray(len(lengths) - np.cumsum(ends)[:-1])
 
 
-def describe_pieces(counts: np.ndarray, tokenizer: Tokenizer, num_top: int) -> PieceUse:
+def count_words(ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer) -> int:
+    """Return how many words begin in rows of ids; 0 where the pieces do not tell."""
+    rule = tokenizer.find_word_rule()
+    if rule is None:
+        return 0
+    return int((~rule.continues(ids, offsets) & ~tokenizer.is_special[ids]).sum())
+
+
+def describe_pieces(
+    counts: np.ndarray, num_words: int, tokenizer: Tokenizer, num_top: int
+) -> PieceUse:
     """Return how a vocabulary is used.
 
     Args:
         counts: int64 (V,), how often each piece occurs
+        num_words: how many words they make, without those that are unknown, as `count_words` says
         tokenizer: that they belong to
         num_top: how many of the most frequent to name
     """
@@ -203,14 +216,15 @@ def describe_pieces(counts: np.ndarray, tokenizer: Tokenizer, num_top: int) -> P
     order = np.argsort(-ordinary, kind="stable")
     used = int((ordinary > 0).sum())
     num_unknown = 0 if unknown is None else int(counts[unknown])
-    words = int(ordinary[~tokenizer.continues_word].sum()) + num_unknown
+    rule = tokenizer.find_word_rule()
+    words = num_words + num_unknown
     pieces = int(ordinary.sum()) + num_unknown
     ranks = [2**power - 1 for power in range(max(1, used).bit_length()) if 2**power <= used]
     return PieceUse(
         vocab_size=tokenizer.vocab_size,
         used=used,
         unknown_ratio=num_unknown / max(1, pieces),
-        pieces_per_word=pieces / words if words and tokenizer.continues_word.any() else None,
+        pieces_per_word=pieces / words if words and rule and rule.tells else None,
         top=tuple(
             (tokenizer.piece(index), int(ordinary[index])) for index in order[: min(num_top, used)]
         ),

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from lmdata.errors import OutputError
+from lmdata.files import write_atomically
 from lmdata.stats import ExampleStatistics, Lengths, PieceUse, Statistics, StoreStatistics
-from lmdata.writer import write_atomically
 
 _INK, _SOFT, _ACCENT, _SECOND = "#22313f", "#8a97a3", "#2a6f97", "#c8553d"
 _PAGE = """<!doctype html>

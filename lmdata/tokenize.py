@@ -8,51 +8,38 @@ what is done, so that the same command typed again goes on from there. The manif
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmdata import __version__
 from lmdata.building.assembly import Assembly
-from lmdata.building.ledger import combine_receipts, describe_nothing, describe_sources
-from lmdata.building.output import PLAN_NAME, OutputFolder
-from lmdata.building.plan import (
-    DEFAULT_UNIT_BYTES,
-    TokenizeConfig,
-    Unit,
-    check_same_plan,
-    describe_plan,
-    make_units,
+from lmdata.building.ledger import (
+    combine_receipts,
+    describe_encoding,
+    describe_nothing,
+    describe_sources,
 )
-from lmdata.building.shards import check_shard
-from lmdata.building.units import UnitReceipt, UnitSetup, read_receipt
-from lmdata.building.workers import (
-    Died,
-    Failed,
-    Finished,
-    Message,
-    Reported,
-    WorkerPool,
-    start_tokenizing,
-)
+from lmdata.building.output import OutputFolder
+from lmdata.building.plan import DEFAULT_UNIT_BYTES, TokenizeConfig, Unit, make_units
+from lmdata.building.resumable import Change, differences, first_of, read_receipt, run_build
+from lmdata.building.units import Progress, UnitReceipt, UnitSetup, receipt_path
+from lmdata.building.workers import Workers, start_tokenizing
 from lmdata.config import config_to_dict
 from lmdata.corpus import Source
-from lmdata.errors import ConfigError, CorpusError, IntegrityError, LmdataError, TokenizerError
-from lmdata.schema import (
-    FORMAT_VERSION,
-    Manifest,
-    ShardRecord,
-    TokenizerIdentity,
-    parse_json_object,
-)
+from lmdata.errors import ConfigError, CorpusError, IntegrityError, TokenizerError
+from lmdata.files import AtomicFile, output_errors
+from lmdata.reading.sources import STDIN
+from lmdata.schema import FORMAT_VERSION, Manifest, ShardRecord, TokenizerIdentity
 from lmdata.sentences import SPLITTER_VERSION
-from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer, save_tokenizer
-from lmdata.writer import AtomicFile, output_errors, write_atomically
+from lmdata.shards import check_shard
+from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer
+from lmdata.xxh3 import hash_file
 
 OnProgress = Callable[[int, int, int], None]
 
@@ -61,14 +48,17 @@ _OWN_BYTES = 200 << 20  # this process and the nursery: interpreters, one batch 
 _WORKER_BASE_BYTES = 100 << 20  # a worker before its first document: tables, word cache
 _BATCH_SHARE = 12  # a worker's documents take about this many times the bytes of a batch
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 20, 8 << 20
-_POLL_S = 0.25
+
+# Made stricter or laxer, these change nothing in a unit that went through with `errors=strict`.
+_ERRORS = "configuration.corpus.errors"
+_HARMLESS_AFTER_STRICT = (_ERRORS, "configuration.corpus.max_document_bytes")
 
 
 def tokenize_corpus(
     sources: Sequence[Source], config: TokenizeConfig, tokenizer: Tokenizer, output: Path, *,
     num_workers: int = 2, memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, unit_bytes: int = DEFAULT_UNIT_BYTES,
-    workers: WorkerPool | None = None,
+    workers: Workers | None = None,
 ) -> Manifest:  # fmt: skip
     """Write the token store of a corpus and return its manifest.
 
@@ -96,25 +86,17 @@ def tokenize_corpus(
         LmdataError: a worker was killed
         KeyboardInterrupt: with a text that says what is kept
     """
-    with workers or start_tokenizing(num_workers) as pool:
-        budget = divide_memory(memory_bytes, pool.num_workers)
-        with OutputFolder(output, overwrite=overwrite) as folder:
-            build = _Build(list(sources), config, tokenizer, folder, unit_bytes)
-            try:
-                build.begin()
-                build.start_workers(pool, *budget)
-                build.run(pool, progress)
-                return build.finish()
-            except (CorpusError, TokenizerError):
-                pool.close()
-                build.discard_if_worthless()
-                raise
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(build.describe_state()) from None
-            finally:
-                build.close()
-                pool.close()
-                folder.remove_temporary_files()  # what workers were in the middle of
+    pool = workers or start_tokenizing(num_workers)
+    try:
+        memory = divide_memory(memory_bytes, pool.num_workers)
+    except ConfigError:
+        pool.close()
+        raise
+
+    def make(folder: OutputFolder) -> _StoreJob:
+        return _StoreJob(folder, list(sources), config, tokenizer, memory, unit_bytes, progress)
+
+    return run_build(make, pool, output, overwrite=overwrite)
 
 
 def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
@@ -138,43 +120,36 @@ def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
     return batch_bytes, worker_bytes
 
 
-class _Build:
-    """The state of one run of `tokenize_corpus`."""
+class _StoreJob:
+    """A token store as `run_build` makes it: receipts of units in, rows of their parts out."""
+
+    num_ahead = None  # receipts are small
+    bad_input = (CorpusError, TokenizerError)
 
     def __init__(
-        self, sources: list[Source], config: TokenizeConfig, tokenizer: Tokenizer,
-        folder: OutputFolder, unit_bytes: int,
+        self, folder: OutputFolder, sources: list[Source], config: TokenizeConfig,
+        tokenizer: Tokenizer, memory: tuple[int, int], unit_bytes: int,
+        progress: OnProgress | None,
     ) -> None:  # fmt: skip
-        self._config, self._tokenizer, self._folder = config, tokenizer, folder
-        self._unit_bytes = unit_bytes
-        self._sources = sources
+        self.tokenizer, self._folder = tokenizer, folder
+        self._sources, self._config, self._memory = sources, config, memory
+        self._unit_bytes, self._progress = unit_bytes, progress
         self._units: list[Unit] = []
-        self._receipts: dict[int, UnitReceipt] = {}
-        self._to_do: deque[Unit] = deque()
-        self._doing: dict[int, Unit] = {}  # worker -> unit
+        self._weights: list[int] = []  # bytes of sources that each unit reads
+        self._receipts: list[UnitReceipt] = []  # in order
+        self._num_kept = 0  # units whose receipts are there
         self._assembly: Assembly | None = None
         self._assembler = ThreadPoolExecutor(1, "assembly")
-        self._added: list[Future[None]] = []
-        self._unchecked = 0  # the first of `_added` whose result has not been looked at
+        self._added: deque[Future[None]] = deque()  # whose result has not been looked at
         self._done_bytes: dict[int, int] = {}  # unit -> bytes of its sources read so far
         self._num_documents = 0
 
-    def begin(self) -> None:
-        """Plan, and find what an earlier run has done."""
-        self._folder.remove_temporary_files()
+    def open(self) -> None:
+        """Take in what comes from standard input, which can be read only once."""
         self._sources = [self._on_disk(source) for source in self._sources]
-        self._agree_on_plan()
-        with output_errors(self._folder.path / TOKENIZER_FOLDER):
-            save_tokenizer(self._tokenizer, self._folder.path / TOKENIZER_FOLDER)
-        self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
-        self._assembly = Assembly(
-            self._folder.path, self._folder.build, self._sources, self._config,
-            np.dtype(self._tokenizer.id_dtype),
-        )  # fmt: skip
-        self._find_done()
 
     def _on_disk(self, source: Source) -> Source:
-        """Return the source itself, or a copy of standard input, which can be read only once."""
+        """Return the source itself, or a copy of standard input."""
         if source.path is not None:
             return source
         path = self._folder.build / "stdin"
@@ -183,28 +158,50 @@ class _Build:
                 file.write(chunk)
         return dataclasses.replace(source, path=path, size_bytes=file.size_bytes)
 
-    def _agree_on_plan(self) -> None:
-        """Write the plan, or make sure that the build that is there has the same."""
-        path = self._folder.build / PLAN_NAME
-        plan = describe_plan(self._sources, self._config, self._tokenizer.hash, self._unit_bytes)
-        try:
-            begun = parse_json_object(path.read_text(encoding="utf-8"), path)
-        except FileNotFoundError:
-            write_atomically(path, json.dumps(plan, indent=1).encode())
-        else:
-            check_same_plan(begun, plan, self._folder.path)
+    def plan(self) -> dict[str, Any]:
+        """Return what the parts depend on."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "unit_bytes": self._unit_bytes,
+            "sentence_splitter": SPLITTER_VERSION,
+            "tokenizer": self.tokenizer.hash,
+            "configuration": config_to_dict(self._config),
+            "sources": {source.name: _stamp(source) for source in self._sources},
+        }
 
-    def _find_done(self) -> None:
-        """Read the receipts of an earlier run; a unit is done if its rows are still there."""
+    def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:
+        """Return what differs, but for what changes nothing in units that went through."""
+        changes = list(differences(begun, now))
+        was = {key: before for key, before, _ in changes}
+        if was.get(_ERRORS, self._config.corpus.errors) == "strict":
+            changes = [change for change in changes if change[0] not in _HARMLESS_AFTER_STRICT]
+        return first_of(changes, _say)
+
+    def prepare(self) -> tuple[UnitSetup, list[Unit], dict[int, UnitReceipt]]:
+        """Plan the units and read the receipts of an earlier run."""
+        self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
+        self._weights = [self._weigh(unit) for unit in self._units]
+        self._assembly = Assembly(
+            self._folder, self._sources, self._config, np.dtype(self.tokenizer.id_dtype)
+        )
+        batch_bytes, worker_bytes = self._memory
+        setup = UnitSetup(
+            sources=self._sources, config=self._config, batch_bytes=batch_bytes,
+            tokenizer_folder=self._folder.path / TOKENIZER_FOLDER,
+            build_folder=self._folder.build, worker_bytes=worker_bytes,
+        )  # fmt: skip
+        return setup, self._units, dict(self._find_done())
+
+    def _find_done(self) -> Iterator[tuple[int, UnitReceipt]]:
+        """Yield the receipts of units whose rows are still there."""
         assert self._assembly is not None
         for unit in self._units:
-            receipt = read_receipt(self._folder.build, unit.number)
+            receipt = read_receipt(receipt_path(self._folder.build, unit.number), UnitReceipt)
             if receipt is not None and self._are_whole(self._assembly.needs(receipt)):
-                self._receipts[unit.number] = receipt
-                self._note_progress(unit, self._weigh(unit), receipt.num_documents_read)
+                self._note_done(unit, receipt.num_documents_read)
+                yield unit.number, receipt
             else:
                 self._assembly.forget()
-                self._to_do.append(unit)
 
     def _are_whole(self, parts: list[ShardRecord]) -> bool:
         try:
@@ -214,70 +211,54 @@ class _Build:
             return False  # killed before, or damaged after: the unit is done again
         return True
 
-    def start_workers(self, pool: WorkerPool, batch_bytes: int, worker_bytes: int) -> None:
-        """Tell the workers what they need and give each a unit."""
-        setup = UnitSetup(
-            sources=self._sources, config=self._config, batch_bytes=batch_bytes,
-            tokenizer_folder=self._folder.path / TOKENIZER_FOLDER,
-            build_folder=self._folder.build, worker_bytes=worker_bytes,
-        )  # fmt: skip
-        pool.prepare(setup, self._folder.lock)
-        for worker in range(pool.num_workers):
-            self._hand_out(pool, worker)
+    def reads(self, unit: Unit) -> str:
+        """Name the first sources of a unit."""
+        names = [str(self._sources[index]) for index in unit.sources]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
-    def run(self, pool: WorkerPool, progress: OnProgress | None) -> None:
-        """Go on until every unit is done and its rows are on their way into shards."""
-        self._assemble()
-        while self._doing:
-            for message in pool.receive(_POLL_S):
-                self._handle(pool, message)
-            self._assemble()
-            if progress is not None:
-                progress(*self._state())
+    def note(self, unit: Unit, value: Progress) -> None:
+        """Count what was read."""
+        done = self._done_bytes.get(unit.number, 0) + value.source_bytes
+        self._done_bytes[unit.number] = min(done, self._weights[unit.number])
+        self._num_documents += value.documents
 
-    def _handle(self, pool: WorkerPool, message: Message) -> None:
-        match message:
-            case Reported(worker, value):
-                self._note_progress(self._doing[worker], value.source_bytes, value.documents)
-            case Finished(worker, receipt):
-                unit = self._doing.pop(worker)
-                self._receipts[unit.number] = receipt
-                self._done_bytes[unit.number] = self._weigh(unit)
-                self._hand_out(pool, worker)
-            case Failed(_, error):
-                raise error
-            case Died(worker, reason):
-                raise LmdataError(self._describe_death(worker, reason))
+    def end(self, unit: Unit) -> None:
+        """Count a unit that a worker has done."""
+        self._note_done(unit, 0)
 
-    def _hand_out(self, pool: WorkerPool, worker: int) -> None:
-        if self._to_do:
-            self._doing[worker] = self._to_do.popleft()
-            pool.submit(worker, self._doing[worker])
+    def _note_done(self, unit: Unit, num_documents: int) -> None:
+        self._done_bytes[unit.number] = self._weights[unit.number]
+        self._num_documents += num_documents
+        self._num_kept += 1
 
-    def _assemble(self) -> None:
-        """Pass on the units that are next in order; raise what went wrong with earlier ones."""
+    def add(self, unit: Unit, result: UnitReceipt) -> None:
+        """Put the rows of the next unit on their way into shards."""
         assert self._assembly is not None
-        while (receipt := self._receipts.get(len(self._added))) is not None:
-            self._added.append(self._assembler.submit(self._assembly.add, receipt))
-        while self._unchecked < len(self._added) and self._added[self._unchecked].done():
-            self._added[self._unchecked].result()
-            self._unchecked += 1
+        self._receipts.append(result)
+        self._added.append(self._assembler.submit(self._assembly.add, result))
+
+    def tell(self) -> None:
+        """Raise what went wrong with earlier units, and tell how far it is."""
+        while self._added and self._added[0].done():
+            self._added.popleft().result()
+        if self._progress is not None:
+            total = sum(source.size_bytes for source in self._sources)
+            self._progress(sum(self._done_bytes.values()), total, self._num_documents)
 
     def finish(self) -> Manifest:
-        """Finish the shards, balance the ledger, write the manifest.
+        """Finish the shards, balance the ledger and return the manifest.
 
         Raises:
             CorpusError: there was no text at all
         """
         assert self._assembly is not None
-        for future in self._added[self._unchecked :]:
-            future.result()
+        while self._added:
+            self._added.popleft().result()
         shards = self._assembly.finish()
-        receipts = [self._receipts[unit.number] for unit in self._units]
+        receipts = self._receipts
         if not any(shards.values()):
             raise CorpusError(describe_nothing(receipts))
-        definition = self._tokenizer.definition
-        manifest = Manifest(
+        return Manifest(
             kind="tokens",
             format_version=FORMAT_VERSION,
             created_with=f"lmdata {__version__}",
@@ -285,48 +266,31 @@ class _Build:
                 **config_to_dict(self._config), "sentence_splitter": SPLITTER_VERSION,
             },
             tokenizer=TokenizerIdentity(
-                hash=self._tokenizer.hash, vocab_size=self._tokenizer.vocab_size,
-                kind=definition["model"]["type"],
+                hash=self.tokenizer.hash, vocab_size=self.tokenizer.vocab_size,
+                kind=self.tokenizer.definition["model"]["type"],
             ),
             sources=describe_sources(self._sources, receipts),
             splits=shards,
             ledger=combine_receipts(receipts, shards),
-            notes=tuple(sorted({f"encoder: {receipt.encoder}" for receipt in receipts})),
+            notes=describe_encoding(receipts),
         )  # fmt: skip
-        self._folder.finish(manifest)
-        return manifest
 
-    def discard_if_worthless(self) -> None:
-        """Remove everything, unless a shard is already finished: bad input leaves no trace."""
-        self._stop_assembling()
-        if self._assembly is None or not self._assembly.has_shards:
-            self._folder.discard()
+    @property
+    def has_shards(self) -> bool:
+        """Whether any shard is finished."""
+        return self._assembly is not None and self._assembly.has_shards
 
-    def describe_state(self) -> str:
-        """Say what an interrupted build keeps."""
-        kept = f"{len(self._receipts)} of {len(self._units)} units are kept"
+    def state(self) -> str:
+        """Say how many units are kept."""
         if not self._units:
-            kept = "What was finished is kept"
-        return f"{kept} in {self._folder.path}; type the same command again to go on."
+            return "What was finished is kept"
+        return f"{self._num_kept} of {len(self._units)} units are kept"
 
     def close(self) -> None:
         """Wait for the assembling thread and remove open shards."""
-        self._stop_assembling()
-
-    def _stop_assembling(self) -> None:
         self._assembler.shutdown(wait=True, cancel_futures=True)
         if self._assembly is not None:
             self._assembly.close()
-
-    def _describe_death(self, worker: int | None, reason: str) -> str:
-        unit = self._doing.get(worker) if worker is not None else None
-        names = [str(self._sources[index]) for index in unit.sources] if unit else []
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        place = f" while it read {', '.join(names[:3])}{more}" if names else " while it started"
-        return (
-            f"a worker {reason}{place}. If memory ran out, lower --num-workers or --memory. "
-            f"{self.describe_state()}"
-        )
 
     def _weigh(self, unit: Unit) -> int:
         """Return the bytes of sources that a unit reads."""
@@ -336,11 +300,18 @@ class _Build:
             for piece in unit.pieces
         )
 
-    def _note_progress(self, unit: Unit, source_bytes: int, num_documents: int) -> None:
-        done = self._done_bytes.get(unit.number, 0) + source_bytes
-        self._done_bytes[unit.number] = min(done, self._weigh(unit))
-        self._num_documents += num_documents
 
-    def _state(self) -> tuple[int, int, int]:
-        total = sum(source.size_bytes for source in self._sources)
-        return sum(self._done_bytes.values()), total, self._num_documents
+def _stamp(source: Source) -> list[int | str]:
+    """Return what tells a changed source: size and time of change; of standard input, its hash."""
+    assert source.path is not None
+    if source.name == STDIN:
+        return [source.size_bytes, hash_file(source.path)]
+    return [source.size_bytes, source.path.stat().st_mtime_ns]
+
+
+def _say(change: Change) -> str:
+    key, before, now = change
+    if key.startswith("sources."):
+        what = "is new" if before is None else "is gone" if now is None else "has changed"
+        return f"source {key.removeprefix('sources.')} {what}"
+    return f"{key}: was {before!r}, is {now!r}"

@@ -16,14 +16,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmdata.batch import NO_LABEL, ExampleBatch
-from lmdata.building.layout import lay_pairs, lay_segments
 from lmdata.errors import DatasetError, TokenizerError
-from lmdata.masking import MaskRules, mask_rules, mask_tokens
+from lmdata.masking import mask_rules, mask_tokens
 from lmdata.order import check_rows, permute
 from lmdata.packing import PackingPlan, pack
 from lmdata.pairs import find_pairs, index_pairs
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
+from lmdata.schema import ViewFacts
+from lmdata.viewing.layout import lay_pairs, lay_segments
+from lmdata.viewing.mask_kernels import MaskRules
 from lmdata.viewing.scratch import scratch_array
 from lmdata.viewing.segments import find_pieces, index_pieces
 from lmdata.viewing.store_table import Block, StoreArrays, build_store_table
@@ -66,7 +69,7 @@ class Store(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """With `special_ids`, `is_special` (V,), `continues_word` (V,)."""
+        """With `special_ids`, `is_special` (V,), `word_rule`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +80,8 @@ class View:
         recipe: what examples are
         seed: of all draws
         epoch: part of the address of all draws
-        notes: what a reader of the result should know, for the ledger
+        notes: what a reader of the result should know, in words
+        facts: what the ledger and `verify` count on
     """
 
     recipe: Recipe
@@ -91,11 +95,11 @@ class View:
     _plan: PackingPlan | None
     _masks: MaskRules | None
     _frame: tuple[int, int]
-    _num_examples: int
+    facts: ViewFacts
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return self._num_examples
+        return self.facts.examples
 
     def __repr__(self) -> str:
         """Say what it is a view of, without its arrays."""
@@ -141,9 +145,10 @@ class View:
         spans = np.empty((len(examples), NUM_COLUMNS), np.int64)
         find_pairs(self._arrays.table, self._walk, self._index, examples, spans)
         lengths = spans[:, A_LENGTH] + spans[:, B_LENGTH] + 3
-        offsets = _offsets(lengths)
+        offsets = offsets_of(lengths)
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
         types = np.empty(offsets[-1], np.uint8)
+        self._arrays.check_ids(spans[:, [A_ROW, B_ROW]].ravel())
         lay_pairs(self._arrays.table, spans, *self._frame, offsets, ids, types)
         addresses = (spans[:, A_ROW].copy(), spans[:, ORDINAL].copy())
         positions, labels, mask_offsets = self._mask(ids, offsets, addresses, progress)
@@ -169,8 +174,9 @@ class View:
         find_pieces(self._arrays.table, self._walk, self._index, pieces, spans)
         first_id, last_id = self._frame
         lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
-        offsets = _offsets(lengths)[piece_offsets]
+        offsets = offsets_of(lengths)[piece_offsets]
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
+        self._arrays.check_ids(spans[:, A_ROW])
         lay_segments(self._arrays.table, spans, first_id, last_id, ids)
         positions, labels, mask_offsets = self._mask(ids, offsets, (rows, duplicates), progress)
         return ExampleBatch(
@@ -230,12 +236,13 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
     walk = _walk_rules(recipe, seed, epoch, num_used, frame)
     plan = None
     if recipe.has_pairs:
-        walk, index, num_examples = _index_pairs(arrays, walk, recipe, num_used, notes)
+        walk, index, facts = _index_pairs(arrays, walk, recipe, num_used, notes)
     else:
         walk, index, plan, num_examples = _index_segments(arrays, walk, recipe, notes)
+        facts = ViewFacts(examples=num_examples)
     return View(
         recipe, seed, epoch, notes, tokenizer, arrays, walk, index, plan,
-        _masks(recipe, tokenizer, seed, epoch, arrays), frame, num_examples,
+        _masks(recipe, tokenizer, seed, epoch, arrays), frame, facts,
     )  # fmt: skip
 
 
@@ -300,24 +307,31 @@ def _index_pairs(
     recipe: Recipe,
     num_used: int,
     notes: Notes,
-) -> tuple[WalkRules, ExampleIndex, int]:
+) -> tuple[WalkRules, ExampleIndex, ViewFacts]:
     before = np.empty(arrays.num_documents + 1, np.int64)
     most = arrays.num_sentences * recipe.duplicates
     states = scratch_array(most // STATE_STRIDE + 1, np.int64)
-    total, forced, left_out = index_pairs(arrays.table, walk, before, states)
+    total, forced, left_out, repeated = index_pairs(arrays.table, walk, before, states)
     if recipe.balance_nsp and walk.random_word:
         for _ in range(_BALANCE_PASSES):
             share = max(0.0, (total / 2 - forced) / max(1, total - forced))
             walk = walk._replace(random_word=probability_word(share))
-            total, forced, left_out = index_pairs(arrays.table, walk, before, states)
+            total, forced, left_out, repeated = index_pairs(arrays.table, walk, before, states)
     notes["examples"] = total
     chosen = walk.random_word / 2**32 * (total - forced)
-    notes["expected_positive_share"] = round((forced + chosen) / total, 6)
+    share = notes["expected_positive_share"] = round((forced + chosen) / total, 6)
     if recipe.view == "nsp" and num_used == 1:
-        notes["one_document"] = "no pair is labelled random: there is no other document"
+        notes["one_document"] = (
+            "random second segments come from the same document, as from BERT's script"
+            if walk.same_document
+            else "no pair is labelled random: there is no other document"
+        )
     if left_out:
         notes["sentences_without_pair"] = left_out
-    return walk, ExampleIndex(before, states[: total // STATE_STRIDE + 1]), total
+    if repeated:
+        notes["tokens_used_again"] = repeated
+    facts = ViewFacts(examples=total, expected_positive_share=share, repeated_tokens=repeated)
+    return walk, ExampleIndex(before, states[: total // STATE_STRIDE + 1]), facts
 
 
 def _index_segments(
@@ -384,14 +398,5 @@ def _pieces_of_rows(plan: PackingPlan | None, rows: np.ndarray) -> tuple[np.ndar
     """Return the pieces of some rows, int64 (S,), and where those of each row begin, (B + 1,)."""
     if plan is None:
         return rows, np.arange(len(rows) + 1, dtype=np.int64)
-    counts = plan.row_offsets[rows + 1] - plan.row_offsets[rows]
-    offsets = _offsets(counts)
-    index = np.arange(offsets[-1]) + np.repeat(plan.row_offsets[rows] - offsets[:-1], counts)
-    return plan.pieces[index].astype(np.int64), offsets
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    """Return where ragged rows begin and the last ends, int64 (B + 1,)."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
+    pieces = Ragged(plan.pieces, plan.row_offsets).take(rows)
+    return pieces.values.astype(np.int64), pieces.offsets

@@ -1,154 +1,33 @@
-"""Atomic files and Arrow shards: a file is there in full under its name, or not at all.
+"""Arrow shards: rows in, files of the target size out.
 
-A file is written under `NAME.tmp` in the same folder, flushed, synchronised and renamed. The bytes
-of a shard depend on its rows alone, not on the batches in which they came.
+The bytes of a shard depend on its rows alone, not on the batches in which they came.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from lmdata.building.shards import count_tokens, row_bytes
-from lmdata.errors import OutputError
-from lmdata.schema import ShardRecord
-from lmdata.xxh3 import xxh3_128
+from lmdata.files import AtomicFile, output_errors
+from lmdata.schema import DEFAULT_SHARD_BYTES, ShardRecord
+from lmdata.shards import count_tokens, describe_blocks, row_bytes
 
-TEMPORARY_SUFFIX = ".tmp"
 RECORD_BATCH_BYTES = 8 << 20  # a reader maps one at a time; small enough to be built in memory
-DEFAULT_SHARD_BYTES = 256_000_000
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-@contextmanager
-def output_errors(path: Path, remedy: str = "what was finished is kept") -> Iterator[None]:
-    """Turn an OSError while writing `path` into an OutputError of one line.
-
-    Args:
-        path: the file or folder that is being written
-        remedy: what happens to the part that exists, for the message
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(_explain(error, path, remedy)) from error
-
-
-def _explain(error: OSError, path: Path, remedy: str) -> str:
-    if error.errno in _FULL:
-        return f"the disk is full: can't write {path}; {remedy}; free some space and run again"
-    if error.errno in _FORBIDDEN:
-        return f"{path.parent} can't be written ({error.strerror}): choose another --output"
-    if error.errno in {errno.ENOTDIR, errno.EEXIST}:
-        return f"{path} can't be made: a file is in the way; choose another --output"
-    return f"can't write {path}: {error.strerror or error}; {remedy}"
-
-
-class AtomicFile:
-    """A file that gets its name when it is complete; counts and hashes the bytes written.
-
-    A context manager: leaving it normally commits, leaving it with an exception removes what was
-    written. It is the sink that PyArrow writes to.
-    """
-
-    def __init__(self, path: Path, *, is_durable: bool = True) -> None:
-        """Open the temporary file; `is_durable` asks for safety against a power cut too."""
-        self.path = path
-        self._is_durable = is_durable
-        self.temporary_path = path.with_name(path.name + TEMPORARY_SUFFIX)
-        self.size_bytes = 0
-        self._hash = xxh3_128()
-        self._file = self.temporary_path.open("wb", buffering=0)
-
-    def write(self, data: Any) -> int:
-        """Append a buffer."""
-        view = memoryview(data).cast("B")
-        self._hash.update(view)
-        self.size_bytes += len(view)
-        position = 0
-        while position < len(view):
-            position += self._file.write(view[position:])
-        return len(view)
-
-    def tell(self) -> int:
-        """Return the bytes written so far."""
-        return self.size_bytes
-
-    def flush(self) -> None:
-        """Nothing is buffered; PyArrow asks."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether the file has been committed or abandoned; PyArrow asks."""
-        return self._file.closed
-
-    @property
-    def xxh3(self) -> str:
-        """The xxh3_128 of the bytes written so far, hexadecimal."""
-        return self._hash.hexdigest()
-
-    def commit(self) -> None:
-        """Put the file under its name."""
-        if self._is_durable:
-            os.fsync(self._file.fileno())
-        self._file.close()
-        self.temporary_path.replace(self.path)
-        if self._is_durable:
-            sync_folder(self.path.parent)
-
-    def close(self) -> None:
-        """Remove what was written, unless it has been committed."""
-        if not self._file.closed:
-            self._file.close()
-            self.temporary_path.unlink(missing_ok=True)
-
-    def __enter__(self) -> AtomicFile:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exception_type is None:
-            self.commit()
-        self.close()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder safe against a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, data: bytes, *, is_durable: bool = True) -> None:
-    """Write a small file, whole or not at all.
-
-    Raises:
-        OutputError: the folder can't be written or the disk is full
-    """
-    with output_errors(path), AtomicFile(path, is_durable=is_durable) as file:
-        file.write(data)
+_KEPT = "the shards finished before it are kept and the open one was removed"
 
 
 class ShardFile:
     """One Arrow IPC file, uncompressed so that it can be memory-mapped."""
 
-    def __init__(self, path: Path, schema: pa.Schema, *, is_durable: bool = True) -> None:
-        self._file = AtomicFile(path, is_durable=is_durable)
+    def __init__(self, path: Path, schema: pa.Schema, *, is_part: bool = False) -> None:
+        """Begin the file; a part of an unfinished build keeps no hashes of its blocks."""
+        self._file = AtomicFile(path, is_durable=not is_part)
+        self._is_part = is_part
+        self._ends: list[int] = []  # of the record batches in the file
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), schema)
         self._num_rows = 0
         self._num_tokens = 0
@@ -156,16 +35,20 @@ class ShardFile:
     def write(self, batch: pa.RecordBatch) -> None:
         """Append one record batch."""
         self._writer.write_batch(batch)
+        self._ends.append(self._file.tell())
         self._num_rows += batch.num_rows
         self._num_tokens += count_tokens(batch)
 
     def commit(self) -> ShardRecord:
         """Write the footer, give the file its name and return what the manifest keeps of it."""
         self._writer.close()
+        blocks, frame = None, None
+        if not self._is_part:
+            blocks, frame = describe_blocks(self._file.partial_path, self._ends)
         self._file.commit()
         return ShardRecord(
             file=self._file.path.name, rows=self._num_rows, tokens=self._num_tokens,
-            bytes=self._file.size_bytes, xxh3=self._file.xxh3,
+            bytes=self._file.size_bytes, xxh3=self._file.xxh3, blocks=blocks, frame=frame,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -258,7 +141,7 @@ class ShardWriter:
     def _open_shard(self) -> ShardFile:
         if self._open is None:
             path = self._folder / shard_name(self._split, self._next_shard)
-            with output_errors(path):
+            with output_errors(path, _KEPT):
                 self._open = ShardFile(path, self._schema)
             self._next_shard += 1
         return self._open
@@ -267,9 +150,8 @@ class ShardWriter:
     def _cleaned_up(self, shard: ShardFile) -> Iterator[None]:
         """Remove the open shard when writing it fails."""
         path = self._folder / shard_name(self._split, self._next_shard - 1)
-        remedy = "the shards finished before it are kept and the open one was removed"
         try:
-            with output_errors(path, remedy):
+            with output_errors(path, _KEPT):
                 yield
         except BaseException:
             shard.close()

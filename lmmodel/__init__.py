@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lmmodel.fine_tuned import FineTuned
-    from lmmodel.trained import Run
+    from lmmodel.asking import Pretrained, Specialist
 
 __all__ = ["load"]
 
 
-def load(path: Path | str, device: str = "auto") -> Run | FineTuned:
+def load(path: Path | str, device: str = "auto") -> Pretrained | Specialist:
     """Return the model in a folder, ready to answer.
 
     Args:
-        path: what `lmmodel train` or `lmmodel import` wrote: a `Run`, with `.fill_mask`, `.score`,
-            `.embed` and `.generate`; or what `lmmodel finetune` wrote: a `FineTuned`, with
-            `.classify`, `.tag` and `.answer`
+        path: what `lmmodel train` or `lmmodel import` wrote: a `Pretrained`, with `.fill_mask`,
+            `.score`, `.embed` and `.generate`; or what `lmmodel finetune` wrote: a `Specialist`,
+            with `.classify`, `.tag` and `.answer`
         device: "auto" (a GPU if there is one), "cpu" or "cuda"
 
     Raises:
@@ -33,7 +32,7 @@ def load(path: Path | str, device: str = "auto") -> Run | FineTuned:
         CheckpointError: the weights are damaged or of another model
         DeviceError: a GPU is asked for and there is none
     """
-    from lmmodel.fine_tuned import is_fine_tuned, load_fine_tuned
-    from lmmodel.trained import load_run
+    from lmmodel.asking import load_pretrained, load_specialist
+    from lmmodel.finetuning.folder import is_fine_tuned
 
-    return load_fine_tuned(path, device) if is_fine_tuned(path) else load_run(path, device)
+    return load_specialist(path, device) if is_fine_tuned(path) else load_pretrained(path, device)

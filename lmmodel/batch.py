@@ -1,11 +1,10 @@
-"""A packed micro-batch: sequences end to end, no padding between them."""
+"""A packed micro-batch: sequences end to end, no padding between them, in one stream or several."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,10 +12,23 @@ from torch import Tensor
 IGNORED = -100
 """Label of a row that no loss counts, as in `torch.nn.functional.cross_entropy`."""
 
+TOKENS = "tokens"
+"""The stream, and the labels in it, of objectives that have one of each."""
+PAIRS = "pairs"
+"""The labels of sentence pairs."""
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """S sequences of T tokens in all, P of which have a label.
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Rows that are asked something, and the right answers."""
+
+    rows: Tensor  # int64 (P,), of a stream's tokens
+    values: Tensor  # int64 or floats (P,), IGNORED where there is no answer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stream:
+    """S sequences of T tokens in all.
 
     The length of a sequence may be 0 (static shapes need it); none is longer than `max_seqlen`.
     Attention on a CPU is fastest when sequences of equal length are neighbours.
@@ -27,9 +39,7 @@ class Batch:
     position_ids: Tensor  # int32 or int64 (T,), place of each token in its sequence
     cu_seqlens: Tensor  # int32 (S + 1,), where sequences begin; ends with T
     max_seqlen: int
-    masked_positions: Tensor  # int64 (P,), rows of `input_ids` that have a label
-    masked_labels: Tensor  # int64 (P,), IGNORED where there is none
-    next_sentence_label: Tensor  # int64 (S,), IGNORED where there is none
+    labels: Mapping[str, Labels]  # by what is asked
 
     @property
     def num_tokens(self) -> int:
@@ -46,6 +56,99 @@ class Batch:
         """Row of the first token of each sequence: int64 (S,); any valid row for empty ones."""
         return self.cu_seqlens[:-1].long().clamp(max=self.num_tokens - 1)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Stream:
+        """Return the stream of what a function makes of each tensor."""
+        labels = {
+            name: Labels(function(own.rows), function(own.values))
+            for name, own in self.labels.items()
+        }
+        return replace(
+            self, input_ids=function(self.input_ids), token_type_ids=function(self.token_type_ids),
+            position_ids=function(self.position_ids), cu_seqlens=function(self.cu_seqlens),
+            labels=labels,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """Streams of S sequences each: sequence i of one belongs to sequence i of the others.
+
+    Encoders and decoders have one stream, whose arrays are also named here; an encoder-decoder has
+    a source and a target. A token is addressed by its sequence's address and its place there, so
+    what is sampled for it does not depend on how sequences are packed.
+    """
+
+    streams: Mapping[str, Stream]
+    sequence_labels: Mapping[str, Tensor]  # int64 (S,) each, IGNORED where there is none
+    addresses: Tensor  # int64 (S, 3): epoch, row in it, first token in the row; -1 where unknown
+
+    @property
+    def stream(self) -> Stream:
+        """The only stream."""
+        (stream,) = self.streams.values()
+        return stream
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Ids of the only stream: integers (T,)."""
+        return self.stream.input_ids
+
+    @property
+    def token_type_ids(self) -> Tensor:
+        """Segments of the only stream: integers (T,)."""
+        return self.stream.token_type_ids
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Places in the sequences of the only stream: integers (T,)."""
+        return self.stream.position_ids
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """Where the sequences of the only stream begin: int32 (S + 1,)."""
+        return self.stream.cu_seqlens
+
+    @property
+    def max_seqlen(self) -> int:
+        """No sequence of the only stream is longer."""
+        return self.stream.max_seqlen
+
+    @property
+    def first_positions(self) -> Tensor:
+        """First rows of the sequences of the only stream: int64 (S,)."""
+        return self.stream.first_positions
+
+    @property
+    def masked_positions(self) -> Tensor:
+        """Rows of the only stream whose token is asked: int64 (P,)."""
+        return self.stream.labels[TOKENS].rows
+
+    @property
+    def masked_labels(self) -> Tensor:
+        """Ids of those tokens: int64 (P,)."""
+        return self.stream.labels[TOKENS].values
+
+    @property
+    def next_sentence_label(self) -> Tensor:
+        """Label of each sentence pair: int64 (S,)."""
+        return self.sequence_labels[PAIRS]
+
+    @property
+    def num_tokens(self) -> int:
+        """T of all streams, padding of static shapes included."""
+        return sum(stream.num_tokens for stream in self.streams.values())
+
+    @property
+    def num_labels(self) -> int:
+        """P, of the kind that most rows have."""
+        labels = [own for stream in self.streams.values() for own in stream.labels.values()]
+        return max((len(own.rows) for own in labels), default=0)
+
+    @property
+    def num_sequences(self) -> int:
+        """S, empty sequences included."""
+        return self.addresses.shape[0]
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the same batch on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -54,15 +157,76 @@ class Batch:
         """Return the same batch in page-locked memory, from which copies need not wait."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function: object) -> Batch:
-        assert callable(function)
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    def with_positions(self, position_ids: Tensor) -> Batch:
+        """Return the batch with other places of the tokens of its only stream."""
+        (name,) = self.streams
+        return replace(self, streams={name: replace(self.stream, position_ids=position_ids)})
+
+    def with_labels(self, name: str, rows: Tensor, values: Tensor) -> Batch:
+        """Return the batch with labels of one more kind in its only stream."""
+        (stream_name,) = self.streams
+        labels = {**self.stream.labels, name: Labels(rows, values)}
+        return replace(self, streams={stream_name: replace(self.stream, labels=labels)})
+
+    def without_labels(self) -> Batch:
+        """Return the batch with no answer anywhere, so that its losses are 0."""
+        streams = {
+            name: replace(stream, labels={
+                kind: Labels(own.rows, torch.full_like(own.values, IGNORED))
+                for kind, own in stream.labels.items()
+            })
+            for name, stream in self.streams.items()
+        }  # fmt: skip
+        labels = {
+            name: torch.full_like(values, IGNORED) for name, values in self.sequence_labels.items()
+        }
+        return replace(self, streams=streams, sequence_labels=labels)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            **{
-                name: function(value) if isinstance(value, Tensor) else value
-                for name, value in values.items()
-            }
+            streams={name: stream.map(function) for name, stream in self.streams.items()},
+            sequence_labels={name: function(own) for name, own in self.sequence_labels.items()},
+            addresses=function(self.addresses),
         )
+
+
+def make_stream(
+    input_ids: Tensor,
+    lengths: Tensor,
+    *,
+    max_seqlen: int | None = None,
+    token_type_ids: Tensor | None = None,
+    labels: Mapping[str, Labels] | None = None,
+) -> Stream:
+    """Return the stream of sequences that lie end to end, with positions counted from 0 in each.
+
+    Args:
+        input_ids: integers (T,)
+        lengths: integers (S,) that sum to T
+        max_seqlen: at least the longest length; None: the longest length
+        token_type_ids: integers (T,); None: all 0
+        labels: rows that are asked something; None: none
+
+    Raises:
+        ValueError: the lengths do not sum to T, or one exceeds `max_seqlen`
+    """
+    longest = int(lengths.max()) if len(lengths) else 0
+    if int(lengths.sum()) != len(input_ids):
+        raise ValueError(
+            f"sequence lengths sum to {int(lengths.sum())}, but there are {len(input_ids)} tokens"
+        )
+    if max_seqlen is not None and longest > max_seqlen:
+        raise ValueError(f"a sequence of {longest} tokens is longer than max_seqlen={max_seqlen}")
+    cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    starts = cu_seqlens[:-1].long().repeat_interleave(lengths.long())
+    return Stream(
+        input_ids=input_ids,
+        token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        position_ids=torch.arange(len(input_ids)) - starts,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=longest if max_seqlen is None else max_seqlen,
+        labels=labels or {},
+    )
 
 
 def make_batch(
@@ -74,8 +238,9 @@ def make_batch(
     masked_positions: Tensor | None = None,
     masked_labels: Tensor | None = None,
     next_sentence_label: Tensor | None = None,
+    addresses: Tensor | None = None,
 ) -> Batch:
-    """Return the batch of sequences that lie end to end, with positions counted from 0 in each.
+    """Return a batch of one stream, `TOKENS`.
 
     Args:
         input_ids: integers (T,)
@@ -85,6 +250,7 @@ def make_batch(
         masked_positions: int64 (P,); None: no token has a label
         masked_labels: int64 (P,)
         next_sentence_label: int64 (S,); None: no sequence has one
+        addresses: int64 (S, 3), as in `Batch`; None: unknown
 
     Raises:
         ValueError: the lengths do not sum to T, or one exceeds `max_seqlen`
@@ -94,27 +260,23 @@ def make_batch(
         >>> batch.cu_seqlens.tolist(), batch.position_ids.tolist(), batch.max_seqlen
         ([0, 2, 5], [0, 1, 0, 1, 2], 3)
     """
-    longest = int(lengths.max()) if len(lengths) else 0
-    if int(lengths.sum()) != len(input_ids):
-        raise ValueError(
-            f"sequence lengths sum to {int(lengths.sum())}, but there are {len(input_ids)} tokens"
-        )
-    if max_seqlen is not None and longest > max_seqlen:
-        raise ValueError(f"a sequence of {longest} tokens is longer than max_seqlen={max_seqlen}")
     none = torch.zeros(0, dtype=torch.int64)
-    cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    starts = cu_seqlens[:-1].long().repeat_interleave(lengths.long())
+    labels = Labels(
+        none if masked_positions is None else masked_positions,
+        none if masked_labels is None else masked_labels,
+    )
+    stream = make_stream(
+        input_ids, lengths, max_seqlen=max_seqlen, token_type_ids=token_type_ids,
+        labels={TOKENS: labels},
+    )  # fmt: skip
+    num = len(lengths)
+    unpaired = torch.full((num,), IGNORED, dtype=torch.int64)
+    pairs = unpaired if next_sentence_label is None else next_sentence_label
+    unknown = torch.full((num, 3), -1, dtype=torch.int64)
     return Batch(
-        input_ids=input_ids,
-        token_type_ids=torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
-        position_ids=torch.arange(len(input_ids)) - starts,
-        cu_seqlens=cu_seqlens,
-        max_seqlen=longest if max_seqlen is None else max_seqlen,
-        masked_positions=none if masked_positions is None else masked_positions,
-        masked_labels=none if masked_labels is None else masked_labels,
-        next_sentence_label=torch.full((len(lengths),), IGNORED, dtype=torch.int64)
-        if next_sentence_label is None
-        else next_sentence_label,
+        streams={TOKENS: stream},
+        sequence_labels={PAIRS: pairs},
+        addresses=unknown if addresses is None else addresses,
     )
 
 
@@ -127,10 +289,10 @@ def pad_batch(
     follow; no label belongs to them, so losses and gradients stay the same.
 
     Args:
-        batch: at most the shape asked for
-        num_tokens: T of the result
+        batch: of streams that are at most the shape asked for
+        num_tokens: T of each stream of the result
         num_sequences: S of the result; `spare_sequences` says how many the added tokens need
-        num_masked: P of the result
+        num_masked: P of the result, of each kind of labels
         pad_id: the id of added tokens
 
     Raises:
@@ -141,32 +303,50 @@ def pad_batch(
         >>> pad_batch(batch, num_tokens=6, num_sequences=5, num_masked=0).cu_seqlens.tolist()
         [0, 1, 3, 5, 6, 6]
     """
-    more_tokens = num_tokens - batch.num_tokens
-    more_masked = num_masked - len(batch.masked_positions)
-    more_sequences = num_sequences - batch.num_sequences
-    needed = spare_sequences(max(more_tokens, 0), batch.max_seqlen)
-    if more_tokens < 0 or more_masked < 0 or more_sequences < needed:
+    streams = {
+        name: _pad_stream(stream, num_tokens, num_sequences, num_masked, pad_id)
+        for name, stream in batch.streams.items()
+    }
+    more = num_sequences - batch.num_sequences
+    return Batch(
+        streams=streams,
+        sequence_labels={
+            name: F.pad(own, (0, more), value=IGNORED)
+            for name, own in batch.sequence_labels.items()
+        },
+        addresses=F.pad(batch.addresses, (0, 0, 0, more), value=-1),
+    )
+
+
+def _pad_stream(
+    stream: Stream, num_tokens: int, num_sequences: int, num_labels: int, pad_id: int
+) -> Stream:
+    more_tokens = num_tokens - stream.num_tokens
+    most_labels = max((len(own.rows) for own in stream.labels.values()), default=0)
+    more_sequences = num_sequences - stream.num_sequences
+    needed = spare_sequences(max(more_tokens, 0), stream.max_seqlen)
+    if more_tokens < 0 or num_labels < most_labels or more_sequences < needed:
         raise ValueError(
-            f"a batch of {batch.num_tokens} tokens, {batch.num_sequences} sequences and "
-            f"{len(batch.masked_positions)} labels does not fit into {num_tokens} tokens, "
-            f"{num_sequences} sequences and {num_masked} labels "
+            f"a batch of {stream.num_tokens} tokens, {stream.num_sequences} sequences and "
+            f"{most_labels} labels does not fit into {num_tokens} tokens, "
+            f"{num_sequences} sequences and {num_labels} labels "
             f"(the added tokens alone take {needed} sequences)"
         )
-    ends = torch.arange(1, more_sequences + 1) * batch.max_seqlen + batch.num_tokens
-    return Batch(
-        input_ids=F.pad(batch.input_ids, (0, more_tokens), value=pad_id),
-        token_type_ids=F.pad(batch.token_type_ids, (0, more_tokens)),
-        position_ids=torch.cat(
-            [
-                batch.position_ids,
-                (torch.arange(more_tokens) % max(batch.max_seqlen, 1)).to(batch.position_ids),
-            ]
-        ),
-        cu_seqlens=torch.cat([batch.cu_seqlens, ends.clamp(max=num_tokens).to(torch.int32)]),
-        max_seqlen=batch.max_seqlen,
-        masked_positions=F.pad(batch.masked_positions, (0, more_masked)),
-        masked_labels=F.pad(batch.masked_labels, (0, more_masked), value=IGNORED),
-        next_sentence_label=F.pad(batch.next_sentence_label, (0, more_sequences), value=IGNORED),
+    ends = torch.arange(1, more_sequences + 1) * stream.max_seqlen + stream.num_tokens
+    places = torch.arange(more_tokens) % max(stream.max_seqlen, 1)
+    return Stream(
+        input_ids=F.pad(stream.input_ids, (0, more_tokens), value=pad_id),
+        token_type_ids=F.pad(stream.token_type_ids, (0, more_tokens)),
+        position_ids=torch.cat([stream.position_ids, places.to(stream.position_ids)]),
+        cu_seqlens=torch.cat([stream.cu_seqlens, ends.clamp(max=num_tokens).to(torch.int32)]),
+        max_seqlen=stream.max_seqlen,
+        labels={
+            name: Labels(
+                F.pad(own.rows, (0, num_labels - len(own.rows))),
+                F.pad(own.values, (0, num_labels - len(own.values)), value=IGNORED),
+            )
+            for name, own in stream.labels.items()
+        },
     )
 
 
@@ -178,61 +358,3 @@ def spare_sequences(num_tokens: int, max_seqlen: int) -> int:
         (0, 1, 2)
     """
     return -(-num_tokens // max_seqlen) if num_tokens else 0
-
-
-def cut_rows(amounts: list[tuple[np.ndarray, int]]) -> list[int]:
-    """Return the row after the last one of each micro-batch, filled in order.
-
-    Args:
-        amounts: of each quantity, what every row has of it, int64 (B,), and the most allowed
-
-    Example:
-        >>> cut_rows([(np.array([2, 2, 3, 4, 9]), 7)])
-        [3, 4, 5]
-    """
-    totals = [(np.concatenate([[0], np.cumsum(amount)]), most) for amount, most in amounts]
-    num_rows = len(amounts[0][0])
-    ends: list[int] = []
-    start = 0
-    while start < num_rows:
-        fitting = [
-            int(np.searchsorted(total, total[start] + most, side="right")) - 1
-            for total, most in totals
-        ]
-        start = max(min(fitting), start + 1)
-        ends.append(start)
-    return ends
-
-
-def deal_rows(lengths: np.ndarray, most: int, num_groups: int) -> list[np.ndarray]:
-    """Return rows dealt out to groups of about equally many tokens, each with rows of all lengths.
-
-    A row longer than allowed is a group of its own. Within a group the shortest is first.
-
-    Args:
-        lengths: int64 (B,) tokens of each row
-        most: tokens of a group
-        num_groups: at least so many, where there are as many rows
-
-    Example:
-        >>> lengths = np.array([9, 1, 5, 2, 4, 3])
-        >>> [lengths[group].tolist() for group in deal_rows(lengths, most=8, num_groups=2)]
-        [[9], [1, 2, 5], [3, 4]]
-    """
-    order = np.argsort(-lengths, kind="stable")
-    num_long = int((lengths > most).sum())
-    long, rest = order[:num_long], order[num_long:]
-    wanted = max(num_groups - num_long, -(-int(lengths[rest].sum()) // most), 1)
-    groups = _deal(rest, wanted)
-    while any(lengths[group].sum() > most for group in groups):
-        wanted += 1 + wanted // 16
-        groups = _deal(rest, wanted)
-    return [*long[:, None], *groups]
-
-
-def _deal(rows: np.ndarray, num_groups: int) -> list[np.ndarray]:
-    """Return rows, longest first, dealt to and fro, so that each group's shortest is first."""
-    num_groups = min(num_groups, len(rows))
-    turn = np.arange(len(rows)) % max(1, 2 * num_groups)
-    group = np.minimum(turn, 2 * num_groups - 1 - turn)
-    return [rows[group == number][::-1] for number in range(num_groups)]

@@ -7,21 +7,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lmdata.config import build_config, config_to_dict, read_toml, set_value
+from lmdata.config import build_config, config_to_dict, gather, laid_over
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
-from lmmodel.model import ModelConfig
-from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
-from lmmodel.saving.starting import inherit
-from lmmodel.training.optimizer import OptimizerConfig
-from lmmodel.training.schedule import ScheduleConfig
+from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
+from lmmodel.record import read_values
+from lmmodel.schedule import ScheduleConfig
 
 DEFAULT_NUM_STEPS = 1000
+MOST_STEPS = 10**9  # more is a slip: they would take years
+MOST_BUDGET = {
+    "num_steps": MOST_STEPS,
+    "num_tokens": 10**15,
+    "num_epochs": 10**6,
+    "num_minutes": 10**6,
+}
+MOST_PREFETCHED = 1000
+MOST_PATH = 4096
+
+# Settings of a model that its weights do not depend on: the new run's own count.
+OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")
+
+# What `size` decides: it is not taken over where a size is given.
+SHAPE_SETTINGS = (*MODEL_SIZES["mini"], "intermediate_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +49,18 @@ class BatchConfig:
     rounding. None: 4096, GPU 65,536."""
     min_micro_batches: int | None = None
     """A step is cut into at least so many, where each keeps 256 tokens: on a CPU every core takes
-    one. The result: as of `micro_batch_tokens`. None: a core each, one on a GPU or compiled."""
+    one. The result: as of `micro_batch_tokens`. None: a core each, one on a GPU or compiled; so set
+    it for the same bits on machines with other numbers of cores."""
     prefetch: int = 2
-    """Steps made ahead by the background thread, at least 0; no effect on the result."""
+    """Steps made ahead by the background thread, in [0, 1000]; no effect on the result."""
 
     def __post_init__(self) -> None:
         for name in ("size", "micro_batch_tokens", "min_micro_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.prefetch < 0:
-            raise ValueError(f"prefetch must be at least 0, got {self.prefetch}")
+        if not 0 <= self.prefetch <= MOST_PREFETCHED:
+            raise ValueError(f"prefetch must be in [0, {MOST_PREFETCHED}], got {self.prefetch}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +81,10 @@ class BudgetConfig:
         if len(given) > 1:
             raise ValueError(f"the budget is one number, got {', '.join(sorted(given))}: keep one")
         for name, value in given.items():
-            if value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+            if not 0 < value <= MOST_BUDGET[name]:
+                raise ValueError(
+                    f"{name} must be above 0 and at most {MOST_BUDGET[name]:,}, got {value}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +101,9 @@ class StageConfig:
     def __post_init__(self) -> None:
         if not 0 < self.until <= 1:
             raise ValueError(f"until must be in (0, 1], got {self.until}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        stage_recipe(Recipe(), self)  # which refuses a length that is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +150,37 @@ class LoggingConfig:
 
     def __post_init__(self) -> None:
         _check_every_steps(self.every_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """What moves the weights."""
+
+    name: Literal["adamw", "muon"] = "muon"  # muon: on the layers' matrices; adamw on the rest
+    lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
+    betas: tuple[float, float] = (0.9, 0.98)  # decay of the mean and the mean square, in [0, 1)
+    eps: float = 1e-6  # added to the root of the mean square
+    weight_decay: float = 0.01  # share of a weight lost per step at learning rate 1, AdamW
+    decay_embeddings: bool = False  # whether embeddings decay too (BERT: yes); bias, norm never
+    muon_lr: float = 0.02  # Muon's peak learning rate, in (0, 1]
+    muon_momentum: float = 0.95  # decay of Muon's mean, in [0, 1)
+    muon_weight_decay: float = 0.05  # as weight_decay, Muon
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("lr", "muon_lr"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}; "
+                    "1e-4 to 2e-3 is usual for lr, 0.005 to 0.05 for muon_lr"
+                )
+        for name, value in (*zip(("betas[0]", "betas[1]"), self.betas, strict=True),
+                            ("muon_momentum", self.muon_momentum)):  # fmt: skip
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        for name in ("eps", "weight_decay", "muon_weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +249,7 @@ class TrainConfig:
             raise ValueError("compile=true does not go with parallel=fsdp2: leave one of them out")
         _check_stages(self.stages)
         _check_recipe(self)
-        if self.model.is_causal and not make_objective(self.objective).is_causal:
+        if self.model.is_causal and not OBJECTIVES[self.objective.name].is_causal:
             raise ValueError(
                 f"model.family={self.model.family} only sees what came before: objective.name "
                 f"must be clm, "
@@ -206,37 +257,72 @@ class TrainConfig:
             )
 
 
-def load_train_config(toml_path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Return the configuration of defaults, a TOML file and KEY=VALUE pairs, in this order.
+def load_train_config(
+    toml_path: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Return the configuration of defaults < TOML file < options < KEY=VALUE pairs.
 
     `recipe` settings are laid over the preset, or over the recipe that the objective implies; model
-    and objective over those of the run in `init_from`.
+    and objective over those of the run in `init_from`; a family learns what it is made for, unless
+    an objective is named.
 
     Raises:
         RunError: `init_from` names no run
         ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
     """
-    values = read_toml(toml_path) if toml_path else {}
-    for override in overrides:
-        set_value(values, override)
+    values = gather(toml_path, overrides, options=options)
     if isinstance(values.get("init_from"), str):
-        values = inherit(values)
+        values = _inherit(values)
+    family = FAMILIES.get(str(_table(values, "model").get("family")))
+    if family is not None and "name" not in _table(values, "objective"):
+        values["objective"] = {**_table(values, "objective"), "name": family.objective}
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
 
 
-def change_config(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """Return a configuration with KEY=VALUE pairs laid over it.
+def _inherit(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the model and the objective of the run in `init_from` laid under them.
+
+    Args:
+        values: nested tables with the key `init_from`
+
+    Raises:
+        RunError: no run there
+    """
+    if len(values["init_from"]) > MOST_PATH:
+        raise ConfigError(f"init_from must be a path of at most {MOST_PATH:,} letters")
+    earlier = read_values(Path(values["init_from"]))["config"]
+    given, given_objective = values.get("model", {}), values.get("objective", {})
+    if not (isinstance(given, Mapping) and isinstance(given_objective, Mapping)):
+        return values  # which the strict reader refuses
+    left_out = {*OWN_SETTINGS, *(SHAPE_SETTINGS if "size" in given else ())}
+    model = {
+        name: value
+        for name, value in earlier["model"].items()
+        if value is not None and name not in left_out
+    }
+    objective = {**earlier["objective"], **given_objective}
+    return {**values, "model": {**model, **given}, "objective": objective}
+
+
+def change_config(
+    config: TrainConfig,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Return a configuration with options and then KEY=VALUE pairs laid over it.
 
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or that contradicts another
     """
-    values = _without_none(config_to_dict(config), config_to_dict(TrainConfig()))
-    own: dict[str, Any] = {}
-    for override in overrides:
-        set_value(values, override)
-        set_value(own, override)
+    own = gather(None, overrides, options=options)
+    values = without_none(config_to_dict(config), config_to_dict(TrainConfig()))
+    values = laid_over(values, own)
     if own.get("preset") is not None:
         values["recipe"] = {**_preset_values(values), **_table(own, "recipe")}
     if "budget" in own:  # one number: another takes its place
@@ -250,7 +336,7 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: written by another version with other settings
     """
-    return build_config(TrainConfig, _without_none(values, config_to_dict(TrainConfig())))
+    return build_config(TrainConfig, without_none(values, config_to_dict(TrainConfig())))
 
 
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
@@ -267,7 +353,7 @@ def _preset_values(values: dict[str, Any]) -> dict[str, Any]:
     if name is None and objective not in OBJECTIVES:
         return {}  # which ObjectiveConfig refuses
     recipe = OBJECTIVES[objective].recipe if name is None else RECIPES[name]
-    return _without_none(config_to_dict(recipe), {})
+    return without_none(config_to_dict(recipe), {})
 
 
 def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -277,10 +363,10 @@ def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
     return table
 
 
-def _without_none(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def without_none(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Drop None at every level where it is the default too: it says that nothing was set."""
     return {
-        name: _without_none(value, defaults.get(name) or {}) if isinstance(value, dict) else value
+        name: without_none(value, defaults.get(name) or {}) if isinstance(value, dict) else value
         for name, value in values.items()
         if value is not None or defaults.get(name) is not None
     }

@@ -2,7 +2,8 @@
 
 One operation after the other on all cores waits for the slowest core after each of them, hundreds
 of times a batch. Here each core runs a whole batch by itself. While there are more than half as
-many batches as cores, each is computed by one core: the same results for any number of them.
+many batches as cores, each is computed by one core: the same results for any number
+of them, as long as a step is cut into the same micro-batches (`batch.min_micro_batches`).
 """
 
 from __future__ import annotations

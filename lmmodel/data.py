@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from lmdata.batch import Column, ExampleBatch
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
 from lmdata.recipes import Recipe
-from lmdata.schema import ExampleBatch, Manifest, read_manifest
+from lmdata.schema import Manifest, read_manifest
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import FitError
 
@@ -22,6 +24,18 @@ EVALUATION_SEED = 0
 
 # Token counts of a sample this large are exact enough for a unigram distribution.
 MAX_COUNTED_EXAMPLES = 200_000
+
+_ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of a tokenizer that falls back to bytes
+
+
+# Where an example comes from: what is sampled for it later is addressed by these.
+ADDRESS = (Column("epoch", "int64", is_stored=False), Column("row", "int64", is_stored=False))
+
+
+def addressed(examples: ExampleBatch, epoch: int, rows: np.ndarray) -> ExampleBatch:
+    """Return the examples at int64 (B,) rows of an epoch with both in columns of their own."""
+    arrays = {"epoch": np.full(len(rows), epoch, np.int64), "row": rows.astype(np.int64)}
+    return ExampleBatch((*examples.columns, *ADDRESS), **examples.arrays(), **arrays)
 
 
 class Rows(Protocol):
@@ -50,7 +64,7 @@ class StoreRows:
         view = self._view  # once: another thread may be in another epoch
         if view.epoch != epoch:
             view = self._view = view.at_epoch(epoch)
-        return view.examples(rows % len(view), progress=progress)
+        return addressed(view.examples(rows % len(view), progress=progress), epoch, rows)
 
 
 class ShardRows:
@@ -64,7 +78,7 @@ class ShardRows:
     def take(self, epoch: int, rows: np.ndarray, progress: float = 0.0) -> ExampleBatch:
         """As in `Rows`; the masks are fixed, whatever the progress."""
         order = permute(rows, self.num_rows, seed=self._seed, epoch=epoch)
-        return self._examples.rows(order)
+        return addressed(self._examples.rows(order), epoch, rows)
 
 
 @dataclass(frozen=True)
@@ -166,3 +180,26 @@ def open_data(path: Path) -> TrainingData:
 def _count_original(examples: ExampleBatch, vocab_size: int) -> np.ndarray:
     """Return id counts, int64 (V,), with the labels in place of what masks put there."""
     return np.bincount(examples.original_ids(), minlength=vocab_size)
+
+
+def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """Return how many bytes of text each piece stands for: int64 (V,), 0 of special tokens.
+
+    WordPiece pieces do not hold the spaces between words; the others do.
+    """
+    model = tokenizer.definition["model"]
+    is_byte_level = "ByteLevel" in str(tokenizer.definition.get("decoder"))
+    falls_back = bool(model.get("byte_fallback"))
+    sizes = [
+        1 if falls_back and _ONE_BYTE.fullmatch(piece or "")
+        else _num_bytes(piece or "", model["type"], is_byte_level=is_byte_level)
+        for piece in tokenizer.pieces
+    ]  # fmt: skip
+    return np.where(tokenizer.is_special, 0, np.array(sizes, np.int64))
+
+
+def _num_bytes(piece: str, kind: str, *, is_byte_level: bool) -> int:
+    if is_byte_level:
+        return max(1, len(piece))
+    text = piece.removeprefix("##") if kind == "WordPiece" else piece.replace("\u2581", " ")
+    return max(1, len(text.encode()))

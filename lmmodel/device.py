@@ -159,3 +159,8 @@ def value_of_main(value: int, device: torch.device) -> int:
     shared = torch.tensor(value, device=device)
     dist.broadcast(shared, src=0)
     return int(shared)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

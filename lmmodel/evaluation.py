@@ -5,32 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lmdata.schema import ExampleBatch
-from lmdata.tokenizer import Tokenizer
-from lmmodel.batch import IGNORED
+from lmdata.batch import ExampleBatch
+from lmdata.recipes import Recipe
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
-from lmmodel.data import TrainingData, open_data
+from lmmodel.data import TrainingData, open_data, piece_bytes
+from lmmodel.errors import DivergedError
+from lmmodel.inference import Precision, batch_tokens, map_batches, prepare
+from lmmodel.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.model import Transformer
-from lmmodel.objectives import Objective, make_objective, next_token_labels
-from lmmodel.predicting.inference import Precision, batch_tokens, chunk_rows, map_batches, prepare
+from lmmodel.objectives import Objective, make_objective
+from lmmodel.objectives.objective import TermScores, Vocabulary
+from lmmodel.objectives.terms import score_terms
+from lmmodel.parallel import is_sharded
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
-from lmmodel.training.loader import MicroBatch, Shape, split_micro_batches, take_rows
-from lmmodel.training.parallel import is_sharded
-from lmmodel.training.plan import recipe_or_any
-
-EVALUATION_MLM_PROBABILITY = 0.15
 
 Report = Callable[[int, int], None]
 
@@ -40,29 +37,36 @@ UNIGRAM_MARGIN = 0.05
 # Tokens of a micro-batch where the configuration leaves it open.
 MAX_TOKENS = 4096
 
-_ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of a tokenizer that falls back to bytes
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Held-out figures; the absent ones are None."""
+    """Held-out figures; the absent ones are None. All are finite."""
 
     num_examples: int
-    num_labels: int  # predicted tokens
-    loss: float  # nats per predicted token
-    nats_per_byte: float  # the same per byte of the predicted tokens, free of the vocabulary
-    perplexity: float  # exp(loss)
-    accuracy: float  # share of the tokens whose most likely piece is the right one, in [0, 1]
-    top5_accuracy: float
-    unigram_loss: float | None  # nats per token of guessing by frequency in the training split
-    causal_loss: float | None  # of hybrid: nats per next token
-    pair_loss: float | None  # nats per pair
-    pair_accuracy: float | None  # in [0, 1]
+    num_labels: int  # that the main loss is about: predicted tokens
+    loss: float  # nats per label
+    nats_per_byte: float | None = None  # of the predicted tokens, free of the vocabulary
+    perplexity: float | None = None  # exp(loss)
+    accuracy: float | None = None
+    """Share of the tokens whose most likely piece is the right one, in [0, 1]."""
+    top5_accuracy: float | None = None
+    unigram_loss: float | None = None
+    """Nats per token of guessing by frequency in the training split."""
+    causal_loss: float | None = None  # of hybrid: nats per next token
+    pair_loss: float | None = None  # nats per pair
+    pair_accuracy: float | None = None  # in [0, 1]
+    others: Mapping[str, float] = field(default_factory=dict)
+    """What the terms of an objective score besides, by name."""
 
     @property
     def is_at_unigram(self) -> bool:
         """Whether the model does no better than guessing by frequency."""
         return self.unigram_loss is not None and self.loss > self.unigram_loss - UNIGRAM_MARGIN
+
+    def figures(self) -> dict[str, float | None]:
+        """Return all figures by name, those of `others` beside the rest."""
+        values = {**vars(self), **self.others}
+        return {name: value for name, value in values.items() if name != "others"}
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,18 @@ class HeldOut:
     objective: Objective
     micro_batches: tuple[MicroBatch, ...]
     num_examples: int
-    documents: np.ndarray  # uint64 (P,), store row of each label's document; packed rows: the first
-    piece_bytes: np.ndarray  # int64 (V,)
-    unigram_loss: float | None
+    documents: (
+        np.ndarray
+    )  # uint64 (P,), store row of each main label's document; packed rows: the first
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True)
+class MicroScores:
+    """What the terms of a part find for the labels of one micro-batch."""
+
+    part: int
+    terms: tuple[TermScores, ...]
 
 
 def make_held_out(
@@ -83,7 +96,8 @@ def make_held_out(
 ) -> HeldOut:  # fmt: skip
     """Return held-out examples, the same at every step and in every run.
 
-    A token store is viewed with standard masks (0.15, single tokens) whatever the training's are.
+    The objective says how a token store is viewed for them: masks are standard ones (0.15, single
+    tokens) whatever the training's are.
 
     Args:
         config: of the training, with the device to evaluate on
@@ -95,43 +109,36 @@ def make_held_out(
     Raises:
         FitError: the split is empty or absent
     """
-    recipe = recipe_or_any(config)
-    recipe = dataclasses.replace(recipe, view=view or recipe.view)
-    if recipe.corruption != "none":
-        recipe = dataclasses.replace(
-            recipe, corruption="token", coverage="independent", max_predictions=None,
-            mlm_probability=EVALUATION_MLM_PROBABILITY,
-        )  # fmt: skip
+    objective = make_objective(config.objective)
+    recipe = config.recipe or Recipe()  # which frozen examples ignore
+    recipe = objective.definition.hold_out(dataclasses.replace(recipe, view=view or recipe.view))
     examples = data.held_out(recipe, num_examples, split)
     # Micro-batches take the shortest first: in this order labels come back as they are here.
-    examples = take_rows(examples, np.argsort(np.diff(examples.offsets), kind="stable"))
-    objective = make_objective(config.objective)
+    examples = examples.take(np.argsort(np.diff(examples.offsets), kind="stable"))
     device = torch.device(config.device)
     tokens = min(config.batch.micro_batch_tokens or MAX_TOKENS, batch_tokens(device))
     tokens = -(-tokens // num_cores(device))  # as many are in work at a time
-    micro_batches = []
-    for index, part in enumerate(objective.parts):
-        own = next_token_labels(examples) if part.is_causal else examples
-        batches = split_micro_batches(own, Shape(tokens))
-        micro_batches += [MicroBatch(batch, index) for batch in batches]
-    first = objective.parts[0]
-    labels = next_token_labels(examples) if first.is_causal else examples
+    labelled = [part.label(examples) for part in objective.parts]
+    micro_batches = [
+        MicroBatch(batch, index)
+        for index, (part, own) in enumerate(zip(objective.parts, labelled, strict=True))
+        for batch in split_micro_batches(own, Shape(tokens), part.pack)
+    ]
     return HeldOut(
         objective=objective,
         micro_batches=tuple(micro_batches),
         num_examples=len(examples),
-        documents=_documents_of(labels),
-        piece_bytes=piece_bytes(data.tokenizer),
-        unigram_loss=unigram_cross_entropy(
-            labels.masked_labels, data.count_tokens(), data.tokenizer.is_special
+        documents=_documents_of(labelled[0], objective.terms[0].places(labelled[0])),
+        vocabulary=Vocabulary(
+            piece_bytes(data.tokenizer), data.count_tokens(), data.tokenizer.is_special
         ),
     )
 
 
-def _documents_of(examples: ExampleBatch) -> np.ndarray:
-    """Return the store row of the document that each label is in: uint64 (P,)."""
-    rows = np.repeat(np.arange(len(examples)), np.diff(examples.mask_offsets))
-    is_second = examples.token_type_ids[examples.flat_masked_positions()] == 1
+def _documents_of(examples: ExampleBatch, places: np.ndarray) -> np.ndarray:
+    """Return the store row of the document that each token, int64 (P,), is in: uint64 (P,)."""
+    rows = np.searchsorted(examples.offsets, places, side="right") - 1
+    is_second = examples.token_type_ids[places] == 1
     return np.where(is_second, examples.document_b[rows], examples.document_a[rows])
 
 
@@ -141,6 +148,9 @@ def evaluate(
     """Return the figures of a model on held-out examples; leaves its mode as it was.
 
     `progress` is called with the tokens done and those of all.
+
+    Raises:
+        DivergedError: a figure is no finite number
     """
     was_training = model.training
     model.eval()
@@ -155,19 +165,23 @@ def evaluate(
     return summarize(held_out, scores)
 
 
-def score_held_out(run: Run, held_out: HeldOut, progress: Report | None = None) -> list[Scores]:
+def score_held_out(
+    run: Run, held_out: HeldOut, progress: Report | None = None
+) -> list[MicroScores]:
     """Return the scores of each micro-batch, computed side by side."""
     return _scores(prepare(run.model), held_out, run.device, progress)
 
 
 def _scores(
     model: Transformer, held_out: HeldOut, device: torch.device, progress: Report | None
-) -> list[Scores]:
+) -> list[MicroScores]:
     score = functools.partial(_score, model, held_out.objective, device)
     return _listed(map_batches(score, held_out.micro_batches, device), held_out, progress)
 
 
-def _listed(scores: Iterable[Scores], held_out: HeldOut, progress: Report | None) -> list[Scores]:
+def _listed(
+    scores: Iterable[MicroScores], held_out: HeldOut, progress: Report | None
+) -> list[MicroScores]:
     """Return the scores as they come, reporting the tokens done."""
     done, listed = np.cumsum([micro.batch.num_tokens for micro in held_out.micro_batches]), []
     for num_tokens, score in zip(done.tolist(), scores, strict=True):
@@ -177,154 +191,41 @@ def _listed(scores: Iterable[Scores], held_out: HeldOut, progress: Report | None
     return listed
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Of one micro-batch: per labelled token, per pair."""
-
-    part: int
-    labels: np.ndarray  # int64 (P,)
-    losses: np.ndarray  # float64 (P,)
-    ranks: np.ndarray  # int64 (P,) pieces more likely than the right one
-    pair_losses: np.ndarray  # float64 (S',)
-    pair_hits: np.ndarray  # bool (S',)
-
-
 def _score(
     model: Transformer, objective: Objective, device: torch.device, micro: MicroBatch
-) -> Scores:
-    part, batch = objective.parts[micro.part], micro.batch.to(device)
-    pairs = batch.next_sentence_label != IGNORED
-    firsts, num_labels = batch.first_positions[pairs], len(batch.masked_labels)
-    hidden = model(
-        batch, is_causal=part.is_causal, rows=torch.cat([batch.masked_positions, firsts])
-    )
-    losses, ranks = score_labels(model, hidden[:num_labels], batch.masked_labels)
-    empty = np.zeros(0)
-    pair_losses, pair_ranks = empty, empty
-    if any(term.is_of_pairs for term in part.terms):
-        pair_logits = model.nsp_logits(hidden[num_labels:]).float()
-        pair_losses, pair_ranks = _losses_and_ranks(pair_logits, batch.next_sentence_label[pairs])
-    return Scores(
-        part=micro.part,
-        labels=batch.masked_labels.cpu().numpy(),
-        losses=losses,
-        ranks=ranks,
-        pair_losses=pair_losses,
-        pair_hits=pair_ranks == 0,
-    )
+) -> MicroScores:
+    scores = score_terms(model, objective.parts[micro.part], micro.batch.to(device))
+    return MicroScores(micro.part, scores)
 
 
-def score_labels(
-    model: Transformer, hidden: Tensor, labels: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each label's loss and rank, see `_losses_and_ranks`; few logits exist at a time.
-
-    They are float32, whatever the layers compute in: in bf16 many would be equal, and the right
-    piece often the first of several.
-    """
-    num_rows = chunk_rows(model.config.vocab_size, hidden.device)
-    parts = [
-        _losses_and_ranks(model.lm_logits(rows.float()), own)
-        for rows, own in zip(
-            torch.split(hidden, num_rows), torch.split(labels, num_rows), strict=True
-        )
+def scores_by_term(objective: Objective, scores: Sequence[MicroScores]) -> list[list[TermScores]]:
+    """Return what each term of an objective found in each micro-batch of its part."""
+    return [
+        [micro.terms[place] for micro in scores if micro.part == index]
+        for index, part in enumerate(objective.parts)
+        for place in range(len(part.terms))
     ]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def _losses_and_ranks(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's loss, float64 (N,), and how many logits exceed the label's, int64 (N,)."""
-    right = logits.gather(1, labels[:, None])
-    losses = logits.logsumexp(1) - right[:, 0]
-    ranks = (logits > right).sum(1)
-    return losses.double().cpu().numpy(), ranks.cpu().numpy()
+def summarize(held_out: HeldOut, scores: Sequence[MicroScores]) -> Evaluation:
+    """Return the figures over all micro-batches.
 
-
-def summarize(held_out: HeldOut, scores: Sequence[Scores]) -> Evaluation:
-    """Return the figures over all micro-batches."""
-    token = [score for score in scores if score.part == 0]
-    labels = np.concatenate([score.labels for score in token])
-    losses = np.concatenate([score.losses for score in token])
-    ranks = np.concatenate([score.ranks for score in token])
-    causal = [score.losses for score in scores if score.part > 0]
-    pair_losses = np.concatenate([score.pair_losses for score in scores])
-    pair_hits = np.concatenate([score.pair_hits for score in scores])
-    loss = float(losses.mean())
-    return Evaluation(
-        num_examples=held_out.num_examples,
-        num_labels=len(labels),
-        loss=loss,
-        nats_per_byte=per_byte(losses, held_out.piece_bytes[labels]),
-        perplexity=math.exp(min(loss, 700.0)),
-        accuracy=float((ranks == 0).mean()),
-        top5_accuracy=float((ranks < 5).mean()),
-        unigram_loss=held_out.unigram_loss,
-        causal_loss=float(np.concatenate(causal).mean()) if causal else None,
-        pair_loss=float(pair_losses.mean()) if len(pair_losses) else None,
-        pair_accuracy=float(pair_hits.mean()) if len(pair_hits) else None,
-    )
-
-
-def unigram_cross_entropy(labels: np.ndarray, counts: np.ndarray, is_special: np.ndarray) -> float:
-    """Return what guessing labels by their frequency in the training split costs, nats a label.
-
-    Counts are smoothed by one. Special tokens, which a store does not hold, are guessed as often
-    as they are among the labels: never by a masked model, at each end of a text by a causal one.
-
-    Args:
-        labels: uint16 or uint32 (P,) ids to guess
-        counts: int64 (V,) of each id in the training split
-        is_special: bool (V,)
-
-    Example:
-        >>> counts, special = np.array([9, 0, 1]), np.array([True, False, False])
-        >>> round(unigram_cross_entropy(np.array([2, 2]), counts, special), 4)  # 2 of 3: ln 1.5
-        0.4055
+    Raises:
+        DivergedError: a figure is no finite number, as where the weights are none
     """
-    found = np.bincount(labels, minlength=len(counts))
-    smoothed = np.where(is_special, 0, counts + 1).astype(np.float64)
-    per_label = smoothed.sum() / max(found[~is_special].sum(), 1)
-    smoothed[is_special] = found[is_special] * per_label
-    is_guessed = found > 0
-    costs = -np.log(smoothed[is_guessed] / smoothed.sum())
-    return float(costs @ found[is_guessed] / max(len(labels), 1))
-
-
-def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """Return how many bytes of text each piece stands for: int64 (V,), 0 of special tokens.
-
-    WordPiece pieces do not hold the spaces between words; the others do.
-    """
-    model = tokenizer.definition["model"]
-    is_byte_level = "ByteLevel" in str(tokenizer.definition.get("decoder"))
-    falls_back = bool(model.get("byte_fallback"))
-    sizes = [
-        1 if falls_back and _ONE_BYTE.fullmatch(piece or "")
-        else _num_bytes(piece or "", model["type"], is_byte_level=is_byte_level)
-        for piece in tokenizer.pieces
-    ]  # fmt: skip
-    return np.where(tokenizer.is_special, 0, np.array(sizes, np.int64))
-
-
-def per_byte(losses: np.ndarray, num_bytes: np.ndarray) -> float:
-    """Return nats per byte of text; of labels that stand for no text, per label.
-
-    Args:
-        losses: float64 (P,) nats of each label
-        num_bytes: int64 (P,) of text that each label stands for
-
-    Example:
-        >>> per_byte(np.array([4.0, 2.0]), np.array([3, 0])), per_byte(np.ones(2), np.zeros(2))
-        (2.0, 1.0)
-    """
-    return float(losses.sum() / (num_bytes.sum() or len(losses)))
-
-
-def _num_bytes(piece: str, kind: str, *, is_byte_level: bool) -> int:
-    if is_byte_level:
-        return max(1, len(piece))
-    text = piece.removeprefix("##") if kind == "WordPiece" else piece.replace("\u2581", " ")
-    return max(1, len(text.encode()))
+    objective = held_out.objective
+    found = objective.figures(scores_by_term(objective, scores), held_out.vocabulary)
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the held-out {name} is {value}: the model gives no usable numbers on this data. "
+                "Its weights, or what they make of a text, are not finite: take an earlier "
+                "checkpoint, or train again with a lower optimizer.lr"
+            )
+    own = {item.name for item in dataclasses.fields(Evaluation)}
+    known: dict[str, Any] = {name: value for name, value in found.items() if name in own}
+    others = {name: value for name, value in found.items() if name not in own}
+    return Evaluation(num_examples=held_out.num_examples, others=others, **known)
 
 
 def evaluate_run(
@@ -345,6 +246,7 @@ def evaluate_run(
         RunError: no run there
         FitError: the split is empty
         MismatchError: the data was made with another tokenizer
+        DivergedError: a figure is no finite number
     """
     run = load_run(run_path, device=device)
     data = data_for(run, data_path)

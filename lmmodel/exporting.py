@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
-from lmmodel.fine_tuned import FineTuned, is_fine_tuned, load_fine_tuned
+from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
-from lmmodel.handover.folders import CARD_NAME, CONFIG_NAME, without_added_specials
 from lmmodel.handover.parity import check_parity
-from lmmodel.handover.stock import export_model
-from lmmodel.saving.output_folder import Kind, output_errors, writing
+from lmmodel.handover.stock import (
+    CARD_NAME,
+    CONFIG_NAME,
+    export_model,
+    without_added_specials,
+)
 from lmmodel.saving.run import WEIGHTS_NAME
 from lmmodel.trained import Run, load_run
 
@@ -53,7 +57,7 @@ def export_run(
         from lmmodel.handover.onnx_file import check_installed
 
         check_installed()
-    with writing(output, EXPORT, overwrite=overwrite) as folder:
+    with writing_folder(output, EXPORT, overwrite=overwrite) as folder:
         source = load_source(run_path)
         labels = source.record.labels if isinstance(source, FineTuned) else ()
         with output_errors(output):

@@ -13,26 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
+from lmdata.files import Kind, output_errors, write_atomically, writing_folder
+from lmdata.tokenizer import TOKENIZER_FILES
 from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
-from lmmodel.errors import FitError, RunError, TaskError
-from lmmodel.fine_tuned import FineTunedRecord, is_fine_tuned, save_model
-from lmmodel.finetuning.answers import Predictions, make_predictions
-from lmmodel.finetuning.examples import TaskExamples, encode_task
-from lmmodel.finetuning.fit import Fit, Report, Scores, fit
+from lmmodel.errors import FitError, RunError
+from lmmodel.families import ModelConfig
+from lmmodel.finetuning.data import TaskData, best_score, read_data
+from lmmodel.finetuning.fit import Fit, Report, fit
+from lmmodel.finetuning.folder import FineTunedRecord, is_fine_tuned, save_model
 from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
-from lmmodel.finetuning.rows import QuestionRows, TaskRows, find_labels, has_pairs, references
-from lmmodel.finetuning.scores import confusion, mean_and_spread, score_task
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.finetuning.task_files import read_task_file
-from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
-from lmmodel.saving.checkpoint import write_text
 from lmmodel.saving.metrics import METRICS_NAME
-from lmmodel.saving.output_folder import Kind, output_errors, writing
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
-from lmmodel.task_model import TaskModel, adopt_weights, make_task_model
+from lmmodel.tasks.examples import Predictions, TaskExamples
+from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
+from lmmodel.tasks.scores import mean_and_spread
+from lmmodel.tasks.task import Scores
 from lmmodel.trained import Run, load_run
 
 SCORES_NAME = "scores.json"
@@ -63,7 +60,7 @@ class FinetuneResult:
     """What a fine-tuning came to."""
 
     output: Path
-    task: TaskName
+    task: str
     labels: tuple[str, ...]
     best_score: str  # name of the score that decided
     seeds: tuple[SeedResult, ...]
@@ -74,41 +71,16 @@ class FinetuneResult:
     num_train: int  # examples
     num_validation: int
     counts: dict[str, dict[str, int]]  # of each file, what was truncated, windowed or left out
+    notes: tuple[str, ...]  # what was guessed, or is remarkable
     picture: Path | None
     elapsed_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskData:
-    """Both files of a task, ready for a model."""
-
-    labels: tuple[str, ...]
-    train: TaskExamples
-    rows: TaskRows  # of the validation file
-    validation: TaskExamples
-    references: Any  # of the validation file, as `score_task` takes them
-
-    @property
-    def num_outputs(self) -> int:
-        """C: logits of a sequence or token."""
-        if self.train.task == "question-answering":
-            return 2
-        return 1 if self.train.task == "regression" else len(self.labels)
-
-    def predict(self, logits: np.ndarray) -> Predictions:
-        """Return what logits of the validation examples say about its rows."""
-        return make_predictions(self.validation, logits, self.rows)
-
-    def score(self, logits: np.ndarray) -> Scores:
-        """Return the scores of logits of the validation examples."""
-        return score_task(self.train.task, self.predict(logits).values, self.references)
 
 
 def finetune(
     run: Path | str,
     config: FinetuneConfig,
     train: Path | str,
-    validation: Path | str,
+    validation: Path | str | None,
     output: Path | str,
     *,
     overwrite: bool = False,
@@ -123,7 +95,8 @@ def finetune(
         run: folder of a trained or imported model
         config: of the fine-tuning
         train: task file
-        validation: task file with labels that the training file has
+        validation: task file with labels that the training file has; None: a share of the training
+            file, which is then not learned from
         output: folder to write
         overwrite: replace the fine-tuned model that is there
         report: called after each step
@@ -132,11 +105,13 @@ def finetune(
         LmmodelError, LmdataError: anything that the user can mend; nothing was written
     """
     started_s = time.perf_counter()
-    run, train, validation, output = map(Path, (run, train, validation, output))
-    with writing(output, FINE_TUNED, overwrite=overwrite) as folder:
+    run, train, output = map(Path, (run, train, output))
+    validation = None if validation is None else Path(validation)
+    with writing_folder(output, FINE_TUNED, overwrite=overwrite) as folder:
         source = _load_source(run)
         config = resolve_config(config, source)
         data = read_data(config, source.tokenizer, train, validation)
+        config = dataclasses.replace(config, task=data.task.name, score=best_score(config, data))
         fits = [
             fit(start_model(source, config, data, seed=seed), data.train, data.validation,
                 data.score, config.best_score, config, seed=seed, report=report)
@@ -144,12 +119,12 @@ def finetune(
         ]  # fmt: skip
         best = max(fits, key=lambda one: one.best.scores[config.best_score])
         result = _make_result(config, data, fits, best, output)
-        record = make_record(config, source, data, (train, validation), result)
+        record = make_record(config, source, data, (train, validation or train), result)
         with output_errors(output):
             save_model(folder, record, best.best.weights, source.tokenizer)
             lines = [json.dumps(line) + "\n" for one in fits for line in one.log]
-            write_text(folder / METRICS_NAME, "".join(lines))
-            write_text(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
+            write_atomically(folder / METRICS_NAME, "".join(lines))
+            write_atomically(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
             if result.picture is not None:
                 draw(folder / result.picture.name, data, best, config)
     return dataclasses.replace(result, elapsed_s=time.perf_counter() - started_s)
@@ -181,69 +156,18 @@ def resolve_config(config: FinetuneConfig, source: Run) -> FinetuneConfig:
         config,
         max_seq_length=config.max_seq_length or min(most, DEFAULT_LENGTH),
         lr=config.peak_lr(source.model.config.hidden_size),
-        score=config.best_score,
         device="cuda" if device.type == "cuda" else "cpu",
         precision=resolve_precision(config.precision, device),
     )
 
 
-def read_data(
-    config: FinetuneConfig, tokenizer: Tokenizer, train: Path, validation: Path
-) -> TaskData:
-    """Return both files as examples, the labels taken from the training file.
-
-    Raises:
-        TaskError: a column is missing, a label of the validation file is unknown, ...
-        FitError: no example is left to learn or to score
-    """
-    assert config.max_seq_length is not None
-    train_rows = read_task_file(train, config.task, config.columns)
-    rows = read_task_file(validation, config.task, config.validation_columns)
-    labels = find_labels(train_rows)
-    wanted = references(rows, labels)
-    _check_alike(train_rows, rows)
-    length = config.max_seq_length
-    learned = encode_task(train_rows, tokenizer, labels, length, is_training=True)
-    scored = encode_task(rows, tokenizer, labels, length, is_training=False)
-    for path, examples in ((train, learned), (validation, scored)):
-        if not len(examples):
-            why = ", ".join(f"{count} {reason}" for reason, count in examples.counts.items())
-            raise FitError(f"{path} leaves no example ({why or 'it has no rows'})")
-    return TaskData(
-        labels=labels, train=learned, rows=rows, validation=scored, references=wanted
-    )  # fmt: skip
-
-
-def _check_alike(train: TaskRows, validation: TaskRows) -> None:
-    """Check that the validation file can be scored by what is learned of the training file.
-
-    Raises:
-        TaskError: one has pairs, the other single texts
-        FitError: no question has a right answer
-    """
-    if isinstance(validation, QuestionRows):
-        texts = [answer.text for answers in validation.answers or () for answer in answers]
-        if not any(map(str.strip, texts)):
-            raise FitError(f"{validation.path} has no right answers to score by: add them")
-    if has_pairs(train) != has_pairs(validation):
-        one, other = (train, validation) if has_pairs(train) else (validation, train)
-        raise TaskError(
-            f"{one.path} has pairs, {other.path} single texts: name the columns of both by --text "
-            "and --pair, or of single texts by --text"
-        )
-
-
 def start_model(source: Run, config: FinetuneConfig, data: TaskData, *, seed: int) -> TaskModel:
     """Return the model that a seed begins with, on its device."""
     shape = task_shape(source, config)
-    model = make_task_model(shape, config.task, data.num_outputs, seed=seed)
+    model = make_task_model(shape, data.task, data.num_outputs, seed=seed)
     if not config.from_scratch:
         adopt_weights(model, source.model)
-    if config.task == "regression":
-        assert data.train.labels is not None
-        model.head.scale = float(np.std(data.train.labels)) or 1.0
-        if model.head.classifier.bias is not None:  # it is where the offset will be kept
-            model.head.offset = float(np.mean(data.train.labels))
+    data.task.prepare_head(model.head, data.train.labels)
     model.backbone.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.to(resolve_device(config.device))
 
@@ -259,24 +183,22 @@ def task_shape(source: Run, config: FinetuneConfig) -> ModelConfig:
 
 
 def guess_scores(data: TaskData) -> Scores:
-    """Return the scores of always giving the label most frequent in training, {} without labels."""
-    if not data.labels:
+    """Return the scores of knowing only what is most frequent in training, {} where none is."""
+    values = data.task.guess(data.train.labels, data.num_outputs, data.references)
+    if values is None:
         return {}
-    learned = np.asarray(data.train.labels)
-    most_frequent = int(np.bincount(learned[learned >= 0]).argmax())
-    values = np.full(len(data.references), most_frequent)
-    return score_task(data.train.task, values, data.references)
+    return data.task.score(Predictions(values=values), data.references, data.labels)
 
 
 def draw(path: Path, data: TaskData, best: Fit, config: FinetuneConfig) -> None:
     """Write the picture of the best weights' predictions."""
-    values = data.predict(best.best.logits).values
-    value = best.best.scores[config.best_score]
-    title = f"{config.best_score} {value:.3f}, seed {best.seed}"
-    if config.task == "regression":
-        plot_scatter(np.asarray(values, np.float64), data.references, path, title)
+    found = data.predict(best.best.logits)
+    title = f"{config.best_score} {best.best.scores[config.best_score]:.3f}, seed {best.seed}"
+    if data.task.draws_numbers():
+        plot_scatter(np.asarray(found.values, np.float64), data.references, path, title)
     else:
-        counts = confusion(values, data.references, len(data.labels))
+        counts = data.task.confusion(found, data.references, len(data.labels))
+        assert counts is not None
         plot_confusion(counts, data.labels, path, title)
 
 
@@ -302,15 +224,19 @@ def _make_result(
         num_train=len(data.train),
         num_validation=len(data.validation),
         counts={"train": dict(data.train.counts), "validation": dict(data.validation.counts)},
-        picture=_picture(config.task, output),
+        notes=data.notes,
+        picture=_picture(data, best, output),
         elapsed_s=0.0,
     )  # fmt: skip
 
 
-def _picture(task: TaskName, output: Path) -> Path | None:
-    if task == "question-answering":  # answers are no labels: nothing to confuse
-        return None
-    return output / (SCATTER_NAME if task == "regression" else CONFUSION_NAME)
+def _picture(data: TaskData, best: Fit, output: Path) -> Path | None:
+    """Return where the picture goes; None where there is nothing to draw."""
+    if data.task.draws_numbers():
+        return output / SCATTER_NAME
+    found = data.predict(best.best.logits)
+    has_confusion = data.task.confusion(found, data.references, len(data.labels)) is not None
+    return output / CONFUSION_NAME if has_confusion else None
 
 
 def _figures(result: FinetuneResult) -> dict[str, Any]:
@@ -348,5 +274,5 @@ def make_record(
         },
         figures=_figures(result),
         environment=describe_environment(resolve_device(config.device)),
-        has_pairs=has_pairs(data.rows),
+        has_pairs=data.task.has_pairs(data.rows),
     )  # fmt: skip

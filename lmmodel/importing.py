@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lmdata.files import output_errors, writing_folder
 from lmdata.tokenizer import Tokenizer
 from lmmodel.config import TrainConfig
 from lmmodel.device import describe_environment
 from lmmodel.errors import RunError
-from lmmodel.fine_tuned import is_fine_tuned
-from lmmodel.handover.folders import check_vocabulary, hash_weights, read_tokenizer
+from lmmodel.families import ModelConfig
+from lmmodel.finetuning.folder import is_fine_tuned
 from lmmodel.handover.parity import check_parity
-from lmmodel.handover.settings import architecture
-from lmmodel.handover.stock import OBJECTIVE_KEY, Imported, import_model
-from lmmodel.model import ModelConfig, num_parameters
+from lmmodel.handover.settings import architecture, padding_id, token_id
+from lmmodel.handover.stock import (
+    OBJECTIVE_KEY,
+    Imported,
+    check_vocabulary,
+    hash_weights,
+    import_model,
+    read_config,
+    read_tokenizer,
+)
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
+from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import save_tensors
-from lmmodel.saving.output_folder import output_errors, writing
-from lmmodel.saving.record import is_run
 from lmmodel.saving.run import RUN, WEIGHTS_NAME, RunRecord, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128
+REMEDY = "config.json asks for something that this model is not, or the files are of several models"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +68,17 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
         OutputError: `output` can't be written
     """
     folder, output = Path(folder), Path(output)
-    with writing(output, RUN, overwrite=overwrite) as temporary:
+    with writing_folder(output, RUN, overwrite=overwrite) as temporary:
         _check_foreign(folder)
         imported = import_model(folder)
         config = imported.model.config
-        tokenizer = read_tokenizer(folder)
+        tokenizer = with_named_tokens(read_tokenizer(folder), imported.theirs, config)
         check_vocabulary(tokenizer, config)
         difference = None
         if not imported.fresh:
-            pad_id = imported.theirs.get("pad_token_id")
-            difference = check_parity(imported.model, folder, architecture(config), pad_id)
+            pad_id = padding_id(imported.theirs, config)
+            class_name = architecture(config)
+            difference = check_parity(imported.model, folder, class_name, pad_id, remedy=REMEDY)
         record = make_record(folder, imported, tokenizer)
         with output_errors(output):
             create_run(temporary, record, tokenizer, overwrite=False)
@@ -76,7 +86,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
     return Import(
         output=output,
         architecture=architecture(config),
-        num_parameters=num_parameters(config),
+        num_parameters=config.num_parameters,
         fresh=tuple(imported.fresh),
         unused=tuple(imported.unused),
         max_logit_difference=difference,
@@ -86,6 +96,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
 def _check_foreign(folder: Path) -> None:
     if folder.is_file():
         raise RunError(f"{folder} is a file: name the Hugging Face folder")
+    read_config(folder)  # what is no JSON at all is told as such
     if is_fine_tuned(folder):
         raise RunError(
             f"{folder} is a fine-tuned model of ours: it needs no import, classify, tag, answer "
@@ -96,6 +107,24 @@ def _check_foreign(folder: Path) -> None:
             f"{folder} is a run already: it needs no import; evaluate, finetune and "
             f"train --init-from {folder} take it as it is"
         )
+
+
+def with_named_tokens(
+    tokenizer: Tokenizer, theirs: Mapping[str, Any], config: ModelConfig
+) -> Tokenizer:
+    """Return the tokenizer, with the special tokens that only the model's configuration names.
+
+    Where a text ends, `generate` asks the model's configuration, not the tokenizer.
+    """
+    named: dict[str, str] = {}
+    for name in ("bos", "eos", "pad"):
+        found = token_id(theirs, config, name)
+        if tokenizer.special_ids[name] is None and found is not None:
+            piece = tokenizer.pieces[found] if found < tokenizer.vocab_size else None
+            named |= {name: piece} if piece is not None else {}
+    if not named:
+        return tokenizer
+    return Tokenizer(tokenizer.backend, {**tokenizer.special_tokens, **named})
 
 
 def make_record(folder: Path, imported: Imported, tokenizer: Tokenizer) -> RunRecord:
@@ -137,11 +166,17 @@ def objective_of(model: ModelConfig, fresh: list[str], kept: str | None = None) 
     Example:
         >>> objective_of(ModelConfig(has_nsp_head=True), ["nsp_head.classifier.weight"])
         'mlm'
+        >>> objective_of(ModelConfig(family="gpt2"), []), objective_of(ModelConfig(), [], "hybrid")
+        ('clm', 'hybrid')
     """
-    if model.is_causal or kept == "clm":
-        return "clm"
     has_classifier = model.has_nsp_head and "nsp_head.classifier.weight" not in fresh
-    return "mlm+nsp" if has_classifier else "mlm"
+    for name in (kept, model.traits.objective, "mlm"):
+        found = OBJECTIVES.get(name or "")
+        if found is not None and (found.is_causal or not model.is_causal) and (
+            found.pair_view is None or has_classifier
+        ):  # fmt: skip
+            return str(name)
+    raise AssertionError(f"family {model.family} has an objective of its own")
 
 
 def _origin(folder: Path, imported: Imported) -> dict[str, Any]:

@@ -16,10 +16,11 @@ import numpy as np
 
 from lmmodel.device import resolve_precision
 from lmmodel.errors import TaskError
-from lmmodel.finetuning.scores import wilson_interval
-from lmmodel.finetuning.tables import Table, detect_format, read_table
-from lmmodel.predicting.inference import Precision
+from lmmodel.inference import Precision
 from lmmodel.predicting.likelihood import log_likelihoods
+from lmmodel.tasks.scores import wilson_interval
+from lmmodel.tasks.tables import Table, detect_format
+from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.trained import Run
 
 PairPrecision = Literal["auto", "fp32", "bf16"]
@@ -86,7 +87,7 @@ def read_pairs(path: Path) -> Pairs:
     """
     if not path.exists():
         raise TaskError(f"{path} does not exist: give a file of minimal pairs, or a folder of them")
-    tables = [read_table(file, detect_format(file)) for file in _pair_files(path)]
+    tables = [TaskFile(file, TaskFormat()).table for file in _pair_files(path)]
     parts = [[_sentences(table, name) for table in tables] for name in COLUMNS]
     good, bad = (tuple(text for part in own for text in part) for own in parts)
     labels = [name for table in tables for name in _paradigms(table)]

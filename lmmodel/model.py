@@ -1,8 +1,6 @@
-"""The Transformer: encoder or decoder, over packed sequences, in three families.
+"""The Transformer of one stream: encoder or decoder, over packed sequences, for every family.
 
-    bert     post-norm, learned positions, segments      transformers' BertForPreTraining
-    modern   pre-norm, rotary, gated, no biases          transformers' ModernBertForMaskedLM
-    gpt2     pre-norm, learned positions, causal         transformers' GPT2LMHeadModel
+What distinguishes a family are its traits (`lmmodel.families`), which the modules here read.
 
 Shapes: B sequences, T tokens of all of them, P tokens that have a label, D hidden_size, H heads,
 K = D / H features of a head, F intermediate_size, V vocab_size.
@@ -16,138 +14,21 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmmodel.batch import Batch
+from lmmodel.device import memory_bytes
+from lmmodel.errors import MemoryLimitError
+from lmmodel.families import ModelConfig
 from lmmodel.layers.attention import Kernel, attention
 from lmmodel.layers.casting import cast, look_up
 from lmmodel.layers.dropout import dropout
 from lmmodel.layers.key_values import KeyValues
-
-MODEL_SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},
-    "mini": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4},
-    "small": {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8},
-    "medium": {"num_hidden_layers": 8, "hidden_size": 512, "num_attention_heads": 8},
-    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
-}
-"""The shapes published with BERT (Turc et al., "Well-read students learn better", 2019)."""
-
-# What a family means where the configuration does not say otherwise.
-FAMILIES: dict[str, dict[str, Any]] = {
-    "bert": {"positions": "learned", "norm_eps": 1e-12, "mlp_ratio": 4.0},
-    "modern": {"positions": "rotary", "norm_eps": 1e-5, "mlp_ratio": 1.5},
-    "gpt2": {"positions": "learned", "norm_eps": 1e-5, "mlp_ratio": 4.0},
-}
-
-UNSET: Any = None
-"""Default of a setting that `ModelConfig` takes from the size or the family."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The architecture. A setting left out follows from `size` and `family`."""
-
-    family: Literal["bert", "modern", "gpt2"] = "bert"
-    size: Literal["tiny", "mini", "small", "medium", "base"] = "mini"
-    vocab_size: int = UNSET  # ids; the trainer takes it from the tokenizer
-    num_hidden_layers: int = UNSET
-    hidden_size: int = UNSET
-    num_attention_heads: int = UNSET
-    intermediate_size: int = UNSET  # 4 x hidden_size; modern, which is gated: 1.5 x
-    max_position_embeddings: int = 512  # tokens of the longest sequence
-    type_vocab_size: int = 2  # segments; bert only
-    positions: Literal["learned", "sinusoidal", "rotary"] = UNSET
-    global_every: int = 3  # modern: layers 0, n, 2n, ... see everything, the others a window
-    local_window: int = 128  # modern: places a local layer sees, half of them to either side
-    global_rope_theta: float = 160_000.0  # modern: base of the rotary angles, global layers
-    local_rope_theta: float = 10_000.0  # modern: the same, local layers
-    norm_eps: float = UNSET  # added to the variance
-    initializer_range: float = 0.02  # standard deviation of fresh weights
-    dropout: float = 0.0  # probability, after embeddings, attention and feed-forward
-    attention_dropout: float = 0.0  # probability, on attention weights
-    has_nsp_head: bool = False  # pooler and two-way classifier on each sequence's first token
-
-    def __post_init__(self) -> None:
-        """Fill what is unset and check what is set."""
-        family = FAMILIES.get(self.family)
-        if family is None:
-            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
-        if self.size not in MODEL_SIZES:
-            raise ValueError(f"size must be one of {', '.join(MODEL_SIZES)}, got {self.size!r}")
-        for name, value in MODEL_SIZES[self.size].items():
-            self._fill(name, value)
-        self._fill("positions", family["positions"])
-        self._fill("norm_eps", family["norm_eps"])
-        self._fill("intermediate_size", int(family["mlp_ratio"] * self.hidden_size))
-        _check_config(self)
-
-    def _fill(self, name: str, value: Any) -> None:
-        if getattr(self, name) is None:
-            object.__setattr__(self, name, value)
-
-    @property
-    def head_size(self) -> int:
-        """K: features of one attention head."""
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether a token sees no later ones unless `forward` is told otherwise."""
-        return self.family == "gpt2"
-
-    @property
-    def is_modern(self) -> bool:
-        """Whether the family is modern: gated, without biases, the first norm left out."""
-        return self.family == "modern"
-
-    @property
-    def is_post_norm(self) -> bool:
-        """Whether a norm follows the residual sum (bert) or leads the branch (the others)."""
-        return self.family == "bert"
-
-    def window(self, layer: int) -> int | None:
-        """Return how many places to either side a layer sees; None is all of them.
-
-        Example:
-            >>> config = ModelConfig(family="modern", size="mini", vocab_size=64)
-            >>> [config.window(layer) for layer in range(4)]
-            [None, 64, 64, None]
-        """
-        is_local = self.is_modern and layer % self.global_every != 0
-        return self.local_window // 2 if is_local else None
-
-
-def _check_config(config: ModelConfig) -> None:
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
-                 "max_position_embeddings", "type_vocab_size", "global_every"):  # fmt: skip
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("dropout", "attention_dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {getattr(config, name)}")
-    if config.vocab_size is not None and config.vocab_size < 1:
-        raise ValueError(f"vocab_size must be at least 1, got {config.vocab_size}")
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size} "
-            f"and {config.num_attention_heads}"
-        )
-    if (config.positions == "rotary") != config.is_modern:
-        raise ValueError(
-            f"positions={config.positions!r} does not go with family={config.family!r}: "
-            "modern takes rotary, bert and gpt2 take learned or sinusoidal"
-        )
-    if config.positions == "rotary" and config.head_size % 2:
-        raise ValueError(f"rotary positions need an even head size, got {config.head_size}")
-    if config.is_modern and (config.local_window < 2 or config.local_window % 2):
-        raise ValueError(f"local_window must be even and at least 2, got {config.local_window}")
-    if config.has_nsp_head and config.family == "gpt2":
-        raise ValueError("has_nsp_head needs an encoder: family bert or modern, got gpt2")
+from lmmodel.layers.masks import Mask, Side
 
 
 class Linear(nn.Linear):
@@ -177,26 +58,26 @@ class Embeddings(nn.Module):
         super().__init__()
         size, length = config.hidden_size, config.max_position_embeddings
         self.tokens = nn.Embedding(config.vocab_size, size)
-        if config.family == "bert":
+        if config.traits.has_segments:
             self.segments = nn.Embedding(config.type_vocab_size, size)
         if config.positions == "learned":
             self.positions = nn.Embedding(length, size)
         elif config.positions == "sinusoidal":
             self.register_buffer("sinusoids", sinusoids(length, size), persistent=False)
-        if config.family != "gpt2":
-            self.norm = LayerNorm(size, eps=config.norm_eps, bias=not config.is_modern)
+        if config.traits.has_embedding_norm:
+            self.norm = LayerNorm(size, eps=config.norm_eps, bias=config.traits.has_bias)
         self.config = config
 
     def forward(self, batch: Batch) -> Tensor:
         """Return float32 (T, D)."""
         x = look_up(self.tokens.weight, batch.input_ids)
-        if self.config.family == "bert":
+        if self.config.traits.has_segments:
             x = x + self.segments(batch.token_type_ids)
         if self.config.positions == "learned":
             x = x + self.positions(batch.position_ids)
         elif self.config.positions == "sinusoidal":
             x = x + self.sinusoids[batch.position_ids]
-        return x if self.config.family == "gpt2" else self.norm(x)
+        return self.norm(x) if self.config.traits.has_embedding_norm else x
 
 
 class Attention(nn.Module):
@@ -204,7 +85,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        has_bias = not config.is_modern
+        has_bias = config.traits.has_bias
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=has_bias)
         self.output = Linear(config.hidden_size, config.hidden_size, bias=has_bias)
         self.window = config.window(layer)
@@ -221,8 +102,7 @@ class Attention(nn.Module):
             heads = view.past.attend(self.layer, q, k, v, self.window)
         else:
             heads = attention(
-                q, k, v, view.cu_seqlens, view.max_seqlen,
-                is_causal=view.is_causal, window=self.window, kernel=view.kernel,
+                q, k, v, view.side, view.side, view.mask, kernel=view.kernel,
                 dropout_p=self.config.attention_dropout if self.training else 0.0,
             )  # fmt: skip
         heads = heads.reshape(x.shape)
@@ -231,22 +111,22 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with GELU between them; modern: the GELU gated by a third."""
+    """Two layers with GELU between them, which a third may gate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, has_bias = config.intermediate_size, not config.is_modern
-        self.input = Linear(config.hidden_size, size * (1 + config.is_modern), bias=has_bias)
+        size, traits, has_bias = config.intermediate_size, config.traits, config.traits.has_bias
+        self.input = Linear(config.hidden_size, size * (1 + traits.is_gated), bias=has_bias)
         self.output = Linear(size, config.hidden_size, bias=has_bias)
-        self.approximate = "tanh" if config.family == "gpt2" else "none"
-        self.is_gated = config.is_modern
+        self.approximate = "tanh" if traits.activation == "gelu_tanh" else "none"
+        self.is_gated = traits.is_gated
 
     def forward(self, x: Tensor) -> Tensor:
         """Return floats (T, D)."""
         x = self.input(x)  # (T, F) or (T, 2 F)
         if self.is_gated:
             x, gate = x.chunk(2, dim=-1)
-            x = F.gelu(x) * gate
+            x = F.gelu(x, approximate=self.approximate) * gate
         else:
             x = F.gelu(x, approximate=self.approximate)
         out: Tensor = self.output(x)
@@ -257,9 +137,8 @@ class FeedForward(nn.Module):
 class View:
     """What a layer's attention may see and how it is computed."""
 
-    cu_seqlens: Tensor  # int32 (B + 1,)
-    max_seqlen: int
-    is_causal: bool
+    side: Side  # queries and keys are the same rows
+    mask: Mask
     rotary: tuple[Tensor, Tensor] | None  # cos and sin (T, 1, K / 2)
     kernel: Kernel | None
     past: KeyValues | None = None  # of what was read before
@@ -270,9 +149,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        size, eps, has_bias = config.hidden_size, config.norm_eps, not config.is_modern
-        # ModernBERT's first layer has no norm: the embeddings' norm is right before it.
-        has_norm = not (config.is_modern and layer == 0)
+        size, eps, has_bias = config.hidden_size, config.norm_eps, config.traits.has_bias
+        # Where it has none, the embeddings' norm is right before it.
+        has_norm = config.traits.has_first_norm or layer > 0
         self.attention_norm = LayerNorm(size, eps, bias=has_bias) if has_norm else nn.Identity()
         self.attention = Attention(config, layer)
         self.mlp_norm = LayerNorm(size, eps, bias=has_bias)
@@ -281,7 +160,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, view: View, rows: Tensor | None = None) -> Tensor:
         """Return floats (T, D), or those of some rows (R, D)."""
-        if self.config.is_post_norm:
+        if self.config.traits.is_post_norm:
             branch = self._drop(self.attention(x, view, rows))
             x = self.attention_norm(_take(x, rows) + branch)
             x = self.mlp_norm(x + self._drop(self.mlp(x)))
@@ -300,12 +179,12 @@ def _take(x: Tensor, rows: Tensor | None) -> Tensor:
 
 
 class VocabularyHead(nn.Module):
-    """Hidden states to vocabulary logits: a transform (encoders), then the tied embeddings."""
+    """Hidden states to vocabulary logits: a transform, if there is one, then tied embeddings."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, has_bias = config.hidden_size, not config.is_modern
-        if config.family != "gpt2":
+        size, has_bias = config.hidden_size, config.traits.has_bias
+        if config.traits.has_head_transform:
             self.dense = Linear(size, size, bias=has_bias)
             self.norm = LayerNorm(size, config.norm_eps, bias=has_bias)
             self.bias = nn.Parameter(torch.empty(config.vocab_size))
@@ -358,8 +237,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = (
             nn.Identity()
-            if config.is_post_norm
-            else LayerNorm(config.hidden_size, config.norm_eps, bias=not config.is_modern)
+            if config.traits.is_post_norm
+            else LayerNorm(config.hidden_size, config.norm_eps, bias=config.traits.has_bias)
         )
         self.head = VocabularyHead(config)
         if config.has_nsp_head:
@@ -420,8 +299,12 @@ class Transformer(nn.Module):
             rotary = [self._cos_sin(table[batch.position_ids]) for table in angles]
         if past is not None:
             past.read(batch)
-        shape = (batch.cu_seqlens, batch.max_seqlen, is_causal)
-        near, far = (View(*shape, angles, self.kernel, past) for angles in reversed(rotary))
+        side = Side(batch.cu_seqlens, batch.max_seqlen)
+        windows = (None, self.config.local_window // 2)
+        far, near = (
+            View(side, Mask(is_causal=is_causal, window=window), angles, self.kernel, past)
+            for window, angles in zip(windows, rotary, strict=True)
+        )
         return far, near
 
     def _cos_sin(self, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -468,7 +351,17 @@ def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def make_model(config: ModelConfig, *, seed: int) -> Transformer:
-    """Return a model with fresh weights, the same on every machine for the same seed."""
+    """Return a model with fresh weights, the same on every machine for the same seed.
+
+    Raises:
+        MemoryLimitError: this machine's memory does not hold the weights, told before they are made
+    """
+    needed, there = 4 * config.num_parameters, memory_bytes(torch.device("cpu"))
+    if needed > there:
+        raise MemoryLimitError(
+            f"a model of {config.num_parameters:,} parameters takes {needed / 2**30:.0f} GiB, this "
+            f"machine has {there / 2**30:.0f} GiB: make it smaller"
+        )
     model = Transformer(config)
     init_weights(model, config, seed=seed)
     return model
@@ -488,7 +381,7 @@ def init_weights(module: nn.Module, config: ModelConfig, *, seed: int) -> None:
         elif "norm" in name:
             parameter.fill_(1.0)
         else:
-            is_residual = name.endswith("output.weight") and not config.is_post_norm
+            is_residual = name.endswith("output.weight") and not config.traits.is_post_norm
             scale = math.sqrt(2 * config.num_hidden_layers) if is_residual else 1.0
             digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -496,24 +389,19 @@ def init_weights(module: nn.Module, config: ModelConfig, *, seed: int) -> None:
             parameter.copy_(fresh * (config.initializer_range / scale))
 
 
-def num_parameters(config: ModelConfig) -> int:
-    """Return the number of weights.
+def vocabulary_products(config: ModelConfig) -> int:
+    """Return the multiplications of the vocabulary head for one row."""
+    size = config.hidden_size
+    return config.vocab_size * size + config.traits.has_head_transform * size * size
 
-    Example:
-        >>> num_parameters(ModelConfig(size="base", vocab_size=30522, has_nsp_head=True))
-        110106428
-    """
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Transformer(config).parameters())
+
+def sentence_products(config: ModelConfig) -> int:
+    """Return the multiplications of the head for sentence pairs for one row."""
+    return config.hidden_size * config.hidden_size + 2 * config.hidden_size
 
 
 def forward_flops(
-    config: ModelConfig,
-    *,
-    num_tokens: int,
-    num_pairs: int,
-    num_supervised: int,
-    num_sentences: int = 0,
+    config: ModelConfig, *, num_tokens: int, num_pairs: int, num_rows: int, head_products: int
 ) -> int:
     """Return the floating-point operations of products in one forward pass of training.
 
@@ -525,23 +413,23 @@ def forward_flops(
         config: the architecture
         num_tokens: T
         num_pairs: sum over sequences of length x length (half of it where causal)
-        num_supervised: P, rows that the vocabulary head runs on
-        num_sentences: first tokens that the sentence head runs on
+        num_rows: P, rows that heads run on
+        head_products: multiplications of the heads for all of them
 
     Example:
         >>> config = ModelConfig(size="mini", vocab_size=16384)
-        >>> forward_flops(config, num_tokens=4096, num_pairs=32 * 128 * 128, num_supervised=614)
+        >>> products = 614 * vocabulary_products(config)
+        >>> shape = {"num_tokens": 4096, "num_pairs": 32 * 128 * 128, "num_rows": 614}
+        >>> forward_flops(config, **shape, head_products=products)
         29040836608
     """
     size, layers = config.hidden_size, config.num_hidden_layers
-    mlp = (2 + config.is_modern) * size * config.intermediate_size
-    num_rows = (layers - 1) * num_tokens + num_supervised + num_sentences  # after attention
-    matrices = layers * num_tokens * 3 * size * size + num_rows * (size * size + mlp)
-    head = config.vocab_size * size + (size * size if config.family != "gpt2" else 0)
-    heads = num_supervised * head + num_sentences * (size * size + 2 * size)
+    mlp = (2 + config.traits.is_gated) * size * config.intermediate_size
+    num_after = (layers - 1) * num_tokens + num_rows  # rows after attention
+    matrices = layers * num_tokens * 3 * size * size + num_after * (size * size + mlp)
     scores = 0
     for layer in range(layers):
         window = config.window(layer)
         seen = num_pairs if window is None else min(num_pairs, num_tokens * (2 * window + 1))
         scores += 2 * seen * size
-    return 2 * (matrices + heads + scores)
+    return 2 * (matrices + head_products + scores)

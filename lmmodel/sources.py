@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from lmmodel.evaluation import (
     Evaluation,
     HeldOut,
     Report,
-    Scores,
     data_for,
     held_out_for,
-    per_byte,
     score_held_out,
+    scores_by_term,
     summarize,
 )
-from lmmodel.objectives import make_objective
+from lmmodel.objectives.objective import TermScores, join_scores
 from lmmodel.trained import load_run
 
 
@@ -33,8 +31,8 @@ class SourceFigures:
     num_documents: int  # that have a label
     num_labels: int  # predicted tokens
     loss: float  # nats per predicted token
-    nats_per_byte: float
-    accuracy: float  # in [0, 1]
+    nats_per_byte: float | None
+    accuracy: float | None  # in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,34 +70,38 @@ def evaluate_sources(
             f"{data.path} holds frozen examples, which do not say what file they come from: "
             "evaluate by source on the token store that they were made from"
         )
-    has_pairs = any(
-        term.is_of_pairs for part in make_objective(run.record.config.objective).parts
-        for term in part.terms
-    )  # fmt: skip
-    held_out = held_out_for(
-        run, data, split=split, num_examples=num_examples, view=None if has_pairs else "single"
-    )
+    view = None if run.objective.pair_view else "single"
+    held_out = held_out_for(run, data, split=split, num_examples=num_examples, view=view)
     scores = score_held_out(run, held_out, progress)
     sources = sources_of(data.path, split, held_out.documents)
-    figures = _group(held_out, [score for score in scores if score.part == 0], sources)
-    return SourceEvaluation(total=summarize(held_out, scores), sources=figures)
+    main = join_scores(scores_by_term(held_out.objective, scores)[0])
+    total = summarize(held_out, scores)
+    return SourceEvaluation(total=total, sources=_group(held_out, main, sources))
 
 
-def _group(
-    held_out: HeldOut, scores: Sequence[Scores], sources: np.ndarray
-) -> tuple[SourceFigures, ...]:
-    """Return the figures of each source, the hardest first; `sources` names that of each label."""
-    labels, losses, ranks = (
-        np.concatenate([getattr(score, name) for score in scores])
-        for name in ("labels", "losses", "ranks")
-    )
-    num_bytes = held_out.piece_bytes[labels]
-    figures = [
-        _figures(name, held_out.documents[own], losses[own], ranks[own], num_bytes[own])
-        for name in sorted(set(sources.tolist()))
-        for own in [np.flatnonzero(sources == name)]
-    ]
-    return tuple(sorted(figures, key=lambda found: -found.nats_per_byte))
+def _group(held_out: HeldOut, scores: TermScores, sources: np.ndarray) -> tuple[SourceFigures, ...]:
+    """Return the figures of each source, the hardest first.
+
+    Args:
+        held_out: what was scored
+        scores: of the main term, (P, ...) each
+        sources: str (P,), of each label
+    """
+    figures = []
+    for name in sorted(set(sources.tolist())):
+        own = np.flatnonzero(sources == name)
+        found = held_out.objective.terms[0].figures(
+            {kind: values[own] for kind, values in scores.items()}, held_out.vocabulary
+        )
+        figures.append(SourceFigures(
+            source=name,
+            num_documents=len(np.unique(held_out.documents[own])),
+            num_labels=len(own),
+            loss=found["loss"],
+            nats_per_byte=found.get("nats_per_byte"),
+            accuracy=found.get("accuracy"),
+        ))  # fmt: skip
+    return tuple(sorted(figures, key=lambda found: -(found.nats_per_byte or found.loss)))
 
 
 def sources_of(path: Path, split: str, documents: np.ndarray) -> np.ndarray:
@@ -114,20 +116,3 @@ def sources_of(path: Path, split: str, documents: np.ndarray) -> np.ndarray:
     rows, place = np.unique(documents, return_inverse=True)
     names = [store.provenance(int(row))[0] for row in rows]
     return np.array(names, dtype=np.str_)[place]
-
-
-def _figures(
-    source: str,
-    documents: np.ndarray,
-    losses: np.ndarray,
-    ranks: np.ndarray,
-    num_bytes: np.ndarray,
-) -> SourceFigures:
-    return SourceFigures(
-        source=source,
-        num_documents=len(np.unique(documents)),
-        num_labels=len(losses),
-        loss=float(losses.mean()),
-        nats_per_byte=per_byte(losses, num_bytes),
-        accuracy=float((ranks == 0).mean()),
-    )

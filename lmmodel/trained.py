@@ -1,35 +1,25 @@
-"""A trained model as its run folder holds it."""
+"""A trained model as its run folder holds it: data; what it can be asked is `lmmodel.asking`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.device import resolve_device
 from lmmodel.errors import RunError
 from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import make_objective
+from lmmodel.objectives import OBJECTIVES, Definition
 from lmmodel.saving.checkpoint import load_tensors, load_weights
 from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, read_record
-
-if TYPE_CHECKING:
-    from lmmodel.predicting.generation import Generation
-    from lmmodel.predicting.likelihood import Likelihoods
-    from lmmodel.predicting.mask_filling import Filling
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model, its tokenizer and what it was trained by.
-
-    Each method is one call of a function of the same name, where more can be set.
-    """
+    """A trained model, its tokenizer and what it was trained by."""
 
     path: Path
     record: RunRecord
@@ -38,38 +28,19 @@ class Run:
     device: torch.device
 
     @property
+    def objective(self) -> Definition:
+        """What it was trained on."""
+        return OBJECTIVES[self.record.config.objective.name]
+
+    @property
     def is_causal(self) -> bool:
         """Whether it was trained on next tokens only, so that a token sees no later ones."""
-        return make_objective(self.record.config.objective).is_causal
+        return self.objective.is_causal
 
     @property
     def can_generate(self) -> bool:
         """Whether it was trained on next tokens, alone or beside masked ones."""
-        return any(part.is_causal for part in make_objective(self.record.config.objective).parts)
-
-    def fill_mask(self, texts: Sequence[str] | str, top_k: int = 5) -> list[list[list[Filling]]]:
-        """Return guesses for each masked place of each text; see `predict.fill_mask`."""
-        from lmmodel.predicting.mask_filling import fill_mask
-
-        return fill_mask(self, listed(texts), top_k=top_k)
-
-    def score(self, texts: Sequence[str] | str) -> Likelihoods:
-        """Return the log-likelihood of each text; see `likelihood.log_likelihoods`."""
-        from lmmodel.predicting.likelihood import log_likelihoods
-
-        return log_likelihoods(self, listed(texts))
-
-    def embed(self, texts: Sequence[str] | str) -> np.ndarray:
-        """Return a vector of length 1 for each text, float32 (N, D); see `embedding.embed`."""
-        from lmmodel.predicting.embedding import embed
-
-        return embed(self, listed(texts)).vectors
-
-    def generate(self, prompts: Sequence[str] | str, **settings: Any) -> list[Generation]:
-        """Return a continuation of each prompt; the settings are those of `GenerationConfig`."""
-        from lmmodel.predicting.generation import GenerationConfig, generate
-
-        return generate(self, listed(prompts), GenerationConfig(**settings))
+        return self.objective.can_generate
 
 
 def load_run(path: Path | str, device: str = "auto") -> Run:
@@ -77,7 +48,7 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
 
     Raises:
         RunError: no run there, or no weights yet
-        CheckpointError: the weights are damaged or of another model
+        CheckpointError: the weights are damaged, not finite or of another model
         DeviceError: a GPU is asked for and there is none
     """
     path = Path(path)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from lmdata.errors import ConfigError
+from lmdata.files import lease
 from lmmodel.config import TrainConfig
-from lmmodel.data import TrainingData, open_data
+from lmmodel.data import open_data
 from lmmodel.device import (
     Processes,
     describe_environment,
     join_processes,
+    memory_bytes,
     peak_flops,
     resolve_device,
     same_bits,
     value_of_main,
 )
-from lmmodel.errors import FitError, ResumeError
-from lmmodel.evaluation import HeldOut, make_held_out
+from lmmodel.errors import ResumeError
+from lmmodel.layers.attention import Kernel
 from lmmodel.saving.checkpoint import list_checkpoints
 from lmmodel.saving.run import (
     CHECKPOINTS_NAME,
@@ -36,19 +40,20 @@ from lmmodel.saving.run import (
     read_record,
 )
 from lmmodel.saving.starting import check_own_place, find_start, first_weights
-from lmmodel.training.budget import PROBE_STEPS, budget_steps, probe
-from lmmodel.training.calibration import LIMIT_RATIO, LIMIT_S, calibrate, existing_folder
+from lmmodel.training.budget import (
+    LIMIT_RATIO,
+    LIMIT_S,
+    Pace,
+    budget_steps,
+    calibrate,
+    epochs_per_step,
+    existing_folder,
+)
+from lmmodel.training.costs import attention_kernels, batch_flops, estimate_memory
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Summary, Trainer
-from lmmodel.training.plan import (
-    Plan,
-    attention_kernels,
-    check_memory,
-    make_loader,
-    make_plan,
-    resolve_config,
-)
-from lmmodel.training.reporting import Report, Reporter
+from lmmodel.training.plan import Prepared, Probe, prepare, probe, resolve_config
+from lmmodel.training.reporting import Report, Reporter, check_can_report
 
 # Seconds of the steps that a plan times.
 PLAN_LIMIT_S = 5.0
@@ -77,72 +82,118 @@ def train(
         LmmodelError, LmdataError: anything that the user can mend; nothing is lost
         Interrupted: SIGTERM or Ctrl-C came; the state was saved first
     """
-    started = time.perf_counter()
     if resume and overwrite:
         raise ResumeError("--resume and --overwrite contradict each other: keep one")
-    began = read_record(output) if resume else None
-    if began is not None and began.is_imported:
-        raise ResumeError(
-            f"{output} was imported, it has no training to go on with: train it with "
-            f"--init-from {output} --output runs/NEW"
-        )
-    if began is not None:
-        check_has_checkpoint(output)
+    if resume:
+        return go_on(output, config, data_path, progress=progress)
     if config is None or data_path is None:
-        if began is None:
-            raise ValueError("config and data_path are needed unless a run is resumed")
-        data_path = data_path or Path(began.data_path)
-    wanted = config if config is not None else _config_of(began)
-    check_own_place(wanted.init_from, output)
-    bits = same_bits(wanted.device, wanted=wanted.deterministic)
-    with bits, join_processes(wanted.device) as processes:
-        _check_parallel(wanted, processes)
-        device = resolve_device(wanted.device, processes.local_rank)
+        raise ValueError("config and data_path are needed unless a run is resumed")
+    return begin(config, data_path, output, overwrite=overwrite, progress=progress)
+
+
+def begin(
+    config: TrainConfig,
+    data_path: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    progress: Report | None = None,
+) -> Summary:
+    """Train a new run; see `train`."""
+    started_s = time.perf_counter()
+    check_own_place(config.init_from, output)
+    with _alone(output), _together(config) as processes:
+        check_output(output, overwrite=overwrite)
+        device = resolve_device(config.device, processes.local_rank)
         data = open_data(data_path)
-        if began is not None:  # before what else other data may not fit
-            check_same_data(began, data)
-        resolved = resolve_config(wanted, data, device, processes)
-        if began is not None:
-            if wanted.batch.min_micro_batches is None:  # whatever this machine would choose
-                resolved = _with_cut_of(resolved, began.config)
-            check_same_config(began, resolved)
-        else:
-            check_output(output, overwrite=overwrite)
-        start = find_start(resolved.init_from, resolved.model, data) if began is None else None
-        held_out, notes = _hold_out(resolved, data, processes)
-        record = began or make_record(
-            resolved,
-            _count_steps(resolved, data, device, processes, held_out, output, started),
-            data,
-            _environment(resolved, data, device, processes),
-            start.origin if start else None,
-        )
-        weights = None
-        if not (resume and list_checkpoints(output / CHECKPOINTS_NAME)):
-            weights = first_weights(resolved.init_from, record.origin)
-        trainer = _make_trainer(
-            resolved, record, data, weights, held_out, output, device, processes, progress
-        )
-        trainer.notes += notes
-        if processes.is_main and began is None:
+        resolved = resolve_config(config, data, device, processes)
+        start = find_start(resolved.init_from, resolved.model, data)
+        prepared = prepare(resolved, data, device, processes)
+        num_steps = _count_steps(prepared, output, started_s)
+        origin = start.origin if start else None
+        record = make_record(resolved, num_steps, data, _environment(prepared), origin)
+        weights = first_weights(resolved.init_from, origin)
+        trainer = _make_trainer(prepared, record, weights, output, progress)
+        if processes.is_main:
             create_run(output, record, data.tokenizer, overwrite=overwrite)
-        return trainer.run(resume=resume)
+        return trainer.run()
+
+
+def go_on(
+    output: Path,
+    config: TrainConfig | None = None,
+    data_path: Path | None = None,
+    *,
+    progress: Report | None = None,
+) -> Summary:
+    """Train the run in a folder to its last step, from its newest checkpoint; see `train`."""
+    with _alone(output):
+        record = read_record(output)
+        if record.is_imported:
+            raise ResumeError(
+                f"{output} was imported, it has no training to go on with: train it with "
+                f"--init-from {output} --output runs/NEW"
+            )
+        check_has_checkpoint(output)
+        wanted = _with_cut_of(config or record.config, record.config)
+        check_own_place(wanted.init_from, output)
+        with _together(wanted) as processes:
+            device = resolve_device(wanted.device, processes.local_rank)
+            data = open_data(data_path or Path(record.data_path))
+            check_same_data(record, data)  # before what else other data may not fit
+            resolved = resolve_config(wanted, data, device, processes)
+            check_same_config(record, resolved)
+            weights = None
+            if not list_checkpoints(output / CHECKPOINTS_NAME):
+                weights = first_weights(resolved.init_from, record.origin)
+            prepared = prepare(resolved, data, device, processes)
+            trainer = _make_trainer(prepared, record, weights, output, progress)
+            trainer.load_latest()
+            return trainer.run()
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Let no other command write a run while this one does; of torchrun's processes one asks.
+
+    Raises:
+        OutputError: another command writes there, or nothing can be written there
+    """
+    if os.environ.get("RANK", "0") != "0":  # the first holds it for all, and they end with it
+        yield
+        return
+    with lease(output):
+        yield
+
+
+@contextlib.contextmanager
+def _together(config: TrainConfig) -> Iterator[Processes]:
+    """Join the processes of a run, with kernels that give the same bits if that is wanted.
+
+    Raises:
+        RunError: what reports are written by is not installed
+        ConfigError: the model is to be shared, and there is one process
+    """
+    check_can_report(config.logging)
+    bits = same_bits(config.device, wanted=config.deterministic)
+    with bits, join_processes(config.device) as processes:
+        if config.parallel == "fsdp2" and processes.size == 1:
+            raise ConfigError(
+                "parallel=fsdp2 shares the model among processes and there is one: start the "
+                "command with torchrun --nproc-per-node N, or leave parallel out"
+            )
+        yield processes
 
 
 def _make_trainer(
-    config: TrainConfig,
+    prepared: Prepared,
     record: RunRecord,
-    data: TrainingData,
     weights: Mapping[str, torch.Tensor] | None,
-    held_out: HeldOut | None,
     output: Path,
-    device: torch.device,
-    processes: Processes,
     report: Report | None,
 ) -> Trainer:
-    loader = make_loader(config, data, record.num_steps, processes)
-    for stage in loader.stages:
-        check_memory(config, loader.batch(stage.first_step), device, processes)
+    config, device, processes = prepared.config, prepared.device, prepared.processes
+    loader = prepared.loader.lasting(record.num_steps)
     learner = Learner(config, loader, device, weights)
     reporter = Reporter(
         config,
@@ -152,86 +203,96 @@ def _make_trainer(
         peak_flops=peak_flops(device),
         report=report if processes.is_main else None,
     )
-    return Trainer(config, record, learner, reporter, held_out, output, is_main=processes.is_main)
-
-
-def plan(config: TrainConfig, data_path: Path) -> Plan:
-    """Return what `train` would do; on unknown hardware a few steps are timed."""
-    device = resolve_device(config.device)
-    data, alone = open_data(data_path), Processes()
-    resolved = resolve_config(config, data, device, alone)
-    find_start(resolved.init_from, resolved.model, data)
-    if peak_flops(device) is not None:
-        return make_plan(config, data_path)
-    held_out, _ = _hold_out(resolved, data, alone)
-    pace = calibrate(
-        resolved, data, device, alone, held_out=held_out, folder=None, limit_s=PLAN_LIMIT_S
+    trainer = Trainer(
+        config, record, learner, reporter, prepared.held_out, output, is_main=processes.is_main
     )
-    return make_plan(config, data_path, pace)
+    trainer.notes += prepared.notes
+    return trainer
 
 
-def _config_of(record: RunRecord | None) -> TrainConfig:
-    assert record is not None
-    return record.config
-
-
-def _check_parallel(config: TrainConfig, processes: Processes) -> None:
-    if config.parallel == "fsdp2" and processes.size == 1:
-        raise ConfigError(
-            "parallel=fsdp2 shares the model among processes and there is one: start the command "
-            "with torchrun --nproc-per-node N, or leave parallel out"
-        )
-
-
-def _hold_out(
-    config: TrainConfig, data: TrainingData, processes: Processes
-) -> tuple[HeldOut | None, list[str]]:
-    """Return what this process evaluates on, and a note where the data holds too little."""
-    has_part = processes.is_main or config.parallel == "fsdp2"
-    if not has_part or not config.evaluation.num_examples:
-        return None, []
-    try:
-        return make_held_out(config, data, num_examples=config.evaluation.num_examples), []
-    except FitError as error:  # a few documents may leave none to hold out
-        return None, [f"trained without held-out figures: {error}"]
-
-
-def _count_steps(
-    config: TrainConfig,
-    data: TrainingData,
-    device: torch.device,
-    processes: Processes,
-    held_out: HeldOut | None,
-    output: Path,
-    started_s: float,
-) -> int:
+def _count_steps(prepared: Prepared, output: Path, started_s: float) -> int:
     """Return the steps of a new run, the same in every process."""
-    pace, minutes = None, config.budget.num_minutes
+    pace, minutes = None, prepared.config.budget.num_minutes
     if minutes is not None:
-        pace = calibrate(
-            config, data, device, processes, held_out=held_out, folder=existing_folder(output),
-            limit_s=min(LIMIT_S, LIMIT_RATIO * minutes * 60),
-        )  # fmt: skip
+        limit_s = min(LIMIT_S, LIMIT_RATIO * minutes * 60)
+        pace = calibrate(prepared, folder=existing_folder(output), limit_s=limit_s)
         pace = replace(pace, spent_s=time.perf_counter() - started_s)
-    loader = make_loader(config, data, PROBE_STEPS, processes)
-    return value_of_main(budget_steps(config, loader, pace), device)
+    return value_of_main(budget_steps(prepared.config, prepared.loader, pace), prepared.device)
 
 
 def _with_cut_of(config: TrainConfig, began: TrainConfig) -> TrainConfig:
-    """Return the configuration with steps cut as in the run that goes on."""
+    """Return the configuration with steps cut as in the run that goes on, unless it says how."""
+    if config.batch.min_micro_batches is not None:
+        return config
     batch = replace(config.batch, min_micro_batches=began.batch.min_micro_batches)
     return replace(config, batch=batch)
 
 
-def _environment(
-    config: TrainConfig, data: TrainingData, device: torch.device, processes: Processes
-) -> dict[str, str | int]:
+def _environment(prepared: Prepared) -> dict[str, str | int]:
     """Return the machine, and the attention kernels that it takes."""
-    kernels = attention_kernels(
-        config, probe(make_loader(config, data, PROBE_STEPS, processes)).batches
-    )
+    kernels = attention_kernels(prepared.config, probe(prepared.loader).batches)
     return {
-        **describe_environment(device),
-        "num_processes": processes.size,
+        **describe_environment(prepared.device),
+        "num_processes": prepared.processes.size,
         "attention": ", ".join(kernels),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `lmmodel train --dry-run` prints."""
+
+    config: TrainConfig  # resolved
+    num_parameters: int
+    num_steps: int
+    tokens_per_step: float
+    num_tokens: int
+    num_epochs: float
+    step_flops: int  # forward and backward
+    total_flops: float
+    memory_bytes: int  # estimate of the peak
+    device_memory_bytes: int
+    expected_s: float
+    attention: tuple[Kernel, ...]  # kernels of the first steps
+
+
+def plan(config: TrainConfig, data_path: Path) -> Plan:
+    """Return what `train` would do; on unknown hardware a few steps are timed.
+
+    Raises:
+        LmmodelError, LmdataError: whatever would stop the run before its first step
+    """
+    device, alone = resolve_device(config.device), Processes()
+    data = open_data(data_path)
+    resolved = resolve_config(config, data, device, alone)
+    find_start(resolved.init_from, resolved.model, data)
+    prepared = prepare(resolved, data, device, alone)
+    probed, peak = probe(prepared.loader), peak_flops(device)
+    objective = prepared.loader.objective
+    flops = int(probed.mean(lambda batch: batch_flops(resolved.model, objective, batch)))
+    if peak is not None:
+        pace = Pace(step_s=flops / (0.4 * peak))
+    else:
+        pace = calibrate(prepared, folder=None, limit_s=PLAN_LIMIT_S)
+    return _make_plan(prepared, probed, pace, flops)
+
+
+def _make_plan(prepared: Prepared, probed: Probe, pace: Pace, flops: int) -> Plan:
+    """Return a plan from the operations of a step and the pace of a run."""
+    config, loader = prepared.config, prepared.loader
+    num_steps = budget_steps(config, loader, pace)
+    tokens = probed.mean(lambda batch: batch.num_tokens)
+    return Plan(
+        config=config,
+        num_parameters=config.model.num_parameters,
+        num_steps=num_steps,
+        tokens_per_step=tokens,
+        num_tokens=round(tokens * num_steps),
+        num_epochs=num_steps * epochs_per_step(loader),
+        step_flops=flops,
+        total_flops=float(flops) * num_steps,
+        memory_bytes=max(estimate_memory(config, stage[0]) for stage in probed.stages),
+        device_memory_bytes=memory_bytes(prepared.device),
+        expected_s=pace.expected_s(num_steps, config),
+        attention=attention_kernels(config, probed.batches),
+    )

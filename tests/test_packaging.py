@@ -34,7 +34,15 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")
     pytest.importorskip("setuptools", minversion="77")
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in (*INSTALLED_AS, "pyproject.toml", "README.md", "LICENSE", "tests", "benchmarks"):
+    for name in (
+        *INSTALLED_AS,
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "tests",
+        "benchmarks",
+        "references",
+    ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", output, source]

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lmdata.building.output import OutputFolder
 from lmdata.building.plan import TokenizeConfig
-from lmdata.building.shards import check_shard, map_shard
+from lmdata.building.resumable import SplitShards
 from lmdata.building.units import UnitReceipt, part_schema
 from lmdata.columns import to_array, to_column, to_text_column
-from lmdata.config import build_config
 from lmdata.corpus import Source
-from lmdata.errors import ConfigError, IntegrityError
-from lmdata.schema import ShardRecord, parse_json_object, to_json, token_schema
-from lmdata.writer import ShardWriter, shard_name, write_atomically
+from lmdata.schema import ShardRecord, token_schema
+from lmdata.shards import map_shard
 
 # A shard's dictionary lists at most this many consecutive sources, so that a corpus of a million
 # small files does not repeat a million names in every shard.
@@ -29,14 +28,14 @@ class Assembly:
     """The shards of all splits, growing with each unit that is done; resumable at whole shards."""
 
     def __init__(
-        self, output: Path, build: Path, sources: Sequence[Source], config: TokenizeConfig,
+        self, folder: OutputFolder, sources: Sequence[Source], config: TokenizeConfig,
         id_dtype: np.dtype[Any],
     ) -> None:  # fmt: skip
-        self._output, self._build = output, build
+        self._build = folder.build
         self._names = [source.name for source in sources]
         self._schema, self._part_schema = token_schema(id_dtype), part_schema(id_dtype)
         self._splits = {
-            split: _SplitAssembly(output, build, split, self._schema, config.shard_bytes)
+            split: _SplitAssembly(folder, split, self._schema, config.shard_bytes)
             for split in config.split_ratios
         }
         self._num_records: dict[int, int] = {}  # source -> lines or records in the units so far
@@ -86,12 +85,12 @@ class Assembly:
     @property
     def has_shards(self) -> bool:
         """Whether any shard is finished."""
-        return any(place.has_shards for place in self._splits.values())
+        return any(place.shards.shards for place in self._splits.values())
 
     def close(self) -> None:
         """Remove the open shards."""
         for place in self._splits.values():
-            place.close()
+            place.shards.close()
 
     def _finish_rows(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield the rows as they lie in a shard, by dictionary window."""
@@ -122,79 +121,37 @@ class _SplitAssembly:
     """The shards of one split, and the parts that still wait for theirs."""
 
     def __init__(
-        self, output: Path, build: Path, split: str, schema: pa.Schema, shard_bytes: int
+        self, folder: OutputFolder, split: str, schema: pa.Schema, shard_bytes: int
     ) -> None:
-        self._build, self._split = build, split
-        self._shards = list(read_shard_receipts(output, build, split))
-        self._writer = ShardWriter(
-            output, split, schema, shard_bytes=shard_bytes, first_shard=len(self._shards)
-        )
-        self._num_finished_rows = sum(shard.rows for shard in self._shards)
+        self.shards = SplitShards(folder, split, schema, shard_bytes)
         self._num_expected_rows = self._num_begun_rows = 0
         self._window = -1
         self._waiting: list[tuple[int, Path]] = []  # rows of the split up to and with this part
 
-    @property
-    def has_shards(self) -> bool:
-        return bool(self._shards)
-
     def expect(self, num_rows: int) -> bool:
         """Return whether the next part has rows that are in no finished shard yet."""
         self._num_expected_rows += num_rows
-        return self._num_expected_rows > self._num_finished_rows
+        return self._num_expected_rows > self.shards.num_rows
 
     def begin_part(self, path: Path, num_rows: int) -> int:
         """Return how many rows at the beginning of the next part are in finished shards."""
         first_row = self._num_begun_rows
         self._num_begun_rows += num_rows
         self._waiting.append((self._num_begun_rows, path))
-        return min(max(self._num_finished_rows - first_row, 0), num_rows)
+        return min(max(self.shards.num_rows - first_row, 0), num_rows)
 
     def write(self, window: int, batch: pa.RecordBatch) -> None:
         if window != self._window:
-            self._writer.end_shard()
+            self.shards.end_shard()
             self._window = window
-        self._writer.write(batch)
-        self._keep_receipts()
+        self.shards.write(batch)
 
     def remove_done_parts(self) -> None:
         """Remove the parts whose rows are all in finished shards."""
-        while self._waiting and self._waiting[0][0] <= self._num_finished_rows:
+        while self._waiting and self._waiting[0][0] <= self.shards.num_rows:
             self._waiting.pop(0)[1].unlink(missing_ok=True)
 
     def finish(self) -> tuple[ShardRecord, ...]:
-        self._writer.finish()
-        self._keep_receipts()
+        self.shards.end_shard()
         self.remove_done_parts()
-        return tuple(self._shards)
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _keep_receipts(self) -> None:
-        for shard in self._writer.finished:
-            path = shard_receipt_path(self._build, self._split, len(self._shards))
-            write_atomically(path, to_json(shard).encode())
-            self._shards.append(shard)
-            self._num_finished_rows += shard.rows
-        self._writer.finished.clear()
-
-
-def shard_receipt_path(build: Path, split: str, number: int) -> Path:
-    """Return where the receipt of a finished shard lies."""
-    return build / f"{shard_name(split, number)}.json"
-
-
-def read_shard_receipts(output: Path, build: Path, split: str) -> Iterator[ShardRecord]:
-    """Yield the records of the shards that an earlier run finished, up to the first gap."""
-    number = 0
-    while True:
-        path = shard_receipt_path(build, split, number)
-        try:
-            values = parse_json_object(path.read_text(encoding="utf-8"), path)
-            shard = build_config(ShardRecord, values)
-            check_shard(output, shard, verify="sizes")
-        except (FileNotFoundError, IntegrityError, ConfigError):
-            return  # from here on shards are made again, from the parts or from the sources
-        yield shard
-        number += 1
+        return tuple(self.shards.shards)

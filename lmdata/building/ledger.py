@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lmdata.building.units import UnitReceipt
 from lmdata.corpus import Source
+from lmdata.encoding import RoundTrip
 from lmdata.schema import Flow, Ledger, ShardRecord, SourceRecord
 
 Splits = Mapping[str, Sequence[ShardRecord]]
@@ -23,6 +24,8 @@ def combine_receipts(receipts: Sequence[UnitReceipt], splits: Splits) -> Ledger:
         dropped.update(receipt.dropped)
         dropped_bytes.update(receipt.dropped_bytes)
         written_bytes.update(receipt.written_bytes)
+    sample = combine_round_trips(receipts)
+    lost = sum(sample.lost.values())
     rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
     tokens = {split: sum(shard.tokens for shard in shards) for split, shards in splits.items()}
     return Ledger(
@@ -32,8 +35,24 @@ def combine_receipts(receipts: Sequence[UnitReceipt], splits: Splits) -> Ledger:
                 read=read["bytes"], written=dict(written_bytes), dropped=dict(dropped_bytes)
             ),
             "tokens": Flow(read=read["tokens"], written=tokens, dropped={}),
+            "characters": Flow(
+                read=sample.characters, written={"come back": sample.characters - lost},
+                dropped=sample.lost,
+            ),
         }
-    )
+    )  # fmt: skip
+
+
+def combine_round_trips(receipts: Sequence[UnitReceipt]) -> RoundTrip:
+    """Return what came back of the characters of all units' samples."""
+    return sum((receipt.round_trip for receipt in receipts), RoundTrip())
+
+
+def describe_encoding(receipts: Sequence[UnitReceipt]) -> tuple[str, ...]:
+    """Return the notes of a store: how its text was encoded, and what does not come back."""
+    encoders = sorted({f"encoder: {receipt.encoder}" for receipt in receipts})
+    lost = combine_round_trips(receipts).sentence
+    return (*encoders, *([lost] if lost else []))
 
 
 def describe_sources(

@@ -1,4 +1,4 @@
-"""The plan of a tokenization: its settings, its units of work, and whether two plans are the same.
+"""The plan of a tokenization: its settings and its units of work.
 
 A unit is a few small files, a file, or a byte range of one. Units depend on the sources alone,
 never on the number of workers, so any number of them makes the same parts.
@@ -8,24 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lmdata import __version__
-from lmdata.config import config_to_dict
 from lmdata.corpus import CorpusConfig, Source, split_source
-from lmdata.errors import MismatchError
-from lmdata.reading.sources import STDIN
-from lmdata.schema import FORMAT_VERSION
-from lmdata.sentences import SPLITTER_VERSION
-from lmdata.writer import DEFAULT_SHARD_BYTES
-from lmdata.xxh3 import hash_file
+from lmdata.schema import DEFAULT_SHARD_BYTES
 
 DEFAULT_UNIT_BYTES = 32 << 20
 _EXPANSION = 4  # compressed text weighs about this many times its stored size
-
-# Made stricter or laxer, these change nothing in a unit that went through with `errors=strict`.
-_HARMLESS_AFTER_STRICT = ("corpus.errors", "corpus.max_document_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,58 +108,3 @@ def _weigh_pieces(
         for start, stop in ranges:
             is_whole = len(ranges) == 1
             yield Piece(index, start, None if is_whole else stop), (stop - start) * expansion
-
-
-def describe_plan(
-    sources: Sequence[Source], config: TokenizeConfig, tokenizer_hash: str, unit_bytes: int
-) -> dict[str, Any]:
-    """Return what a build depends on, as JSON values: the same plan can continue it."""
-    return {
-        "created_with": f"lmdata {__version__}",
-        "format_version": FORMAT_VERSION,
-        "unit_bytes": unit_bytes,
-        "sentence_splitter": SPLITTER_VERSION,
-        "tokenizer": tokenizer_hash,
-        "configuration": config_to_dict(config),
-        "sources": {source.name: _stamp(source) for source in sources},
-    }
-
-
-def _stamp(source: Source) -> list[int | str]:
-    """Return what tells a changed source: size and time of change; of standard input, its hash."""
-    assert source.path is not None
-    if source.name == STDIN:
-        return [source.size_bytes, hash_file(source.path)]
-    return [source.size_bytes, source.path.stat().st_mtime_ns]
-
-
-def check_same_plan(begun: dict[str, Any], now: dict[str, Any], output: Path) -> None:
-    """Raise unless an unfinished build can go on under the plan of this command.
-
-    Raises:
-        MismatchError: names the first difference
-    """
-    differences = list(_compare(begun, now, ""))
-    if begun["configuration"]["corpus"]["errors"] == "strict":
-        harmless = tuple(f"configuration.{name}:" for name in _HARMLESS_AFTER_STRICT)
-        differences = [text for text in differences if not text.startswith(harmless)]
-    if differences:
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise MismatchError(
-            f"{output} holds an unfinished build of another plan: {differences[0]}{more}; put it "
-            f"back to continue, or add --overwrite to start afresh"
-        )
-
-
-def _compare(begun: dict[str, Any], now: dict[str, Any], prefix: str) -> Iterator[str]:
-    for key in sorted(begun.keys() | now.keys()):
-        before, after = begun.get(key), now.get(key)
-        if before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _compare(before, after, f"{prefix}{key}.")
-        elif prefix == "sources.":
-            change = "is new" if before is None else "is gone" if after is None else "has changed"
-            yield f"source {key} {change}"
-        else:
-            yield f"{prefix}{key}: was {before!r}, is {after!r}"

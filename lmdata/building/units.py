@@ -15,23 +15,23 @@ import pyarrow as pa
 from lmdata.building.plan import Piece, TokenizeConfig, Unit
 from lmdata.building.splits import assign_splits
 from lmdata.columns import to_column, to_list_column
-from lmdata.config import build_config
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
-from lmdata.encoders.numba_start import start_numba
-from lmdata.encoding import Encoded, check_encoding, make_encoder
-from lmdata.errors import ConfigError, CorpusError, IntegrityError
+from lmdata.encoders.encoded import DifferentIdsError, EncodedDocuments, EncodingError
+from lmdata.encoders.intrinsics import start_numba
+from lmdata.encoders.plain_encoding import PlainEncoder
+from lmdata.encoding import RoundTrip, check_encoding, make_encoder, measure_round_trip
+from lmdata.errors import CorpusError, TokenizerError
+from lmdata.files import output_errors, write_atomically
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.rng import draw, stream_key
-from lmdata.schema import ShardRecord, parse_json_object, to_json
+from lmdata.schema import ShardRecord, to_json
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmdata.writer import ShardFile, output_errors, write_atomically
+from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file
 
-# Memory that a worker takes for each byte of its longest document (copies of the text, words, ids),
-# measured on one line of 44 MB: 4.8 with the word cache, 7.3 with gigatoken.
-_MEMORY_PER_BYTE = {"word-cache": 6}
-_MEMORY_PER_BYTE_ELSE = 8
 _MAX_CHECKED_BYTES = 8 << 10  # `tokenizers` takes about 5 ms for this
+_MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 30 ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ class UnitReceipt:
     tokens: dict[str, int] = field(default_factory=dict)  # source index -> tokens written
     hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
     checked_documents: int = 0  # encoded again by `tokenizers`, and equal
+    sampled_bytes: int = 0  # encoded and decoded again, to see what comes back
+    round_trip: RoundTrip = field(default_factory=RoundTrip)  # of these
 
     @property
     def num_documents_read(self) -> int:
@@ -85,16 +87,6 @@ def receipt_path(build_folder: Path, number: int) -> Path:
 def part_name(number: int, split: str) -> str:
     """Return the file name of a unit's rows of one split."""
     return f"unit-{number:06d}-{split}.part"
-
-
-def read_receipt(build_folder: Path, number: int) -> UnitReceipt | None:
-    """Return the receipt of a unit, None when the unit must be done (again)."""
-    path = receipt_path(build_folder, number)
-    try:
-        values = parse_json_object(path.read_text(encoding="utf-8"), path)
-        return build_config(UnitReceipt, values)
-    except (FileNotFoundError, UnicodeDecodeError, IntegrityError, ConfigError):
-        return None  # a power cut can leave a receipt that was never written out
 
 
 def prepare_nursery(
@@ -115,8 +107,13 @@ def prepare_units(
     encoder = make_encoder(tokenizer, num_threads=1)
 
     def work(unit: Unit, report: Callable[[Any], None]) -> UnitReceipt:
-        with UnitRun(setup, tokenizer, encoder, unit) as run:
-            return run.run(report)
+        try:
+            with UnitRun(setup, tokenizer, encoder, unit) as run:
+                return run.run(report)
+        except DifferentIdsError as error:
+            plain = PlainEncoder(tokenizer, reason=str(error))
+            with UnitRun(setup, tokenizer, plain, unit) as run:
+                return run.run(report)
 
     return work
 
@@ -150,13 +147,24 @@ class UnitRun:
         self._cleanup.close()
 
     def run(self, report: Callable[[Any], None]) -> UnitReceipt:
-        """Encode the unit and return its receipt, which then lies on disk too."""
+        """Encode the unit and return its receipt, which then lies on disk too.
+
+        Small batches, of small files, are encoded together: a batch costs some milliseconds.
+        """
+        pile: list[tuple[int, Documents]] = []
+        pile_bytes = 0
         for piece in self._unit.pieces:
             self._hash_source(piece)
             for documents in self._read(piece):
-                self._add(piece.source, documents)
+                self._refuse_too_large(piece.source, documents)
+                if pile_bytes + len(documents.text) > self._setup.batch_bytes:
+                    self._add(pile)
+                    pile, pile_bytes = [], 0
+                pile.append((piece.source, documents))
+                pile_bytes += len(documents.text)
                 num_documents = len(documents.positions)
                 report(Progress(source_bytes=documents.num_source_bytes, documents=num_documents))
+        self._add(pile)
         for split, part in self._parts.items():
             with output_errors(self._setup.build_folder / part_name(self._unit.number, split)):
                 self._receipt.parts[split] = part.commit()
@@ -178,16 +186,25 @@ class UnitRun:
             except OSError as error:
                 raise CorpusError(f"can't read {path}: {error.strerror}") from error
 
-    def _add(self, source: int, documents: Documents) -> None:
-        """Encode one batch and append its rows to the parts."""
-        self._refuse_too_large(source, documents.offsets)
+    def _add(self, pile: list[tuple[int, Documents]]) -> None:
+        """Encode batches together and append their rows to the parts."""
+        if not pile:
+            return
+        documents, sources = _join(pile)
         starts = find_sentence_starts(
             documents.text, documents.offsets, self._setup.config.sentences
         )
-        encoded = self._encoder.encode(documents.text, documents.offsets, starts)
+        try:
+            encoded = self._encoder.encode(documents.text, documents.offsets, starts)
+        except DifferentIdsError:
+            raise
+        except EncodingError as error:
+            source = self._setup.sources[int(sources[error.row])]
+            position = int(documents.positions[error.row])
+            raise TokenizerError(f"{source}, document {position} of its part: {error}") from error
         self._check(documents, encoded)
-        first_record = self._receipt.records.get(str(source), 0)
-        self._count(source, documents, encoded)
+        self._decode_some(documents)
+        positions = self._count(pile, encoded)
         splits = assign_splits(documents.text, documents.offsets, self._setup.config)
         splits[np.diff(encoded.document_offsets) == 0] = -1
         sizes = np.diff(documents.offsets)
@@ -195,29 +212,40 @@ class UnitRun:
             rows = np.flatnonzero(splits == code)
             if len(rows):
                 _count_in(self._receipt.written_bytes, split, sizes[rows].sum())
-                positions = documents.positions[rows] + np.uint64(first_record)
-                batch = make_part_batch(self._schema, source, positions, encoded, rows)
-                self._write(split, batch)
+                places = sources[rows], positions[rows]
+                self._write(split, make_part_batch(self._schema, *places, encoded, rows))
 
     def _write(self, split: str, batch: pa.RecordBatch) -> None:
         path = self._setup.build_folder / part_name(self._unit.number, split)
         with output_errors(path):
             if split not in self._parts:
-                self._parts[split] = ShardFile(path, self._schema, is_durable=False)
+                self._parts[split] = ShardFile(path, self._schema, is_part=True)
                 self._cleanup.callback(self._parts[split].close)
             self._parts[split].write(batch)
 
-    def _count(self, source: int, documents: Documents, encoded: Encoded) -> None:
-        receipt, key = self._receipt, str(source)
-        lengths = np.diff(encoded.document_offsets)
+    def _count(
+        self, pile: list[tuple[int, Documents]], encoded: EncodedDocuments
+    ) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """Count what became of the batches; return the positions of documents in the unit."""
+        positions, lengths, begin = [], np.diff(encoded.document_offsets), 0
+        for source, documents in pile:
+            first_record = np.uint64(self._receipt.records.get(str(source), 0))
+            positions.append(documents.positions + first_record)
+            end = begin + len(documents.positions)
+            self._count_batch(str(source), documents, lengths[begin:end])
+            begin = end
+        return np.concatenate(positions)
+
+    def _count_batch(self, key: str, documents: Documents, lengths: np.ndarray) -> None:
+        receipt = self._receipt
         empty_bytes = np.diff(documents.offsets)[lengths == 0]
         _count_in(receipt.records, key, documents.num_records)
         _count_in(receipt.documents, key, (lengths > 0).sum())
-        _count_in(receipt.tokens, key, len(encoded.ids))
+        _count_in(receipt.tokens, key, lengths.sum())
         _count_in(receipt.read, "documents", len(lengths) + sum(documents.dropped.values()))
         _count_in(receipt.read, "bytes", len(documents.text))
         _count_in(receipt.read, "bytes", sum(documents.dropped_bytes.values()))
-        _count_in(receipt.read, "tokens", len(encoded.ids))
+        _count_in(receipt.read, "tokens", lengths.sum())
         dropped = {**documents.dropped, "no-tokens": len(empty_bytes)}
         dropped_bytes = {**documents.dropped_bytes, "no-tokens": int(empty_bytes.sum())}
         for reason, count in dropped.items():
@@ -225,7 +253,7 @@ class UnitRun:
                 _count_in(receipt.dropped, reason, count)
                 _count_in(receipt.dropped_bytes, reason, dropped_bytes.get(reason, 0))
 
-    def _check(self, documents: Documents, encoded: Encoded) -> None:
+    def _check(self, documents: Documents, encoded: EncodedDocuments) -> None:
         """Encode one document, chosen at random, again with `tokenizers` and compare."""
         if not len(documents.positions):
             return
@@ -239,6 +267,21 @@ class UnitRun:
             self._check_beginning(documents.text[start : start + _MAX_CHECKED_BYTES])
         self._receipt.checked_documents += 1
 
+    def _decode_some(self, documents: Documents) -> None:
+        """Count what comes back of documents, chosen evenly, until the unit's sample is full."""
+        room = _MAX_DECODED_BYTES - self._receipt.sampled_bytes
+        sizes = np.minimum(np.diff(documents.offsets), _MAX_CHECKED_BYTES)
+        rows = np.arange(0, len(sizes), max(1, int(sizes.sum()) // max(1, room)))
+        rows = (
+            rows[np.cumsum(sizes[rows]) <= max(room, _MAX_CHECKED_BYTES)] if room > 0 else rows[:0]
+        )
+        texts = []
+        for start, size in zip(documents.offsets[rows].tolist(), sizes[rows].tolist(), strict=True):
+            beginning = documents.text[start : start + size].tobytes()
+            texts.append(beginning.decode("utf-8", "ignore"))  # up to a whole character
+        self._receipt.sampled_bytes += int(sizes[rows].sum())
+        self._receipt.round_trip += measure_round_trip(self._tokenizer, texts)
+
     def _check_beginning(self, text: np.ndarray) -> None:
         """Compare on the beginning of a long document, encoded alone, up to a whole character."""
         whole = text[: np.flatnonzero((text & 0xC0) != 0x80)[-1]]
@@ -246,9 +289,13 @@ class UnitRun:
         encoded = self._encoder.encode(whole, offsets, offsets[:1])
         check_encoding(self._tokenizer, whole, offsets, encoded, [0])
 
-    def _refuse_too_large(self, source: int, offsets: np.ndarray) -> None:
-        largest = int(np.diff(offsets).max(initial=0))
-        needed = largest * _MEMORY_PER_BYTE.get(self._encoder.kind, _MEMORY_PER_BYTE_ELSE)
+    def _refuse_too_large(self, source: int, documents: Documents) -> None:
+        largest = int(np.diff(documents.offsets).max(initial=0))
+        if not largest:
+            return
+        row = int(np.argmax(np.diff(documents.offsets)))
+        document = documents.text[documents.offsets[row] : documents.offsets[row + 1]]
+        needed = self._encoder.memory_for(document)
         if needed > self._setup.worker_bytes:
             raise CorpusError(
                 f"{self._setup.sources[source]} holds a document of {largest >> 20} MiB, which "
@@ -260,6 +307,21 @@ class UnitRun:
         """Write the receipt whole; after a power cut, hashes tell whether the parts are there."""
         path = receipt_path(self._setup.build_folder, self._unit.number)
         write_atomically(path, to_json(self._receipt).encode(), is_durable=False)
+
+
+def _join(pile: list[tuple[int, Documents]]) -> tuple[Documents, np.ndarray]:
+    """Return batches as one, and the source of each document, int32 (D,)."""
+    batches = [documents for _, documents in pile]
+    numbers = [len(documents.positions) for documents in batches]
+    sources = np.repeat(np.array([source for source, _ in pile], np.int32), numbers)
+    if len(batches) == 1:
+        return batches[0], sources
+    joined = Documents(
+        text=np.concatenate([documents.text for documents in batches]),
+        offsets=offsets_of(np.concatenate([np.diff(documents.offsets) for documents in batches])),
+        positions=np.concatenate([documents.positions for documents in batches]),
+    )
+    return joined, sources
 
 
 def _count_in(counts: dict[str, int], key: str, amount: Any) -> None:
@@ -281,41 +343,28 @@ def part_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
 
 
 def make_part_batch(
-    schema: pa.Schema, source: int, positions: np.ndarray, encoded: Encoded, rows: np.ndarray
+    schema: pa.Schema,
+    sources: np.ndarray,
+    positions: np.ndarray,
+    encoded: EncodedDocuments,
+    rows: np.ndarray,
 ) -> pa.RecordBatch:
     """Return some documents of a batch, as a record batch.
 
     Args:
         schema: from `part_schema`
-        source: index of the source
+        sources: int32 (R,), index of the source of each
         positions: uint64 (R,)
         encoded: all documents of the batch
         rows: int64 (R,) which of them, ascending
     """
-    ids, id_offsets = take_lists(encoded.ids, encoded.document_offsets, rows)
-    lengths, offsets = take_lists(encoded.sentence_lengths, encoded.sentence_offsets, rows)
+    ids = Ragged(encoded.ids, encoded.document_offsets).take(rows)
+    lengths = Ragged(encoded.sentence_lengths, encoded.sentence_offsets).take(rows)
     types = [schema.field(name).type for name in ("input_ids", "sentence_lengths")]
     columns = [
-        to_column(np.full(len(rows), source, np.int32)),
+        to_column(sources),
         to_column(positions),
-        to_list_column(ids, id_offsets, types[0]),
-        to_list_column(lengths, offsets, types[1]),
+        to_list_column(ids.values, ids.offsets, types[0]),
+        to_list_column(lengths.values, lengths.offsets, types[1]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def take_lists(
-    values: np.ndarray, offsets: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lists at ascending rows, copied run by run: values, and int64 offsets (R+1,).
-
-    Example:
-        >>> take_lists(np.array([7, 8, 9]), np.array([0, 2, 2, 3]), np.array([0, 2]))
-        (array([7, 8, 9]), array([0, 2, 3]))
-    """
-    new_offsets = np.concatenate(([0], np.cumsum((offsets[1:] - offsets[:-1])[rows])))
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    firsts = offsets[rows[np.concatenate(([0], breaks))]].tolist()
-    lasts = offsets[rows[np.concatenate((breaks - 1, [len(rows) - 1]))] + 1].tolist()
-    runs = [values[a:b] for a, b in zip(firsts, lasts, strict=True)]
-    return runs[0] if len(runs) == 1 else np.concatenate(runs), new_offsets

@@ -1,6 +1,6 @@
-"""Worker processes on this machine: cheap to start, never orphaned, never waited for in vain.
+"""Workers on this machine: threads, and processes that are cheap to start and never orphaned.
 
-One fresh interpreter, the nursery, imports what the work needs, then forks the workers, which
+One fresh interpreter, the nursery, imports what the work needs, then forks the processes, which
 share its memory. It has never used a thread pool, so forking it is safe whatever its parent did
 (Polars, torch and tokenizers keep pools that do not survive a fork). Nursery and workers are
 killed by the kernel when their parent dies; the death of a worker reaches the parent as a message.
@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import pickle
+import queue
 import signal
 import socket
 import subprocess
@@ -19,16 +20,18 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from lmdata.errors import LmdataError
 
 Report = Callable[[Any], None]
 Work = Callable[[Any, Report], Any]
+Prepare = Callable[[Callable[[], Any]], Work]  # gets what waits for the setup
 
 # One thread each: the workers themselves fill the cores.
 _ONE_THREAD = {
@@ -77,10 +80,87 @@ class Died:
 Message = Reported | Finished | Failed | Died
 
 
-class WorkerPool:
-    """Workers that run one function; started at once, told later what to prepare.
+class Workers(Protocol):
+    """Who does the units of a build: any engine that passes them on and brings back the results."""
 
-    A context manager: leaving it ends every process.
+    @property
+    def num_workers(self) -> int:
+        """How many units they take at a time, each under a number from 0."""
+
+    def prepare(self, setup: Any, lock: int) -> None:
+        """Send what the work function is made of.
+
+        Args:
+            setup: any picklable value
+            lock: a file descriptor that stays open as long as anything is worked on
+        """
+
+    def submit(self, worker: int, task: Any) -> None:
+        """Give an idle worker something to do."""
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Return what has happened, or nothing after a while."""
+
+    def close(self) -> None:
+        """End all work and wait until it has ended; may be called again."""
+
+
+def find_function(name: str) -> Any:
+    """Return the function that "module:function" names."""
+    module, function = name.split(":")
+    return getattr(import_module(module), function)
+
+
+class Threads:
+    """Workers in this process, for what runs without Python's global lock.
+
+    Twice as many units as threads are taken, so that a thread need not wait for the next.
+    """
+
+    def __init__(self, num_threads: int, prepare: str) -> None:
+        """Arguments as of `WorkerPool`."""
+        self.num_workers = 2 * num_threads
+        self._threads = ThreadPoolExecutor(num_threads, "worker")
+        self._prepare = prepare
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._work: Work | None = None
+
+    def prepare(self, setup: Any, lock: int) -> None:
+        """Make the work function; the lock is this process's own."""
+        self._work = find_function(self._prepare)(lambda: setup)
+
+    def submit(self, worker: int, task: Any) -> None:
+        """Give an idle worker something to do."""
+        assert self._work is not None
+        report = lambda value: self._messages.put(Reported(worker, value))  # noqa: E731
+        future = self._threads.submit(self._work, task, report)
+        future.add_done_callback(lambda done: self._finish(worker, done))
+
+    def _finish(self, worker: int, done: Future[Any]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if isinstance(error, Exception):
+            self._messages.put(Failed(worker, error))
+        else:
+            self._messages.put(Finished(worker, done.result()))
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Return what has happened, or nothing after a while."""
+        try:
+            return [self._messages.get(timeout=timeout_s)]
+        except queue.Empty:
+            return []
+
+    def close(self) -> None:
+        """Drop what has not begun and wait for the rest."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class WorkerPool:
+    """Processes that run one function; started at once, told later what to prepare.
+
+    `close` ends every process.
     """
 
     def __init__(self, num_workers: int, prepare: str) -> None:
@@ -170,12 +250,6 @@ class WorkerPool:
         for connection in (self._nursery, *self._workers):
             connection.close()
 
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def start_tokenizing(num_workers: int) -> WorkerPool:
     """Return the pool that `tokenize_corpus` needs; worth doing before heavy imports."""
@@ -198,10 +272,8 @@ def serve(descriptors: list[int], prepare: str, parent: int) -> NoReturn:
     """Be the nursery: import, prepare, fork the workers, tell how they end. Never returns."""
     die_with_parent(parent)
     nursery, *workers = (Connection(descriptor) for descriptor in descriptors)
-    module, function = prepare.split(":")
     try:
-        make_work = getattr(import_module(module), function)
-        work = make_work(lambda: _receive_setup(nursery))
+        work = find_function(prepare)(lambda: _receive_setup(nursery))
     except EOFError:
         os._exit(0)
     except Exception as error:

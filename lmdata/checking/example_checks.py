@@ -14,7 +14,7 @@ import numpy as np
 
 from lmdata.batch import ExampleBatch
 from lmdata.checking.checks import Check, chi_square, none_of, share
-from lmdata.masking import candidate_pieces, predictions
+from lmdata.masking import candidate_pieces, drawn_pieces, predictions
 from lmdata.recipes import Recipe
 
 # Sixteen equal parts of an example; its first and its last token, where mistakes show most, apart.
@@ -39,6 +39,7 @@ class Counts:
         out_of_order: masked positions that are unsorted, repeated or outside of their example
         masked_special: masked tokens whose label is a special token
         produced_special: masked tokens that became a special token other than [MASK]
+        strange_pieces: masked tokens that became an id which no piece has
         stray_masks: [MASK] where no label says so
         wrong_count: examples with another number of masked tokens than the recipe says
         became_mask: masked tokens that became [MASK]
@@ -63,6 +64,7 @@ class Counts:
     out_of_order: int
     masked_special: int
     produced_special: int
+    strange_pieces: int
     stray_masks: int
     wrong_count: int
     became_mask: int
@@ -91,7 +93,7 @@ def count_examples(batch: ExampleBatch, recipe: Recipe, tokenizer: Any) -> Count
     Args:
         batch: examples
         recipe: that they were made by
-        tokenizer: with `special_ids`, `is_special` (V,), `continues_word` (V,)
+        tokenizer: with `special_ids`, `is_special` (V,), `word_rule`
     """
     bert = recipe.compat == "bert"
     flat, is_sound = _sound_positions(batch)
@@ -168,7 +170,7 @@ def _num_wrong_counts(
     num_masked = np.add.reduceat(is_masked, first, dtype=np.int64)
     if recipe.corruption == "token":
         return int((num_masked != k).sum())
-    continues = tokenizer.continues_word[original] & is_candidate
+    continues = tokenizer.word_rule.continues(original, batch.offsets) & is_candidate
     goes_on = np.append(continues[1:], False)
     is_free = is_candidate & ~continues & ~goes_on & ~is_masked
     has_free = np.add.reduceat(is_free, first, dtype=np.int64) > 0
@@ -181,17 +183,18 @@ def _count_replacements(
     mask_id = tokenizer.special_ids.get("mask")
     mask_id = len(tokenizer.is_special) if mask_id is None else mask_id
     is_special = np.asarray(tokenizer.is_special, bool)
+    is_drawn = drawn_pieces(tokenizer, bert=bert)
     ids = batch.input_ids[flat]
     is_kept = ids == labels
     is_mask = ~is_kept & (ids == mask_id)
     is_random = ~is_kept & ~is_mask
-    numbers = np.arange(len(is_special)) if bert else np.cumsum(~is_special) - 1
-    num_pieces = max(1, int(numbers[-1]) + 1)
-    ordinary = ids[is_random if bert else is_random & ~is_special[ids]]
-    bins = numbers[ordinary] * NUM_PIECE_BINS // num_pieces
+    numbers = np.cumsum(is_drawn) - 1
+    drawn = ids[is_random & is_drawn[ids]]
+    bins = numbers[drawn] * NUM_PIECE_BINS // max(1, int(is_drawn.sum()))
     num_masks = int((batch.input_ids == mask_id).sum())
     return {
-        "produced_special": 0 if bert else int((is_random & is_special[ids]).sum()),
+        "produced_special": int((is_random & is_special[ids]).sum()),
+        "strange_pieces": int((is_random & ~is_drawn[ids] & ~is_special[ids]).sum()),
         "stray_masks": num_masks - int((ids == mask_id).sum()),
         "became_mask": int(is_mask.sum()),
         "became_random": int(is_random.sum()),
@@ -246,7 +249,13 @@ def _count_positions(
 
 
 def judge(
-    counts: Counts, recipe: Recipe, *, num_random_pieces: int, positive_share: float | None = None
+    counts: Counts,
+    recipe: Recipe,
+    *,
+    num_random_pieces: int,
+    num_random_specials: int = 0,
+    spells_mask: bool = False,
+    positive_share: float | None = None,
 ) -> list[Check]:
     """Return every check that applies to a recipe.
 
@@ -254,6 +263,8 @@ def judge(
         counts: of all examples
         recipe: that they were made by
         num_random_pieces: pieces that random replacement draws from
+        num_random_specials: special ones among them, but for [MASK]
+        spells_mask: whether a text may spell [MASK], so that one without a label says nothing
         positive_share: expected share of pairs labelled 1, from the notes of the view: by rule 9
             more than half are random, and how many more depends on the documents
     """
@@ -266,7 +277,9 @@ def judge(
     if recipe.has_pairs:
         checks += _judge_pairs(counts, recipe, positive_share)
     if recipe.corruption != "none":
-        checks += _judge_masks(counts, recipe, num_random_pieces)
+        checks += _judge_masks(counts, recipe, num_random_pieces, num_random_specials)
+    if recipe.corruption != "none" and not spells_mask:
+        checks.append(none_of("[MASK] without a label", counts.stray_masks))
     return checks
 
 
@@ -281,15 +294,21 @@ def _judge_pairs(counts: Counts, recipe: Recipe, positive_share: float | None) -
     return [none_of("pairs labelled against their documents", counts.mislabelled_pairs), found]
 
 
-def _judge_masks(counts: Counts, recipe: Recipe, num_random_pieces: int) -> list[Check]:
+def _judge_masks(
+    counts: Counts, recipe: Recipe, num_random_pieces: int, num_random_specials: int
+) -> list[Check]:
     rate = recipe.rate_at(0.0)
+    special = recipe.random_proportion * num_random_specials / num_random_pieces
     same = recipe.random_proportion / num_random_pieces
     masked = counts.num_masked
     width = _SPAN_WIDTH if recipe.corruption == "span" else 1.0
     checks = [
         none_of("special tokens masked", counts.masked_special),
-        none_of("special tokens put in", counts.produced_special),
-        none_of("[MASK] without a label", counts.stray_masks),
+        none_of("special tokens put in", counts.produced_special)
+        if not num_random_specials
+        else share("share replaced by special tokens", special, counts.produced_special, masked,
+                   width),
+        none_of("ids put in that no piece has", counts.strange_pieces),
         none_of("examples with a wrong number of masks", counts.wrong_count),
         share("share replaced by [MASK]", recipe.mask_proportion, counts.became_mask, masked,
                width),

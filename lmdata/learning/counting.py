@@ -30,6 +30,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 NUM_LEVELS = 16
+_MOST_SAMPLED = 1 << 16  # distinct raw words; with their counts they stand for the text
 _PLAIN_BLOCK = 4096  # plain words that are normalised in one call
 
 
@@ -74,7 +75,7 @@ def count_words(
     max_bytes: int,
     num_threads: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, int]:
+) -> Counts:
     """Return how often each pre-token occurs in the documents.
 
     Args:
@@ -115,7 +116,39 @@ def count_words(
     for counter in counters[1:]:
         for word, number in counter.counts(levels.lowest).items():
             raw[word] = raw.get(word, 0) + number
-    return _pre_tokenize(raw, backend, rule)
+    sample = _sample_words(raw)
+    return Counts(_pre_tokenize(raw, backend, rule), sample)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted.
+
+    Attributes:
+        pre_tokens: how often each pre-token occurs
+        raw_words: how often raw words occur, before any normalizer; of many, a sample
+    """
+
+    pre_tokens: dict[str, int]
+    raw_words: dict[str, int]
+
+
+def _sample_words(raw: dict[bytes, int]) -> dict[str, int]:
+    """Return all words where they are few, else the frequent ones and some that stand for the rest.
+
+    Which ones depends on the words alone, by their hashes.
+    """
+    if len(raw) <= _MOST_SAMPLED:
+        return {word.decode(): number for word, number in raw.items()}
+    counts = np.fromiter(raw.values(), np.int64, len(raw))
+    frequent = int(np.sort(counts)[-_MOST_SAMPLED // 2])
+    step = 2 * len(raw) // _MOST_SAMPLED
+    digest = xxhash.xxh3_64_intdigest
+    return {
+        word.decode(): number if number > frequent else step * number
+        for word, number in raw.items()
+        if number > frequent or digest(word) % step == 0
+    }
 
 
 class SampleLevels:

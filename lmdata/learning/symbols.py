@@ -12,6 +12,7 @@ I64 = npt.NDArray[np.int64]
 
 _MIN_ALPHABET = 1000  # the customary limit for WordPiece
 _COVERAGE = 0.9995  # of all characters: SentencePiece's `character_coverage`
+_RARE = 1e-6  # of all characters: letters of a script that little of the text is in are no rarer
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ def choose_alphabet(words: dict[str, int], limit: int | None, vocab_size: int) -
 
     Args:
         words: how often each word occurs
-        limit: keep that many characters, the most frequent ones; None for as many as cover 99.95 %
-            of the text, but 1,000 where they take at most a quarter of the vocabulary
+        limit: keep that many characters, the most frequent ones; None for all, where they take at
+            most an eighth of the vocabulary; else as many as cover 99.95 % of the text, and, where
+            they take at most a quarter, 1,000 and all that make up a millionth of the text
         vocab_size: size of the vocabulary
 
     Example:
@@ -51,7 +53,9 @@ def choose_alphabet(words: dict[str, int], limit: int | None, vocab_size: int) -
     if limit is None:
         covered = np.cumsum(totals[by_count]) / max(totals.sum(), 1)
         needed = int(np.searchsorted(covered, _COVERAGE)) + 1
-        limit = max(needed, min(_MIN_ALPHABET, vocab_size // 4))
+        wanted = max(_MIN_ALPHABET, int((totals >= _RARE * totals.sum()).sum()))
+        limit = max(needed, min(wanted, vocab_size // 4))
+        limit = max(limit, len(seen)) if len(seen) <= vocab_size // 8 else limit
     return [chr(code) for code in np.sort(by_count[:limit])]
 
 

@@ -11,14 +11,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.ragged import offsets_of
 from lmdata.reading.blank_lines import (
     copy_lines,
     copy_paragraphs,
     find_after_blank,
     find_last_blank,
 )
-from lmdata.reading.json_lines import count_lines, extract_field
-from lmdata.reading.records import Job, Records, lengths_to_offsets
+from lmdata.reading.json_lines import (
+    BROKEN,
+    MISSING,
+    NOT_OBJECT,
+    NULL,
+    SURROGATE,
+    TEXT,
+    WRONG_TYPE,
+    bare_lengths,
+    count_lines,
+    extract_field,
+)
+from lmdata.reading.records import Job, Records
 from lmdata.reading.streams import ByteStream, DamagedError, read_utf8, unify_newlines
 from lmdata.reading.tables import read_arrow, read_csv, read_parquet
 
@@ -59,7 +71,7 @@ def _read_jsonl(job: Job) -> Iterator[Records]:
 
 def _read_file(job: Job) -> Iterator[Records]:
     """Yield the whole file as one record, or none."""
-    with ByteStream(job.source, job.start, job.stop) as stream:
+    with ByteStream(job) as stream:
         content, num_bytes = _read_whole(job, stream)
         stored = stream.tell_stored()
     job.num_seen = 1 if num_bytes else 0
@@ -81,7 +93,7 @@ def _read_whole(job: Job, stream: ByteStream) -> tuple[bytes, int]:
             else:
                 job.rejections.check(job.too_large(str(job.source), num_bytes))
     except DamagedError as error:
-        job.rejections.reject("damaged", num_bytes, str(error))
+        job.rejections.reject(error.reason, num_bytes, str(error))
         return b"", num_bytes
     if num_bytes > job.config.max_document_bytes:
         job.rejections.add("too-large", 1, num_bytes)
@@ -92,7 +104,7 @@ def _read_whole(job: Job, stream: ByteStream) -> tuple[bytes, int]:
 def _read_blocks(job: Job, lines: _LineFormat) -> Iterator[Records]:
     """Yield the records of one block after the other."""
     stored, num_done = job.start, 0
-    with ByteStream(job.source, job.start, job.stop) as stream:
+    with ByteStream(job) as stream:
         for block in _cut_blocks(job, stream, lines):
             records = lines.split(job, np.frombuffer(block, np.uint8))
             positions = records.positions + job.num_seen
@@ -135,7 +147,7 @@ def _cut_blocks(job: Job, stream: ByteStream, lines: _LineFormat) -> Iterator[by
         cut = lines.find_last(whole)
         if cut:
             yield whole[:cut]
-        job.rejections.reject("damaged", len(whole) - cut, str(error))
+        job.rejections.reject(error.reason, len(whole) - cut, str(error))
         return
     if num_bytes:
         block = b"".join(parts)
@@ -198,79 +210,74 @@ def _split_paragraphs(job: Job, block: U8) -> Records:
 
 
 def _split_json(job: Job, block: U8) -> Records:
-    """Return the text field of every line, odd lines by way of `json.loads`."""
-    text, offsets, lines, odd = extract_field(block, job.config.text_field.encode())
-    kept = np.ones(len(odd), np.bool_)
-    if odd.any():
-        text, offsets, kept = _read_odd_lines(job, block, text, offsets, lines, odd)
-    return Records(text, offsets, np.flatnonzero(kept), len(odd))
+    """Return the text field of every line; those without one are left out, or an error."""
+    replaces = job.config.errors == "replace"
+    text, offsets, lines, states = extract_field(
+        block, job.config.text_field.encode(), replaces_surrogates=replaces
+    )
+    kept = states == TEXT
+    if not kept.all():
+        _reject_lines(job, block, lines, states)
+        offsets = offsets_of(np.diff(offsets)[kept])
+    return Records(text, offsets, np.flatnonzero(kept), len(states))
 
 
-def _read_odd_lines(
-    job: Job, block: U8, text: U8, offsets: I64, lines: I64, odd: npt.NDArray[np.bool_]
-) -> tuple[U8, I64, npt.NDArray[np.bool_]]:
-    """Return text and offsets of the lines that hold a text, and which lines these are."""
-    kept = np.ones(len(odd), np.bool_)
-    lengths = np.diff(offsets)
-    parts: list[U8] = []
-    done = 0
-    for line in np.flatnonzero(odd).tolist():
-        found = _read_odd_line(job, block[lines[line] : lines[line + 1]].tobytes(), line)
-        kept[line] = found is not None
-        if found:
-            parts += [text[done : offsets[line]], np.frombuffer(found, np.uint8)]
-            done = int(offsets[line])
-            lengths[line] = len(found)
-    if parts:
-        text = np.concatenate([*parts, text[done:]])
-    return text, lengths_to_offsets(lengths[kept]), kept
+def _reject_lines(job: Job, block: U8, lines: I64, states: U8) -> None:
+    """Count the lines that hold no text, by reason, or raise for the first."""
+    if not job.rejections.skip:
+        line = int(np.flatnonzero(states)[0])
+        raw = block[lines[line] : lines[line + 1]].tobytes()
+        where = f"{job.source} line {job.num_seen + line + 1}"
+        job.rejections.check(_describe_line(job, where, raw, int(states[line])))
+    lengths = bare_lengths(block, lines)
+    lengths[states == NULL] = 0
+    for state, reason in _REASONS.items():
+        if (states == state).any():
+            found = states == state
+            job.rejections.add(reason, int(found.sum()), int(lengths[found].sum()))
 
 
-def _read_odd_line(job: Job, raw: bytes, line: int) -> bytes | None:
-    """Return the text of one JSON line, b"" for a blank one, None when it was rejected."""
-    raw = raw.rstrip(b"\r\n")
-    if not raw.strip():
-        return b""
-    where = f"{job.source} line {job.num_seen + line + 1}"
-    try:
-        record = json.loads(raw.decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError) as error:
-        hint = "a JSON file must hold one object a line" if raw.strip() in (b"[", b"{") else error
-        job.rejections.reject("broken", len(raw), f"{where} is not valid JSON: {hint}")
-        return None
-    return _take_field(job, record, where, len(raw))
+_REASONS = {
+    BROKEN: "broken",
+    NOT_OBJECT: "broken",
+    MISSING: "missing-field",
+    NULL: "null",
+    WRONG_TYPE: "wrong-type",
+    SURROGATE: "lone-surrogate",
+}
+_MAX_DESCRIBED_BYTES = 1 << 20  # of a longer line, only the kind of fault is said
 
 
-def _take_field(job: Job, record: Any, where: str, num_bytes: int) -> bytes | None:
-    """Return the text of one JSON value, or None when it was rejected."""
+def _describe_line(job: Job, where: str, raw: bytes, state: int) -> str:
+    """Return what is wrong with a line that holds no text."""
     name = job.config.text_field
-    if not isinstance(record, dict):
-        problem = "broken", f"{where} is not a JSON object but {_kind(record)}"
-    elif name not in record:
-        problem = "missing-field", job.missing_field(where, record)
-    elif record[name] is None:
-        problem, num_bytes = ("null", f"{where}: {name!r} is null"), 0
-    elif not isinstance(record[name], str):
-        problem = "wrong-type", f"{where}: {name!r} is {_kind(record[name])}, not text"
-    else:
-        return _encode(job, record[name], where, num_bytes)
-    job.rejections.reject(problem[0], num_bytes, problem[1])
-    return None
+    value: Any = None
+    problem = "it is nested deeper than 1,000 times, or long and not JSON somewhere"
+    if len(raw) <= _MAX_DESCRIBED_BYTES:
+        try:
+            value = json.loads(raw.decode("utf-8", "replace"))
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+    hint = "a JSON file must hold one object a line"
+    if state == BROKEN:
+        problem = hint if raw.strip() in (b"[", b"{") else problem
+        return f"{where} is not valid JSON: {problem}"
+    if state == NOT_OBJECT:
+        return f"{where} is not a JSON object but {_kind(value, raw)}: {hint}"
+    if state == MISSING:
+        return job.missing_field(where, value or ())
+    if state == NULL:
+        return f"{where}: {name!r} is null"
+    found = value.get(name) if isinstance(value, dict) else None
+    if state == WRONG_TYPE:
+        return f"{where}: {name!r} is {_kind(found, b'')}, not text"
+    unit = "".join(f" (\\u{ord(u):04x})" for u in _SURROGATES.findall(found or "")[:1])
+    return f"{where}: the text has a lone surrogate{unit}; --errors replace mends it"
 
 
-def _encode(job: Job, text: str, where: str, num_bytes: int) -> bytes | None:
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        if job.config.errors == "replace":
-            return _SURROGATES.sub("\ufffd", text).encode()
-        unit = f"\\u{ord(text[error.start]):04x}"
-        message = f"{where}: the text has a lone surrogate ({unit}); --errors replace mends it"
-        job.rejections.reject("lone-surrogate", num_bytes, message)
-        return None
-
-
-def _kind(value: Any) -> str:
+def _kind(value: Any, raw: bytes) -> str:
+    if raw.lstrip().startswith(b"["):
+        return "a list"
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
     return "null" if value is None else names.get(type(value), "a number")
 

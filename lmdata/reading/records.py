@@ -14,6 +14,8 @@ from lmdata.reading.sources import CorpusConfig, Source
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
+_MIN_RECORD_BYTES = 16  # a text shorter than this counts as if it were so long
+
 
 @dataclass
 class Rejections:
@@ -78,6 +80,11 @@ class Job:
     rejections: Rejections
     num_seen: int = 0
     """Lines or records before the block in hand."""
+
+    @property
+    def max_records(self) -> int:
+        """How many records are in hand at once: each takes about 64 bytes beside its text."""
+        return max(1, self.batch_bytes // _MIN_RECORD_BYTES)
 
     def count_if_empty(self) -> None:
         """Count the whole source as one empty document if nothing was in it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-import lzma
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.errors import CorpusError
+from lmdata.reading.records import Job
 from lmdata.reading.sources import CorpusConfig, Source
+from lmdata.stored import CompressionError, Decompressed, WindowError
 
 CHUNK_BYTES = 4 << 20
 # What is decompressed at once, and so lost in front of a damage: small; it costs no speed.
@@ -25,26 +27,35 @@ _BOMS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_CODEC_NAMES = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class DamagedError(CorpusError):
-    """Compressed data that ends too early or can't be decompressed."""
+    """Stored data that can't be read on from here; `reason` is what the ledger calls it."""
+
+    def __init__(self, message: str, reason: str = "damaged") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ByteStream:
-    """The decompressed bytes [start, stop) of a source, and how much of the file they took.
+    """The decompressed bytes of a job's range of its source, and how much of the file they took.
 
     A context manager that closes the file; standard input stays open.
     """
 
-    def __init__(self, source: Source, start: int = 0, stop: int | None = None) -> None:
-        self.source = source
+    def __init__(self, job: Job) -> None:
+        self.job, self.source = job, job.source
         self._damage: DamagedError | None = None
-        self._left = None if stop is None else stop - start
-        self._file, self._reader = _open(source)
-        if start:
-            self._file.seek(start)
+        self._left = None if job.stop is None else job.stop - job.start
+        self._file = _open(job.source)
+        self._reader = self._file
+        if job.source.compression:
+            self._reader = Decompressed(
+                self._file, job.source.compression, job.config.max_window_bytes
+            )
+        if job.start:
+            self._file.seek(job.start)
 
     def read(self, num_bytes: int) -> bytes:
         """Return exactly `num_bytes` bytes, fewer only at the end.
@@ -81,55 +92,73 @@ class ByteStream:
 
     def _read_some(self, num_bytes: int) -> bytes:
         """Return some bytes; none at the end or, noting it in `_damage`, where data is damaged."""
-        if self.source.compression:
-            num_bytes = min(num_bytes, _STEP_BYTES)
         try:
-            return bytes(self._reader.read(num_bytes))
-        except (OSError, EOFError, lzma.LZMAError) as error:
-            if self.source.compression is None:
-                raise CorpusError(f"can't read {self.source}: {error}") from error
+            data = bytes(
+                self._reader.read(
+                    min(num_bytes, _STEP_BYTES) if self.source.compression else num_bytes
+                )
+            )
+        except OSError as error:
+            raise CorpusError(f"can't read {self.source}: {error.strerror or error}") from error
+        except WindowError as error:
+            wanted = self.job.config.max_document_bytes * 4
+            self._damage = DamagedError(
+                f"{self.source} can't be decompressed in the memory of a reader: {error}; raise "
+                f"it by --set corpus.max_document_bytes={wanted}, and the memory for it, or "
+                f"compress the file with a smaller window",
+                "too-large",
+            )
+        except CompressionError as error:
             self._damage = DamagedError(
                 f"{self.source} is truncated or not valid .{self.source.compression}: {error}; "
                 f"get it again"
             )
-            return b""
-
-
-def _open(source: Source) -> tuple[Any, Any]:
-    """Return the stored file and a reader of its decompressed bytes."""
-    try:
-        if source.path is None:
-            file: Any = sys.stdin.buffer
-        elif source.compression in (None, "xz"):
-            file = source.path.open("rb", buffering=0)
         else:
-            file = pa.OSFile(str(source.path))
+            if not data and isinstance(self._reader, Decompressed):
+                self._count_ignored(self._reader)
+            return data
+        return b""
+
+    def _count_ignored(self, reader: Decompressed) -> None:
+        """Count what the format's own program ignores behind the last stream, as one record."""
+        if reader.num_ignored_bytes:
+            self.job.rejections.add("trailing-garbage", 1, reader.num_ignored_bytes)
+            reader.num_ignored_bytes = 0
+
+
+def _open(source: Source) -> Any:
+    """Return the stored file, open to read."""
+    if source.path is None:
+        return sys.stdin.buffer
+    try:
+        return source.path.open("rb", buffering=0)
     except OSError as error:
         raise CorpusError(f"can't open {source}: {error.strerror or error}") from error
-    if source.compression is None:
-        return file, file
-    if source.compression == "xz":
-        return file, lzma.LZMAFile(file)
-    stored = pa.PythonFile(file, "r") if source.path is None else file
-    return file, pa.CompressedInputStream(stored, _CODEC_NAMES[source.compression])
 
 
-def spool(source: Source) -> pa.NativeFile:
+def spool(job: Job) -> pa.NativeFile:
     """Return a memory-mapped file of the decompressed bytes: the source, or a copy on disk.
 
     Raises:
-        CorpusError: the source can't be opened
+        CorpusError: the source can't be opened, or there is no room for the copy
         DamagedError: the compressed data is truncated or broken
     """
+    source = job.source
     if source.path and source.compression is None:
         try:
             return pa.memory_map(str(source.path))
         except OSError as error:
             raise CorpusError(f"can't open {source}: {error}") from error
-    with ByteStream(source) as stream, tempfile.NamedTemporaryFile() as copy:
-        while chunk := stream.read(CHUNK_BYTES):
-            copy.write(chunk)
-        copy.flush()
+    with ByteStream(job) as stream, tempfile.NamedTemporaryFile() as copy:
+        try:
+            while chunk := stream.read(CHUNK_BYTES):
+                copy.write(chunk)
+            copy.flush()
+        except OSError as error:
+            raise CorpusError(
+                f"can't keep {source}, decompressed, in {tempfile.gettempdir()}: "
+                f"{error.strerror}; decompress it yourself, or set TMPDIR to a larger disk"
+            ) from error
         return pa.memory_map(copy.name)
 
 
@@ -266,10 +295,32 @@ def _make_decoder(
                 f"{stream.source} is not {encoding} at byte {at} ({error.reason}): "
                 f"name another --encoding, or take --errors replace or skip"
             ) from error
+        except UnicodeError as error:  # of UTF-16 and UTF-32
+            raise DamagedError(
+                f"{stream.source} is not {encoding}: it begins with no byte-order mark; name the "
+                f"order of its bytes, as in --encoding {encoding}-le",
+                "not-utf-8",
+            ) from error
         num_fed += len(chunk)
-        return text.encode("utf-8", "surrogatepass")
+        return _encode_whole(text, stream.source, config, encoding)
 
     return decode
+
+
+def _encode_whole(text: str, source: Source, config: CorpusConfig, encoding: str) -> bytes:
+    """Return a decoded text as UTF-8; half a character (of UTF-7) is what `errors` says."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        if config.errors == "strict":
+            unit = f"U+{ord(text[error.start]):04X}"
+            raise CorpusError(
+                f"{source} is {encoding} of half a character, {unit}: name another --encoding, "
+                f"or take --errors replace or skip"
+            ) from error
+    if config.errors == "replace":
+        return _SURROGATES.sub("\ufffd", text).encode()
+    return text.encode("utf-8", "surrogatepass")
 
 
 def unify_newlines(pieces: Iterator[bytes]) -> Iterator[bytes]:

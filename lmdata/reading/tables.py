@@ -11,9 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmdata.arrow_text import check_text, cut_rows, is_text, text_lengths, unfold_text
 from lmdata.errors import CorpusError
 from lmdata.reading.records import Job, Records, make_records
 from lmdata.reading.streams import ByteStream, DamagedError, read_utf8, spool, unify_newlines
+
+# What PyArrow raises for a damaged file; the last where a name in it is not UTF-8.
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ def read_csv(job: Job) -> Iterator[Records]:
 
     The first row is the header; positions count the rows after it.
     """
-    with ByteStream(job.source) as stream:
+    with ByteStream(job) as stream:
         rows = _parse_rows(job, unify_newlines(read_utf8(stream, job.config)))
         header = next(rows, None)
         names = header.cells if header and header.cells else []
@@ -75,7 +79,7 @@ def _parse_rows(job: Job, pieces: Iterator[bytes]) -> Iterator[_Row]:
         except StopIteration:
             return
         except DamagedError as error:
-            job.rejections.reject("damaged", num_bytes - before, str(error))
+            job.rejections.reject(error.reason, num_bytes - before, str(error))
             return
         except csv.Error as error:
             _reject_row(job, error, rows.line_num, num_bytes - before)
@@ -142,9 +146,9 @@ def _read_table(
 ) -> Iterator[Records]:
     """Yield the text column of the record batches that `open_batches` finds in a file."""
     try:
-        file = spool(job.source)
+        file = spool(job)
     except DamagedError as error:
-        job.rejections.reject("damaged", 0, str(error))
+        job.rejections.reject(error.reason, 0, str(error))
         return
     with file:
         if file.size() == 0:
@@ -152,7 +156,7 @@ def _read_table(
             return
         try:
             batches, num_rows = open_batches(job, file)
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             message = f"{job.source} is not valid .{job.source.format}: {error}"
             job.rejections.reject("damaged", 0, message)
             return
@@ -161,24 +165,42 @@ def _read_table(
 
 def _open_parquet(job: Job, file: Any) -> tuple[Iterator[Any], int]:
     """Return the record batches of the row groups in the range, and the rows of the file."""
-    table = pq.ParquetFile(file, pre_buffer=False)
-    _check_column(job, table.schema_arrow)
+    metadata = pq.read_metadata(file)
+    _check_column(job, metadata.schema.to_arrow_schema())
+    table = pq.ParquetFile(
+        file, metadata=metadata, pre_buffer=False, read_dictionary=[job.config.text_field],
+        page_checksum_verification=True,
+    )  # fmt: skip
+    starts = _row_group_starts(metadata)
+    if any(not 0 <= start < file.size() for start in starts):
+        raise pa.ArrowInvalid("a row group begins outside of the file")
     groups = [
         group
-        for group, start in enumerate(_row_group_starts(table.metadata))
+        for group, start in enumerate(starts)
         if job.start <= start and (job.stop is None or start < job.stop)
     ]
-    return _row_group_batches(job, table, groups), table.metadata.num_rows
+    return _row_group_batches(job, table, groups), metadata.num_rows
 
 
 def _row_group_batches(job: Job, table: Any, groups: list[int]) -> Iterator[Any]:
-    """Yield record batches of about `batch_bytes` of the text column of some row groups."""
+    """Yield record batches of about `batch_bytes` of the text column of some row groups.
+
+    Their texts stay as Parquet's dictionaries hold them, however often a row names one.
+
+    Raises:
+        pa.ArrowInvalid: a row group has not the rows that the footer says
+    """
     column = job.config.text_field
     for group in groups:
         metadata = table.metadata.row_group(group)
         size = max(1, metadata.total_byte_size)
-        rows = max(1, min(metadata.num_rows, job.batch_bytes * metadata.num_rows // size))
-        yield from table.iter_batches(rows, [group], columns=[column], use_threads=False)
+        rows = min(metadata.num_rows, job.batch_bytes * metadata.num_rows // size, job.max_records)
+        num_found = 0
+        for batch in table.iter_batches(max(1, rows), [group], columns=[column], use_threads=False):
+            num_found += len(batch)
+            yield batch
+        if num_found != metadata.num_rows:
+            raise pa.ArrowInvalid(f"{num_found} rows where {metadata.num_rows} are announced")
 
 
 def _row_group_starts(metadata: Any) -> list[int]:
@@ -207,15 +229,7 @@ def _open_arrow(job: Job, file: Any) -> tuple[Iterator[Any], int]:
         batches: Iterator[Any] = map(reader.get_batch, range(reader.num_record_batches))
     else:
         batches = iter(reader)
-    return _slice_batches(job, batches), 0
-
-
-def _slice_batches(job: Job, batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield pieces of about `batch_bytes`, however large a batch the file was written with."""
-    for batch in batches:
-        rows = max(1, job.batch_bytes * len(batch) // max(1, batch.nbytes))
-        for start in range(0, len(batch), rows):
-            yield batch.slice(start, rows)
+    return batches, 0
 
 
 def _check_column(job: Job, schema: Any) -> None:
@@ -226,8 +240,7 @@ def _check_column(job: Job, schema: Any) -> None:
     if schema.names.count(name) > 1:
         raise CorpusError(f"{job.source} has {schema.names.count(name)} columns named {name!r}")
     type_ = schema.field(name).type
-    value_type = type_.value_type if pa.types.is_dictionary(type_) else type_
-    if value_type not in (pa.string(), pa.large_string(), pa.string_view()):
+    if not is_text(type_):
         raise CorpusError(
             f"{job.source}: column {name!r} is of type {type_}, not string; name another column "
             f"with --text-field"
@@ -239,7 +252,7 @@ def _read_batches(job: Job, batches: Iterator[Any], num_rows: int) -> Iterator[R
     while True:
         try:
             batch = next(batches, None)
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             message = f"{job.source} is damaged after record {job.num_seen}: {error}"
             job.rejections.reject("damaged", 0, message)
             return
@@ -247,22 +260,43 @@ def _read_batches(job: Job, batches: Iterator[Any], num_rows: int) -> Iterator[R
             if not num_rows:
                 job.count_if_empty()
             return
-        yield _column_records(job, batch.column(job.config.text_field))
-        job.num_seen += len(batch)
+        try:
+            column = check_text(batch.column(job.config.text_field))
+        except pa.ArrowException as error:
+            where = f"{job.source} records {job.num_seen + 1} to {job.num_seen + len(batch)}"
+            job.rejections.check(f"{where} are damaged: {error}")
+            job.rejections.add("damaged", len(batch), 0)
+            job.num_seen += len(batch)
+        else:
+            yield from _column_records(job, column)
 
 
-def _column_records(job: Job, column: Any) -> Records:
-    """Return an Arrow string array as records, without copying where it has no nulls."""
-    strings = column.cast(pa.large_string())
-    positions = np.arange(len(column)) + job.num_seen
-    if strings.null_count:
-        is_null = strings.is_null().to_numpy(zero_copy_only=False)
-        for row in positions[is_null].tolist():
-            message = f"{job.source} record {row + 1}: {job.config.text_field!r} is null"
-            job.rejections.reject("null", 0, message)
-        positions, strings = positions[~is_null], strings.drop_null()
-    _, offsets_buffer, text_buffer = strings.buffers()
-    offsets = np.frombuffer(offsets_buffer or bytes(8), np.int64)
-    offsets = offsets[strings.offset : strings.offset + len(strings) + 1]
-    text = np.frombuffer(text_buffer or b"", np.uint8)[offsets[0] : offsets[-1]]
-    return Records(text, offsets - offsets[0], positions, len(column))
+def _column_records(job: Job, column: Any) -> Iterator[Records]:
+    """Yield a checked column in pieces of about `batch_bytes` of text, however it is stored."""
+    for first in range(0, len(column), job.max_records):
+        part = column.slice(first, job.max_records)
+        lengths, is_null = text_lengths(part)
+        is_kept = ~is_null
+        _reject_nulls(job, is_null)
+        for row in np.flatnonzero(lengths > job.config.max_document_bytes).tolist():
+            message = job.too_large(f"{job.source} record {job.num_seen + row + 1}", lengths[row])
+            job.rejections.reject("too-large", int(lengths[row]), message)
+            is_kept[row] = False
+        for start, stop in cut_rows(lengths, job.batch_bytes):
+            kept = np.flatnonzero(is_kept[start:stop])
+            # Where no row is kept, it may be one that is too large to unfold.
+            texts = unfold_text(part.slice(start, stop - start if len(kept) else 0))
+            if len(kept) < len(texts):
+                texts = texts.take(kept)
+            positions = kept + job.num_seen
+            job.num_seen += stop - start
+            text = np.asarray(texts.values, np.uint8)
+            yield Records(text, np.asarray(texts.offsets, np.int64), positions, stop - start)
+
+
+def _reject_nulls(job: Job, is_null: np.ndarray[Any, Any]) -> None:
+    """Count the rows without a text, or raise for the first."""
+    if is_null.any():
+        row = job.num_seen + int(np.flatnonzero(is_null)[0]) + 1
+        job.rejections.check(f"{job.source} record {row}: {job.config.text_field!r} is null")
+        job.rejections.add("null", int(is_null.sum()), 0)

@@ -156,14 +156,21 @@ def word_flags_at(text: np.ndarray, start: int, stop: int, rules: Rules) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def next_word(text: np.ndarray, position: int, stop: int, rules: Rules) -> tuple[int, int, int]:
-    """Return the class of the first letter, digit or symbol after quotes, and its word's bounds."""
+def skip_quotes(text: np.ndarray, position: int, stop: int, rules: Rules) -> tuple[int, int]:
+    """Return the class of the first letter, digit or symbol after quotes, and where it is."""
     kind, length = OTHER, 0
     while position < stop:
         kind, length = class_at(text, position, stop, rules.classes)
         if kind != QUOTE and kind != OPENER and kind != MARK:
             break
         position += length
+    return kind, position
+
+
+@numba.njit(nogil=True, cache=True)
+def next_word(text: np.ndarray, position: int, stop: int, rules: Rules) -> tuple[int, int, int]:
+    """Return the class of the first letter, digit or symbol after quotes, and its word's bounds."""
+    kind, position = skip_quotes(text, position, stop, rules)
     end = position
     while end < stop:
         inner, length = class_at(text, end, stop, rules.classes)
@@ -176,17 +183,27 @@ def next_word(text: np.ndarray, position: int, stop: int, rules: Rules) -> tuple
 
 @numba.njit(nogil=True, cache=True)
 def last_word(text: np.ndarray, position: int, start: int, rules: Rules) -> int:
-    """Return where the word before `position` begins: letters, digits, hyphens, inner stops."""
-    while position > start:
+    """Return where the word before `position` begins: letters, digits, hyphens, inner stops.
+
+    Of a word longer than any abbreviation, only so much is looked at that it is seen to be longer:
+    a text without spaces is one word, and is asked for it at every full stop.
+    """
+    end = position
+    while position > start and end - position <= LONGEST_ABBREVIATION:
         before = previous(text, position, start)
-        if text[before] == 0x20:
-            break
-        kind, _ = class_at(text, before, position, rules.classes)
-        is_word = LOWER <= kind <= DIGIT or kind in (MARK, THAI)
-        if not is_word and text[before] != 0x2E and text[before] != 0x2D:
+        if not is_of_word(text, before, position, rules):
             break
         position = before
     return position
+
+
+@numba.njit(nogil=True, cache=True)
+def is_of_word(text: np.ndarray, position: int, stop: int, rules: Rules) -> bool:
+    """Return whether the character at `position` can be part of a word."""
+    if text[position] in (0x20, 0x2D, 0x2E):
+        return bool(text[position] != 0x20)
+    kind, _ = class_at(text, position, stop, rules.classes)
+    return bool(LOWER <= kind <= DIGIT or kind in (MARK, THAI))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -285,14 +302,15 @@ def misses_space(
 
     "was late.The bus" is two sentences; "Node.js", "Mary.Jones@example.org" and "U.S.A" are not.
     """
-    word = last_word(text, position, start, rules)
-    index, letters = word, 0
-    while index < position:
-        kind, length = class_at(text, index, stop, rules.classes)
-        if kind != LOWER:
+    word, letters = position, 0
+    while word > start:
+        before = previous(text, word, start)
+        if not is_of_word(text, before, word, rules):
+            break
+        if first_class(text, before, word, rules) != LOWER:
             return False
         letters += 1
-        index += length
+        word = before
     if letters < 2 or first_class(text, end, stop, rules) != UPPER:
         return False
     is_address = word > start and text[word - 1] in (0x2F, 0x40, 0x3A, 0x5F, 0x5C)
@@ -303,13 +321,20 @@ def misses_space(
 
 @numba.njit(nogil=True, cache=True)
 def terminators_end_sentence(
-    text: np.ndarray, start: int, position: int, closed: int, stop: int, rules: Rules
+    text: np.ndarray,
+    start: int,
+    in_lower: bool,
+    position: int,
+    closed: int,
+    stop: int,
+    rules: Rules,
 ) -> bool:
     """Return whether the terminators at `position`, with closers up to `closed`, end a sentence.
 
     Args:
         text: uint8 (N,)
         start: where the sentence began
+        in_lower: from `begins_in_lower_case` of that sentence
         position: the first terminator
         closed: after the terminators and the closing marks
         stop: end of the document
@@ -324,8 +349,8 @@ def terminators_end_sentence(
     next_kind = first_class(text, following, stop, rules)
     if next_kind in (PERIOD, EXCLAMATION):
         return False
-    kind, _, _ = next_word(text, following, stop, rules)
-    if kind == LOWER and not (closed == end and goes_on_in_lower_case(text, start, stop, rules)):
+    kind, _ = skip_quotes(text, following, stop, rules)
+    if kind == LOWER and not (closed == end and in_lower):
         return False
     if strongest == PERIOD and count == 1:
         return period_ends(text, start, position, following, stop, rules)
@@ -333,10 +358,10 @@ def terminators_end_sentence(
 
 
 @numba.njit(nogil=True, cache=True)
-def goes_on_in_lower_case(text: np.ndarray, start: int, stop: int, rules: Rules) -> bool:
-    """Return whether the sentence itself began in lower case, as its writer may do again."""
+def begins_in_lower_case(text: np.ndarray, start: int, stop: int, rules: Rules) -> bool:
+    """Return whether the sentence at `start` begins in lower case, as its writer may do again."""
     visible, _ = skip_space(text, start, stop, rules)
-    kind, _, _ = next_word(text, visible, stop, rules)
+    kind, _ = skip_quotes(text, visible, stop, rules)
     return kind == LOWER
 
 

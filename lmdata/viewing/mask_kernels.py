@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from lmdata.viewing.rng_kernels import below, fill_words, int64
 
-if TYPE_CHECKING:
-    from lmdata.masking import MaskRules
-
 EXACT, BERNOULLI, WORDS, WORDS_BERNOULLI = 0, 1, 2, 3
 
 # Blocks of words that one cycle of balanced coverage may use: four words each for 65,535 tokens.
 _CYCLE_SHIFT = 15
+
+
+class MaskRules(NamedTuple):
+    """What the masking kernels need to know; made by `masking.mask_rules`.
+
+    Attributes:
+        method: EXACT, BERNOULLI, WORDS or WORDS_BERNOULLI
+        rate: share of the tokens to predict
+        rate_word: the same as a bound for 32-bit words
+        most: largest number of masked tokens of an example, exact count
+        mask_id: of [MASK]
+        mask_word: a masked token becomes [MASK] when its word is below this
+        random_word: else a random piece when its word is below this
+        span_words: int64 (lengths,), a span has more than i words when its word is at least [i]
+        decides_per_span: one decision a span (SpanBERT), or one a token
+        joins_segments: a piece that continues a word joins it across special tokens (BERT, rule 19)
+        balanced: whether consecutive epochs mask different tokens until all have been masked
+        epoch: used by balanced coverage only
+        is_candidate: bool (V,), may be masked
+        word_classes, word_joins, word_states: a `lmdata.word_starts.WordRule`'s three arrays
+        random_pieces: like the ids (R,), what random replacement draws from
+        position_key: two words, from `rng.stream_key`
+        replace_key: two words, from `rng.stream_key`
+        coverage_key: two words, the same in all epochs, from `rng.stream_key`
+    """
+
+    method: int
+    rate: float
+    rate_word: int
+    most: int
+    mask_id: int
+    mask_word: int
+    random_word: int
+    span_words: np.ndarray
+    decides_per_span: bool
+    joins_segments: bool
+    balanced: bool
+    epoch: int
+    is_candidate: np.ndarray
+    word_classes: np.ndarray
+    word_joins: np.ndarray
+    word_states: np.ndarray
+    random_pieces: np.ndarray
+    position_key: tuple[int, int]
+    replace_key: tuple[int, int]
+    coverage_key: tuple[int, int]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -186,11 +229,17 @@ def _find_words(
     starts: np.ndarray,
 ) -> int:
     """Write where in `candidates` each word begins, then the end; return how many words."""
-    count = 0
+    count, state, read = 0, 0, 0
     for index in range(num_candidates):
+        goes_on = False
+        while read <= candidates[index]:
+            kind = rules.word_classes[row[read]]
+            goes_on = rules.word_joins[state, kind]
+            state = rules.word_states[state, kind]
+            read += 1
         joins = (
             index > 0
-            and rules.continues_word[row[candidates[index]]]
+            and goes_on
             and (rules.joins_segments or candidates[index] == candidates[index - 1] + 1)
         )
         if not joins:

@@ -29,6 +29,7 @@ class Block(Protocol):
     """What the table needs of one record batch of a store."""
 
     first_row: int
+    unchecked_ids: Any  # for their address and type; `ids` may be read
     ids: Any
     id_offsets: Any
     sentence_lengths: Any
@@ -70,7 +71,25 @@ class StoreArrays:
     num_tokens: int
     num_sentences: int
     id_dtype: np.dtype[Any]
+    blocks: tuple[Block, ...]
     owners: tuple[Any, ...]
+    unchecked: set[int]  # blocks whose ids no kernel has read yet
+
+    def check_ids(self, rows: np.ndarray) -> None:
+        """Have the ids of documents checked, before a kernel reads them.
+
+        Args:
+            rows: of documents, int64 (R,)
+
+        Raises:
+            IntegrityError: the block of one is damaged
+        """
+        if not self.unchecked:
+            return
+        places = np.searchsorted(self.table.first_rows[:-1], rows, side="right") - 1
+        for place in self.unchecked.intersection(places.tolist()):
+            self.blocks[place].ids  # noqa: B018  # looking is checking
+            self.unchecked.discard(place)
 
 
 def build_store_table(blocks: tuple[Block, ...]) -> StoreArrays:
@@ -84,7 +103,7 @@ def build_store_table(blocks: tuple[Block, ...]) -> StoreArrays:
     num_rows = first_rows[-1] + len(blocks[-1].id_offsets) - 1 if blocks else 0
     table = StoreTable(
         first_rows=np.array([*first_rows, num_rows], np.int64),
-        ids=_addresses([block.ids for block in blocks]),
+        ids=_addresses([block.unchecked_ids for block in blocks]),
         id_offsets=_addresses([block.id_offsets for block in blocks]),
         sentence_lengths=_addresses([block.sentence_lengths for block in blocks]),
         sentence_offsets=_addresses([block.sentence_offsets for block in blocks]),
@@ -100,8 +119,10 @@ def build_store_table(blocks: tuple[Block, ...]) -> StoreArrays:
         num_sentences=sum(
             int(block.sentence_offsets[-1] - block.sentence_offsets[0]) for block in blocks
         ),
-        id_dtype=blocks[0].ids.dtype if blocks else np.dtype(np.uint16),
-        owners=(blocks, groups),
+        id_dtype=blocks[0].unchecked_ids.dtype if blocks else np.dtype(np.uint16),
+        blocks=blocks,
+        owners=(groups,),
+        unchecked=set(range(len(blocks))),
     )
 
 

@@ -13,20 +13,18 @@ import torch
 from torch import Tensor
 
 from lmdata.order import permute
-from lmmodel.batch import deal_rows
 from lmmodel.cores import add_gradients, num_cores
+from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
-from lmmodel.finetuning.batches import pack, pack_labels, predict_logits
-from lmmodel.finetuning.examples import TaskExamples
-from lmmodel.finetuning.losses import count_labels, sum_loss
 from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
-from lmmodel.task_model import TaskModel
-from lmmodel.training.learner import is_out_of_memory
-from lmmodel.training.loader import LEAST_TOKENS
+from lmmodel.packing import LEAST_TOKENS, deal_rows
+from lmmodel.schedule import lr_ratio
+from lmmodel.tasks.examples import TaskExamples
+from lmmodel.tasks.model import TaskModel, pack, pack_labels, predict_logits
+from lmmodel.tasks.task import Scores
 from lmmodel.training.optimizer import Optimizer
-from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import clip_gradients, dropout_seeds
 
 # Batches whose examples are sorted by length together, and how many such pools an epoch has at
@@ -37,7 +35,6 @@ MIN_POOLS = 8
 # A step is cut into so many on a CPU, whatever its cores, as dropout belongs to a micro-batch.
 CPU_MICRO_BATCHES = 2
 
-Scores = dict[str, float]
 Scorer = Callable[[np.ndarray], Scores]
 """Logits of the validation examples to scores."""
 
@@ -182,7 +179,8 @@ class TaskLearner:
         self.config = config
         self.seed = seed
         self.device = next(model.parameters()).device
-        self.loss_unit = loss_unit(train)
+        self.task = model.task
+        self.loss_unit = self.task.loss_unit(train.labels)
         self.steps_per_epoch = -(-len(train) // config.batch_size)
         self.num_steps = self.steps_per_epoch * config.num_epochs
         self.step = 0  # optimizer steps done
@@ -224,7 +222,7 @@ class TaskLearner:
     def _accumulate(self, rows: np.ndarray) -> float:
         """Add the gradients of the rows' mean loss to the parameters; return that loss."""
         labels = pack_labels(self.train, rows)
-        unit = self.loss_unit * max(1, count_labels(self.train.task, labels))
+        unit = self.loss_unit * max(1, self.task.count_labels(labels))
         seeds = dropout_seeds(self.seed, self.step, 0)
         at_once = num_cores(self.device)
         groups = self._micro_batches(rows)
@@ -260,7 +258,7 @@ class TaskLearner:
         """Return the share of some rows in the mean loss of a step."""
         batch = pack(self.train, rows).to(self.device)
         labels = pack_labels(self.train, rows).to(self.device)
-        return sum_loss(self.train.task, self.model(batch), labels, batch) / unit
+        return self.task.sum_loss(self.model(batch), labels, batch) / unit
 
     def evaluate(self, examples: TaskExamples, score: Scorer) -> Evaluation:
         """Return scores and weights of this moment.
@@ -278,10 +276,3 @@ class TaskLearner:
             logits=logits,
             weights=self.model.saved_weights(),
         )
-
-
-def loss_unit(train: TaskExamples) -> float:
-    """Return what a loss is divided by: regression's by the labels' variance, others by 1."""
-    if train.task != "regression" or train.labels is None:
-        return 1.0
-    return float(np.var(train.labels)) or 1.0

@@ -6,21 +6,24 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lmmodel.finetuning.tasks import BEST_SCORE, STOPPING_SCORES, TaskFormat, TaskName
-from lmmodel.training.optimizer import OptimizerConfig
-from lmmodel.training.schedule import ScheduleConfig
+from lmmodel.config import OptimizerConfig
+from lmmodel.schedule import ScheduleConfig
+from lmmodel.tasks.known import find_task
+from lmmodel.tasks.task_files import TaskFormat
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """A fine-tuning."""
 
-    task: TaskName
-    """What is learned."""
+    task: str
+    """What is learned: the name of a task."""
     columns: TaskFormat = field(default_factory=TaskFormat)
     """Where the task files have their texts and labels."""
     validation_has_header: bool | None = None
     """Whether the validation file has a header; None: as `columns.has_header` says."""
+    validation_ratio: float = 0.1
+    """Share of the training file that validates where no other file does, in (0, 1)."""
     score: str | None = None
     """Score of the validation file that decides on the best weights; None: the task's first."""
     max_seq_length: int | None = None
@@ -60,13 +63,13 @@ class FinetuneConfig:
     """Numbers of the products; weights stay fp32. auto: bf16 where the hardware has it."""
 
     def __post_init__(self) -> None:
-        if self.task not in STOPPING_SCORES:
-            raise ValueError(f"task must be one of {', '.join(STOPPING_SCORES)}, got {self.task!r}")
-        if self.score is not None and self.score not in STOPPING_SCORES[self.task]:
+        scores = find_task(self.task).stopping_scores
+        if self.score is not None and self.score not in scores:
             raise ValueError(
-                f"score must be one of {', '.join(STOPPING_SCORES[self.task])} for {self.task}, "
-                f"got {self.score!r}"
+                f"score must be one of {', '.join(scores)} for {self.task}, got {self.score!r}"
             )
+        if not 0 < self.validation_ratio < 1:
+            raise ValueError(f"validation_ratio must be in (0, 1), got {self.validation_ratio}")
         for name in ("num_epochs", "batch_size", "num_seeds", "evaluations_per_epoch",
                      "micro_batch_tokens"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -95,7 +98,7 @@ class FinetuneConfig:
     @property
     def best_score(self) -> str:
         """The score that decides."""
-        return BEST_SCORE[self.task] if self.score is None else self.score
+        return find_task(self.task).stopping_scores[0] if self.score is None else self.score
 
     def peak_lr(self, hidden_size: int) -> float:
         """Return AdamW's peak learning rate for a model of this width."""

@@ -7,17 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmmodel.finetuning.tasks import TaskName
-
-TASK_TAGS: dict[TaskName, str] = {
-    "sequence-classification": "text-classification",
-    "sentence-pair": "text-classification",
-    "regression": "text-classification",
-    "token-classification": "token-classification",
-    "question-answering": "question-answering",
-}
-"""What the Hub calls a task."""
-
 MARK = "lmmodel"
 """The tag by which a folder that was exported is told from others."""
 

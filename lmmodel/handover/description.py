@@ -11,13 +11,14 @@ from lmdata.recipes import Recipe
 from lmdata.schema import Manifest, read_manifest
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
-from lmmodel.fine_tuned import FineTuned
-from lmmodel.handover.card import TASK_TAGS, Card, answering_example, pipeline_example
+from lmmodel.families import ModelConfig
+from lmmodel.finetuning.folder import FineTuned
+from lmmodel.handover.card import Card, answering_example, pipeline_example
 from lmmodel.handover.settings import architecture
-from lmmodel.model import ModelConfig, num_parameters
-from lmmodel.objectives import OBJECTIVES, make_objective
+from lmmodel.handover.stock_families import stock_class, stock_family
+from lmmodel.objectives import OBJECTIVES
+from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
-from lmmodel.saving.record import WEIGHTS_NAME
 from lmmodel.saving.run import RunRecord, read_record
 from lmmodel.trained import Run
 
@@ -55,7 +56,7 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
         class_name=class_name,
         pipeline_tag=tag,
         tags=[config.family, "pretraining"],
-        summary=f"A language model of {num_parameters(config):,} parameters, trained by "
+        summary=f"A language model of {config.num_parameters:,} parameters, trained by "
         f"{_objective(run.record)}. {_opens(class_name)}",
         example=pipeline_example(tag, name, prompt),
         tables={
@@ -83,8 +84,8 @@ def _what_for(run: Run) -> tuple[str, str]:
 def describe_fine_tuned(tuned: FineTuned, name: str, difference: float | None) -> Card:
     """Return the card of a fine-tuned model; arguments as for `describe_run`."""
     record, config = tuned.record, tuned.model.config
-    class_name, tag = architecture(config, record.task), TASK_TAGS[record.task]
-    is_answering = record.task == "question-answering"
+    stock = stock_class(tuned.task)
+    class_name, tag = architecture(config, tuned.task), stock.pipeline_tag
     return Card(
         title=f"{name}: {class_name}, {config.num_hidden_layers} x {config.hidden_size}",
         class_name=class_name,
@@ -93,7 +94,7 @@ def describe_fine_tuned(tuned: FineTuned, name: str, difference: float | None) -
         summary=f"A model of {_num_weights(tuned):,} parameters, fine-tuned for {record.task}. "
         f"{_opens(class_name)}",
         example=answering_example(name)
-        if is_answering
+        if not tuned.task.output_names(record.labels)
         else pipeline_example(tag, name, "A text to try it on."),
         tables={
             "Scores on the validation file": score_table(record.figures),
@@ -130,14 +131,14 @@ def _pretraining_data(tuned: FineTuned) -> dict[str, Any]:
 
 def _objective(record: RunRecord) -> str:
     config = record.config.objective
-    parts = make_objective(config).parts
-    pair_view = OBJECTIVES[config.name].pair_view
+    objective = OBJECTIVES[config.name]
+    pair_view = objective.pair_view
     skills = [
-        "filling in masked tokens" if not all(part.is_causal for part in parts) else None,
-        "predicting the next token" if any(part.is_causal for part in parts) else None,
+        "filling in masked tokens" if objective.can_fill_masks else None,
+        "predicting the next token" if objective.can_generate else None,
         f"judging sentence pairs ({pair_view})" if pair_view is not None else None,
     ]
-    return " and ".join(skill for skill in skills if skill)
+    return " and ".join(skill for skill in skills if skill) or f"the objective {config.name}"
 
 
 def held_out_figures(run_path: Path) -> dict[str, Any]:
@@ -276,7 +277,7 @@ def model_table(config: ModelConfig) -> dict[str, Any]:
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
              "vocab_size", "max_position_embeddings", "positions")  # fmt: skip
     table = {name.removeprefix("num_").replace("_", " "): getattr(config, name) for name in names}
-    if config.is_modern:
+    if config.traits.has_windows:
         table["attention"] = (
             f"all tokens in every {config.global_every}. layer from the first, else "
             f"{config.local_window // 2} to either side"
@@ -291,7 +292,7 @@ def _proof(difference: float | None) -> dict[str, Any]:
 def _pretraining_notes(run: Run) -> list[str]:
     config, record = run.model.config, run.record
     notes = []
-    if config.has_nsp_head and config.family != "bert":
+    if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
     if run.is_causal and not config.is_causal:
         notes.append(
@@ -371,6 +372,6 @@ def _fine_tuning_notes(tuned: FineTuned) -> list[str]:
         f"It was fine-tuned on at most {tuned.record.max_seq_length} tokens at a time; it takes "
         f"{tuned.model.config.max_position_embeddings}."
     ]
-    if tuned.record.task == "token-classification":
-        notes.append("A word's label is that of its first piece; the others were not trained.")
+    if (note := stock_class(tuned.task).note) is not None:
+        notes.append(note)
     return notes

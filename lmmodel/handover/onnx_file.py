@@ -18,7 +18,7 @@ from lmmodel.errors import HuggingFaceError
 from lmmodel.handover.padded import make_padded
 from lmmodel.handover.parity import Sample, largest_difference, make_sample
 from lmmodel.model import Transformer
-from lmmodel.task_model import TaskModel
+from lmmodel.tasks.model import TaskModel
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
@@ -79,7 +79,7 @@ def export_onnx(model: Transformer | TaskModel, path: Path) -> float:
 
 def input_names(model: Transformer | TaskModel) -> tuple[str, ...]:
     """Return the inputs that the model's numbers depend on."""
-    return INPUT_NAMES if model.config.family == "bert" else INPUT_NAMES[:2]
+    return INPUT_NAMES if model.config.traits.has_segments else INPUT_NAMES[:2]
 
 
 def output_name(model: Transformer | TaskModel) -> str:

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmmodel.model import Attention, ModelConfig, Transformer, rotate
-from lmmodel.task_model import SEQUENCE_TASKS, TaskModel
+from lmmodel.families import ModelConfig
+from lmmodel.model import Attention, Transformer, rotate
+from lmmodel.tasks.model import TaskModel
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ class PaddedTransformer(nn.Module):
             attention_mask: int64 (B, L), 1 where there is a token; padding follows the tokens
             token_type_ids: int64 (B, L); bert only, None: all 0
         """
-        views = self._view(attention_mask, None, "global"), self._view(
-            attention_mask, self.config.local_window // 2 if self.config.is_modern else None,
-            "local",
-        )  # fmt: skip
+        window = self.config.local_window // 2 if self.config.traits.has_windows else None
+        views = (
+            self._view(attention_mask, None, "global"),
+            self._view(attention_mask, window, "local"),
+        )
         x = self._embed(input_ids, token_type_ids)
         for layer in self.layers:
             x = layer(x, views)
@@ -89,14 +91,14 @@ class PaddedTransformer(nn.Module):
     def _embed(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         config, parts = self.config, self.embeddings
         x = parts.tokens(input_ids)
-        if config.family == "bert":
+        if config.traits.has_segments:
             segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + parts.segments(segments)
         if config.positions == "learned":
             x = x + parts.positions.weight[: input_ids.shape[1]]
         elif config.positions == "sinusoidal":
             x = x + parts.sinusoids[: input_ids.shape[1]]
-        return x if config.family == "gpt2" else parts.norm(x)  # type: ignore[no-any-return]
+        return parts.norm(x) if config.traits.has_embedding_norm else x  # type: ignore[no-any-return]
 
     def _view(self, attention_mask: Tensor, window: int | None, kind: str) -> PaddedView:
         is_seen = visible(attention_mask, self.config, window)
@@ -132,7 +134,7 @@ class PaddedTaskModel(nn.Module):
         super().__init__()
         self.backbone = PaddedTransformer(model.backbone)
         self.head = copy.deepcopy(model.head).float().eval()
-        self.is_over_sequences = model.task in SEQUENCE_TASKS
+        self.is_over_sequences = model.task.is_over_sequences
         self.config = model.config
 
     def forward(
@@ -143,14 +145,15 @@ class PaddedTaskModel(nn.Module):
         Args as for `PaddedTransformer`.
         """
         hidden = self.backbone(input_ids, attention_mask, token_type_ids)
-        if self.is_over_sequences and self.config.is_modern:
+        pooling = self.config.traits.pooling if self.is_over_sequences else None
+        if pooling == "mean":
             weights = attention_mask[:, :, None].to(hidden.dtype)
             hidden = (hidden * weights).sum(dim=1) / weights.sum(dim=1)  # (B, D)
-        elif self.is_over_sequences and self.config.is_causal:
+        elif pooling == "last":
             last = attention_mask.sum(dim=1) - 1
             place = last[:, None, None].expand(-1, 1, hidden.shape[-1])
             hidden = hidden.gather(1, place)[:, 0]  # (B, D)
-        elif self.is_over_sequences:
+        elif pooling == "first":
             hidden = hidden[:, 0]
         logits: Tensor = self.head(hidden)
         return logits

@@ -14,12 +14,26 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import HuggingFaceError
-from lmmodel.model import ModelConfig, Transformer
-from lmmodel.task_model import TaskModel
+from lmmodel.families import ModelConfig
+from lmmodel.handover.settings import (
+    HEAD_SETTINGS,
+    ROTARY_SETTINGS,
+    from_their_config,
+    padding_id,
+)
+from lmmodel.handover.stock import read_config, read_weights
+from lmmodel.handover.stock_families import stock_family
+from lmmodel.model import Transformer
+from lmmodel.tasks.model import TaskModel
 
 # Both sides are float32: what they may differ by, for logits up to 10; in proportion above.
 MAX_LOGIT_DIFFERENCE = 1e-4
 USUAL_LOGIT = 10.0
+
+REPORT = "please report this"
+"""What to do where the folder is one that this project wrote."""
+
+LONGEST_SAMPLE = 1031  # tokens: beyond it attention over all of them takes long
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,9 @@ class Sample:
 
 
 def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sample:
-    """Return two sequences without padding ids, longer than a local layer sees."""
-    longest = min(config.max_position_embeddings, 2 * config.local_window + 3)
+    """Return two sequences without padding ids, longer than a local layer of usual width sees."""
+    seen = 2 * config.local_window + 3
+    longest = min(config.max_position_embeddings, seen, LONGEST_SAMPLE)
     generator = torch.Generator().manual_seed(seed)
     lengths = [longest, max(1, longest // 3)]
     ids = [
@@ -60,7 +75,7 @@ def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sa
     ]
     if pad_id is not None:  # stock classes look for it where rows end
         ids = [torch.where(row == pad_id, (pad_id + 1) % config.vocab_size, row) for row in ids]
-    has_segments = config.family == "bert" and config.type_vocab_size > 1
+    has_segments = config.traits.has_segments and config.type_vocab_size > 1
     segments = [(torch.arange(n) > n // 2).long() * has_segments for n in lengths]
     return Sample(tuple(ids), tuple(segments))
 
@@ -72,9 +87,51 @@ def our_logits(model: Transformer | TaskModel, batch: Batch) -> list[Tensor]:
         return [model(batch)]
     hidden = model(batch)
     logits: list[Tensor] = [model.lm_logits(hidden)]
-    if model.config.has_nsp_head and model.config.family == "bert":
+    if model.config.has_nsp_head and stock_family(model.config.family).paired is not None:
         logits.append(model.nsp_logits(hidden[batch.first_positions]))
     return logits
+
+
+def open_stock(folder: Path, class_name: str) -> Any:
+    """Return a folder's model as a stock transformers class makes it, in evaluation mode.
+
+    The class gets the weights and the settings of its architecture, as read here, and nothing else:
+    how it computes is not for the folder to say, and no name in it is looked for anywhere.
+
+    Raises:
+        HuggingFaceError: the class does not take them
+    """
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    content, weights = read_config(folder), read_weights(folder)
+    try:
+        cls = getattr(transformers, class_name)
+        config = cls.config_class(**_stock_settings(content, cls.config_class))
+        theirs = cls.from_pretrained(
+            None, config=config, state_dict=weights, dtype=torch.float32,
+            attn_implementation="eager",
+        )  # fmt: skip
+    except Exception as error:  # whatever a third party makes of a folder is told as such
+        raise HuggingFaceError(f"{class_name} does not open {folder}: {error}") from error
+    return theirs.eval()
+
+
+def _stock_settings(content: dict[str, Any], config_class: type) -> dict[str, Any]:
+    """Return the settings of a folder that are those of an architecture and of its head.
+
+    Raises:
+        HuggingFaceError: as `from_their_config`
+    """
+    from transformers import PretrainedConfig
+
+    config = from_their_config(content)
+    names = set(config_class().to_dict()) - set(PretrainedConfig().to_dict())
+    names |= {*ROTARY_SETTINGS, *HEAD_SETTINGS}
+    settings = stock_family(config.family).settings
+    own = {their: getattr(config, our) for our, (their, _) in settings.items()}
+    own["pad_token_id"] = padding_id(content, config)
+    return {name: value for name, value in content.items() if name in names} | own
 
 
 @torch.no_grad()
@@ -86,15 +143,8 @@ def stock_logits(folder: Path, class_name: str, sample: Sample, pad_id: int | No
     Raises:
         HuggingFaceError: the class does not open the folder
     """
-    import transformers
-
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        cls = getattr(transformers, class_name)
-        theirs = cls.from_pretrained(folder, dtype=torch.float32).eval()
-    except (AttributeError, OSError, ValueError, RuntimeError) as error:
-        raise HuggingFaceError(f"{class_name} does not open {folder}: {error}") from error
-    takes_segments = theirs.config.model_type == "bert"
+    theirs = open_stock(folder, class_name)
+    takes_segments = from_their_config(read_config(folder)).traits.has_segments
     if pad_id is not None:
         return _heads(theirs, sample.padded(pad_id), sample.lengths, takes_segments)
     rows = [
@@ -127,7 +177,12 @@ def _heads(
 
 
 def check_parity(
-    model: Transformer | TaskModel, folder: Path, class_name: str, pad_id: int | None
+    model: Transformer | TaskModel,
+    folder: Path,
+    class_name: str,
+    pad_id: int | None,
+    *,
+    remedy: str = REPORT,
 ) -> float | None:
     """Return the largest difference of logits between a model and a folder, opened stock.
 
@@ -138,6 +193,7 @@ def check_parity(
         folder: what the stock class opens
         class_name: of transformers
         pad_id: the folder's padding id
+        remedy: what to do about a difference: who wrote the folder decides
 
     Returns:
         The largest absolute difference, or None where transformers is not installed.
@@ -150,14 +206,18 @@ def check_parity(
     sample = make_sample(model.config, pad_id)
     ours = our_logits(model, sample.packed())
     theirs = stock_logits(folder, class_name, sample, pad_id)
-    return largest_difference(ours, theirs, f"transformers computes other logits from {folder}")
+    complaint = f"transformers computes other logits from {folder}"
+    return largest_difference(ours, theirs, complaint, remedy)
 
 
-def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor], complaint: str) -> float:
+def largest_difference(
+    ours: Sequence[Tensor], theirs: Sequence[Tensor], complaint: str, remedy: str = REPORT
+) -> float:
     """Return the largest absolute difference.
 
     Raises:
-        HuggingFaceError: it is more than rounding; the message begins with `complaint`
+        HuggingFaceError: it is more than rounding; the message begins with `complaint` and ends
+            with `remedy`
     """
     pairs = list(zip(ours, theirs, strict=True))
     difference = max(float((a - b).abs().max()) for a, b in pairs)
@@ -165,6 +225,6 @@ def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor], complai
     if not difference <= MAX_LOGIT_DIFFERENCE * scale:
         raise HuggingFaceError(
             f"{complaint}, by up to {difference:.2g} (allowed {MAX_LOGIT_DIFFERENCE * scale:g}): "
-            "nothing was written; please report this"
+            f"nothing was written; {remedy}"
         )
     return difference

@@ -1,137 +1,61 @@
-"""What Hugging Face calls our settings: tables, and pure functions over them."""
+"""Settings under our names and under those of transformers: pure functions over the tables."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmodel.errors import HuggingFaceError
-from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
-from lmmodel.task_model import has_dropout
+from lmmodel.families import FAMILIES, ModelConfig
+from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_class, stock_family
+from lmmodel.tasks.task import AnyTask
 
-MODEL_TYPES = {"bert": "bert", "modernbert": "modern", "gpt2": "gpt2"}
-
-# Our setting: theirs.
-BERT_SETTINGS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "norm_eps": "layer_norm_eps",
-    "initializer_range": "initializer_range",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-}
-MODERN_SETTINGS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "norm_eps": "norm_eps",
-    "initializer_range": "initializer_range",
-    "dropout": "embedding_dropout",
-    "attention_dropout": "attention_dropout",
-    "local_window": "local_attention",
-}
-GPT2_SETTINGS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner",
-    "max_position_embeddings": "n_positions",
-    "norm_eps": "layer_norm_epsilon",
-    "initializer_range": "initializer_range",
-    "dropout": "resid_pdrop",
-    "attention_dropout": "attn_pdrop",
-}
-FAMILY_SETTINGS = {"bert": BERT_SETTINGS, "modern": MODERN_SETTINGS, "gpt2": GPT2_SETTINGS}
-
-# Their settings that have one value here: a folder that says otherwise is refused.
-FIXED_SETTINGS: dict[str, dict[str, Any]] = {
-    "bert": {
-        "hidden_act": "gelu",
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
-    "modern": {
-        "hidden_activation": "gelu",
-        "classifier_activation": "gelu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "norm_bias": False,
-        "classifier_bias": False,
-        "decoder_bias": True,
-        "tie_word_embeddings": True,
-    },
-    "gpt2": {
-        "activation_function": "gelu_new",
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
+# Names of one function: what lies between them is rounding.
+SAME_FUNCTIONS = {
+    "gelu": ("gelu_python",),
+    "gelu_new": ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"),
 }
 
-
-# What their classes take where `config.json` is silent.
-DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
-    "bert": {
-        "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512,
-        "type_vocab_size": 2, "layer_norm_eps": 1e-12, "initializer_range": 0.02,
-        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-    },
-    "modern": {
-        "vocab_size": 50368, "hidden_size": 768, "num_hidden_layers": 22,
-        "num_attention_heads": 12, "intermediate_size": 1152, "max_position_embeddings": 8192,
-        "norm_eps": 1e-5, "initializer_range": 0.02, "embedding_dropout": 0.0,
-        "attention_dropout": 0.0, "local_attention": 128,
-    },
-    "gpt2": {
-        "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
-        "n_positions": 1024, "layer_norm_epsilon": 1e-5, "initializer_range": 0.02,
-        "resid_pdrop": 0.1, "attn_pdrop": 0.1,
-    },
+# The most that a folder may ask for: beyond every model of these families, below what hurts.
+MOST = {
+    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 1000,
+    "num_attention_heads": 1 << 12, "intermediate_size": 1 << 20,
+    "max_position_embeddings": 1 << 24, "type_vocab_size": 1 << 16, "local_window": 1 << 24,
+    "global_every": 1 << 12,
+}  # fmt: skip
+RANGES = {
+    "norm_eps": (0, 1), "initializer_range": (0, 100), "dropout": (0, 0.999),
+    "attention_dropout": (0, 0.999), "global_rope_theta": (1e-6, 1e12),
+    "local_rope_theta": (1e-6, 1e12),
 }  # fmt: skip
 
-PRETRAINED_CLASSES = {"modern": "ModernBertForMaskedLM", "gpt2": "GPT2LMHeadModel"}
-CLASS_PREFIXES = {"bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2"}
-TASK_CLASSES: dict[TaskName, str] = {
-    "sequence-classification": "SequenceClassification",
-    "sentence-pair": "SequenceClassification",
-    "regression": "SequenceClassification",
-    "token-classification": "TokenClassification",
-    "question-answering": "QuestionAnswering",
-}
+# Of old and new versions: which layers are local, and how far rotations turn.
+ROTARY_SETTINGS = ("layer_types", "rope_parameters", "global_attn_every_n_layers",
+                   "global_rope_theta", "local_rope_theta")  # fmt: skip
+HEAD_SETTINGS = ("id2label", "label2id", "problem_type")
 
 
-def architecture(config: ModelConfig, task: TaskName | None = None) -> str:
+def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
     """Return the transformers class that opens an export of such a model.
 
     Example:
-        >>> architecture(ModelConfig(has_nsp_head=True)), architecture(ModelConfig(), "regression")
-        ('BertForPreTraining', 'BertForSequenceClassification')
+        >>> from lmmodel.tasks.known import TASKS
+        >>> architecture(ModelConfig(has_nsp_head=True))
+        'BertForPreTraining'
+        >>> architecture(ModelConfig(), TASKS["regression"])
+        'BertForSequenceClassification'
     """
+    family = stock_family(config.family)
     if task is not None:
-        return f"{CLASS_PREFIXES[config.family]}For{TASK_CLASSES[task]}"
-    if config.family == "bert":
-        return "BertForPreTraining" if config.has_nsp_head else "BertForMaskedLM"
-    return PRETRAINED_CLASSES[config.family]
+        return f"{family.class_prefix}For{stock_class(task).suffix}"
+    return (config.has_nsp_head and family.paired) or family.pretrained
 
 
 def to_their_config(
     config: ModelConfig,
     special_ids: Mapping[str, int | None],
-    task: TaskName | None = None,
+    task: AnyTask | None = None,
     labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of their `config.json`.
@@ -142,20 +66,14 @@ def to_their_config(
         task: of a fine-tuned model
         labels: its classes or tags by number
     """
-    names = FAMILY_SETTINGS[config.family]
-    theirs = {their: getattr(config, our) for our, their in names.items()}
-    theirs |= FIXED_SETTINGS[config.family]
-    if config.family == "bert":
-        del theirs["position_embedding_type"]  # gone from transformers 5, which knows no other
-    if config.family == "modern":
-        theirs |= _modern_layers(config)
-        theirs["mlp_dropout"] = config.dropout
-    if config.family == "gpt2":
-        theirs["embd_pdrop"] = config.dropout
-    model_type = next(name for name, family in MODEL_TYPES.items() if family == config.family)
+    family = stock_family(config.family)
+    theirs = {their: getattr(config, our) for our, (their, _) in family.settings.items()}
+    theirs |= family.fixed
+    theirs |= _layers_and_rotations(config) if config.traits.has_windows else {}
+    theirs |= dict.fromkeys(family.dropouts, config.dropout)
     return {
         "architectures": [architecture(config, task)],
-        "model_type": model_type,
+        "model_type": family.model_type,
         **theirs,
         **token_ids(config, special_ids),
         **({} if task is None else task_settings(config, task, labels)),
@@ -163,30 +81,29 @@ def to_their_config(
     }
 
 
-def task_settings(config: ModelConfig, task: TaskName, labels: Sequence[str]) -> dict[str, Any]:
+def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> dict[str, Any]:
     """Return the settings of their head for a task.
 
     Example:
-        >>> task_settings(ModelConfig(), "sentence-pair", ["no", "yes"])["id2label"]
+        >>> from lmmodel.tasks.known import TASKS
+        >>> task_settings(ModelConfig(), TASKS["sentence-pair"], ["no", "yes"])["id2label"]
         {'0': 'no', '1': 'yes'}
     """
+    stock, names = stock_class(task), task.output_names(labels)
     settings: dict[str, Any] = {
-        "classifier_dropout": config.dropout if has_dropout(config, task) else 0.0
+        "classifier_dropout": config.dropout if stock.has_dropout(config.family) else 0.0,
+        **stock_family(config.family).of_heads,
     }
-    if config.is_modern:
-        settings["classifier_pooling"] = "mean"
-    if task == "question-answering":
+    if not names:
         return settings
-    names = ["value"] if task == "regression" else list(labels)
     settings["id2label"] = {str(index): name for index, name in enumerate(names)}
     settings["label2id"] = {name: index for index, name in enumerate(names)}
-    if task != "token-classification":
-        is_number = task == "regression"
-        settings["problem_type"] = "regression" if is_number else "single_label_classification"
+    if stock.problem_type is not None:
+        settings["problem_type"] = stock.problem_type
     return settings
 
 
-def _modern_layers(config: ModelConfig) -> dict[str, Any]:
+def _layers_and_rotations(config: ModelConfig) -> dict[str, Any]:
     """Return which layers are local and their rotary bases, as transformers 4 and 5 spell it."""
     kinds = [
         "full_attention" if config.window(i) is None else "sliding_attention"
@@ -208,64 +125,198 @@ def _modern_layers(config: ModelConfig) -> dict[str, Any]:
 
 
 def token_ids(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Return the `*_token_id` settings; sentence ends stand in for bos and eos of encoders."""
-    ids = {f"{name}_token_id": special_ids.get(name) for name in ("pad", "cls", "sep")}
-    if config.family == "bert":
-        return {"pad_token_id": ids["pad_token_id"]}
-    bos = special_ids.get("bos", special_ids.get("cls"))
-    eos = special_ids.get("eos", special_ids.get("sep"))
-    ids = ids if config.is_modern else {"pad_token_id": ids["pad_token_id"]}
-    return {**ids, "bos_token_id": bos, "eos_token_id": eos}
+    """Return the `*_token_id` settings that their class of the family has.
+
+    Example:
+        >>> token_ids(ModelConfig(family="gpt2"), {"pad": None, "bos": 1, "eos": 2, "cls": 3})
+        {'pad_token_id': None, 'bos_token_id': 1, 'eos_token_id': 2}
+    """
+    purposes = stock_family(config.family).token_ids
+    return {f"{name}_token_id": special_ids.get(name) for name in purposes}
 
 
 def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
     """Return our configuration of a model that their `config.json` describes.
 
+    Every value is checked before anything is made of it: its type, its range, and that the model
+    computes what it asks for. What says how a program should compute (`_attn_implementation`,
+    `auto_map`) is not read at all.
+
     Raises:
         HuggingFaceError: an architecture or a setting that this model does not have
     """
-    family = MODEL_TYPES.get(str(theirs.get("model_type")))
-    if family is None:
+    family = _family_of(theirs)
+    if theirs.get("quantization_config") is not None:
         raise HuggingFaceError(
-            f"model_type {theirs.get('model_type')!r} is not supported: "
-            f"import takes {', '.join(MODEL_TYPES)}"
+            "config.json describes quantized weights (quantization_config), which are not "
+            "supported: get the checkpoint that is not quantized"
         )
-    for name, value in FIXED_SETTINGS[family].items():
-        if theirs.get(name, value) != value:
+    stock = stock_family(family)
+    for name, value in {**stock.fixed, **stock.unwritten}.items():
+        given = theirs.get(name, value)
+        if given != value and given not in SAME_FUNCTIONS.get(value, ()):
             raise HuggingFaceError(
-                f"{name}={theirs[name]!r} is not supported for {family}, only {value!r}: "
+                f"{name}={reprlib.repr(given)} is not supported for {family}, only {value!r}: "
                 "this checkpoint can't be imported"
             )
-    given = {name: value for name, value in theirs.items() if value is not None}
-    known = DEFAULT_SETTINGS[family] | given
-    settings = {our: known[their] for our, their in FAMILY_SETTINGS[family].items()}
-    if family == "modern":
-        settings |= _our_layers(theirs)
+    settings = {
+        our: _checked(our, their, theirs.get(their, default), default)
+        for our, (their, default) in stock.settings.items()
+    }
+    settings = {our: value for our, value in settings.items() if value is not None}
+    if FAMILIES[family].has_windows:
+        settings |= _our_layers(theirs, settings["num_hidden_layers"])
+    for name in ("pad", "bos", "eos", "cls", "sep"):
+        _check_token_id(theirs, f"{name}_token_id")
     try:
-        return ModelConfig(family=family, **settings)  # type: ignore[arg-type]
+        return ModelConfig(family=family, **settings)
     except (ValueError, TypeError) as error:
         raise HuggingFaceError(f"config.json describes no model that works: {error}") from error
 
 
-def _our_layers(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _family_of(theirs: Mapping[str, Any]) -> str:
+    """Return our family; BERT's first checkpoints name an architecture only, or nothing at all."""
+    model_type, named = theirs.get("model_type"), theirs.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    for family, stock in STOCK_FAMILIES.items():
+        is_named = first in (stock.pretrained, stock.paired) and first is not None
+        if model_type == stock.model_type or (model_type is None and is_named):
+            return family
+    types = ", ".join(stock.model_type for stock in STOCK_FAMILIES.values())
+    if model_type is None:
+        raise HuggingFaceError(
+            "config.json does not say what model it describes: give it a line like "
+            f'"model_type": "bert"; import takes {types}'
+        )
+    raise HuggingFaceError(
+        f"model_type {reprlib.repr(model_type)} is not supported: import takes {types}"
+    )
+
+
+def _checked(our: str, their: str, value: Any, default: Any) -> Any:
+    """Return a setting of theirs as a number of the right type, None where that is its default.
+
+    Raises:
+        HuggingFaceError: another type, or out of range
+    """
+    if value is None and default is None:
+        return None
+    is_count = our in MOST
+    lowest, highest = (1, MOST[our]) if is_count else RANGES[our]
+    is_number = isinstance(value, int if is_count else (int, float)) and not isinstance(value, bool)
+    if not is_number or not lowest <= value <= highest:
+        kind = "a whole number" if is_count else "a number"
+        raise HuggingFaceError(
+            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest} to {highest:,} "
+            "is needed"
+        )
+    return value if is_count else float(value)
+
+
+def _check_token_id(theirs: Mapping[str, Any], name: str) -> None:
+    value = theirs.get(name)
+    ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
+    if any(isinstance(one, bool) or not isinstance(one, int | None) for one in ids):
+        raise HuggingFaceError(
+            f"config.json says {name}={reprlib.repr(value)}: an id is needed, or null"
+        )
+
+
+def token_id(theirs: Mapping[str, Any], config: ModelConfig, name: str) -> int | None:
+    """Return the id that a configuration names for a purpose, None where the model has no such id.
+
+    Many checkpoints with a vocabulary of their own keep the ids of the one that they were made
+    from. Of several ids that end a text, the first counts.
+
+    Example:
+        >>> config = ModelConfig(vocab_size=100)
+        >>> [token_id({"eos_token_id": value}, config, "eos") for value in (7, [8, 9], 50256, None)]
+        [7, 8, None, None]
+    """
+    value = theirs.get(f"{name}_token_id")
+    first = value[0] if isinstance(value, list) and value else value
+    return first if isinstance(first, int) and 0 <= first < config.vocab_size else None
+
+
+def padding_id(theirs: Mapping[str, Any], config: ModelConfig) -> int | None:
+    """Return the id that fills rows up, None where there is none.
+
+    Raises:
+        HuggingFaceError: an encoder's is not an id of the model: no stock class opens it
+    """
+    value = theirs.get("pad_token_id")
+    found = token_id(theirs, config, "pad")
+    if value is not None and found is None and not config.is_causal:
+        raise HuggingFaceError(
+            f"config.json says pad_token_id={value}: an id from 0 to {config.vocab_size - 1} is "
+            "needed, or null"
+        )
+    return found
+
+
+def _our_layers(theirs: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
     """Return the layer pattern and rotary bases of a ModernBERT configuration."""
-    kinds = theirs.get("layer_types")
     every = theirs.get("global_attn_every_n_layers", 3)
-    if kinds:
-        is_global = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
-        if is_global != list(range(0, len(kinds), every)):
-            every = is_global[1] if len(is_global) > 1 else len(kinds)
-        if is_global != list(range(0, len(kinds), every)):
+    every = _checked("global_every", "global_attn_every_n_layers", every, 3)
+    kinds = theirs.get("layer_types")
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != num_layers or set(map(repr, kinds)) - {
+            "'full_attention'", "'sliding_attention'"
+        }:  # fmt: skip
             raise HuggingFaceError(
-                f"layer_types has full attention in layers {is_global}: "
-                "only every n-th layer from the first is supported"
+                f"config.json says layer_types={reprlib.repr(kinds)}: a list of {num_layers} "
+                "layers is needed, each full_attention or sliding_attention"
             )
-    rope = theirs.get("rope_parameters") or {}
-    settings: dict[str, Any] = {"global_every": every}
-    for ours, kind in (("global", "full_attention"), ("local", "sliding_attention")):
-        theta = (rope.get(kind) or {}).get("rope_theta", theirs.get(f"{ours}_rope_theta"))
-        if (rope.get(kind) or {}).get("rope_type", "default") != "default":
-            raise HuggingFaceError(f"rope_type {rope[kind]['rope_type']!r} is not supported")
-        if theta is not None:
-            settings[f"{ours}_rope_theta"] = float(theta)
-    return settings
+        every = _every_nth(
+            [i for i, kind in enumerate(kinds) if kind == "full_attention"], num_layers
+        )
+    return {"global_every": every, **_our_rotary_bases(theirs)}
+
+
+def _every_nth(is_global: list[int], num_layers: int) -> int:
+    """Return how far apart the layers lie that see everything.
+
+    Raises:
+        HuggingFaceError: they are not every n-th layer from the first
+
+    Example:
+        >>> _every_nth([0, 3, 6], 8)
+        3
+    """
+    every = is_global[1] if len(is_global) > 1 else num_layers
+    if is_global != list(range(0, num_layers, every or 1)):
+        raise HuggingFaceError(
+            f"layer_types has full attention in layers {is_global}: "
+            "only every n-th layer from the first is supported"
+        )
+    return every
+
+
+def _our_rotary_bases(theirs: Mapping[str, Any]) -> dict[str, float]:
+    if theirs.get("rope_scaling") is not None:
+        raise HuggingFaceError(
+            f"rope_scaling={reprlib.repr(theirs['rope_scaling'])} is not supported, only null"
+        )
+    tables = theirs.get("rope_parameters")
+    kinds = {"full_attention": "global", "sliding_attention": "local"}
+    tables = {} if tables is None else tables
+    if not isinstance(tables, dict) or any(
+        kind not in kinds or not isinstance(table, dict) for kind, table in tables.items()
+    ):
+        raise HuggingFaceError(
+            f"config.json says rope_parameters={reprlib.repr(tables)}: a table of two tables is "
+            f"needed, {' and '.join(kinds)}, as its class writes it"
+        )
+    bases = {}
+    for kind, ours in kinds.items():
+        table = tables.get(kind, {})
+        if other := {key: value for key, value in table.items() if key != "rope_theta"
+                     and (key, value) != ("rope_type", "default")}:  # fmt: skip
+            raise HuggingFaceError(
+                f"rope_parameters of {kind} say {reprlib.repr(other)}: only rope_theta and "
+                "rope_type='default' are supported"
+            )
+        name = f"{ours}_rope_theta"
+        theta = table.get("rope_theta", theirs.get(name, getattr(ModelConfig, name)))
+        bases[name] = _checked(name, name, theta, getattr(ModelConfig, name))
+    return bases

@@ -1,27 +1,41 @@
 """Softmax attention over packed sequences: one function, a plain reference and fast kernels.
 
-A token sees the tokens of its own sequence only; with `is_causal` no later ones, and with a
-`window` only those at most `window` places away. Every kernel gives the numbers of `reference`.
+Queries and keys are two sides, packed alike, and which of its keys a query sees is a `Mask`
+(`lmmodel.layers.masks`). A query that sees none gets zeros. Every kernel gives the numbers of
+`reference`.
 
-    reference   the definition: one dense T x T mask
+    reference   the definition: one dense mask of all queries and all keys
     dense       all sequences equally long: a reshape and scaled_dot_product_attention
-    buckets     one such call for neighbours of nearly equal length (CPU)
+    buckets     one such call for neighbours of nearly equal lengths (CPU)
     padded      gathered into (S, max_seqlen) with a mask; no step depends on values on the device
-    varlen      torch's own variable-length FlashAttention (CUDA, bf16 or fp16, no dropout)
+    varlen      torch's own variable-length FlashAttention (CUDA, bf16 or fp16; no dropout, no ranks
+                but those of causal attention to itself, no bias)
 
-Shapes: T tokens, S sequences, L tokens of one sequence, H heads, K features of a head.
+Shapes: Q queries, T keys, S sequences, L rows of one sequence, H heads, K features of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmmodel.layers.buckets import Bucket, equal_buckets, pad, padded_rows, rounded_buckets, unpad
+from lmmodel.layers.buckets import (
+    Bucket,
+    Filled,
+    equal_buckets,
+    pad,
+    padded_rows,
+    put_rows,
+    rounded_buckets,
+    unpad,
+)
 from lmmodel.layers.dropout import dropout
+from lmmodel.layers.masks import Mask, Side, band, bucket_seen, padded_rows_of, padded_seen, places
 
 Kernel = Literal["reference", "dense", "buckets", "padded", "varlen"]
 
@@ -39,46 +53,56 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
+    queries: Side,
+    keys: Side,
+    mask: Mask = Mask(),  # noqa: B008 - frozen
     *,
-    is_causal: bool = False,
-    window: int | None = None,
     dropout_p: float = 0.0,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """Return softmax(q k' / sqrt(K)) v within each sequence.
+    """Return softmax(q k' / sqrt(K) + bias) v over the keys that each query sees.
 
     Args:
-        q: floats (T, H, K)
-        k: as q
-        v: as q
-        cu_seqlens: int32 (S + 1,), where sequences begin; ends with T; empty ones are allowed
-        max_seqlen: no sequence is longer
-        is_causal: whether a token sees no later ones
-        window: how many places to either side a token sees; None: all
+        q: floats (Q, H, K)
+        k: floats (T, H, K)
+        v: as k
+        queries: how q is packed into S sequences
+        keys: how k and v are; the same object where the sequences attend to themselves
+        mask: what is seen
         dropout_p: probability with which a weight is set to 0 (the others are scaled up)
         kernel: None: `choose_kernel` chooses
 
     Returns:
-        Floats (T, H, K).
+        Floats (Q, H, K), 0 of a query that sees nothing.
+
+    Raises:
+        ValueError: a kernel is asked for that can't do this
+
+    Example:
+        >>> side = Side(torch.tensor([0, 2, 3]), 2)
+        >>> q, v = torch.zeros(3, 1, 1), torch.tensor([1.0, 2.0, 5.0]).view(3, 1, 1)
+        >>> attention(q, q, v, side, side).flatten().tolist()
+        [1.5, 1.5, 5.0]
+        >>> attention(q, q, v, side, side, Mask(is_causal=True, is_strict=True)).flatten().tolist()
+        [0.0, 1.0, 0.0]
     """
+    mask = mask.within(max(queries.max_seqlen, keys.max_seqlen))
     if kernel is None:
+        own = None if keys is queries else (k.shape[0], keys.max_seqlen)
         kernel = choose_kernel(
-            q.device.type, q.dtype, q.shape[0], len(cu_seqlens) - 1, max_seqlen,
-            window=window, dropout_p=dropout_p, is_compiled=torch.compiler.is_compiling(),
+            q.device.type, q.dtype, q.shape[0], len(queries.cu_seqlens) - 1, queries.max_seqlen,
+            keys=own, mask=mask, dropout_p=dropout_p, is_compiled=torch.compiler.is_compiling(),
         )  # fmt: skip
-    if window is not None and window >= max_seqlen - 1:
-        window = None
-    if kernel == "dense":
-        return _dense(q, k, v, max_seqlen, is_causal, window, dropout_p)
-    if kernel == "buckets":
-        return _buckets(q, k, v, cu_seqlens, is_causal, window, dropout_p)
-    if kernel == "padded":
-        return _padded(q, k, v, cu_seqlens, max_seqlen, is_causal, window, dropout_p)
-    if kernel == "varlen":
-        return _varlen(q, k, v, cu_seqlens, max_seqlen, is_causal, window)
-    return reference(q, k, v, cu_seqlens, is_causal, window, dropout_p)
+    elif kernel == "varlen" and (dropout_p or not _varlen_can(mask, is_self=keys is queries)):
+        raise ValueError("varlen has no dropout, bias, strict or given ranks: leave kernel out")
+    if not (q.shape[0] and k.shape[0]):
+        return _nothing(q)
+    return KERNELS[kernel](q, k, v, queries, keys, mask, dropout_p)
+
+
+def _nothing(q: Tensor) -> Tensor:
+    """Return zeros where there is no key at all, with a gradient of zeros."""
+    return q.masked_fill(torch.ones((), dtype=torch.bool, device=q.device), 0.0)
 
 
 def choose_kernel(
@@ -88,7 +112,8 @@ def choose_kernel(
     num_sequences: int,
     max_seqlen: int,
     *,
-    window: int | None = None,
+    keys: tuple[int, int] | None = None,
+    mask: Mask = Mask(),  # noqa: B008 - frozen
     dropout_p: float = 0.0,
     is_compiled: bool = False,
 ) -> Kernel:
@@ -96,6 +121,17 @@ def choose_kernel(
 
     What is compiled must not depend on the lengths either: `buckets` would be compiled again
     for each list of lengths.
+
+    Args:
+        device: "cpu" or "cuda"
+        dtype: of queries and keys
+        num_tokens: of the queries
+        num_sequences: S
+        max_seqlen: of the queries
+        keys: their number and `max_seqlen`; None: the queries attend to themselves
+        mask: what is seen
+        dropout_p: of the weights
+        is_compiled: whether torch.compile is at work
 
     Example:
         >>> choose_kernel("cpu", torch.float32, 4096, 32, 128)
@@ -107,186 +143,204 @@ def choose_kernel(
         >>> choose_kernel("cpu", torch.float32, 4096, 40, 128, is_compiled=True)
         'padded'
     """
-    if num_sequences * max_seqlen == num_tokens:  # none is longer, so all are as long
+    sides = [(num_tokens, max_seqlen), keys or (num_tokens, max_seqlen)]
+    # None is longer, so all are as long.
+    if all(num_sequences * longest == number for number, longest in sides):
         return "dense"
     if device != "cuda":
         return "padded" if is_compiled else "buckets"
+    mask = mask.within(max(longest for _, longest in sides))
     has_half = dtype in (torch.bfloat16, torch.float16)
-    if has_half and not dropout_p and (VARLEN_TAKES_WINDOW or window is None):
+    if has_half and not dropout_p and _varlen_can(mask, is_self=keys is None):
         return "varlen"
     return "padded"
 
 
 def reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    is_causal: bool = False,
-    window: int | None = None,
-    dropout_p: float = 0.0,
+    q: Tensor, k: Tensor, v: Tensor, queries: Side, keys: Side, mask: Mask, p: float = 0.0
 ) -> Tensor:
-    """Return attention by its definition, in time and memory of T x T."""
-    place = torch.arange(len(q), device=q.device)
-    sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), place, right=True)
-    is_seen = sequence[:, None] == sequence[None, :]  # (T, T)
-    if is_causal:
-        is_seen &= place[None, :] <= place[:, None]
-    if window is not None:
-        is_seen &= (place[None, :] - place[:, None]).abs() <= window
-    scores = torch.einsum("qhk,shk->hqs", q, k) * q.shape[-1] ** -0.5  # (H, T, T)
-    weights = scores.masked_fill(~is_seen, float("-inf")).softmax(dim=-1)
-    return torch.einsum("hqs,shk->qhk", dropout(weights, dropout_p), v)  # (T, H, K)
+    """Return attention by its definition, in time and memory of all queries x all keys.
+
+    Args as for `attention`; p is the probability of dropout.
+    """
+    sequence_q, place_q = places(queries, len(q))
+    sequence_k, place_k = places(keys, len(k))
+    is_seen = sequence_q[:, None] == sequence_k[None, :]  # (Q, T)
+    rank_q, rank_k = (place_q, place_k) if mask.ranks is None else mask.ranks
+    if mask.is_strict:
+        is_seen &= rank_k[None, :] < rank_q[:, None]
+    elif mask.is_causal or mask.ranks is not None:
+        is_seen &= rank_k[None, :] <= rank_q[:, None]
+    if mask.window is not None:
+        is_seen &= (place_k[None, :] - place_q[:, None]).abs() <= mask.window
+    scores = torch.einsum("qhk,thk->hqt", q, k) * q.shape[-1] ** -0.5  # (H, Q, T)
+    if mask.bias is not None:
+        scores = scores + mask.bias[:, place_q][:, :, place_k]
+    is_blind = ~is_seen.any(dim=1, keepdim=True)  # (Q, 1)
+    weights = scores.masked_fill(~(is_seen | is_blind), float("-inf")).softmax(dim=-1)
+    weights = weights.masked_fill(is_blind, 0.0)
+    return torch.einsum("hqt,thk->qhk", dropout(weights, p), v)  # (Q, H, K)
 
 
 def _dense(
-    q: Tensor, k: Tensor, v: Tensor, length: int, is_causal: bool, window: int | None, p: float
+    q: Tensor, k: Tensor, v: Tensor, queries: Side, keys: Side, mask: Mask, p: float
 ) -> Tensor:
-    """Return attention where every sequence has `length` tokens."""
-    bucket = Bucket((length,) * (len(q) // length), length)
-    return _bucket(q, k, v, bucket, is_causal, window, p)
+    """Return attention where all sequences of a side are equally long."""
+    num = len(queries.cu_seqlens) - 1
+    own = Filled((queries.max_seqlen,) * num, queries.max_seqlen)
+    other = own if keys is queries else Filled((keys.max_seqlen,) * num, keys.max_seqlen)
+    return _within_bucket(q, k, v, Bucket(own, other), mask, p=p)
 
 
 def _buckets(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    is_causal: bool,
-    window: int | None,
-    p: float,
+    q: Tensor, k: Tensor, v: Tensor, queries: Side, keys: Side, mask: Mask, p: float
 ) -> Tensor:
     """Return attention by one dense call for each bucket of nearly equally long neighbours."""
-    lengths = cu_seqlens.diff().tolist()
+    lengths = queries.cu_seqlens.diff().tolist()
+    others = None if keys is queries else keys.cu_seqlens.diff().tolist()
     if q.dtype in ROUNDED:
-        buckets = rounded_buckets(lengths, CACHED_SCORES // q.shape[1])
+        most = CACHED_SCORES // q.shape[1]
+        buckets = rounded_buckets(lengths, others, most_pairs=most)
     else:
-        buckets = equal_buckets(lengths)
-    rows, num_rows = padded_rows(buckets)
-    is_full = num_rows == len(q)
-    if not is_full:
-        q, k, v = (pad(x, rows, num_rows) for x in (q, k, v))
-    sizes = [bucket.num_rows for bucket in buckets]
-    parts = zip(buckets, *(torch.split(x, sizes) for x in (q, k, v)), strict=True)
-    out = torch.cat(
-        [_bucket(qi, ki, vi, bucket, is_causal, window, p) for bucket, qi, ki, vi in parts]
+        buckets = equal_buckets(lengths, others)
+    own = [bucket.queries for bucket in buckets]
+    rows, num_rows = padded_rows(own)
+    key_sides, key_rows, num_key_rows = own, rows, num_rows
+    if others is not None:
+        key_sides = [bucket.keys for bucket in buckets]
+        key_rows, num_key_rows = padded_rows(key_sides)
+    q, k, v = (
+        x if size == len(x) else pad(x, at, size)
+        for x, at, size in ((q, rows, num_rows), (k, key_rows, num_key_rows),
+                            (v, key_rows, num_key_rows))
+    )  # fmt: skip
+    sizes, key_sizes = ([side.num_rows for side in sides] for sides in (own, key_sides))
+    masks = [mask] * len(buckets)
+    if mask.ranks is not None:
+        rank_q = torch.split(put_rows(mask.ranks[0], rows, num_rows), sizes)
+        rank_k = torch.split(put_rows(mask.ranks[1], key_rows, num_key_rows), key_sizes)
+        masks = [replace(mask, ranks=pair) for pair in zip(rank_q, rank_k, strict=True)]
+    qs, ks, vs = torch.split(q, sizes), torch.split(k, key_sizes), torch.split(v, key_sizes)
+    parts = zip(qs, ks, vs, buckets, masks, strict=True)
+    out = torch.cat([_within_bucket(*part, p=p) for part in parts])
+    return out if num_rows == len(rows) else unpad(out, rows)
+
+
+def _within_bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, mask: Mask, p: float) -> Tensor:
+    """Return attention within the S sequences of one bucket: floats (S x L, H, K), as q.
+
+    Args:
+        q: floats (S x L, H, K)
+        k: floats (S x L', H, K)
+        v: as k
+        bucket: S sequences of L queries and L' keys, padding included
+        mask: with the ranks of these rows, if it has any
+        p: of dropout
+    """
+    num, length, num_keys = len(bucket.queries.lengths), bucket.queries.length, bucket.keys.length
+    if not (length and num_keys):
+        return _nothing(q)
+    num_heads, is_self = q.shape[1], bucket.keys is bucket.queries
+    q, k, v = (x.reshape(num, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
+    mask = mask.within(max(length, num_keys))
+    is_by_products = mask.bias is not None or (
+        q.device.type == "cpu" and (q.dtype == torch.bfloat16 or p > 0)
     )
-    return out if is_full else unpad(out, rows)
-
-
-def _bucket(
-    q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, is_causal: bool, window: int | None, p: float
-) -> Tensor:
-    """Return attention within the S sequences of one bucket: (S x L, H, K), as q, k and v are."""
-    length, num_heads, num_features = bucket.length, *q.shape[1:]
-    shape = (len(bucket.lengths), length, num_heads, num_features)
-    is_by_products = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or p > 0)
-    q, k, v = (x.reshape(shape).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
-    if window is not None and window >= length - 1:
-        window = None
-    if window is None and (bucket.is_full or is_causal):
+    seen = is_blind = None
+    if is_self and mask.is_plain and mask.window is None and (
+        mask.is_causal or bucket.queries.is_full
+    ):  # fmt: skip
         # No token sees padding, which comes last: torch's own causal mask is enough, or none.
-        mask = _band(length, None, True, q.device) if is_causal and is_by_products else None
+        if mask.is_causal and is_by_products:
+            seen = band(length, length, mask, q.device)
     else:
-        mask = _seen(bucket, is_causal, window, q.device)
+        seen, is_blind = bucket_seen(bucket, mask, q.device)
     if is_by_products:
-        out = _products(q, k, v, mask, p)
+        out = _products(q, k, v, seen, mask.bias, p)
     else:
+        is_causal = mask.is_causal and seen is None
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=p, is_causal=is_causal and mask is None
+            q, k, v, attn_mask=seen, dropout_p=p, is_causal=is_causal
         )
-    return out.transpose(1, 2).reshape(-1, num_heads, num_features)
+    if is_blind is not None:
+        out = out.masked_fill(is_blind, 0.0)
+    return out.transpose(1, 2).reshape(num * length, num_heads, -1)
 
 
-def _seen(bucket: Bucket, is_causal: bool, window: int | None, device: torch.device) -> Tensor:
-    """Return which places see which, bool: (L, L), or (S, 1, 1 or L, L) where there is padding."""
-    band = None
-    if is_causal or window is not None:
-        band = _band(bucket.length, window, is_causal, device)  # (L, L)
-    if band is not None and (is_causal or bucket.is_full):
-        return band
-    is_real = bucket.is_real()[:, None, None, :].to(device)  # (S, 1, 1, L)
-    if band is None:
-        return is_real
-    # Padding far from all tokens would see nothing and give NaN: let it see itself.
-    return band & (is_real | torch.eye(bucket.length, dtype=torch.bool, device=device))
-
-
-def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
+def _products(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, p: float
+) -> Tensor:
     """Return attention by two plain products: on a CPU in bf16 three times as fast as SDPA.
 
     Args:
         q: floats (S, H, L, K)
-        k: as q
-        v: as q
-        mask: bool (L, L) or (S, 1, 1 or L, L), or None where all see all
+        k: floats (S, H, L', K)
+        v: as k
+        mask: bool (L, L') or (S, 1, 1 or L, L'), or None where all see all
+        bias: floats (H, L, L'), or of longer sequences, or of ones without their padding, or None
         p: probability with which a weight is set to 0
     """
-    shape = q.shape
+    shape, num_keys = q.shape, k.shape[2]
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (S x H, L, K)
-    seen = q.new_zeros(())
+    added = q.new_zeros(())
     if mask is not None:
-        seen = q.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
-        if mask.dim() == 4:
-            seen = seen.expand(-1, shape[1], -1, -1).flatten(0, 1)  # (S x H, 1 or L, L)
-    scores = torch.baddbmm(seen, q, k.mT, beta=float(mask is not None), alpha=shape[-1] ** -0.5)
+        added = q.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+    if bias is not None:
+        room = (0, num_keys - bias.shape[2], 0, shape[2] - bias.shape[1])  # below 0: cut off
+        added = added + F.pad(bias, room).to(q.dtype)  # (H, L, L') or (S, H, L, L')
+        added = added.expand(shape[0], -1, -1, -1).flatten(0, 1)
+    elif added.dim() == 4:
+        added = added.expand(-1, shape[1], -1, -1).flatten(0, 1)  # (S x H, 1 or L, L')
+    beta = float(mask is not None or bias is not None)
+    scores = torch.baddbmm(added, q, k.mT, beta=beta, alpha=shape[-1] ** -0.5)
     return torch.bmm(dropout(scores.softmax(dim=-1), p), v).view(shape)
 
 
 def _padded(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    is_causal: bool,
-    window: int | None,
-    p: float,
+    q: Tensor, k: Tensor, v: Tensor, queries: Side, keys: Side, mask: Mask, p: float
 ) -> Tensor:
     """Return attention over sequences gathered into a padded (S, H, max_seqlen, K)."""
-    num_tokens = len(q)
-    starts = cu_seqlens[:-1].long()
-    place = torch.arange(max_seqlen, device=q.device)
-    rows = (starts[:, None] + place).clamp(max=num_tokens - 1)  # (S, L)
-    is_seen = (place < cu_seqlens.diff()[:, None])[:, None, None, :]  # (S, 1, 1, L)
-    # Padding queries of an empty sequence would see nothing and give NaN: let all see place 0.
-    is_seen = is_seen | (place == 0)
-    if is_causal or window is not None:
-        is_seen = is_seen & _band(max_seqlen, window, is_causal, q.device) | torch.diag(
-            torch.ones(max_seqlen, dtype=torch.bool, device=q.device)
-        )
-    q, k, v = (x[rows].transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=is_seen, dropout_p=p)
-    token = torch.arange(num_tokens, device=q.device)
-    sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), token, right=True)
-    return out.transpose(1, 2)[sequence, token - starts[sequence]]  # (T, H, K)
+    rows = padded_rows_of(queries, len(q))  # (S, L)
+    key_rows = rows if keys is queries else padded_rows_of(keys, len(k))  # (S, L')
+    seen, is_blind = padded_seen(queries, keys, mask, (rows, key_rows))
+    sequence, place = places(queries, len(q))
+    q, k, v = (x[at].transpose(1, 2) for x, at in ((q, rows), (k, key_rows), (v, key_rows)))
+    if mask.bias is not None:
+        out = _products(q, k, v, seen, mask.bias, p)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
+    if is_blind is not None:
+        out = out.masked_fill(is_blind, 0.0)
+    return out.transpose(1, 2)[sequence, place]  # (Q, H, K)
 
 
-def _band(length: int, window: int | None, is_causal: bool, device: torch.device) -> Tensor:
-    """Return which places see which: bool (L, L)."""
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
-    is_seen = torch.ones_like(distance, dtype=torch.bool)
-    if window is not None:
-        is_seen &= distance.abs() <= window
-    return is_seen & (distance >= 0) if is_causal else is_seen
+def _varlen_can(mask: Mask, *, is_self: bool) -> bool:
+    """Whether torch's variable-length kernel knows a mask.
+
+    Its places are counted from the ends of the two sides: between sides of different lengths they
+    are not ours.
+    """
+    is_known = mask.is_plain and mask.bias is None and (VARLEN_TAKES_WINDOW or mask.window is None)
+    return is_known and (is_self or not (mask.is_causal or mask.window is not None))
 
 
 def _varlen(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    is_causal: bool,
-    window: int | None,
+    q: Tensor, k: Tensor, v: Tensor, queries: Side, keys: Side, mask: Mask, p: float
 ) -> Tensor:
     """Return attention by torch's variable-length kernel, whose module takes 1.7 s to import."""
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict[str, Any] = {"is_causal": is_causal}
+    assert p == 0
+    options: dict[str, Any] = {"is_causal": mask.is_causal}
     if VARLEN_TAKES_WINDOW:
-        left = -1 if window is None else window
-        options = {"window_size": (left, 0 if is_causal else left)}
-    out: Any = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
+        left = -1 if mask.window is None else mask.window
+        options = {"window_size": (left, 0 if mask.is_causal else left)}
+    sides = (queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen)
+    out: Any = varlen_attn(q, k, v, *sides, **options)
     return out  # type: ignore[no-any-return]
+
+
+KERNELS: dict[Kernel, Callable[[Tensor, Tensor, Tensor, Side, Side, Mask, float], Tensor]] = {
+    "reference": reference, "dense": _dense, "buckets": _buckets, "padded": _padded,
+    "varlen": _varlen,
+}  # fmt: skip

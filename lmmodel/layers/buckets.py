@@ -17,15 +17,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Neighbouring sequences, each filled up to `length` tokens."""
+class Filled:
+    """Neighbouring sequences of one side, each filled up to `length` rows."""
 
     lengths: tuple[int, ...]  # of its sequences, none longer than `length`
     length: int
 
     @property
     def num_rows(self) -> int:
-        """Tokens, padding included."""
+        """Rows, padding included."""
         return len(self.lengths) * self.length
 
     @property
@@ -34,41 +34,70 @@ class Bucket:
         return min(self.lengths) == self.length
 
     def is_real(self) -> Tensor:
-        """Which places hold a token: bool (sequences, length)."""
+        """Which places hold a row: bool (sequences, length)."""
         return torch.arange(self.length) < torch.tensor(self.lengths)[:, None]
 
 
-def equal_buckets(lengths: list[int]) -> list[Bucket]:
-    """Return each run of equal lengths as a bucket; sequences of length 0 are in none.
+@dataclass(frozen=True)
+class Bucket:
+    """Neighbouring sequences whose queries, and whose keys, are of nearly equal length."""
 
-    Example:
-        >>> equal_buckets([3, 3, 0, 5])
-        [Bucket(lengths=(3, 3), length=3), Bucket(lengths=(5,), length=5)]
-    """
-    return [Bucket(tuple(run), length) for length, run in groupby(lengths) if length]
+    queries: Filled
+    keys: Filled  # the same object where a sequence attends to itself
 
 
-def rounded_buckets(lengths: list[int], most_pairs: int) -> list[Bucket]:
-    """Return buckets of few different shapes; sequences of length 0 are in none.
+def equal_buckets(queries: list[int], keys: list[int] | None = None) -> list[Bucket]:
+    """Return each run of equal lengths as a bucket; sequences without any row are in none.
 
     Args:
-        lengths: tokens of each sequence, those of nearly equal length side by side
-        most_pairs: a bucket of several sequences has no more pairs of tokens
+        queries: how many each sequence has
+        keys: the same; None: they are the queries
 
     Example:
-        >>> rounded_buckets([3, 3, 0, 33, 38, 35, 48], 10**6)  # doctest: +NORMALIZE_WHITESPACE
-        [Bucket(lengths=(3, 3), length=3), Bucket(lengths=(33, 38), length=40),
-         Bucket(lengths=(35,), length=40), Bucket(lengths=(48,), length=48)]
+        >>> [bucket.queries.lengths for bucket in equal_buckets([3, 3, 0, 5])]
+        [(3, 3), (5,)]
+        >>> [bucket.keys.lengths for bucket in equal_buckets([3, 3, 0, 5], [2, 2, 7, 0])]
+        [(2, 2), (7,), (0,)]
+    """
+    pairs = zip(queries, queries if keys is None else keys, strict=True)
+    runs = groupby(pairs)
+    return [_bucket(list(run), lengths, keys is None) for lengths, run in runs if any(lengths)]
+
+
+def rounded_buckets(
+    queries: list[int], keys: list[int] | None = None, *, most_pairs: int
+) -> list[Bucket]:
+    """Return buckets of few different shapes; sequences without any row are in none.
+
+    Args:
+        queries: how many each sequence has, nearly equal ones side by side
+        keys: the same; None: they are the queries
+        most_pairs: a bucket of several sequences has no more pairs of a query and a key
+
+    Example:
+        >>> buckets = rounded_buckets([3, 3, 0, 33, 38, 35, 48], most_pairs=10**6)
+        >>> [(bucket.queries.lengths, bucket.queries.length) for bucket in buckets]
+        [((3, 3), 3), ((33, 38), 40), ((35,), 40), ((48,), 48)]
     """
     buckets = []
-    for length, group in groupby((n for n in lengths if n), key=round_up):
-        rest = tuple(group)
+    pairs = zip(queries, queries if keys is None else keys, strict=True)
+    for lengths, group in groupby(filter(any, pairs), key=_round_both):
+        rest = list(group)
         while rest:
-            num = min(len(rest), max(1, most_pairs // length**2))
+            num = min(len(rest), max(1, most_pairs // max(1, lengths[0] * lengths[1])))
             num = 1 << (num.bit_length() - 1)
-            buckets.append(Bucket(rest[:num], length))
+            buckets.append(_bucket(rest[:num], lengths, keys is None))
             rest = rest[num:]
     return buckets
+
+
+def _round_both(pair: tuple[int, int]) -> tuple[int, int]:
+    return round_up(pair[0]), round_up(pair[1])
+
+
+def _bucket(pairs: list[tuple[int, int]], lengths: tuple[int, int], is_self: bool) -> Bucket:
+    queries = Filled(tuple(query for query, _ in pairs), lengths[0])
+    return Bucket(queries, queries if is_self else Filled(tuple(k for _, k in pairs), lengths[1]))
 
 
 def round_up(number: int, num_digits: int = 3) -> int:
@@ -82,10 +111,10 @@ def round_up(number: int, num_digits: int = 3) -> int:
     return -(-number // step) * step
 
 
-def padded_rows(buckets: list[Bucket]) -> tuple[Tensor, int]:
-    """Return the row of each token once all buckets are filled up, int64 (T,), and all rows."""
-    lengths = np.concatenate([bucket.lengths for bucket in buckets])
-    room = np.concatenate([np.full(len(bucket.lengths), bucket.length) for bucket in buckets])
+def padded_rows(sides: list[Filled]) -> tuple[Tensor, int]:
+    """Return the row of each token once all are filled up, int64 (T,), and all rows."""
+    lengths = np.concatenate([side.lengths for side in sides])
+    room = np.concatenate([np.full(len(side.lengths), side.length) for side in sides])
     before = np.cumsum(room - lengths) - (room - lengths)  # padding before each sequence
     rows = np.arange(lengths.sum()) + np.repeat(before, lengths)
     return torch.from_numpy(rows), int(room.sum())
@@ -108,7 +137,7 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, num_rows: int) -> Tensor:
         ctx.rows = rows
-        return _put(x, rows, num_rows)
+        return put_rows(x, rows, num_rows)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor, None, None]:
@@ -123,8 +152,9 @@ class _Unpad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor, None]:
-        return _put(upstream[0], ctx.rows, ctx.num_rows), None
+        return put_rows(upstream[0], ctx.rows, ctx.num_rows), None
 
 
-def _put(x: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+def put_rows(x: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """Return zeros (num_rows, ...) with x (T, ...) at distinct rows (T,), without a gradient."""
     return x.new_zeros((num_rows, *x.shape[1:])).index_copy_(0, rows, x)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lmmodel.batch import Batch
 from lmmodel.layers.attention import attention
+from lmmodel.layers.masks import Mask, Side
 
 
 class KeyValues:
@@ -47,9 +48,8 @@ class KeyValues:
         self.keys[layer][self._sequence, :, position] = k
         self.values[layer][self._sequence, :, position] = v
         if batch.num_tokens != batch.num_sequences:  # prompts
-            return attention(
-                q, k, v, batch.cu_seqlens, batch.max_seqlen, is_causal=True, window=window
-            )
+            side = Side(batch.cu_seqlens, batch.max_seqlen)
+            return attention(q, k, v, side, side, Mask(is_causal=True, window=window))
         stop = int(position.max()) + 1
         keys, values = self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
         distance = position[:, None] - torch.arange(stop, device=q.device)  # (S, stop)

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import numpy as np
-
-from lmmodel.batch import IGNORED
 from lmmodel.errors import FitError
-from lmmodel.fine_tuned import FineTuned
-from lmmodel.finetuning.answers import Predictions, make_predictions
-from lmmodel.finetuning.batches import predict_logits
-from lmmodel.finetuning.examples import encode_task
-from lmmodel.finetuning.rows import (
-    TaskRows,
-    make_question_rows,
-    make_text_rows,
-    make_word_rows,
-)
-from lmmodel.finetuning.tasks import TaskName
+from lmmodel.finetuning.folder import FineTuned
+from lmmodel.tasks.answering import SpanAnswer
+from lmmodel.tasks.classification import Classification
+from lmmodel.tasks.model import predict_logits
+from lmmodel.tasks.questions import make_question_rows
+from lmmodel.tasks.tagging import Tagging
+from lmmodel.tasks.task import encode_task, make_predictions
+from lmmodel.tasks.text_rows import make_text_rows
+from lmmodel.tasks.words import make_word_rows
 
 T = TypeVar("T")
-
-# The verb for each task, for errors.
-VERBS: dict[TaskName, str] = {
-    "sequence-classification": "classify", "sentence-pair": "classify", "regression": "classify",
-    "token-classification": "tag", "question-answering": "answer",
-}  # fmt: skip
 
 # Words and punctuation marks of a text whose combining marks are all the same one.
 _MARK = "\u0301"
@@ -45,39 +35,6 @@ class Answered(Generic[T]):
 
     answers: list[T]
     counts: Mapping[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classification:
-    """What a text, or a pair of them, is."""
-
-    text: str
-    pair: str | None
-    label: str | None  # None of regression
-    value: float | None  # of regression
-    probabilities: dict[str, float]  # of every label, likeliest first; empty of regression
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tagging:
-    """The words of a text and a tag for each."""
-
-    text: str
-    words: list[str]
-    tags: list[str | None]  # None: nothing in the word is a token
-    probabilities: list[float]  # of each tag, in [0, 1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpanAnswer:
-    """Where a passage answers a question."""
-
-    question: str
-    passage: str
-    answer: str
-    start: int  # in characters of the passage
-    end: int  # one past the last
-    probability: float  # in [0, 1]
 
 
 def classify(
@@ -96,8 +53,8 @@ def classify(
     Raises:
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
-    task, reads_pairs = model.record.task, model.record.has_pairs
-    _check_task(model, "classify")
+    _check_verb(model, "classify")
+    reads_pairs = model.record.has_pairs
     if reads_pairs and pairs is None:
         raise FitError(f"{model.path} was fine-tuned on pairs: give a second text for each")
     if not reads_pairs and pairs is not None:
@@ -106,26 +63,14 @@ def classify(
         raise FitError(f"{len(texts)} texts and {len(pairs)} second texts: one each is needed")
     _check_texts("text", texts)
     _check_texts("second text", pairs or ())
-    if not texts:
-        return Answered([], {})
-    found, counts = _predict(model, make_text_rows(task, texts, pairs))
-    answers = [
-        _classification(model, found, index, text, pairs[index] if pairs else None)
-        for index, text in enumerate(texts)
-    ]
-    return Answered(answers, counts)
-
-
-def _classification(
-    model: FineTuned, found: Predictions, index: int, text: str, pair: str | None
-) -> Classification:
-    if found.probabilities is None:
-        value = float(np.asarray(found.values)[index])
-        return Classification(text=text, pair=pair, label=None, value=value, probabilities={})
-    row = found.probabilities[index]
-    ranked = {model.record.labels[place]: float(row[place]) for place in np.argsort(-row)}
-    label = next(iter(ranked))
-    return Classification(text=text, pair=pair, label=label, value=None, probabilities=ranked)
+    found = answer_rows(model, make_text_rows(texts, pairs))
+    return Answered(
+        [
+            dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
+            for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
+        ],
+        found.counts,
+    )
 
 
 def split_words(text: str) -> tuple[list[str], list[bool]]:
@@ -165,7 +110,7 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
     Raises:
         FitError: another task, or a text without a word
     """
-    _check_task(model, "tag")
+    _check_verb(model, "tag")
     split = [
         split_words(text) if isinstance(text, str) else (list(text), [True] * len(text))
         for text in texts
@@ -173,26 +118,8 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
     for index, (words, _) in enumerate(split):
         if not words or not all(word.strip() for word in words):
             raise FitError(f"text {index + 1} has no word, or an empty one: {texts[index]!r}")
-    if not texts:
-        return Answered([], {})
-    sentences, spaces = [words for words, _ in split], [space for _, space in split]
-    rows = make_word_rows(sentences, spaces)
-    found, counts = _predict(model, rows)
-    assert found.probabilities is not None
-    tags = [
-        None if value == IGNORED else model.record.labels[value]
-        for value in np.asarray(found.values).tolist()
-    ]
-    best = found.probabilities.max(axis=1).tolist()
-    bounds = zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)
-    answers = [
-        Tagging(
-            text=rows.text(index), words=words, tags=tags[start:stop],
-            probabilities=best[start:stop],
-        )
-        for index, (words, (start, stop)) in enumerate(zip(sentences, bounds, strict=True))
-    ]  # fmt: skip
-    return Answered(answers, counts)
+    rows = make_word_rows([words for words, _ in split], [space for _, space in split])
+    return answer_rows(model, rows)
 
 
 def answer(
@@ -210,7 +137,7 @@ def answer(
     Raises:
         FitError: another task, a question or passage is blank, or not one passage a question
     """
-    _check_task(model, "answer")
+    _check_verb(model, "answer")
     if len(passages) == 1:
         passages = [*passages] * len(questions)
     if len(passages) != len(questions):
@@ -220,30 +147,43 @@ def answer(
         )
     _check_texts("question", questions)
     _check_texts("passage", passages)
-    if not questions:
+    found = answer_rows(model, make_question_rows(questions, passages))
+    return Answered(
+        [
+            dataclasses.replace(one, question=question)
+            for one, question in zip(found.answers, questions, strict=True)
+        ],
+        found.counts,
+    )
+
+
+def answer_rows(model: FineTuned, rows: Any) -> Answered[Any]:
+    """Return what a model says about the rows of its task, and what was cut or read in windows.
+
+    Args:
+        model: of any task
+        rows: as its task reads them
+
+    Raises:
+        DivergedError: the weights are damaged
+    """
+    record, task = model.record, model.task
+    if not len(rows):
         return Answered([], {})
-    found, counts = _predict(model, make_question_rows(questions, passages))
-    assert found.spans is not None
-    assert found.probabilities is not None
-    columns = zip(
-        questions, passages, map(str, found.values), found.spans.tolist(),
-        found.probabilities.tolist(), strict=True,
-    )  # fmt: skip
-    answers = [
-        SpanAnswer(
-            question=question, passage=passage, answer=text, start=start, end=end,
-            probability=probability,
-        )
-        for question, passage, text, (start, end), probability in columns
-    ]  # fmt: skip
-    return Answered(answers, counts)
+    examples = encode_task(
+        task, rows, model.tokenizer, record.labels, record.max_seq_length, is_training=False
+    )
+    logits = predict_logits(model.model, examples)
+    found = make_predictions(task, examples, logits, rows, record.labels)
+    counts = {reason: count for reason, count in examples.counts.items() if count}
+    return Answered(task.answers(rows, found, record.labels), counts)
 
 
-def _check_task(model: FineTuned, verb: str) -> None:
-    task = model.record.task
-    if VERBS[task] != verb:
+def _check_verb(model: FineTuned, verb: str) -> None:
+    if model.task.verb != verb:
         raise FitError(
-            f"{model.path} was fine-tuned for {task}, which is no use to {verb}: use {VERBS[task]}"
+            f"{model.path} was fine-tuned for {model.task.name}, which is no use to {verb}: use "
+            f"{model.task.verb}"
         )
 
 
@@ -253,13 +193,3 @@ def _check_texts(name: str, texts: Sequence[str]) -> None:
             place = f" {index + 1} of {len(texts)}" if len(texts) > 1 else ""
             advice = "give one, or leave the row out" if place else "give one"
             raise FitError(f"{name}{place} is blank: {text!r}; {advice}")
-
-
-def _predict(model: FineTuned, rows: TaskRows) -> tuple[Predictions, dict[str, int]]:
-    record = model.record
-    examples = encode_task(
-        rows, model.tokenizer, record.labels, record.max_seq_length, is_training=False
-    )
-    logits = predict_logits(model.model, examples)
-    counts = {reason: count for reason, count in examples.counts.items() if count}
-    return make_predictions(examples, logits, rows), counts

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from lmdata.errors import OutputError
+from lmdata.files import lease, writing_file
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
+from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.inference import batch_tokens, map_batches, prepare, split_by_tokens
-from lmmodel.predicting.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
-from lmmodel.saving.output_folder import check_can_write, output_errors
+from lmmodel.predicting.texts import encode_given, frame_of
+from lmmodel.texts import Frame, TextIds, Windows, cut_windows
 from lmmodel.trained import Run
 
 VECTOR_FORMATS = (".npy", ".parquet")
@@ -51,40 +52,46 @@ def embed(
     Raises:
         FitError: a text is empty
     """
-    encoded, frame = encode_texts(run.tokenizer, texts), frame_of(run)
+    encoded, frame = encode_given(run.tokenizer, texts), frame_of(run)
     most = run.model.config.max_position_embeddings - frame.num_tokens
     if most < 1:
         raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")
-    windows = cut_windows(encoded.offsets, most)
-    sums = np.zeros((encoded.num_texts, run.model.config.hidden_size))
+    windows = cut_windows(encoded.lengths, np.full(len(encoded), most), 0)
+    sums = np.zeros((len(encoded), run.model.config.hidden_size))
     model, num_done = prepare(run.model), 0
     groups = _groups(encoded, frame, windows, batch_tokens(run.device))
     jobs = map_batches(lambda job: (job[0], _sum_tokens(model, job[1], run)), groups, run.device)
     for group, own in jobs:
-        np.add.at(sums, windows.text[group], own)
+        np.add.at(sums, windows.sequence[group], own)
         num_done += len(group)
         if progress is not None:
-            progress(num_done, len(windows.text))
+            progress(num_done, len(windows.sequence))
     counts = np.bincount(
-        windows.text, windows.lengths + frame.num_tokens, minlength=encoded.num_texts
+        windows.sequence, windows.lengths + frame.num_tokens, minlength=len(encoded)
     )
     vectors = sums / counts[:, None]
     if normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return Embeddings(vectors.astype(np.float32), windows.num_longer(encoded.num_texts))
+    return Embeddings(vectors.astype(np.float32), windows.num_cut)
 
 
 def _groups(
-    encoded: Texts, frame: Frame, windows: Windows, most: int
+    encoded: TextIds, frame: Frame, windows: Windows, most: int
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yield window numbers and their batch, shortest first."""
     lengths = windows.lengths + frame.num_tokens
     before, after = np.array(frame.before, np.int64), np.array(frame.after, np.int64)
+    starts = encoded.offsets[:-1][windows.sequence] + windows.starts
+    stops = starts + windows.lengths
     for group in split_by_tokens(lengths, most):
         parts = [
             part
             for window in group
-            for part in (before, encoded.ids[windows.start[window] : windows.stop[window]], after)
+            for part in (
+                before,
+                encoded.ids[starts[window] : stops[window]],
+                after,
+            )
         ]
         ids = torch.from_numpy(np.concatenate(parts))
         yield group, make_batch(ids, torch.from_numpy(lengths[group]))
@@ -115,7 +122,8 @@ def check_vector_file(path: Path, *, overwrite: bool = False) -> None:
         raise OutputError(
             f"{path} exists: add --overwrite to replace it, or choose another --output"
         )
-    check_can_write(path)
+    with lease(path):  # nothing else writes there, and it can be written
+        pass
 
 
 def write_vectors(
@@ -134,18 +142,11 @@ def write_vectors(
         OutputError: it exists and may not be replaced, or can't be written
     """
     check_vector_file(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                if path.suffix == ".npy":
-                    np.save(file, vectors)
-                else:
-                    _write_parquet(file, texts, vectors)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with lease(path), writing_file(path) as partial, partial.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, vectors)
+        else:
+            _write_parquet(file, texts, vectors)
 
 
 def _write_parquet(file: IO[bytes], texts: Sequence[str], vectors: np.ndarray) -> None:

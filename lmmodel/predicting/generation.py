@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,9 +13,9 @@ from torch import Tensor
 from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
+from lmmodel.inference import split_by_tokens
 from lmmodel.layers.key_values import KeyValues
-from lmmodel.predicting.inference import split_by_tokens
-from lmmodel.predicting.texts import encode_texts
+from lmmodel.predicting.texts import encode_given
 from lmmodel.trained import Run
 
 # Places, over all prompts of a batch, whose keys and values are remembered at once.
@@ -109,7 +108,7 @@ def generate(
 
 def _encode_prompts(run: Run, prompts: Sequence[str]) -> list[np.ndarray]:
     """Return the ids of each prompt, int64 (T_i,); rows of hybrid training begin with cls."""
-    texts = encode_texts(run.tokenizer, prompts)
+    texts = encode_given(run.tokenizer, prompts)
     before = [] if run.is_causal else [run.tokenizer.require_special("cls")]
     most = run.model.config.max_position_embeddings
     encoded = [
@@ -197,7 +196,7 @@ class _Loop:
         tokens = torch.tensor([ids[i][-1] for i in alive], dtype=torch.int64)
         places = [len(self._prompts[i]) + len(ids[i]) - 1 for i in alive]
         batch = make_batch(tokens, torch.ones(len(alive), dtype=torch.int64))
-        batch = dataclasses.replace(batch, position_ids=torch.tensor(places, dtype=torch.int64))
+        batch = batch.with_positions(torch.tensor(places, dtype=torch.int64))
         return batch.to(self._run.device)
 
     def _choose(self, logits: Tensor, alive: list[int], step: int) -> list[int]:

@@ -20,8 +20,7 @@ import torch
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
-from lmmodel.model import Transformer
-from lmmodel.predicting.inference import (
+from lmmodel.inference import (
     Precision,
     batch_tokens,
     label_log_probabilities,
@@ -29,7 +28,9 @@ from lmmodel.predicting.inference import (
     prepare,
     split_by_tokens,
 )
-from lmmodel.predicting.texts import Frame, Texts, Windows, cut_windows, encode_texts, frame_of
+from lmmodel.model import Transformer
+from lmmodel.predicting.texts import encode_given, frame_of
+from lmmodel.texts import Frame, TextIds, Windows, cut_windows
 from lmmodel.trained import Run
 
 # Tokens of the masked copies that exist at once.
@@ -90,22 +91,22 @@ def log_likelihoods(
         FitError: a text is empty, or `start_token` is no piece or the model masked
         TokenizerError: the tokenizer lacks a special token that the model needs
     """
-    encoded, frame = encode_texts(run.tokenizer, texts), frame_of(run, start_token=start_token)
+    encoded, frame = encode_given(run.tokenizer, texts), frame_of(run, start_token=start_token)
     windows = windows_of(run, encoded, frame)
     model = prepare(run.model, precision)
     scores = token_scores(run, model, encoded, frame, windows, progress=progress)
-    num_texts = encoded.num_texts
-    text = np.repeat(np.arange(num_texts), np.diff(encoded.offsets))
+    num_texts = len(encoded)
+    text = np.repeat(np.arange(num_texts), encoded.lengths)
     is_scored = ~np.isnan(scores)
     return Likelihoods(
         total=np.bincount(text[is_scored], scores[is_scored], minlength=num_texts),
         num_tokens=np.bincount(text[is_scored], minlength=num_texts),
-        num_bytes=encoded.num_bytes,
-        num_windowed=windows.num_longer(num_texts),
+        num_bytes=np.array([len(t.encode("utf-8", "surrogatepass")) for t in texts], np.int64),
+        num_windowed=windows.num_cut,
     )
 
 
-def windows_of(run: Run, encoded: Texts, frame: Frame) -> Windows:
+def windows_of(run: Run, encoded: TextIds, frame: Frame) -> Windows:
     """Return windows that leave room for the frame and overlap by half.
 
     Raises:
@@ -114,13 +115,13 @@ def windows_of(run: Run, encoded: Texts, frame: Frame) -> Windows:
     most = run.model.config.max_position_embeddings - frame.num_tokens
     if most < 2:
         raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")
-    return cut_windows(encoded.offsets, most, overlap=most // 2)
+    return cut_windows(encoded.lengths, np.full(len(encoded), most), most // 2)
 
 
 def token_scores(
     run: Run,
     model: Transformer,
-    encoded: Texts,
+    encoded: TextIds,
     frame: Frame,
     windows: Windows,
     *,
@@ -148,19 +149,20 @@ def _score(model: Transformer, job: _Job, run: Run) -> tuple[np.ndarray, np.ndar
     return job.tokens, values.double().cpu().numpy()
 
 
-def _next_token_jobs(run: Run, encoded: Texts, frame: Frame, windows: Windows) -> Iterator[_Job]:
+def _next_token_jobs(run: Run, encoded: TextIds, frame: Frame, windows: Windows) -> Iterator[_Job]:
     """Yield batches of windows, shortest first, each token predicted from the one before."""
     before = np.array(frame.before, np.int64)
     lengths = windows.lengths + len(before)
+    starts, new_starts = _places(encoded, windows)
     for group in split_by_tokens(lengths, batch_tokens(run.device)):
-        tokens = [np.arange(windows.start[w], windows.stop[w]) for w in group]
+        tokens = [np.arange(starts[w], starts[w] + windows.lengths[w]) for w in group]
         ends = np.cumsum(lengths[group])
         rows, wanted = [], []
         for window, own, end in zip(group, tokens, ends, strict=True):
-            is_wanted = own >= windows.first[window]
+            is_wanted = own >= new_starts[window]
             is_wanted[0] &= bool(len(before))
             wanted.append(own[is_wanted])
-            rows.append(end - windows.stop[window] + wanted[-1] - 1)
+            rows.append(end - own[-1] - 1 + wanted[-1] - 1)
         ids = np.concatenate([np.concatenate([before, encoded.ids[own]]) for own in tokens])
         flat = np.concatenate(wanted)
         if len(flat):
@@ -168,12 +170,18 @@ def _next_token_jobs(run: Run, encoded: Texts, frame: Frame, windows: Windows) -
                 batch=make_batch(torch.from_numpy(ids), torch.from_numpy(lengths[group])),
                 rows=torch.from_numpy(np.concatenate(rows)),
                 sources=torch.arange(len(flat)),
-                labels=torch.from_numpy(encoded.ids[flat]),
+                labels=torch.from_numpy(encoded.ids[flat].astype(np.int64)),
                 tokens=flat,
             )
 
 
-def _masked_jobs(run: Run, encoded: Texts, frame: Frame, windows: Windows) -> Iterator[_Job]:
+def _places(encoded: TextIds, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """Return where windows begin in the ids of all texts, and from where on tokens count there."""
+    begins = encoded.offsets[:-1][windows.sequence]
+    return begins + windows.starts, begins + windows.new_starts
+
+
+def _masked_jobs(run: Run, encoded: TextIds, frame: Frame, windows: Windows) -> Iterator[_Job]:
     """Yield batches of copies of equal length, each with one token masked."""
     mask_id = run.tokenizer.require_special("mask")
     most = batch_tokens(run.device)
@@ -216,12 +224,13 @@ class _Copies:
 
 
 def _copy(
-    encoded: Texts, frame: Frame, windows: Windows, chosen: np.ndarray, mask_id: int
+    encoded: TextIds, frame: Frame, windows: Windows, chosen: np.ndarray, mask_id: int
 ) -> _Copies:
     """Return the masked copies of windows of one length, equal ones once."""
     length = int(windows.lengths[chosen[0]])
-    tokens = windows.start[chosen][:, None] + np.arange(length)  # (W, L - frame)
-    ids = encoded.ids[tokens]
+    starts, new_starts = (part[chosen][:, None] for part in _places(encoded, windows))
+    tokens = starts + np.arange(length)  # (W, L - frame)
+    ids = encoded.ids[tokens].astype(np.int64)
     framed = np.concatenate(
         [
             np.broadcast_to(np.array(frame.before, np.int64), (len(ids), len(frame.before))),
@@ -230,7 +239,7 @@ def _copy(
         ],
         axis=1,
     )
-    window, place = np.nonzero(tokens >= windows.first[chosen][:, None])  # (P,) each
+    window, place = np.nonzero(tokens >= new_starts)  # (P,) each
     copies = framed[window]
     copies[np.arange(len(copies)), place + len(frame.before)] = mask_id
     _, first, source = np.unique(copies, axis=0, return_index=True, return_inverse=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from lmdata.errors import TokenizerError
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
+from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.trained import Run
 
 
@@ -45,7 +45,7 @@ def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[li
             has fewer pieces than `top_k`
         ValueError: `top_k` is below 1
     """
-    if run.record.config.objective.name == "clm":
+    if not run.objective.can_fill_masks:
         raise FitError(f"{run.path} was trained on next tokens: it can't fill in a mask")
     if top_k < 1:
         raise ValueError(f"top_k must be in [1, {run.tokenizer.vocab_size}], got {top_k}")

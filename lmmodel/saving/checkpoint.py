@@ -10,10 +10,7 @@ size and the hash that it promises; resuming takes the newest valid one.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +21,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lmdata.xxh3 import hash_file
+from lmdata.config import build_config, json_text, read_json
+from lmdata.errors import ConfigError, OutputError
+from lmdata.files import (
+    make_folder,
+    output_errors,
+    partial_path,
+    remove,
+    sync,
+    write_atomically,
+    writing_file,
+)
+from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import CheckpointError
-from lmmodel.training.parallel import put
+from lmmodel.parallel import put
 
 FORMAT_VERSION = 1
 INDEX_NAME = "checkpoint.json"
@@ -47,7 +55,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Write `folder`/step-NNNNNNNN atomically, then delete all but the newest `keep`.
+    """Write `folder`/step-NNNNNNNN whole or not at all, then delete all but the newest `keep`.
 
     Those of later steps go, too: they belong to an attempt that was not gone on with.
 
@@ -60,23 +68,28 @@ def save_checkpoint(
 
     Returns:
         The new folder.
+
+    Raises:
+        OutputError: the disk is full, the folder can't be written, or a link is in its place
     """
     target = folder / f"step-{step:08d}"
-    temporary = folder / f".{target.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, tensors in groups.items():
-        save_tensors(temporary / f"{name}.safetensors", tensors)
-    files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-    index = {"format_version": FORMAT_VERSION, "step": step, "files": files, "state": dict(state)}
-    write_text(temporary / INDEX_NAME, json.dumps(index, indent=1) + "\n")
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-    sync(folder)
+    partial = partial_path(target)
+    make_folder(folder)
+    with output_errors(target):
+        remove(partial)
+        partial.mkdir()
+        for name, tensors in groups.items():
+            save_tensors(partial / f"{name}.safetensors", tensors)
+        files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
+        index = {"format_version": FORMAT_VERSION, "step": step, "files": files, "state": state}
+        write_atomically(partial / INDEX_NAME, json_text({**index, "xxh3": _hash(index)}, indent=1))
+        remove(target)
+        partial.rename(target)
+        sync(folder)
     there = list_checkpoints(folder)
     since = there.index(target)
     for path in [*there[:since], *there[since + keep :]]:
-        shutil.rmtree(path)
+        remove(path)
     return target
 
 
@@ -87,10 +100,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: half-written, truncated, altered, of a newer version, or not safetensors
     """
     index = _read_index(path)
-    for name, expected in index["files"].items():
+    for name, expected in index.files.items():
         _check_file(path / name, expected)
-    groups = {Path(name).stem: load_tensors(path / name) for name in index["files"]}
-    return Checkpoint(step=index["step"], groups=groups, state=index["state"])
+    groups = {Path(name).stem: load_tensors(path / name) for name in index.files}
+    return Checkpoint(step=index.step, groups=groups, state=index.state)
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -124,34 +137,30 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file atomically: temporary name, fsync, rename.
+    """Write a safetensors file, whole or not at all.
 
     Raises:
-        CheckpointError: the disk is full, or the file can't be written
+        OutputError: the disk is full, or the file can't be written
     """
     on_cpu = {name: _own_memory(tensor.detach().cpu()) for name, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.touch()
-    mode = temporary.stat().st_mode  # that of any new file; safetensors lets only its owner read
-    try:
-        save_file(on_cpu, temporary, metadata=dict(metadata or {"format": "pt"}))
-    except SafetensorError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"can't write {path} ({error}): free some space there and run again"
-        ) from error
-    temporary.chmod(mode)
-    _finish(temporary, path)
+    with writing_file(path) as partial:
+        try:
+            save_file(on_cpu, partial, metadata=dict(metadata or {"format": "pt"}))
+        except SafetensorError as error:
+            raise OutputError(
+                f"can't write {path}: {error}; free some space there and run again"
+            ) from error
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file.
+    """Return the tensors of a safetensors file, every number of which is finite.
 
     Raises:
-        CheckpointError: the file is missing or is anything else, a pickle for example
+        CheckpointError: the file is missing or is anything else, a pickle for example, or holds
+            NaN or infinity, which no training keeps and which would be taken for the best of all
     """
     try:
-        return dict(load_file(path))
+        tensors = dict(load_file(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {path}") from error
     except (SafetensorError, ValueError, OSError) as error:
@@ -159,6 +168,13 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is not a whole safetensors file ({error}); "
             "only safetensors is read, a pickle is never opened"
         ) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: {name} holds values that are no numbers (NaN or infinite), so nothing "
+                "can be computed with it: take an earlier checkpoint, or train again"
+            )
+    return tensors
 
 
 @torch.no_grad()
@@ -182,26 +198,18 @@ def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         put(parameter, tensors[name])
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    _finish(temporary, path)
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _own_memory(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor alone in its memory: safetensors refuses views of a shared one."""
     is_alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor.contiguous() if is_alone else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def strangers_among(folder: Path) -> list[Path]:
+    """Return what lies among checkpoints and is none, nor one that was not finished."""
+    if not folder.is_dir() or folder.is_symlink():
+        return []
+    own = re.compile(rf"\.?{_STEP_FOLDER.pattern[:-1]}(\.partial)?$")
+    return sorted(path for path in folder.iterdir() if not own.match(path.name))
 
 
 def _match(path: Path) -> re.Match[str] | None:
@@ -212,18 +220,45 @@ def _fingerprint(path: Path) -> dict[str, int | str]:
     return {"num_bytes": path.stat().st_size, "xxh3": hash_file(path)}
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """What checkpoint.json holds; `xxh3` is of all else in it, and absent in older ones."""
+
+    step: int
+    files: dict[str, dict[str, int | str]]
+    state: dict[str, Any]
+    xxh3: str | None = None
+
+
+def _hash(index: Mapping[str, Any]) -> str:
+    return xxh3_128(json_text(index).encode()).hexdigest()
+
+
+def _read_index(path: Path) -> _Index:
+    """Return what a checkpoint says of itself.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another step or another version
+    """
     try:
-        index = json.loads((path / INDEX_NAME).read_text(encoding="utf-8"))
-        version = index["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values = read_json(path / INDEX_NAME)
+        version = values.pop("format_version")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} has no whole {INDEX_NAME} ({error})") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has checkpoint format {version}, this version reads {FORMAT_VERSION}: "
             "resume it with the version that wrote it"
         )
-    assert isinstance(index, dict)
+    hashed = {"format_version": version, **{k: v for k, v in values.items() if k != "xxh3"}}
+    try:
+        index = build_config(_Index, values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} has no whole {INDEX_NAME} ({error})") from error
+    has_plain_names = all(Path(name).name == name for name in index.files)
+    is_altered = index.xxh3 not in (None, _hash(hashed))
+    if is_altered or not has_plain_names or path.name != f"step-{index.step:08d}":
+        raise CheckpointError(f"{path / INDEX_NAME} is not what was saved: altered or replaced")
     return index
 
 
@@ -231,15 +266,9 @@ def _check_file(path: Path, expected: Mapping[str, int | str]) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     size = path.stat().st_size
-    if size != expected["num_bytes"]:
+    if size != expected.get("num_bytes"):
         raise CheckpointError(
-            f"{path} has {size} bytes instead of {expected['num_bytes']}: truncated or replaced"
+            f"{path} has {size} bytes instead of {expected.get('num_bytes')}: truncated or replaced"
         )
-    if _fingerprint(path)["xxh3"] != expected["xxh3"]:
+    if _fingerprint(path)["xxh3"] != expected.get("xxh3"):
         raise CheckpointError(f"{path} is not what was saved (xxh3 differs): altered or replaced")
-
-
-def _finish(temporary: Path, path: Path) -> None:
-    sync(temporary)
-    temporary.rename(path)
-    sync(path.parent)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from lmdata.config import json_text
+from lmdata.files import write_atomically
 from lmmodel.errors import RunError
 
 METRICS_NAME = "metrics.jsonl"
@@ -77,13 +79,13 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        lines = [json.dumps(entry) for entry in read_metrics(path) if entry["step"] <= step]
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        lines = [json_text(entry) for entry in read_metrics(path) if entry["step"] <= step]
+        write_atomically(path, "".join(line + "\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one line; it is on its way to the disk when this returns."""
-        self._file.write(json.dumps(entry) + "\n")
+        self._file.write(json_text(entry) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -96,11 +98,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     if not path.exists():
         return entries
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+                break
+            entries.append(entry)
     return entries
 
 
@@ -122,7 +128,8 @@ def on_line_since(entries: Sequence[Mapping[str, Any]], margin: float) -> int | 
     for entry in entries:
         line = entry.get("validation_unigram_loss")
         if line is not None:
-            is_on_line = abs(entry["validation_loss"] - line) <= margin
+            loss = entry.get("validation_loss")  # None: it was no number
+            is_on_line = loss is not None and abs(loss - line) <= margin
             since = (entry["step"] if since is None else since) if is_on_line else None
     return since
 
@@ -207,7 +214,8 @@ def find_tensorboard() -> Callable[[Path, int], Any]:
     except ImportError as error:
         raise RunError(
             "logging.tensorboard=true needs the package tensorboard: "
-            "pip install tensorboard, or set it to false (metrics.jsonl holds the same)"
+            "pip install 'lmdata-lmmodel[tensorboard]', or set it to false "
+            "(metrics.jsonl holds the same)"
         ) from error
     return lambda folder, step: SummaryWriter(str(folder), purge_step=step + 1)
 

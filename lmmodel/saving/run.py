@@ -10,39 +10,44 @@ checkpoints/        step-00001000/ ...
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmdata.config import config_to_dict
+from lmdata.config import build_config, config_to_dict, differences, json_text
 from lmdata.errors import ConfigError, OutputError
+from lmdata.files import (
+    Kind,
+    check_replaceable,
+    output_errors,
+    partial_path,
+    remove,
+    write_atomically,
+)
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, save_tokenizer
-from lmmodel.config import TrainConfig, config_from_dict
+from lmmodel.config import MOST_STEPS, TrainConfig, without_none
 from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
+from lmmodel.record import FORMAT_VERSION, is_run, read_values
+from lmmodel.record import RECORD_NAME as RECORD_NAME
+from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.checkpoint import (
     TensorGroups,
     list_checkpoints,
     save_checkpoint,
     save_tensors,
-    write_text,
+    strangers_among,
 )
-from lmmodel.saving.output_folder import Kind, check_replaceable
-from lmmodel.saving.record import FORMAT_VERSION, is_run, read_values
-from lmmodel.saving.record import RECORD_NAME as RECORD_NAME
-from lmmodel.saving.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.starting import tokenizer_difference
 
 CHECKPOINTS_NAME = "checkpoints"
-RUN = Kind(
-    "a run",
-    is_run,
-    TOKENIZER_FILES
-    | {RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", "tensorboard"},
-)
+EVENTS_NAME = "tensorboard"
+RUN_FILES = TOKENIZER_FILES | {
+    RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
+}  # fmt: skip
+RUN = Kind("a run", is_run, RUN_FILES)
 
 # What may differ when a run goes on: it does not change the weights.
 FREE_ON_RESUME = ("checkpoint", "logging", "evaluation", "batch.prefetch", "skip_bad_steps")
@@ -59,6 +64,10 @@ class RunRecord:
     tokenizer_hash: str
     environment: dict[str, str | int]
     origin: dict[str, Any] | None = None  # where its first weights are from, unless fresh
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_steps <= MOST_STEPS:
+            raise ValueError(f"num_steps must be in [0, {MOST_STEPS:,}], got {self.num_steps}")
 
     @property
     def is_imported(self) -> bool:
@@ -92,9 +101,12 @@ def read_record(folder: Path) -> RunRecord:
         RunError: no run there, or written by another version
     """
     values = read_values(folder)
+    defaults = config_to_dict(TrainConfig())
     try:
-        return RunRecord(**{**values, "config": config_from_dict(values["config"])})
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        return build_config(
+            RunRecord, {**values, "config": without_none(values["config"], defaults)}
+        )
+    except ConfigError as error:
         raise RunError(
             f"{folder / RECORD_NAME} is not the record of a run of this version: {error}"
         ) from error
@@ -108,24 +120,15 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
         OutputError: the folder can't be written
     """
     check_output(folder, overwrite=overwrite)
-    try:
+    with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _empty(folder)
+        for name in sorted(RUN_FILES - {RECORD_NAME}):
+            remove(folder / name)
+            remove(partial_path(folder / name))
+        remove(folder / RECORD_NAME)  # last: until then it is a run, which may be replaced
         save_tokenizer(tokenizer, folder)
         values = {"format_version": FORMAT_VERSION, **vars(record)}
-        values["config"] = config_to_dict(record.config)
-        write_text(folder / RECORD_NAME, json.dumps(values, indent=1) + "\n")
-    except OSError as error:
-        raise OutputError(f"can't write {folder}: {error}; choose another --output") from error
-
-
-def _empty(folder: Path) -> None:
-    """Delete what is in a folder; the folder stays, which may be a link or where the user is."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        write_atomically(folder / RECORD_NAME, json_text(values, indent=1) + "\n")
 
 
 def save_state(
@@ -153,10 +156,19 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
     """Check that a new run may be made here; anything but a run is never deleted.
 
     Raises:
-        RunError: there is a run already, or something that is not a run
+        OutputError: there is a run already, or something that is not a run
     """
     resume = "--resume goes on with it, "
     check_replaceable(folder, RUN, overwrite=overwrite, instead=resume)
+    events = folder / EVENTS_NAME
+    found = strangers_among(folder / CHECKPOINTS_NAME)
+    if events.is_dir() and not events.is_symlink():
+        found += [path for path in events.iterdir() if ".tfevents." not in path.name]
+    if found:
+        raise OutputError(
+            f"{folder} holds more than a run (such as {found[0].relative_to(folder)}), which "
+            "--overwrite would delete: move it away, or choose another place"
+        )
 
 
 def own_data(folder: Path, record: RunRecord) -> Path:
@@ -223,27 +235,18 @@ def check_same_config(record: RunRecord, config: TrainConfig) -> None:
     Raises:
         ResumeError: one differs; the message names it
     """
-    if differences := list(config_differences(record.config, config)):
+    before, after = (_settings_of_weights(each) for each in (record.config, config))
+    if changes := list(differences(before, after)):
         raise ResumeError(
-            f"the run began with another configuration: {'; '.join(differences)}. "
+            f"the run began with another configuration: {'; '.join(changes)}. "
             "Resume with the same one (or none: it is remembered), or start a new run"
         )
 
 
-def config_differences(old: TrainConfig, new: TrainConfig) -> Iterator[str]:
-    """Yield "key was OLD, now NEW" for each setting that differs and decides the weights."""
-    before, after = _flatten(config_to_dict(old)), _flatten(config_to_dict(new))
-    for key in sorted(before.keys() | after.keys()):
-        is_free = any(key == name or key.startswith(f"{name}.") for name in FREE_ON_RESUME)
-        if not is_free and before.get(key) != after.get(key):
-            yield f"{key} was {before.get(key)}, now {after.get(key)}"
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+def _settings_of_weights(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that decide the weights, as nested tables."""
+    values = config_to_dict(config)
+    for key in FREE_ON_RESUME:
+        *tables, name = key.split(".")
+        del functools.reduce(dict.__getitem__, tables, values)[name]
+    return values

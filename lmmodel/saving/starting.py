@@ -14,17 +14,12 @@ from lmdata.config import build_config
 from lmdata.errors import ConfigError
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.xxh3 import hash_file
+from lmmodel.config import OWN_SETTINGS
 from lmmodel.data import TrainingData
 from lmmodel.errors import FitError, ResumeError, RunError
-from lmmodel.model import MODEL_SIZES, ModelConfig
+from lmmodel.families import ModelConfig
+from lmmodel.record import WEIGHTS_NAME, read_values
 from lmmodel.saving.checkpoint import load_tensors
-from lmmodel.saving.record import WEIGHTS_NAME, read_values
-
-# Settings of a model that its weights do not depend on: the new run's own count.
-OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")
-
-# What `size` decides: it is not taken over where a size is given.
-SHAPE_SETTINGS = (*MODEL_SIZES["mini"], "intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -45,29 +40,6 @@ class Start:
             "weights_xxh3": self.weights_hash,
             "num_steps": self.num_steps,
         }
-
-
-def inherit(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the model and the objective of the run in `init_from` laid under them.
-
-    Args:
-        values: nested tables with the key `init_from`
-
-    Raises:
-        RunError: no run there
-    """
-    earlier = read_values(Path(values["init_from"]))["config"]
-    given, given_objective = values.get("model", {}), values.get("objective", {})
-    if not (isinstance(given, Mapping) and isinstance(given_objective, Mapping)):
-        return values  # which the strict reader refuses
-    left_out = {*OWN_SETTINGS, *(SHAPE_SETTINGS if "size" in given else ())}
-    model = {
-        name: value
-        for name, value in earlier["model"].items()
-        if value is not None and name not in left_out
-    }
-    objective = {**earlier["objective"], **given_objective}
-    return {**values, "model": {**model, **given}, "objective": objective}
 
 
 def read_start(folder: Path) -> Start:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lmmodel.config import AveragingConfig
-from lmmodel.training.parallel import put
+from lmmodel.parallel import put
 
 
 class WeightAverage:

@@ -1,23 +1,40 @@
-"""How many steps a run has: from steps, tokens, epochs or minutes."""
+"""How many steps a run has: from steps, tokens, epochs or minutes.
+
+Minutes need the pace of a run: steps, an evaluation and a checkpoint are timed on a model that is
+thrown away.
+"""
 
 from __future__ import annotations
 
 import bisect
 import math
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from lmmodel.config import DEFAULT_NUM_STEPS, TrainConfig
-from lmmodel.training.loader import Loader, StepBatch
+from lmdata.errors import ConfigError
+from lmmodel.config import DEFAULT_NUM_STEPS, MOST_STEPS, TrainConfig
+from lmmodel.device import sum_over_processes
+from lmmodel.evaluation import evaluate
+from lmmodel.loader import Loader
+from lmmodel.saving.run import save_state
+from lmmodel.training.learner import Learner
+from lmmodel.training.plan import Prepared, probe, stage_shares
 
-# Steps of a stage whose mean tells how many tokens its steps have.
-_NUM_PROBED_STEPS = 4
+# Calibration ends after so many seconds, or this share of the budget if that is less.
+LIMIT_S = 15.0
+LIMIT_RATIO = 0.03
 
-PROBE_STEPS = 1_000_000
-"""Steps of the loader that is probed: so many that each stage has its share of them."""
+# The first steps compile and warm up: they don't count.
+_NUM_WARMUP_STEPS = 2
+_MIN_STEPS = 3
+
 
 # Evaluations and checkpoints of a run that does not say how often.
 _NUM_TIMES = 10
@@ -74,14 +91,26 @@ def budget_steps(config: TrainConfig, loader: Loader, pace: Pace | None = None) 
         config: its budget is in steps, tokens, epochs or minutes
         loader: of `PROBE_STEPS`; tells the tokens of a step and the rows of an epoch
         pace: measured; needed for minutes only
+
+    Raises:
+        ConfigError: more than any run has
     """
+    num_steps = _wanted_steps(config, loader, pace)
+    if num_steps > MOST_STEPS:
+        raise ConfigError(
+            f"the budget is {num_steps:,} steps, more than any run has ({MOST_STEPS:,}): lower it"
+        )
+    return num_steps
+
+
+def _wanted_steps(config: TrainConfig, loader: Loader, pace: Pace | None) -> int:
     budget = config.budget
     if budget.num_tokens is not None:
         own_tokens = probe(loader).mean(lambda batch: batch.num_tokens)
         return math.ceil(budget.num_tokens / (own_tokens * loader.num_processes))
     if budget.num_epochs is not None:
         # Rounded: a quotient of rounded numbers may be a little above the whole number it is.
-        return math.ceil(round(budget.num_epochs / epochs_per_step(loader), 6))
+        return max(1, math.ceil(round(budget.num_epochs / epochs_per_step(loader), 6)))
     if budget.num_minutes is not None:
         assert pace is not None
         return steps_within(budget.num_minutes * 60, pace, config)
@@ -113,46 +142,69 @@ def _least_s(pace: Pace, config: TrainConfig, num_steps: int) -> float:
     return bare.expected_s(num_steps + 1, config)
 
 
-@dataclass(frozen=True)
-class Probe:
-    """The first few steps of each stage in this process, and each stage's share of all steps."""
-
-    shares: tuple[float, ...]
-    stages: tuple[tuple[StepBatch, ...], ...]
-
-    @property
-    def batches(self) -> list[StepBatch]:
-        """The steps of all stages."""
-        return [batch for stage in self.stages for batch in stage]
-
-    def mean(self, measure: Callable[[StepBatch], float]) -> float:
-        """Return the mean of a measure over the steps of a run."""
-        means = [np.mean([measure(batch) for batch in stage]) for stage in self.stages]
-        return float(np.dot(self.shares, means))
-
-
-def probe(loader: Loader) -> Probe:
-    """Return the first few steps of each stage of a loader that has `PROBE_STEPS`."""
-    starts = [stage.first_step for stage in loader.stages]
-    return Probe(
-        stage_shares(loader),
-        tuple(
-            tuple(loader.batch(start + step) for step in range(_NUM_PROBED_STEPS))
-            for start in starts
-        ),
-    )
-
-
-def stage_shares(loader: Loader) -> tuple[float, ...]:
-    """Return the share of each stage in a loader's steps."""
-    ends = [*(stage.first_step for stage in loader.stages[1:]), loader.num_steps]
-    return tuple(
-        (end - stage.first_step) / loader.num_steps
-        for stage, end in zip(loader.stages, ends, strict=True)
-    )
-
-
 def epochs_per_step(loader: Loader) -> float:
     """Return the mean share of an epoch that a step of a run takes."""
     epochs = [stage.batch_size / stage.rows.num_rows for stage in loader.stages]
     return float(np.dot(stage_shares(loader), epochs))
+
+
+def calibrate(prepared: Prepared, *, folder: Path | None, limit_s: float) -> Pace:
+    """Return the pace of a run, the mean of all processes, each of which must call this.
+
+    Args:
+        prepared: what the run is made of
+        folder: on the disk where checkpoints will lie; None: none is written
+        limit_s: seconds for the steps
+    """
+    loader, device, processes = prepared.loader, prepared.device, prepared.processes
+    learner = Learner(prepared.config, loader, device)
+
+    def evaluate_once() -> None:
+        if prepared.held_out is not None:
+            with learner.exported():
+                evaluate(learner.model, prepared.held_out, device)
+
+    def save_once() -> None:
+        groups = learner.groups(is_kept=processes.is_main)
+        if folder is not None and processes.is_main:
+            with tempfile.TemporaryDirectory(prefix=".calibration-", dir=folder) as path:
+                save_state(Path(path), 0, groups, {}, keep=1)
+
+    limit_s /= len(loader.stages)
+    stages_s = [_mean_step_s(learner, step, limit_s) for step in loader.first_steps]
+    step_s = float(np.dot(stage_shares(loader), stages_s))
+    own = [step_s, _seconds(evaluate_once), _seconds(save_once)]
+    shared = torch.tensor(own, dtype=torch.float64).to(device)
+    step_s, evaluation_s, checkpoint_s = (sum_over_processes(shared) / processes.size).tolist()
+    return Pace(step_s=step_s, evaluation_s=evaluation_s, checkpoint_s=checkpoint_s)
+
+
+def existing_folder(path: Path) -> Path:
+    """Return the innermost folder of a path that is there.
+
+    Example:
+        >>> existing_folder(Path("/no/such/folder"))
+        PosixPath('/')
+    """
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def _mean_step_s(learner: Learner, first_step: int, limit_s: float) -> float:
+    """Return the mean seconds of some steps of a stage; all processes stop after the same one."""
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while True:
+        began = time.perf_counter()
+        is_enough = len(seconds) >= _NUM_WARMUP_STEPS + _MIN_STEPS and began - started > limit_s
+        batch = learner.loader.batch(first_step + len(seconds))
+        totals = learner.add_up(batch, wants_stop=is_enough)
+        if totals.wants_stop:
+            return float(np.mean(seconds[_NUM_WARMUP_STEPS:]))
+        learner.learn(batch, totals.num_labels)
+        seconds.append(time.perf_counter() - began)
+
+
+def _seconds(function: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from lmmodel.config import TrainConfig
-from lmmodel.device import sum_over_processes
+from lmmodel.device import is_out_of_memory, sum_over_processes
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.layers.casting import SharedWeights
+from lmmodel.loader import Loader, StepBatch
 from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import sum_losses
+from lmmodel.objectives.terms import sum_losses
+from lmmodel.parallel import release_weights, shard_model, sum_gradients, whole_groups
 from lmmodel.saving.checkpoint import TensorGroups, load_weights
 from lmmodel.saving.metrics import Stopwatch
+from lmmodel.schedule import lr_ratio
 from lmmodel.training.averaging import WeightAverage
-from lmmodel.training.loader import Loader, StepBatch
+from lmmodel.training.costs import num_at_once, shares_weights
 from lmmodel.training.optimizer import Optimizer
-from lmmodel.training.parallel import release_weights, shard_model, sum_gradients, whole_groups
-from lmmodel.training.plan import num_at_once, shares_weights
-from lmmodel.training.schedule import lr_ratio
 from lmmodel.training.step import (
     StepLoss,
     SumLosses,
@@ -234,11 +234,6 @@ def _make_model(
 
 def _largest(batch: StepBatch) -> int:
     return max(micro.batch.num_tokens for micro in batch.micro_batches)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _explain(fault: str, batch: StepBatch, lr: float) -> str:

@@ -15,13 +15,13 @@ from types import FrameType
 from lmmodel.config import TrainConfig
 from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
+from lmmodel.loader import Prefetcher, StepBatch
 from lmmodel.saving.checkpoint import load_latest
 from lmmodel.saving.metrics import finite_or_none
 from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
+from lmmodel.training.costs import batch_flops
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.loader import Prefetcher, StepBatch
-from lmmodel.training.plan import batch_flops
 from lmmodel.training.reporting import Reporter
 
 UNIGRAM_ADVICE = (
@@ -77,11 +77,28 @@ class Trainer:
         self.evaluation: Evaluation | None = None
         self.notes: list[str] = []
 
-    def run(self, *, resume: bool) -> Summary:
+    def load_latest(self) -> None:
+        """Take over the newest whole checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none of them is whole and of this run
+        """
+        checkpoint, problems = load_latest(self.output / CHECKPOINTS_NAME)
+        self.notes += [f"passed over: {problem}" for problem in problems]
+        if checkpoint is None:
+            return
+        if self.is_main:  # a kill may have come between a checkpoint and the weights beside it
+            save_weights(self.output, checkpoint.groups)
+        self.learner.load(checkpoint.groups)
+        self.learner.loader = self.learner.loader.with_tokens(
+            checkpoint.state["micro_batch_tokens"]
+        )
+        self.reporter.load(checkpoint.state["reporter"])
+        self.step = self.saved_step = checkpoint.step
+
+    def run(self) -> Summary:
         """Train to the last step."""
         started = time.perf_counter()
-        if resume:
-            self._resume()
         num_before = self.reporter.num_tokens
         if self.is_main:
             self.reporter.open(self.step)
@@ -181,20 +198,6 @@ class Trainer:
         }
         keep = self.config.checkpoint.keep
         save_state(self.output, self.step, groups, state, keep=keep)
-
-    def _resume(self) -> None:
-        checkpoint, problems = load_latest(self.output / CHECKPOINTS_NAME)
-        self.notes += [f"passed over: {problem}" for problem in problems]
-        if checkpoint is None:
-            return
-        if self.is_main:  # a kill may have come between a checkpoint and the weights beside it
-            save_weights(self.output, checkpoint.groups)
-        self.learner.load(checkpoint.groups)
-        self.learner.loader = self.learner.loader.with_tokens(
-            checkpoint.state["micro_batch_tokens"]
-        )
-        self.reporter.load(checkpoint.state["reporter"])
-        self.step = self.saved_step = checkpoint.step
 
     def _leave(self) -> None:
         self._save()

@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lmmodel.config import OptimizerConfig
 from lmmodel.errors import CheckpointError
-from lmmodel.training.parallel import as_rows_of, gather_stack, own_rows, put, take_stack
+from lmmodel.parallel import as_rows_of, gather_stack, own_rows, put, take_stack
 
 # The odd polynomial a x + b x^3 + c x^5 of Muon (Jordan et al., "Muon", 2024): five rounds bring
 # every singular value in (0, 1] to about [0.7, 1.2].
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """What moves the weights."""
-
-    name: Literal["adamw", "muon"] = "muon"  # muon: on the layers' matrices; adamw on the rest
-    lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
-    betas: tuple[float, float] = (0.9, 0.98)  # decay of the mean and the mean square, in [0, 1)
-    eps: float = 1e-6  # added to the root of the mean square
-    weight_decay: float = 0.01  # share of a weight lost per step at learning rate 1, AdamW
-    decay_embeddings: bool = False  # whether embeddings decay too (BERT: yes); bias, norm never
-    muon_lr: float = 0.02  # Muon's peak learning rate, in (0, 1]
-    muon_momentum: float = 0.95  # decay of Muon's mean, in [0, 1)
-    muon_weight_decay: float = 0.05  # as weight_decay, Muon
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("lr", "muon_lr"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}; "
-                    "1e-4 to 2e-3 is usual for lr, 0.005 to 0.05 for muon_lr"
-                )
-        for name, value in (*zip(("betas[0]", "betas[1]"), self.betas, strict=True),
-                            ("muon_momentum", self.muon_momentum)):  # fmt: skip
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-        for name in ("eps", "weight_decay", "muon_weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 class Optimizer:

@@ -1,13 +1,11 @@
-"""What a run will do, worked out before it begins: settings filled in, steps, memory, time."""
+"""A run prepared: settings filled in and checked, data, views and held-out examples opened once."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,20 @@ from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
 from lmmodel.config import TrainConfig, stage_recipe
 from lmmodel.cores import num_cores
-from lmmodel.data import TrainingData, open_data
-from lmmodel.device import Processes, memory_bytes, peak_flops, resolve_device, resolve_precision
+from lmmodel.data import TrainingData
+from lmmodel.device import Processes, memory_bytes, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
-from lmmodel.layers.attention import Kernel, choose_kernel
-from lmmodel.model import ModelConfig, forward_flops, num_parameters
-from lmmodel.objectives import OBJECTIVES, Objective, check_labels, make_objective
-from lmmodel.training.budget import PROBE_STEPS, Pace, budget_steps, epochs_per_step, probe
-from lmmodel.training.loader import Loader, Shape, Stage, StepBatch
+from lmmodel.evaluation import HeldOut, make_held_out
+from lmmodel.families import ModelConfig
+from lmmodel.loader import Loader, Shape, Stage, StepBatch
+from lmmodel.objectives import OBJECTIVES, make_objective
+from lmmodel.training.costs import check_memory
+
+# Steps of a stage whose mean tells how many tokens its steps have.
+_NUM_PROBED_STEPS = 4
+
+PROBE_STEPS = 1_000_000
+"""Steps of the loader that is probed: so many that each stage has its share of them."""
 
 # Of a batch in memory at least: its id, type and place, int32 each.
 BYTES_OF_TOKEN = 12
@@ -34,21 +38,48 @@ EPOCHS_PER_STAGE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What `lmmodel train --dry-run` prints."""
+class Prepared:
+    """What a training is made of, opened once: settings, data, views, device, held-out examples."""
 
     config: TrainConfig  # resolved
-    num_parameters: int
-    num_steps: int
-    tokens_per_step: float
-    num_tokens: int
-    num_epochs: float
-    step_flops: int  # forward and backward
-    total_flops: float
-    memory_bytes: int  # estimate of the peak
-    device_memory_bytes: int
-    expected_s: float | None  # None where nothing was measured and the hardware is unknown
-    attention: tuple[Kernel, ...]  # kernels of the first steps
+    data: TrainingData
+    device: torch.device
+    processes: Processes
+    loader: Loader  # of `PROBE_STEPS`; `loader.lasting` gives that of a run
+    held_out: HeldOut | None  # what this process evaluates on
+    notes: tuple[str, ...] = ()
+
+
+def prepare(
+    config: TrainConfig, data: TrainingData, device: torch.device, processes: Processes
+) -> Prepared:
+    """Return the views and held-out examples of a resolved configuration, and that they fit.
+
+    Raises:
+        FitError: the data lacks labels that the objective needs, or gives no example
+        MemoryLimitError: a micro-batch has no chance on this device
+    """
+    loader = make_loader(config, data, PROBE_STEPS, processes)
+    for step in loader.first_steps:
+        check_memory(config, loader.batch(step), device, processes)
+    held_out, notes = _hold_out(config, data, processes)
+    return Prepared(
+        config=config, data=data, device=device, processes=processes, loader=loader,
+        held_out=held_out, notes=notes,
+    )  # fmt: skip
+
+
+def _hold_out(
+    config: TrainConfig, data: TrainingData, processes: Processes
+) -> tuple[HeldOut | None, tuple[str, ...]]:
+    """Return what this process evaluates on, and a note where the data holds too little."""
+    has_part = processes.is_main or config.parallel == "fsdp2"
+    if not has_part or not config.evaluation.num_examples:
+        return None, ()
+    try:
+        return make_held_out(config, data, num_examples=config.evaluation.num_examples), ()
+    except FitError as error:  # a few documents may leave none to hold out
+        return None, (f"trained without held-out figures: {error}",)
 
 
 def resolve_config(
@@ -181,11 +212,6 @@ def frozen_setting(data: TrainingData, name: str, default: Any) -> Any:
     return recipe.get(name, default) if isinstance(recipe, dict) else default
 
 
-def recipe_or_any(config: TrainConfig) -> Recipe:
-    """Return the recipe; frozen shards ignore it, so any will do for them."""
-    return config.recipe or Recipe()
-
-
 def make_loader(
     config: TrainConfig, data: TrainingData, num_steps: int, processes: Processes
 ) -> Loader:
@@ -195,10 +221,10 @@ def make_loader(
         FitError: the data lacks labels that the objective needs
     """
     objective = make_objective(config.objective)
-    stages = tuple(_make_stages(config, data, num_steps))
+    stages = tuple(_make_stages(config, data))
     first = stages[0].rows
     sample = first.take(stages[0].first_epoch, np.arange(min(64, first.num_rows)))
-    check_labels(objective, sample, str(data.path))
+    objective.check_labels(sample, str(data.path))
     return Loader(
         stages=stages,
         objective=objective,
@@ -211,19 +237,20 @@ def make_loader(
     )
 
 
-def _make_stages(config: TrainConfig, data: TrainingData, num_steps: int) -> list[Stage]:
+def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
     assert config.batch.size is not None
-    recipe, size = recipe_or_any(config), config.batch.size
+    recipe = config.recipe or Recipe()  # which frozen examples ignore
+    size = config.batch.size
     if not config.stages:
-        return [Stage(0, data.rows("train", recipe, seed=config.seed), size)]
-    stages, first_step = [], 0
+        return [Stage(0.0, data.rows("train", recipe, seed=config.seed), size)]
+    stages, start = [], 0.0
     for index, stage in enumerate(config.stages):
         first_epoch = index * EPOCHS_PER_STAGE
         rows = data.rows(
             "train", stage_recipe(recipe, stage), seed=config.seed, first_epoch=first_epoch
         )
-        stages.append(Stage(first_step, rows, stage.batch_size or size, first_epoch))
-        first_step = round(stage.until * num_steps)
+        stages.append(Stage(start, rows, stage.batch_size or size, first_epoch))
+        start = stage.until
     return stages
 
 
@@ -239,9 +266,7 @@ def make_shape(config: TrainConfig) -> Shape:
     if config.recipe is not None:
         length = config.recipe.max_seq_length
     tokens = max(tokens, length)
-    parts = make_objective(config.objective).parts
-    is_masked = not any(part.is_causal for part in parts)
-    rate = config.recipe.highest_rate if config.recipe is not None and is_masked else 1.0
+    rate = make_objective(config.objective).most_labels(config.recipe)
     return Shape(
         num_tokens=tokens,
         num_sequences=4 * -(-tokens // length) + 8,
@@ -251,126 +276,39 @@ def make_shape(config: TrainConfig) -> Shape:
     )
 
 
-def batch_flops(model: ModelConfig, objective: Objective, batch: StepBatch) -> int:
-    """Return the floating-point operations of a step's products, forward and backward.
+@dataclass(frozen=True)
+class Probe:
+    """The first few steps of each stage in this process, and each stage's share of all steps."""
 
-    Only what the result needs counts: no padding, and half of causal attention.
-    """
-    is_of_pairs = np.array([term.is_of_pairs for term in objective.terms])
-    causal_share = sum(part.share for part in objective.parts if part.is_causal)
-    return 3 * forward_flops(
-        model,
-        num_tokens=batch.num_tokens,
-        num_pairs=round(batch.num_pairs * (1 - causal_share / 2)),
-        num_supervised=int(batch.num_labels[~is_of_pairs].sum()),
-        num_sentences=int(batch.num_labels[is_of_pairs].sum()),
+    shares: tuple[float, ...]
+    stages: tuple[tuple[StepBatch, ...], ...]
+
+    @property
+    def batches(self) -> list[StepBatch]:
+        """The steps of all stages."""
+        return [batch for stage in self.stages for batch in stage]
+
+    def mean(self, measure: Callable[[StepBatch], float]) -> float:
+        """Return the mean of a measure over the steps of a run."""
+        means = [np.mean([measure(batch) for batch in stage]) for stage in self.stages]
+        return float(np.dot(self.shares, means))
+
+
+def probe(loader: Loader) -> Probe:
+    """Return the first few steps of each stage of a loader that has `PROBE_STEPS`."""
+    return Probe(
+        stage_shares(loader),
+        tuple(
+            tuple(loader.batch(first_step + step) for step in range(_NUM_PROBED_STEPS))
+            for first_step in loader.first_steps
+        ),
     )
 
 
-def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tuple[Kernel, ...]:
-    """Return the attention kernels that a resolved run takes for the shapes of some batches."""
-    model = config.model
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    micro = [micro.batch for batch in batches for micro in batch.micro_batches]
-    shapes = {(own.num_tokens, own.num_sequences, own.max_seqlen) for own in micro}
-    windows = {model.window(layer) for layer in range(model.num_hidden_layers)}
-    chosen = {
-        choose_kernel(
-            config.device, dtype, *shape, window=window, dropout_p=model.attention_dropout,
-            is_compiled=config.compile,
-        )
-        for shape, window in product(shapes, windows)
-    }  # fmt: skip
-    return tuple(sorted(chosen))
-
-
-def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 1) -> int:
-    """Return about how many bytes a resolved run takes at its peak, on one device.
-
-    Weights, gradients and the state of AdamW are counted (Muon has less); what backward keeps is
-    estimated from the widths of a layer; logits are counted in compute precision and twice in
-    float32. Micro-batches that share the weights have copies of them and, each in work, gradients
-    of its own.
-    """
-    model, number_bytes = config.model, 2 if config.precision == "bf16" else 4
-    per_weight = 16 + (4 if config.averaging.kind != "none" else 0)
-    tokens = max(micro.batch.num_tokens for micro in batch.micro_batches)
-    labels = max(len(micro.batch.masked_positions) for micro in batch.micro_batches)
-    width = 12 * model.hidden_size + 3 * model.intermediate_size
-    activations = tokens * model.num_hidden_layers * width * number_bytes
-    logits = labels * model.vocab_size * (number_bytes + 8)
-    num_weights = num_parameters(model) // (num_processes if config.parallel == "fsdp2" else 1)
-    at_once = min(num_at_once(config, num_processes), len(batch.micro_batches))
-    if shares_weights(config, num_processes):
-        per_weight += number_bytes * at_once + (2 if config.precision == "bf16" else 0)
-    return per_weight * num_weights + at_once * (activations + logits)
-
-
-def shares_weights(config: TrainConfig, num_processes: int = 1) -> bool:
-    """Whether the micro-batches of a resolved run share its weights, as several cores can.
-
-    On a GPU one comes after the other. What is compiled shares one generator, and sharded layers
-    are gathered in one order.
-    """
-    is_sharded = config.parallel == "fsdp2" and num_processes > 1
-    return config.device == "cpu" and not config.compile and not is_sharded
-
-
-def num_at_once(config: TrainConfig, num_processes: int = 1) -> int:
-    """Return how many micro-batches of a resolved run are in work at a time."""
-    return num_cores(torch.device("cpu")) if shares_weights(config, num_processes) else 1
-
-
-def check_memory(
-    config: TrainConfig, batch: StepBatch, device: torch.device, processes: Processes
-) -> None:
-    """Check that a micro-batch stands a chance on this device.
-
-    Raises:
-        MemoryLimitError: it would need more than twice what there is
-    """
-    needed, there = estimate_memory(config, batch, processes.size), memory_bytes(device)
-    if needed > 2 * there:
-        raise MemoryLimitError(
-            f"a micro-batch of {config.batch.micro_batch_tokens} tokens needs about "
-            f"{needed / 2**30:.0f} GiB, the device has {there / 2**30:.0f} GiB: lower "
-            "batch.micro_batch_tokens or take a smaller model"
-        )
-
-
-def make_plan(config: TrainConfig, data_path: Path, pace: Pace | None = None) -> Plan:
-    """Return what a run would do, without doing it.
-
-    Args:
-        config: of the run
-        data_path: token store or shards
-        pace: measured; None: estimated on known hardware at 40 % of its peak
-
-    Raises:
-        LmmodelError, LmdataError: whatever would stop the run before its first step
-    """
-    device = resolve_device(config.device)
-    data = open_data(data_path)
-    resolved = resolve_config(config, data, device, Processes())
-    loader = make_loader(resolved, data, PROBE_STEPS, Processes())
-    probed = probe(loader)
-    flops = int(probed.mean(lambda batch: batch_flops(resolved.model, loader.objective, batch)))
-    peak = peak_flops(device)
-    if pace is None and peak is not None:
-        pace = Pace(step_s=flops / (0.4 * peak))
-    num_steps = budget_steps(resolved, loader, pace or Pace(step_s=1.0))
-    tokens = probed.mean(lambda batch: batch.num_tokens)
-    return Plan(
-        config=resolved,
-        num_parameters=num_parameters(resolved.model),
-        num_steps=num_steps,
-        tokens_per_step=tokens,
-        num_tokens=round(tokens * num_steps),
-        num_epochs=num_steps * epochs_per_step(loader),
-        step_flops=flops,
-        total_flops=float(flops) * num_steps,
-        memory_bytes=max(estimate_memory(resolved, stage[0]) for stage in probed.stages),
-        device_memory_bytes=memory_bytes(device),
-        expected_s=None if pace is None else pace.expected_s(num_steps, resolved),
-        attention=attention_kernels(resolved, probed.batches),
+def stage_shares(loader: Loader) -> tuple[float, ...]:
+    """Return the share of each stage in a loader's steps."""
+    ends = [*loader.first_steps[1:], loader.num_steps]
+    return tuple(
+        (end - start) / loader.num_steps
+        for start, end in zip(loader.first_steps, ends, strict=True)
     )

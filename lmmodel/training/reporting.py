@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmmodel.config import TrainConfig
+from lmmodel.config import LoggingConfig, TrainConfig
 from lmmodel.evaluation import UNIGRAM_MARGIN, Evaluation
 from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
@@ -35,6 +34,18 @@ TENSORBOARD_NAME = "tensorboard"
 REDRAW_S = 30.0
 
 Report = Callable[[Progress], None]
+
+
+def check_can_report(config: LoggingConfig) -> None:
+    """Check that what reports are written by is installed.
+
+    Raises:
+        RunError: TensorBoard or Matplotlib is wanted, and is not
+    """
+    if config.tensorboard:
+        find_tensorboard()
+    if config.picture:
+        check_can_draw()
 
 
 class Reporter:
@@ -65,16 +76,13 @@ class Reporter:
         self._counts = np.zeros(len(objective.terms) + 1, np.int64)
         self._flops = 0
         self._log: MetricsLog | None = None
-        self._open_events = find_tensorboard() if config.logging.tensorboard else None
-        if config.logging.picture:
-            check_can_draw()
         self._events: Any = None
         self._drawn_s = -math.inf
 
     def open(self, step: int) -> None:
         """Begin writing after `step`; later lines of an earlier attempt are dropped."""
-        if self._open_events is not None:
-            self._events = self._open_events(self.output / TENSORBOARD_NAME, step)
+        if self.config.logging.tensorboard:
+            self._events = find_tensorboard()(self.output / TENSORBOARD_NAME, step)
         self._log = MetricsLog(self.output / METRICS_NAME, step)
 
     def close(self) -> None:
@@ -147,7 +155,7 @@ class Reporter:
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """Write a line about an evaluation."""
-        figures = {f"validation_{name}": value for name, value in asdict(evaluation).items()}
+        figures = {f"validation_{name}": value for name, value in evaluation.figures().items()}
         self._write({"step": step, **figures})
 
     def on_unigram_line_since(self) -> int | None:

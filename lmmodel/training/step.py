@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,14 +13,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmdata.rng import draw, stream_key
-from lmmodel.batch import IGNORED, Batch
+from lmmodel.batch import Batch
 from lmmodel.cores import add_gradients
 from lmmodel.layers.casting import SharedWeights
 from lmmodel.layers.dropout import seeded
+from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer
-from lmmodel.objectives import Objective, Part, combine, sum_losses
-from lmmodel.training.loader import MicroBatch
-from lmmodel.training.parallel import whole
+from lmmodel.objectives import Objective, Part
+from lmmodel.objectives.terms import combine, sum_losses
+from lmmodel.parallel import whole
 
 # A loss this many times that of a uniform guess is called exploded.
 EXPLOSION_FACTOR = 3.0
@@ -136,12 +137,7 @@ def even_out(
 
 def idle(micro: MicroBatch, part: int) -> MicroBatch:
     """Return a micro-batch of the same tokens for a part of the objective, without labels."""
-    batch = replace(
-        micro.batch,
-        masked_labels=torch.full_like(micro.batch.masked_labels, IGNORED),
-        next_sentence_label=torch.full_like(micro.batch.next_sentence_label, IGNORED),
-    )
-    return MicroBatch(batch, part)
+    return MicroBatch(micro.batch.without_labels(), part)
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:

@@ -66,7 +66,7 @@ def test_mask(road: Road, tmp_path: Path) -> None:
     assert errors == (
         "\nInterrupted. What was finished is kept; type the same command again to go on.\n"
     )
-    assert not list(output.glob("*.tmp"))
+    assert not list(output.glob(".*.partial"))
     assert as_json(*arguments)["rows"]["train"] > 0
 
 
@@ -74,7 +74,7 @@ def test_train_tokenizer_keeps_nothing(road: Road, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(make_text(60_000))
     output = tmp_path / "tokenizer"
     code, errors = interrupt_when(
-        (tmp_path / ".tokenizer.tmp").exists,
+        (tmp_path / ".tokenizer.partial").exists,
         "lmdata", "train-tokenizer", tmp_path / "text.txt", "--output", output,
     )  # fmt: skip
     assert code == 130

@@ -139,7 +139,7 @@ def test_the_defaults_of_one_command_are_what_the_one_before_wrote(road: Road) -
     """A run of `lmmodel train` on the defaults is in test_lmmodel.py."""
     again = invoke("lmdata", "train-tokenizer", road.corpus, "--output", road.tokenizer)
     assert again.exit_code == 1
-    assert "add --overwrite to replace it, or choose another --output" in again.stderr
+    assert "add --overwrite to replace it, or choose another place" in again.stderr
 
 
 @pytest.mark.parametrize("model", ["wordpiece", "bpe", "unigram"])

@@ -7,7 +7,9 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from unittest.mock import Mock
 
 import click
@@ -15,11 +17,11 @@ import pytest
 
 import lmcli.lmdata
 import lmcli.lmmodel
-from lmcli.options import FriendlyGroup, Size, gather
+from lmcli.options import FriendlyGroup, Size, resolve
 from lmcli.progress import ProgressLine
 from lmdata.errors import CorpusError
 from lmdata.tokenizer import load_tokenizer
-from lmmodel.finetuning.tasks import TaskName
+from lmmodel.config import TrainConfig
 from tests.cli.commands import TRAIN_FAST, Road, invoke, succeed
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
@@ -54,12 +56,11 @@ def exported(road: Road, folder: Path) -> Path:
 
 def gpt_of(road: Road, folder: Path) -> Path:
     succeed("lmmodel", "train", road.tokens, "--output", folder / "gpt", "--num-steps", "1",
-            "--set", "model.family=gpt2", "--set", "objective.name=clm", *TRAIN_FAST,
-            "--quiet")  # fmt: skip
+            "--family", "gpt2", *TRAIN_FAST, "--quiet")  # fmt: skip
     return folder / "gpt"
 
 
-def tuned(road: Road, folder: Path, task: TaskName) -> Path:
+def tuned(road: Road, folder: Path, task: str) -> Path:
     labels = () if task == "question-answering" else ("bad", "good")
     return write_fine_tuned(folder / "tuned", task, load_tokenizer(road.tokenizer), labels)
 
@@ -136,10 +137,41 @@ def test_an_option_means_the_same_on_every_verb(command: str, verb: str) -> None
             assert options[name].help == text
 
 
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """Return what a type allows: a Literal, or one of several kinds of which one is a Literal."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
+    return get_args(kinds[0]) if kinds else ()
+
+
+def test_an_option_of_train_is_a_setting_and_offers_what_its_type_allows() -> None:
+    for name, option in options_of("lmmodel", "train").items():
+        if option.name is None or not (option.name in KEYS or "__" in option.name):
+            continue
+        hint: Any = TrainConfig
+        for key in option.name.split("__"):
+            hint = get_type_hints(hint)[key]
+        if choices_of(hint):
+            assert isinstance(option.type, click.Choice), name
+            assert tuple(option.type.choices) == choices_of(hint), name
+
+
+KEYS = {"seed", "device", "parallel", "skip_bad_steps"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    d: int = 0
+    corpus: dict[str, str]
+
+
 def test_options_beat_the_file_and_set_beats_both(tmp_path: Path) -> None:
     (tmp_path / "it.toml").write_text("a = 1\nb = 1\nc = 1\n[corpus]\nerrors = 'skip'\n")
-    found = gather(tmp_path / "it.toml", ["c=3"], b=2, c=2, d=None, corpus__encoding="cp932")
-    assert found == {"a": 1, "b": 2, "c": 3, "corpus": {"errors": "skip", "encoding": "cp932"}}
+    options = {"b": 2, "c": 2, "d": None, "corpus__encoding": "cp932"}
+    found = resolve(Settings, tmp_path / "it.toml", ["c=3"], base={"d": 4, "c": 0}, **options)
+    assert found == Settings(a=1, b=2, c=3, d=4, corpus={"errors": "skip", "encoding": "cp932"})
 
 
 def group_that_raises(error: BaseException) -> click.Group:

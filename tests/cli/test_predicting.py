@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmdata.tokenizer import load_tokenizer
-from lmmodel.finetuning.tasks import TaskName
 from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, succeed
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
@@ -31,7 +30,7 @@ def gpt(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each task; they know nothing."""
     folder, tokenizer = tmp_path_factory.mktemp("tuned"), load_tokenizer(road.tokenizer)
-    labels: dict[TaskName, tuple[str, ...]] = {
+    labels: dict[str, tuple[str, ...]] = {
         "sequence-classification": ("bad", "good"), "sentence-pair": ("no", "yes"),
         "regression": (), "token-classification": ("NOUN", "VERB"), "question-answering": (),
     }  # fmt: skip

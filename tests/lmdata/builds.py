@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from lmdata.building.plan import TokenizeConfig, Unit
-from lmdata.building.units import UnitSetup, prepare_units
-from lmdata.building.workers import Failed, Finished, Message, Reported
+from lmdata.building.plan import TokenizeConfig
+from lmdata.building.units import prepare_units
+from lmdata.building.workers import Failed, Finished, Message, Prepare, Reported
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.errors import LmdataError
-from lmdata.schema import Manifest
+from lmdata.schema import MANIFEST_NAME, Manifest
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
+from lmdata.xxh3 import xxh3_128
 
 WORDS = [
     "the",
@@ -66,17 +67,18 @@ def random_documents(num_documents: int, seed: int = 0) -> list[str]:
 
 
 class InlineWorkers:
-    """Stands in for `WorkerPool` in this process; `seed` decides which worker is done first."""
+    """Workers in this process, one unit at a time; `seed` decides which worker is done first."""
 
-    def __init__(self, num_workers: int = 1, seed: int = 0) -> None:
+    def __init__(self, num_workers: int = 1, seed: int = 0, prepare: Prepare = prepare_units):
         self.num_workers = num_workers
-        self._tasks: list[tuple[int, Unit]] = []
+        self._prepare = prepare
+        self._tasks: list[tuple[int, Any]] = []
         self._generator = np.random.default_rng(seed)
 
-    def prepare(self, setup: UnitSetup, lock: int) -> None:
-        self._work = prepare_units(lambda: setup)
+    def prepare(self, setup: Any, lock: int) -> None:
+        self._work = self._prepare(lambda: setup)
 
-    def submit(self, worker: int, task: Unit) -> None:
+    def submit(self, worker: int, task: Any) -> None:
         self._tasks.append((worker, task))
 
     def receive(self, timeout_s: float) -> list[Message]:
@@ -90,12 +92,6 @@ class InlineWorkers:
 
     def close(self) -> None:
         self._tasks.clear()
-
-    def __enter__(self) -> InlineWorkers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def build(
@@ -124,3 +120,24 @@ def all_bytes(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    """Change keys of a manifest and make its hash right again."""
+    path = folder / MANIFEST_NAME
+    values = json.loads(path.read_text()) | changes
+    values.pop("hash", None)
+    text = json.dumps(values, sort_keys=True, indent=1) + "\n"
+    path.write_text(json.dumps({**values, "hash": xxh3_128(text.encode()).hexdigest()}))
+
+
+def make_version_1(folder: Path) -> None:
+    """Make a dataset what version 1 of the format was."""
+    path = folder / MANIFEST_NAME
+    values = json.loads(path.read_text())
+    for shards in values["splits"].values():
+        for shard in shards:
+            del shard["blocks"], shard["frame"]
+    del values["hash"]
+    text = json.dumps({**values, "format_version": 1}, sort_keys=True, indent=1)
+    path.write_text(text + "\n")

@@ -10,6 +10,7 @@ import itertools
 import json
 import lzma
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
 
-COMPRESS = {
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".zst": zstandard.compress,
     ".xz": lzma.compress,

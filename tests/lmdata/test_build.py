@@ -12,7 +12,7 @@ from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig
 from lmdata.errors import CorpusError, OutputError, TokenizerError
 from lmdata.tokenizer import load_tokenizer, save_tokenizer
-from lmdata.training import TokenizerConfig
+from lmdata.tokenizer_training import TokenizerConfig
 from tests.lmdata.builds import InlineWorkers, make_tokenizer, write_corpus
 
 SMALL = TokenizerConfig(vocab_size=40, allow_smaller=True)
@@ -46,7 +46,7 @@ def test_a_tokenizer_is_trained_and_its_folder_written(corpus: str) -> None:
 
 def test_an_existing_tokenizer_is_replaced_only_on_request(corpus: str) -> None:
     save_tokenizer(make_tokenizer(), Path("it"))
-    with pytest.raises(OutputError, match=r"it exists: add --overwrite .* another --output"):
+    with pytest.raises(OutputError, match="it already holds a tokenizer: add --overwrite"):
         build_tokenizer([corpus], Path("it"), SMALL, CorpusConfig())
     tokenizer = build_tokenizer([corpus], Path("it"), SMALL, CorpusConfig(), overwrite=True)
     assert load_tokenizer(Path("it")).hash == tokenizer.hash != make_tokenizer().hash
@@ -78,7 +78,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_training(
 ) -> None:
     monkeypatch.setattr("lmdata.build.train_tokenizer", lambda *_, **__: pytest.fail("too late"))
     Path("file").touch()
-    with pytest.raises(OutputError, match="file/it can't be made: a file is in the way"):
+    with pytest.raises(OutputError, match="can't write file/it: a file is in the way; choose"):
         build_tokenizer([corpus], Path("file/it"), SMALL, CorpusConfig())
 
 

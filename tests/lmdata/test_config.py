@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from lmdata.config import config_to_dict, load_config
+from lmdata.config import build_config, config_to_dict, gather, load_config
 from lmdata.errors import ConfigError
 
 
@@ -79,3 +80,65 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path) -> None:
         load_config(Config, write(tmp_path, "num_steps ="))
     with pytest.raises(ConfigError, match="no such configuration file"):
         load_config(Config, tmp_path / "absent.toml")
+
+
+def test_the_four_sources_lie_over_each_other_at_every_depth(tmp_path: Path) -> None:
+    path = write(tmp_path, "[optimizer]\nlr = 0.2\n")
+    base = {"num_steps": 3, "optimizer": {"lr": 0.1, "name": "muon", "betas": (0.1, 0.2)}}
+    options = {"optimizer.betas": (0.3, 0.4), "num_steps": None}
+    config = load_config(Config, path, ["optimizer.betas=[0.5, 0.6]"], options=options, base=base)
+    wanted = Optimizer(lr=0.2, name="muon", betas=(0.5, 0.6))
+    assert config == Config(num_steps=3, optimizer=wanted)
+    assert base["optimizer"] == {"lr": 0.1, "name": "muon", "betas": (0.1, 0.2)}
+
+
+HOSTILE = {
+    "tables in tables": "a = " + "{a = " * 5000 + "1" + "}" * 5000,
+    "lists in lists": "a = " + "[" * 5000 + "]" * 5000,
+    "a key of many parts": "a" + ".a" * 100_000 + " = 1",
+    "such a key in a table": "b = {x = 1, a" + ".a" * 100_000 + " = 1}",
+    "a table of many parts": "[a" + ' . "b c"' * 40_000 + "]",
+    "deeper than any setting": "a = " + "{a = " * 40 + "1" + "}" * 40,
+    "a number of many digits": "num_steps = " + "9" * 10_000,
+    "a file of many bytes": "#" * 2_000_000,
+    "bytes that are no text": "num_steps = '\udcff'",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_in_one_line_at_once(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(HOSTILE[name].encode("utf-8", "surrogateescape"))
+    started_s = time.process_time()
+    with pytest.raises(ConfigError, match=r"c\.toml") as refusal:
+        load_config(Config, path)
+    assert time.process_time() - started_s < 1
+    assert len(str(refusal.value)) < 300
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer = 5", "optimizer must be a table, got 5"),
+        ("optimizer = [[1]]", r"optimizer must be a table, got \[\[1\]\]"),
+        ("num_steps = {a = 1}", "num_steps must be of type int, got {'a': 1}"),
+        ("warmup = 18446744073709551616", "warmup must be a number of at most 64 bits, got 1844"),
+        ("num_steps = '" + "a" * 5000 + "'", r"num_steps must be of type int, got 'a+\.\.\.$"),
+    ],
+)
+def test_values_of_other_kinds_are_named_and_shortened(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(Config, write(tmp_path, text))
+
+
+def test_a_value_where_a_table_must_be_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "corpus = 5")
+    with pytest.raises(ConfigError, match="corpus must be a table, got 5"):
+        gather(path, options={"corpus.encoding": "utf-8"})
+    with pytest.raises(ConfigError, match=r"optimizer must be a table, got 5"):
+        build_config(Optimizer, 5, "optimizer.")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="is no value of a setting"):
+        gather(None, ["a=" + "9" * 5000])

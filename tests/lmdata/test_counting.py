@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lmdata.errors import TokenizerError
 from lmdata.learning.chunks import cut_chunks
 from lmdata.learning.counting import count_words, split_text
-from lmdata.training import METHODS, TokenizerConfig
+from lmdata.tokenizer_training import METHODS, TokenizerConfig
 from tests.lmdata.text_batches import Batch, batch
 
 MODELS = ("wordpiece", "bpe", "unigram")
@@ -27,7 +27,9 @@ texts = st.lists(
 def count(model: str, batches: Iterable[Batch], max_bytes: int = 1 << 30, num_threads: int = 1):
     recipe = METHODS[model]
     backend = recipe.make_backend(TokenizerConfig(model=model))
-    return count_words(batches, backend, recipe.rule, max_bytes=max_bytes, num_threads=num_threads)
+    return count_words(
+        batches, backend, recipe.rule, max_bytes=max_bytes, num_threads=num_threads
+    ).pre_tokens
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -176,7 +176,7 @@ def test_a_killed_nursery_does_not_hang_the_command(corpus: Path, tmp_path: Path
 
 def test_whichever_closed_connection_comes_first_tells_of_the_nursery() -> None:
     before = set(descendants(os.getpid()))
-    with start_tokenizing(2) as pool:
+    with contextlib.closing(start_tokenizing(2)) as pool:
         (nursery,) = set(descendants(os.getpid())) - before
         os.kill(nursery, signal.SIGKILL)
         until = time.monotonic() + 20
@@ -266,7 +266,7 @@ def test_a_full_disk_is_one_line_and_goes_on_when_there_is_space(
     assert errors.startswith("OutputError: the disk is full: can't write ")
     assert "free some space and run again" in errors
     assert len(errors.splitlines()) == 1
-    assert not list(output.rglob("*.tmp"))
+    assert not list(output.rglob(".*.partial"))
     subprocess.run(["mount", "-o", "remount,size=9m", str(tmpfs)], check=True)
     assert run(corpus, output) == (0, "")
     assert all_bytes(output) == undisturbed
@@ -277,7 +277,7 @@ def test_a_read_only_file_system_is_one_line(corpus: Path, tmpfs: Path) -> None:
     code, errors = run(corpus, tmpfs / "tokens")
     assert code == 1
     assert errors.startswith("OutputError: ")
-    assert "can't be written (Read-only file system): choose another --output" in errors
+    assert "tokens: Read-only file system; choose another place" in errors
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
@@ -285,4 +285,4 @@ def test_a_read_only_folder_is_one_line(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o555)
     code, errors = run(corpus, tmp_path / "closed" / "tokens")
     assert code == 1
-    assert "can't be written (Permission denied): choose another --output" in errors
+    assert "tokens: Permission denied; choose another place" in errors

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
-from lmdata.encoders import word_encoding
-from lmdata.encoders.cut_classes import ask_classes, cut_classes, find_obstacle
+from lmdata.encoders import bpe_encoding, plain_encoding, word_encoding
+from lmdata.encoders.encoded import EncodedDocuments, EncodingError, assemble
 from lmdata.encoders.plain_encoding import PlainEncoder
-from lmdata.encoders.word_encoding import WordEncoder, find_separator
+from lmdata.encoders.word_encoding import (
+    WordEncoder,
+    ask_classes,
+    cut_classes,
+    find_obstacle,
+    find_separator,
+)
 from lmdata.encoders.word_kernels import ISOLATED
-from lmdata.encoding import Encoded, assemble, check_encoding, first_difference, make_encoder
+from lmdata.encoding import (
+    CHANGED,
+    WITHOUT_PIECE,
+    RoundTrip,
+    check_encoding,
+    first_difference,
+    make_encoder,
+    measure_round_trip,
+)
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from tests.lmdata.encoding_oracle import assert_is_reference, packed, starts_with, trained
+from tests.lmdata.text_batches import batch
 
 KINDS = {
     "wordpiece": "word-cache",
@@ -173,7 +190,7 @@ def test_a_changed_a_missing_and_an_extra_token_are_caught():
     changed[-1] += 1
     for ids in (changed, good.ids[:-1], np.append(good.ids, good.ids[:1])):
         bounds = np.append(good.document_offsets[:-1], len(ids))
-        bad = Encoded(ids, bounds, good.sentence_lengths, good.sentence_offsets)
+        bad = EncodedDocuments(ids, bounds, good.sentence_lengths, good.sentence_offsets)
         with pytest.raises(TokenizerError, match="row 1"):
             check_encoding(tokenizer, text, offsets, bad, [0, 1])
 
@@ -272,3 +289,147 @@ def test_every_character_is_classed_safely():
     documents = ["".join(documents[i : i + 256]) for i in range(0, len(documents), 256)]
     for kind in ("wordpiece", "wordpiece-cased"):
         assert_is_reference(trained(kind), make_encoder_once(kind), documents)
+
+
+SCRIPTS = (
+    "รัฐบาลไทยที่ไม่ได้น้ำ", "हिन्दी में ज़िन्दगी", "がぎぐげご ヴァイオリン", "Tiếng Việt phở", "한국어 각",
+    "йод Йорк ёлка", "Ελλάς ΆΝΘΡΩΠΟΣ", "العَرَبِيَّة", "می‌خواهم", "ශ්‍රී ලංකාව", "ᎠᎴ", "naïve Ångström",
+    "İstanbul",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_the_default_tokenizer_gives_every_letter_of_every_script_back(text):
+    tokenizer = train_tokenizer([batch([text] * 3)], TokenizerConfig(allow_smaller=True))
+    trip = measure_round_trip(tokenizer, [text])
+    assert trip.characters == len("".join(text.lower().split()))
+    assert trip.lost == {}
+    assert trip.sentence is None
+    ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    back = tokenizer.decode(ids).replace("σ", "ς")
+    assert "".join(back.split()) == "".join(text.lower().replace("σ", "ς").split())
+
+
+@pytest.mark.parametrize(
+    ("text", "back"), [("รัฐบาล", "รฐบาล"), ("हिन्दी", "हिनदी"), ("Tiếng", "tieng"), ("й", "и")]
+)
+def test_what_strip_accents_takes_away_is_counted_and_shown(text, back):
+    config = TokenizerConfig(allow_smaller=True, strip_accents=True)
+    tokenizer = train_tokenizer([batch([f"{text} abc"] * 3)], config)
+    trip = measure_round_trip(tokenizer, [text, "abc"], counts=[2, 5])
+    assert trip.characters == 2 * len(text) + 15
+    assert trip.lost[CHANGED] >= 2
+    assert WITHOUT_PIECE not in trip.lost
+    assert trip.examples == {text: back}
+    assert f"changed by the normalizer ({text} becomes {back})" in trip.sentence
+
+
+def test_words_without_a_piece_are_counted_and_a_remedy_named():
+    tokenizer = trained("wordpiece")
+    trip = measure_round_trip(tokenizer, ["the \U00013080\U00013080 fox", "x" * 101])
+    assert trip.lost == {WITHOUT_PIECE: 103}
+    assert trip.characters == 109
+    assert trip.examples == {"\U00013080\U00013080": ""}
+    assert trip.sentence.startswith("94.5 % of the characters do not come back: 94.5 % without")
+    assert "--model unigram" in trip.sentence
+    two = trip + RoundTrip(characters=91, lost={CHANGED: 1}, examples={"é": "e"})
+    assert two.characters == 200
+    assert two.lost == {CHANGED: 1, WITHOUT_PIECE: 103}
+
+
+def test_byte_level_bpe_gives_everything_back():
+    trip = measure_round_trip(trained("byte-level"), [*SCRIPTS, "e\u0301 \x00\ufeff ﬁ ①"])
+    assert trip.lost == {}
+    assert trip.characters > 100
+
+
+def test_every_declaration_of_human_rights_comes_back_from_the_default_tokenizer(shared_data):
+    files = sorted((shared_data / "adversarial/udhr2_utf8").glob("*.txt"))
+    texts = {path.stem: path.read_bytes().decode("utf-8-sig") for path in files}
+    assert len(texts) == 388
+    tokenizer = train_tokenizer([batch(texts.values())], TokenizerConfig(allow_smaller=True))
+    for name, text in texts.items():
+        trip = measure_round_trip(tokenizer, [text])
+        assert trip.lost.get(CHANGED, 0) == 0, (name, trip.sentence)
+        long = sum(len(word) for word in re.findall(r"\S{101,}", text))
+        assert trip.lost.get(WITHOUT_PIECE, 0) <= long, (name, trip.sentence)
+
+
+RULES = {
+    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+
+
+def with_rule(rule):
+    backend = tokenizers.Tokenizer.from_str(trained("byte-level").backend.to_str())
+    split = pre_tokenizers.Split(tokenizers.Regex(rule), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
+    return Tokenizer(backend)
+
+
+@pytest.mark.parametrize("kind", ["llama3", "byte-level", "unigram", "bpe", "wordpiece"])
+def test_a_long_document_is_cut_where_that_changes_nothing(kind, monkeypatch):
+    monkeypatch.setattr(plain_encoding, "GROUP_BYTES", 1 << 10)
+    tokenizer = with_rule(RULES[kind]) if kind in RULES else trained(kind)
+    encoder = PlainEncoder(tokenizer)
+    line = "The (quick) fox, it's 12345 lamps;  two\n\n\tspaces naïve façade 中文。\n日本語。\n"
+    documents = ["short", line * 100, "", "x" * 3000, line * 30]
+    text, offsets = packed(documents)
+    bounds, rows = encoder._cut_documents(text, offsets)
+    assert len(bounds) - 1 == len(rows) > 12
+    assert np.diff(bounds)[rows != 3].max() < 2000
+    assert_is_reference(tokenizer, encoder, documents, range(0, 8000, 37))
+    assert encoder.memory_for(text[offsets[1] : offsets[2]]) < 8 * 10_000 + 140 * 2000
+
+
+def test_a_tokenizer_without_words_is_not_cut_and_its_memory_is_told(monkeypatch):
+    monkeypatch.setattr(plain_encoding, "GROUP_BYTES", 1 << 10)
+    backend = tokenizers.Tokenizer.from_str(trained("bpe").backend.to_str())
+    backend.pre_tokenizer = None
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    encoder = PlainEncoder(Tokenizer(backend))
+    text, offsets = packed(["the fox " * 1000])
+    assert len(encoder._cut_documents(text, offsets)[1]) == 1
+    assert encoder.memory_for(text) == 148 * 8000
+
+
+def test_a_text_that_tokenizers_stumbles_over_is_one_error_that_names_its_row():
+    backend = tokenizers.Tokenizer(models.WordLevel({"lamp": 0}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    encoder = PlainEncoder(Tokenizer(backend))
+    text, offsets = packed(["lamp", "lamp lamp", "lamp pier", "lamp"])
+    with pytest.raises(EncodingError, match="`tokenizers` can't encode this text: ") as caught:
+        encoder.encode(text, offsets, offsets[:-1])
+    assert caught.value.row == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_regular_expression_without_end_is_one_error():
+    encoder = PlainEncoder(with_rule("(a|a)*$"))
+    text, offsets = packed(["a" * 40 + "b"])
+    with pytest.raises(EncodingError, match="can't encode this text"):
+        encoder.encode(text, offsets, offsets[:-1])
+
+
+@pytest.mark.parametrize("text", ["\U000323b0\U000323b0's", "x \u0378's \U0003fffdabc 12"])
+def test_characters_younger_than_a_library_are_encoded_by_tokenizers(text):
+    tokenizer = trained("byte-level")
+    encoder = make_encoder(tokenizer)
+    assert encoder.kind == "gigatoken"
+    assert_is_reference(tokenizer, encoder, ["plain text", text, "é 中 😀", text], [3])
+    raw, offsets = packed(["é 中 😀", text, ""])
+    flags = bpe_encoding.has_new_characters(raw, offsets, bpe_encoding.new_characters())
+    assert flags.tolist() == [False, True, False]
+
+
+def test_pieces_that_merges_do_not_reach_are_left_to_tokenizers():
+    definition = trained("byte-level").definition
+    model = {**definition["model"], "vocab": {**definition["model"]["vocab"], "Ġthezzz": 409}}
+    model["merges"] = [["t", "h"], ["Ġt", "h"], *model["merges"]]
+    model["vocab"] |= {"th": 410, "Ġt": 411, "Ġth": 412}
+    backend = tokenizers.Tokenizer.from_str(json.dumps({**definition, "model": model}))
+    tokenizer = Tokenizer(backend)
+    encoder = make_encoder(tokenizer)
+    assert_is_reference(tokenizer, encoder, ["the thezzz with", " the thezzz"])

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pytest
 
 from lmdata import examples as module
+from lmdata.building.resumable import differences
 from lmdata.dataset import open_examples, open_store
 from lmdata.errors import ConfigError, DatasetError, MismatchError, OutputError
-from lmdata.examples import differing_settings, read_recipe, write_examples
+from lmdata.examples import write_examples
 from lmdata.recipes import RECIPES, Recipe
+from lmdata.schema import read_settings
 from lmdata.views import view
 from tests.lmdata.builds import all_bytes, build, random_documents, write_corpus
 
@@ -56,15 +58,15 @@ def store(tmp_path_factory):
 )
 def test_row_i_of_the_shards_is_example_i_of_the_view(store, tmp_path, recipe):
     manifest = write_examples(store, recipe, tmp_path / "shards", seed=5, epoch=2, shard_bytes=9000)
-    assert read_recipe(manifest) == recipe
+    assert read_settings(manifest).recipe == recipe
     for split in ("train", "validation"):
         expected = view(open_store(store, split), recipe, seed=5, epoch=2)
         found = open_examples(tmp_path / "shards", split, verify="hashes")
         rows = np.arange(len(expected))
         assert len(found) == len(expected)
         frozen, fresh = found.rows(rows), expected.examples(rows)
-        for name in vars(frozen):
-            np.testing.assert_array_equal(getattr(frozen, name), getattr(fresh, name), name)
+        for name, array in frozen.arrays().items():
+            np.testing.assert_array_equal(array, fresh.arrays()[name], name)
     assert len(manifest.splits["train"]) > 1
 
 
@@ -187,7 +189,8 @@ def test_sentence_order_names_the_documents_without_neighbours(store, tmp_path):
     recipe = Recipe(view="sop", max_seq_length=32)
     flows = write_examples(store, recipe, tmp_path / "out", seed=1).ledger.flows
     assert flows["documents"].dropped["one sentence, no pair"] > 0
-    assert "tokens" not in flows
+    flow = flows["tokens"]
+    assert flow.read == flow.total_written + flow.total_dropped
 
 
 def test_one_document_gives_no_random_pairs_and_a_note(tmp_path):
@@ -244,4 +247,4 @@ def test_no_labels_are_null_on_disk(store, tmp_path):
 
 def test_differences_between_settings_are_named_from_the_outside_in():
     begun, now = {"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 3]}, "d": 4}
-    assert list(differing_settings(begun, now)) == ["b.c was [1, 2], is [1, 3]", "d was None, is 4"]
+    assert list(differences(begun, now)) == [("b.c", [1, 2], [1, 3]), ("d", None, 4)]

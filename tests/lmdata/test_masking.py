@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from lmdata.errors import TokenizerError
 from lmdata.masking import (
     candidate_pieces,
-    mask_each,
     mask_rules,
     mask_tokens,
     predictions,
     span_length_weights,
 )
 from lmdata.recipes import Recipe
-from tests.references import (
+from references.pretraining import (
     CLS,
     MASK,
     SEP,
@@ -25,6 +24,7 @@ from tests.references import (
     choose_words,
     group_words,
     make_tokenizer,
+    mask_each,
     num_to_mask,
     replace_tokens,
 )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lmdata.order import batch_rows, permute, walk_cells
+from lmdata.order import NUM_ROUNDS, batch_rows, permute, walk_cells
 from lmdata.rng import stream_key
 from lmdata.viewing.order_kernels import walk_cells_compiled
 
@@ -32,7 +32,13 @@ def test_rows_are_independent_of_the_batch_and_of_the_size_of_the_corpus(rows):
 def test_numpy_and_numba_go_to_the_same_examples(num_examples, width, seed, data):
     grid = (-(-num_examples // width), width)
     rows = data.draw(st.lists(st.integers(0, num_examples - 1), max_size=20))
-    arguments = (np.array(rows, np.int64), num_examples, grid, stream_key(seed, "order"))
+    arguments = (
+        np.array(rows, np.int64),
+        num_examples,
+        grid,
+        stream_key(seed, "order"),
+        NUM_ROUNDS,
+    )
     assert walk_cells(*arguments).tolist() == walk_cells_compiled(*arguments).tolist()
 
 

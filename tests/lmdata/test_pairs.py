@@ -9,7 +9,7 @@ from lmdata.errors import DatasetError, IntegrityError, TokenizerError
 from lmdata.pairs import dropped_in_front, truncated_lengths
 from lmdata.rng import stream_key
 from lmdata.views import Recipe, view
-from tests.references import (
+from references.pretraining import (
     CLS,
     SEP,
     AddressedDraws,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lmdata.errors import IntegrityError, VersionError
 from lmdata.schema import (
     FORMAT_VERSION,
+    BlockRecord,
     Flow,
     Ledger,
     Manifest,
@@ -21,11 +22,13 @@ from lmdata.schema import (
     SourceRecord,
     TokenizerIdentity,
     example_schema,
+    manifest_json,
     parse_manifest,
     read_manifest,
     to_json,
     token_schema,
 )
+from lmdata.xxh3 import xxh3_128
 
 PATH = Path("tokens/manifest.json")
 
@@ -39,8 +42,10 @@ def make_manifest(**changes: object) -> Manifest:
         configuration={"seed": 0, "corpus": {"encoding": "utf-8"}},
         tokenizer=TokenizerIdentity(hash="ab12", vocab_size=30522, kind="WordPiece"),
         sources=(SourceRecord(name="a/ü.txt", bytes=7, xxh3="00", documents=3, tokens=11),),
-        splits={"train": (ShardRecord(file="train-00000.arrow", rows=2, tokens=7, bytes=9,
-                                      xxh3="cd"),), "validation": ()},
+        splits={"train": (ShardRecord(
+            file="train-00000.arrow", rows=2, tokens=7, bytes=9, xxh3="cd",
+            blocks=(BlockRecord(start=1, stop=5, xxh3=("ef",)),), frame="01",
+        ),), "validation": ()},
         ledger=Ledger(flows={"documents": flow}),
         notes=("encoder: plain",),
     )  # fmt: skip
@@ -49,7 +54,7 @@ def make_manifest(**changes: object) -> Manifest:
 
 def test_a_manifest_survives_json() -> None:
     manifest = make_manifest()
-    assert parse_manifest(to_json(manifest), PATH) == manifest
+    assert parse_manifest(manifest_json(manifest), PATH) == manifest
 
 
 def test_the_json_is_canonical_ascii_and_holds_no_time_or_place() -> None:
@@ -76,7 +81,7 @@ def test_the_hash_changes_with_any_field() -> None:
 def test_a_newer_format_version_is_refused_even_with_unknown_keys() -> None:
     values = json.loads(to_json(make_manifest()))
     values |= {"format_version": FORMAT_VERSION + 1, "novelty": True}
-    with pytest.raises(VersionError, match=r"format version 2, .* reads up to 1: upgrade lmdata"):
+    with pytest.raises(VersionError, match=r"format version 3, .* reads up to 2: upgrade lmdata"):
         parse_manifest(json.dumps(values), PATH)
 
 
@@ -113,7 +118,7 @@ def test_a_ledger_that_does_not_balance_is_refused() -> None:
     flow = Flow(read=6, written={"train": 3}, dropped={"empty": 2})
     with pytest.raises(IntegrityError, match=r"6 tokens read, but 3 written .* and 2 dropped"):
         Ledger(flows={"tokens": flow}).check()
-    text = to_json(make_manifest(ledger=Ledger(flows={"tokens": flow})))
+    text = manifest_json(make_manifest(ledger=Ledger(flows={"tokens": flow})))
     with pytest.raises(IntegrityError, match="does not balance"):
         parse_manifest(text, PATH)
 
@@ -154,3 +159,53 @@ def test_schemas_carry_the_width_of_ids(dtype: type) -> None:
         (example_schema(np.dtype(dtype)), "masked_labels"),
     ]:
         assert schema.field(name).type.value_type.bit_width == width
+
+
+def test_a_manifest_of_version_1_has_neither_blocks_nor_a_hash_and_keeps_its_own() -> None:
+    (shard,) = make_manifest().splits["train"]
+    old = make_manifest(
+        format_version=1, splits={"train": (dataclasses.replace(shard, blocks=None, frame=None),)}
+    )
+    text = to_json(old)
+    assert "blocks" not in text
+    assert "frame" not in text
+    assert parse_manifest(text, PATH) == old
+    assert parse_manifest(text, PATH).hash == xxh3_128(text.encode()).hexdigest()
+    for manifest in (make_manifest(format_version=1), dataclasses.replace(old, format_version=2)):
+        with pytest.raises(IntegrityError, match=r"format version \d does not go with its blocks"):
+            parse_manifest(to_json(manifest), PATH)
+
+
+SHARD = {"file": "train-00000.arrow", "rows": 2, "tokens": 7, "bytes": 9, "xxh3": "", "frame": ""}
+BLOCK = {"start": 1, "stop": 5, "xxh3": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"splits": {"train": [{**SHARD, "blocks": [], "file": "../thesis.arrow"}]}}, "file must"),
+        ({"splits": {"train": [{**SHARD, "blocks": [], "rows": -1}]}}, "contradict each other"),
+        ({"splits": {"train": [{**SHARD, "blocks": [{**BLOCK, "stop": 99}]}]}}, "contradict"),
+        ({"splits": {"train": [{**SHARD, "blocks": [BLOCK, BLOCK]}]}}, "contradict each other"),
+        ({"splits": {"train": [{**SHARD, "blocks": [], "bytes": 1e999}]}}, "finite number"),
+        ({"splits": {"trian": []}}, "splits are train, validation, test, got 'trian'"),
+        ({"tokenizer": {"hash": "", "vocab_size": 1 << 62, "kind": ""}}, "vocab_size must be"),
+        ({"tokenizer": {"hash": "", "vocab_size": True, "kind": ""}}, "vocab_size must be"),
+        ({"notes": 3}, "notes must be a list"),
+        ({"notes": ["changed"]}, "was altered, its hash is"),
+    ],
+)
+def test_what_a_manifest_says_is_checked_before_it_is_believed(
+    changes: dict[str, object], message: str
+) -> None:
+    values = json.loads(manifest_json(make_manifest())) | changes
+    with pytest.raises(IntegrityError, match=message):
+        parse_manifest(json.dumps(values), PATH)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, '{"rows": ' + "9" * 10_000 + "}", "", "[]", "\0"]
+)
+def test_json_that_hurts_is_one_line(text: str) -> None:
+    with pytest.raises(IntegrityError, match=r"is not valid JSON|must hold a JSON object"):
+        parse_manifest(text, PATH)

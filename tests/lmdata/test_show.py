@@ -5,12 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
 
+from lmdata import show
 from lmdata.dataset import open_examples, open_store
 from lmdata.errors import DatasetError, MismatchError
 from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.show import mark_pieces, piece_texts, show_row, show_rows
+from lmdata.tokenizer import Tokenizer
 from tests.lmdata.builds import build, make_tokenizer, write_corpus
 from tests.lmdata.test_examples import make_sentences
 
@@ -149,6 +153,41 @@ def test_a_row_that_is_not_there_and_a_store_that_changed_are_named(folder, tmp_
 def test_several_rows_end_where_the_split_ends(folder):
     num_rows = len(open_examples(folder / "nsp"))
     texts = show_rows(folder / "nsp", num_rows - 2, 5)
-    assert texts == [show_row(folder / "nsp", row) for row in (num_rows - 2, num_rows - 1)]
+    assert texts == {row: show_row(folder / "nsp", row) for row in (num_rows - 2, num_rows - 1)}
     with pytest.raises(MismatchError, match=f"no row {num_rows} in split train"):
         show_rows(folder / "nsp", num_rows, 1)
+
+
+def test_rows_are_found_by_their_text_before_any_corruption(folder):
+    store = open_store(folder / "tokens")
+    last = len(store) - 2
+    found = show_rows(folder / "tokens", 0, 5, find="The CAT sats.  A dog")
+    assert found == {last: show_row(folder / "tokens", last)}
+    examples = open_examples(folder / "packed")
+    shown = show_rows(folder / "packed", 0, 3, find="a dog rans on", with_source=True)
+    assert len(shown) == 1
+    ids = examples.rows(np.array(list(shown))).original_ids()
+    assert "a dog rans on" in "".join(piece_texts(examples.tokenizer, ids))
+    everything = show_rows(folder / "tokens", 3, 4, find="t")
+    assert len(everything) == 4
+    assert min(everything) >= 3
+    with pytest.raises(MismatchError, match=r"no row of .* contains 'zebra': look for a shorter"):
+        show_rows(folder / "nsp", 0, 1, find="zebra")
+
+
+def test_text_of_many_bytes_a_character_is_found(tmp_path):
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={
+        character: index for index, character in enumerate(sorted(ByteLevel.alphabet()))
+    }, merges=[]))  # fmt: skip
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    corpus = write_corpus(tmp_path / "corpus", {"a.txt": ["a plain line", "ร้านอาหารไทย เปิดแล้ว"]})
+    build(corpus, tmp_path / "tokens", Tokenizer(backend), validation_ratio=0)
+    assert list(show_rows(tmp_path / "tokens", 0, 9, find="อาหารไทย")) == [1]
+
+
+def test_the_dataset_is_opened_once_however_many_rows_are_shown(folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(show, "open_examples", lambda *a: calls.append(a) or open_examples(*a))
+    assert len(show_rows(folder / "nsp", 0, 7)) == 7
+    assert len(calls) == 1

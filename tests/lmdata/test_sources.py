@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import json
 import random
 import sys
 from pathlib import Path
@@ -14,13 +16,18 @@ import pytest
 from lmdata.config import load_config
 from lmdata.corpus import (
     CorpusConfig,
+    Source,
+    Survey,
     find_sources,
     read_documents,
     split_source,
     survey_sources,
 )
 from lmdata.errors import ConfigError, CorpusError
+from lmdata.reading.sources import detect_kind
 from tests.lmdata.corpus_files import (
+    COMPRESS,
+    encode,
     texts_of,
     write,
 )
@@ -178,21 +185,151 @@ def test_a_file_that_vanished_is_a_clear_error(tmp_path: Path, name: str) -> Non
         list(read_documents(source, DEFAULT))
 
 
-@pytest.mark.parametrize(("format_", "data"), [
-    ("txt", b"one two\n"),
-    ("jsonl.gz", gzip.compress(b'{"text": "one two\\n"}\n')),
+JSON = b'{"text": "one two\\n"}\n'
+
+
+class SlowPipe(io.RawIOBase):
+    """A pipe whose writer takes its time: the first read gives little."""
+
+    def __init__(self, data: bytes) -> None:
+        self.parts = [data[:12], data[12:]]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self.parts.pop(0) if self.parts else b""
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def text_file(data: bytes) -> Any:
+    return io.TextIOWrapper(io.BytesIO(data))
+
+
+def pipe(data: bytes) -> Any:
+    return io.TextIOWrapper(io.BufferedReader(SlowPipe(data)))
+
+
+@pytest.mark.parametrize("make_stdin", [text_file, pipe])
+@pytest.mark.parametrize(("settings", "data", "kind", "texts"), [
+    ({}, b"one two\n", "txt", ["one two\n"]),
+    ({}, b"{curly} text, no JSON", "txt", ["{curly} text, no JSON"]),
+    ({}, JSON, "jsonl", ["one two\n"]),
+    ({}, b" \n" + JSON, "jsonl", ["one two\n"]),
+    ({}, bz2.compress(b"one two\n"), "txt.bz2", ["one two\n"]),
+    ({"stdin_format": "txt"}, JSON, "txt", [JSON.decode()]),
+    ({"stdin_format": "jsonl.gz"}, gzip.compress(JSON), "jsonl.gz", ["one two\n"]),
 ])  # fmt: skip
-def test_standard_input_is_text_unless_said_otherwise(
-    monkeypatch: pytest.MonkeyPatch, format_: str, data: bytes
-) -> None:
-    config = CorpusConfig(stdin_format=format_)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    (source,) = find_sources(["-"], config)
+def test_standard_input_is_what_its_first_bytes_say_or_the_user(
+    monkeypatch: pytest.MonkeyPatch, make_stdin: Any, settings: dict[str, str], data: bytes,
+    kind: str, texts: list[str],
+) -> None:  # fmt: skip
+    config = CorpusConfig(**settings)  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "stdin", make_stdin(data))
+    survey = survey_sources(["-"], config)
+    (source,) = survey.sources
     assert source.name == "-"
     assert source.path is None
+    assert ".".join(filter(None, (source.format, source.compression))) == kind
+    is_decided = kind != "txt" and not settings
+    assert (
+        survey.notes
+        == [f"standard input is read as {kind}; --set corpus.stdin_format=txt reads it as text"]
+        * is_decided
+    )
     ((start, stop),) = split_source(source, config, 1)
     batches = list(read_documents(source, config, start=start, stop=stop))
-    assert texts_of(batches) == ["one two\n"]
+    assert texts_of(batches) == texts
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".stream", ".jsonl"])
+@pytest.mark.parametrize("compression", ["", *COMPRESS])
+def test_every_kind_is_told_by_its_first_bytes(suffix: str, compression: str) -> None:
+    data = encode(["one", "two"], suffix)
+    kind = suffix[1:].replace("stream", "arrow")
+    packed = COMPRESS[compression](data) if compression else data
+    assert detect_kind(packed) == (kind, compression[1:] or None)
+
+
+def test_a_list_of_records_is_not_taken_for_text() -> None:
+    assert detect_kind(b'[{"text": "a"}]') == ("jsonl", None)
+    assert detect_kind(b"[1] A reference") == ("txt", None)
+
+
+@pytest.mark.parametrize("argument", ["", " "])
+def test_an_empty_argument_is_refused_and_not_the_folder_around(argument: str) -> None:
+    with pytest.raises(CorpusError, match=rf"'{argument}' names no file: is a variable of your"):
+        find_sources([argument], DEFAULT)
+
+
+def names_of(survey: Survey) -> list[str]:
+    return [source.name for source in survey.sources]
+
+
+def test_our_own_outputs_inside_a_corpus_are_passed_over_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        write(tmp_path / "tokenizer" / name)
+    manifest = {"kind": "tokens", "format_version": 1, "ledger": {}}
+    write(tmp_path / "tokens" / "manifest.json", json.dumps(manifest))
+    for name in ("train-00000.arrow", "tokenizer/tokenizer.json"):
+        write(tmp_path / "tokens" / name)
+    write(tmp_path / "begun" / ".build" / "plan.json")
+    write(tmp_path / "begun" / "train-00000.arrow")
+    for name in ("model.safetensors", "config.json", "metrics.jsonl"):
+        write(tmp_path / "runs" / "base" / name)
+    for argument in (str(tmp_path), str(tmp_path / "*"), str(tmp_path / "**")):
+        survey = survey_sources([argument], DEFAULT)
+        assert names_of(survey) == ["a.txt"]
+        assert set(survey.skipped) >= {
+            "part of a tokenizer or model", "part of a dataset that lmdata wrote",
+        }  # fmt: skip
+    with pytest.raises(CorpusError, match=r"no text in .*tokens: 3 passed over \(part of a datas"):
+        find_sources([str(tmp_path / "tokens")], DEFAULT)
+
+
+def test_files_of_like_names_are_read_where_no_model_or_dataset_is(tmp_path: Path) -> None:
+    names = ["config.json", "manifest.json", "metrics.jsonl", "state.json", "vocab.txt"]
+    for name in names:
+        write(tmp_path / name)
+    assert names_of(survey_sources([str(tmp_path)], DEFAULT)) == names
+    (source,) = find_sources([str(write(tmp_path / "tokenizer.json"))], DEFAULT)
+    assert source.name == "tokenizer.json"
+
+
+def test_a_data_set_that_datasets_saved_is_read_as_such(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    texts = [f"document {number}" for number in range(15)]
+    rows = datasets.Dataset.from_dict({"text": texts})
+    both = datasets.DatasetDict({"train": rows, "test": rows.select(range(3))})
+    both.save_to_disk(tmp_path / "saved", num_shards={"train": 2, "test": 1})
+    write(tmp_path / "saved" / "train" / "cache-0123456789abcdef.arrow")
+    write(tmp_path / "saved" / "dataset_infos.json", "{}")
+    survey = survey_sources([str(tmp_path)], DEFAULT)
+    assert names_of(survey) == [
+        "saved/test/data-00000-of-00001.arrow", "saved/train/data-00000-of-00002.arrow",
+        "saved/train/data-00001-of-00002.arrow",
+    ]  # fmt: skip
+    found = [text for source in survey.sources for text in texts_of_source(source)]
+    assert found == texts[:3] + texts
+    assert {reason: len(paths) for reason, paths in survey.skipped.items()} == {
+        "metadata of datasets": 6, "cache of datasets": 1,
+    }  # fmt: skip
+
+
+def texts_of_source(source: Source) -> list[str]:
+    return texts_of(list(read_documents(source, DEFAULT)))
+
+
+def test_a_name_that_is_not_utf8_matters_only_for_a_file_that_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt")
+    write(tmp_path / "caf\udce9.log")
+    write(tmp_path / ".caf\udce9.txt")
+    survey = survey_sources([str(tmp_path)], DEFAULT)
+    assert names_of(survey) == ["a.txt"]
+    assert survey.skipped["unknown extension"] == [f"{tmp_path}/caf\\xe9.log"]
+    assert survey.skipped["hidden"] == [f"{tmp_path}/.caf\\xe9.txt"]
 
 
 def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -206,6 +343,11 @@ def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     [
         ("encoding=klingon", "encoding must be a Python codec .* got 'klingon'"),
         ("encoding=base64", "encoding must be a Python codec .* got 'base64'"),
+        ("encoding=idna", "encoding must be a Python codec of text .* got 'idna'"),
+        ("encoding=punycode", "encoding must be a Python codec of text .* got 'punycode'"),
+        ("encoding=unicode_escape", "must be a Python codec of text .* got 'unicode_escape'"),
+        ("encoding=Raw-Unicode-Escape", "must be a Python codec of text .* got 'Raw-Unicode"),
+        ("encoding=undefined", "encoding must be a Python codec of text .* got 'undefined'"),
         ("stdin_format=docx", "stdin_format must be one of .txt .* got 'docx'"),
         ("max_document_bytes=0", "max_document_bytes must be at least 1, got 0"),
         ("text_field=", "text_field must not be empty"),

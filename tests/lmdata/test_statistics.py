@@ -15,7 +15,7 @@ from lmdata.checking.example_checks import count_examples, judge
 from lmdata.masking import mask_rules, mask_tokens
 from lmdata.pairs import target_length
 from lmdata.views import ExampleBatch, Recipe, view
-from tests.references import (
+from references.pretraining import (
     CLS,
     MASK,
     SEP,
@@ -54,7 +54,7 @@ def failed(batch, recipe, store, **settings):
 
 
 def damaged(batch, **arrays):
-    return dataclasses.replace(batch, **arrays)
+    return batch.replace(**arrays)
 
 
 RECIPES = [

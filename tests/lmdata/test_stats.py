@@ -48,7 +48,7 @@ def test_a_store_is_described_as_counted_by_hand(folder):
     )
     unknown = store.tokenizer.special_ids["unk"]
     assert found.pieces.unknown_ratio == pytest.approx((ids == unknown).mean())
-    words = (~store.tokenizer.continues_word[ids]).sum()
+    words = (~store.tokenizer.word_rule.continues(ids)).sum()
     assert found.pieces.pieces_per_word == pytest.approx(len(ids) / words)
     assert found.pieces.used == len(np.unique(ids[ids != unknown]))
     values, counts = np.unique(ids[ids != unknown], return_counts=True)

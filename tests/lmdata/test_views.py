@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmdata.batch import COLUMNS
 from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.encoding import make_encoder
 from lmdata.errors import DatasetError, TokenizerError
 from lmdata.sentences import find_sentence_starts
 from lmdata.tokenizer import load_tokenizer
 from lmdata.views import NO_LABEL, RECIPES, Recipe, view
-from tests.references import (
+from lmdata.xxh3 import xxh3_128
+from references.pretraining import (
     CLS,
     SEP,
     AddressedDraws,
@@ -26,6 +29,7 @@ from tests.references import (
     make_tokenizer,
     replace_tokens,
 )
+from tests.contracts import check_view
 
 RAGGED = {
     "input_ids": "offsets",
@@ -44,6 +48,53 @@ RECIPES_TO_TRY = [
     Recipe(max_seq_length=61, view="packed", count="bernoulli"),
     Recipe(max_seq_length=61, view="packed", corruption="none"),
 ]
+MORE_RECIPES = {
+    **RECIPES,
+    "nsp-whole-word-balanced": Recipe(corruption="whole-word", balance_nsp=True, duplicates=2),
+    "nsp-bert": Recipe(compat="bert"),
+    "nsp-bert-whole-word": Recipe(compat="bert", corruption="whole-word"),
+    "nsp-span": Recipe(corruption="span", short_seq_prob=0.5),
+    "sop-ngram": Recipe(view="sop", corruption="ngram", duplicates=2),
+    "sop-token-bernoulli": Recipe(view="sop", count="bernoulli"),
+    "single-balanced": Recipe(view="single", coverage="balanced"),
+    "single-none": Recipe(view="single", corruption="none"),
+    "single-whole-word-bernoulli": Recipe(
+        view="single", corruption="whole-word", count="bernoulli"
+    ),
+    "packed-none": Recipe(view="packed", corruption="none"),
+    "packed-span": Recipe(view="packed", corruption="span"),
+    "packed-rate": Recipe(view="packed", mlm_probability=(0.3, 0.15)),
+    "packed-plain": Recipe(view="packed", shuffle=False, duplicates=3, max_predictions=5),
+    "single-mask-only": Recipe(
+        view="single", mask_proportion=1.0, random_proportion=0.0, keep_proportion=0.0
+    ),
+}
+MORE_RECIPES |= {
+    name: dataclasses.replace(recipe, max_seq_length=64)
+    for name, recipe in MORE_RECIPES.items()
+    if name not in RECIPES
+}
+# xxh3 of the examples of three stores, as the first release of the format made them.
+GOLDEN = {
+    "bert": "9f0e8c1cc0c064aa 4cdacaafbae12cd3 ff90a3547da9978f",
+    "roberta": "d3aa4801e98b5ad1 01eb7ccc0083b386 2b35ce23915513dc",
+    "albert": "f5c5d16aa408fe64 3a1cfbcafecf23d9 39783339edf7c88f",
+    "spanbert": "adca9b96f59a01db a06ecbf134b912e2 f50e388ffc4c4964",
+    "nsp-whole-word-balanced": "0d3494e7bbd308cd e8866575f32ad9b4 92f764c049d11fa3",
+    "nsp-bert": "4c7b845207b4e9c3 fee6cde65d83c016 dbf75e2634aff80c",
+    "nsp-bert-whole-word": "09fe47b10ea1d0c8 bbb431f9a90b8139 1bd897e60b5153f9",
+    "nsp-span": "ab4a63742e0d360b 0766d5d080ee6265 c43370c1dd368a5e",
+    "sop-ngram": "9e4f734c2b1370c1 33342a98070f72b0 c1f5b2cc60a17394",
+    "sop-token-bernoulli": "1993d4641a6a848f bb49c62d40ff0e7f 9611135276e12030",
+    "single-balanced": "3eeff70dd04a0b19 247afc9fd5421d71 48e66af5ec90407d",
+    "single-none": "611949a054dd62e4 efd46c27b71d5218 cb7feb8f064ec129",
+    "single-whole-word-bernoulli": "f00f2b1d12ba0a76 6322afad599ed8e7 4c1f98807f5f855c",
+    "packed-none": "1ee91ef822bbe65d 53eabcb77d788a77 ce1bf8881e0aa3cd",
+    "packed-span": "ae55330440153abc 39c2336b93277e7c 6c72e0fea3b9084f",
+    "packed-rate": "7dd60159e71fa139 7f3992386e66e534 6db85f3148a017bb",
+    "packed-plain": "9392db6ab9877e28 5edd511105fa8c4a 937320d3ff0600af",
+    "single-mask-only": "5975fbb2cb35f632 61301447b32d0cd6 6efe1f80d7fd523e",
+}
 names = [f"{recipe.view}-{recipe.corruption}" for recipe in RECIPES_TO_TRY]
 recipes = pytest.mark.parametrize("recipe", RECIPES_TO_TRY, ids=names)
 lengths_strategy = st.lists(
@@ -82,6 +133,43 @@ def segments_of(batch):
     """Return the tokens of every segment, the corruption undone."""
     bounds = np.cumsum(batch.segment_lengths)[:-1]
     return [segment.tolist() for segment in np.split(batch.original_ids(), bounds)]
+
+
+def digest(batch):
+    """Return a hash of a batch's arrays, their names and types."""
+    hashed = xxh3_128()
+    names = [column.name for column in COLUMNS] + ["offsets", "mask_offsets", "segment_offsets"]
+    for name in names:
+        array = np.ascontiguousarray(getattr(batch, name))
+        for part in (name.encode(), array.dtype.str.encode(), array.tobytes()):
+            hashed.update(part)
+    return hashed.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", MORE_RECIPES)
+def test_the_bytes_of_every_recipe_are_those_of_the_first_release(name):
+    tokenizer = make_tokenizer(1000, continues=set(range(500, 1000)))
+    stores = [
+        make_store(
+            make_documents(seed, num, most_sentences=most), tokenizer=tokenizer, num_blocks=n
+        )
+        for seed, num, most, n in ((7, 61, 40, 1), (8, 9, 13, 3), (9, 1, 40, 1))
+    ]
+    views = [view(store, MORE_RECIPES[name], seed=3, epoch=1) for store in stores]
+    found = [digest(part.examples(np.arange(len(part)), progress=0.25)) for part in views]
+    assert found == GOLDEN[name].split()
+
+
+@pytest.mark.parametrize("name", MORE_RECIPES)
+def test_every_view_and_corruption_keeps_the_contract(name):
+    tokenizer = make_tokenizer(1000, continues=set(range(500, 1000)))
+    for num_documents in (1, 7):
+        documents = make_documents(11, num_documents)
+        check_view(
+            lambda epoch, documents=documents: view(
+                make_store(documents, tokenizer=tokenizer), MORE_RECIPES[name], seed=3, epoch=epoch
+            )
+        )
 
 
 @recipes
@@ -306,6 +394,7 @@ def wikipedia(shared_data):
                 SimpleNamespace(
                     first_row=first_row,
                     ids=encoded.ids,
+                    unchecked_ids=encoded.ids,
                     id_offsets=encoded.document_offsets,
                     sentence_lengths=encoded.sentence_lengths,
                     sentence_offsets=encoded.sentence_offsets,

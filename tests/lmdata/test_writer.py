@@ -1,4 +1,4 @@
-"""Atomic files, and shards whose bytes depend on their rows alone."""
+"""Shards whose bytes depend on their rows alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata import writer
-from lmdata.building.shards import count_tokens, row_bytes
 from lmdata.errors import OutputError
+from lmdata.files import AtomicFile
 from lmdata.schema import example_schema, token_schema
-from lmdata.writer import AtomicFile, ShardWriter, output_errors, write_atomically
+from lmdata.shards import count_tokens, row_bytes
+from lmdata.writer import ShardWriter
 from lmdata.xxh3 import hash_file
 
 SCHEMA = token_schema(np.dtype(np.uint16))
@@ -117,50 +117,6 @@ def test_row_bytes_and_tokens_look_only_at_the_slice() -> None:
     assert count_tokens(batch.slice(1, 2)) == 13
 
 
-def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fail() -> None:
-        with AtomicFile(tmp_path / "x") as file:
-            file.write(b"half")
-            assert (tmp_path / "x.tmp").read_bytes() == b"half"
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    write_atomically(path, b"old")
-    with AtomicFile(path) as file:
-        file.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-
-
-def test_a_folder_in_place_of_a_file_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="a file is in the way; choose another --output"):
-        write_atomically(tmp_path / "file" / "x", b"")
-
-
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (errno.ENOSPC, "the disk is full: can't write .*; free some space and run again"),
-        (errno.EDQUOT, "the disk is full"),
-        (errno.EROFS, "can't be written .*: choose another --output"),
-        (errno.EACCES, "can't be written .*: choose another --output"),
-        (errno.EIO, "can't write .*Input/output error"),
-    ],
-)
-def test_each_failure_of_the_disk_says_what_to_do(
-    tmp_path: Path, number: int, message: str
-) -> None:
-    with pytest.raises(OutputError, match=message), output_errors(tmp_path / "x"):
-        raise OSError(number, os.strerror(number))
-
-
 def test_a_disk_that_fills_up_ends_the_shard_and_keeps_the_ones_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +128,7 @@ def test_a_disk_that_fills_up_ends_the_shard_and_keeps_the_ones_before(
     def refuse(self: AtomicFile, data: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writer.AtomicFile, "write", refuse)
+    monkeypatch.setattr(AtomicFile, "write", refuse)
     with pytest.raises(OutputError, match=re.escape("the shards finished before it are kept")):
         shards.write(make_batch([60, 60]))
     shards.close()

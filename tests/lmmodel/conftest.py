@@ -15,7 +15,7 @@ from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
-from lmdata.training import TokenizerConfig, train_tokenizer
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.model import make_model
 from lmmodel.saving.run import RunRecord

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmdata.tokenizer import Tokenizer
-from lmmodel.fine_tuned import FineTunedRecord, save_model
+from lmmodel.families import ModelConfig
+from lmmodel.finetuning.folder import FineTunedRecord, save_model
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.finetuning.tasks import TaskName
-from lmmodel.model import ModelConfig
-from lmmodel.task_model import make_task_model
+from lmmodel.tasks.known import TASKS
+from lmmodel.tasks.model import make_task_model
 
 
 def write_fine_tuned(
     folder: Path,
-    task: TaskName,
+    task: str,
     tokenizer: Tokenizer,
     labels: tuple[str, ...] = (),
     *,
@@ -31,7 +31,7 @@ def write_fine_tuned(
         figures={}, environment={},
         has_pairs=has_pairs or task == "sentence-pair",
     )  # fmt: skip
-    head = make_task_model(config, task, record.num_outputs, seed=3)
+    head = make_task_model(config, TASKS[task], TASKS[task].num_outputs(labels), seed=3)
     folder.mkdir(parents=True)
     save_model(folder, record, head.state_dict(), tokenizer)
     return folder

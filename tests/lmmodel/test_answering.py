@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 import lmmodel
 from lmdata.tokenizer import load_tokenizer
+from lmmodel.asking import Pretrained, Specialist
 from lmmodel.errors import FitError, RunError
-from lmmodel.fine_tuned import FineTuned
 from lmmodel.handover.stock import export_model
 from lmmodel.predicting.answering import answer, classify, split_words, tag
-from lmmodel.trained import Run
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 TEXTS = ["the cat sees the river.", "a dog", "one bird paints green apples without a word."]
@@ -25,10 +24,10 @@ LABELS = ("bad", "fair", "good")
 def make_tuned(store, tmp_path):
     """Return a function from a task to a fine-tuned model of it."""
 
-    def make(task, labels=(), **shape) -> FineTuned:
+    def make(task, labels=(), **shape) -> Specialist:
         tokenizer = load_tokenizer(store / "tokenizer")
         found = lmmodel.load(write_fine_tuned(tmp_path / task, task, tokenizer, labels, **shape))
-        assert isinstance(found, FineTuned)
+        assert isinstance(found, Specialist)
         return found
 
     return make
@@ -37,7 +36,7 @@ def make_tuned(store, tmp_path):
 def stock_logits(tuned, folder, class_name, *texts):
     """Return the logits of one text or pair, by transformers' own tokenizer and class."""
     transformers = pytest.importorskip("transformers")
-    export_model(tuned.model, tuned.tokenizer, folder, tuned.record.labels)
+    export_model(tuned.model, tuned.tuned.tokenizer, folder, tuned.tuned.record.labels)
     theirs = getattr(transformers, class_name).from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
@@ -94,7 +93,7 @@ def test_tags_are_those_of_the_first_piece_of_each_word(make_tuned, tmp_path):
 def test_answers_are_stretches_of_the_passage(make_tuned):
     tuned = make_tuned("question-answering")
     passage = "my friend follows the long road. " * 12
-    found = answer(tuned, ["who follows?", "what?"], [passage])
+    found = answer(tuned.tuned, ["who follows?", "what?"], [passage])
     for one in found.answers:
         assert one.answer == one.passage[one.start : one.end]
         assert 0 < one.probability < 1
@@ -112,9 +111,9 @@ def test_the_texts_beside_change_nothing(make_tuned):
 
 def test_what_is_cut_or_windowed_is_counted(make_tuned):
     assert classify(
-        make_tuned("sequence-classification", LABELS), ["the cat " * 50, "a dog"]
+        make_tuned("sequence-classification", LABELS).tuned, ["the cat " * 50, "a dog"]
     ).counts == {"truncated": 1}
-    tagged = tag(make_tuned("token-classification", LABELS), ["the cat " * 50, "a dog"])
+    tagged = tag(make_tuned("token-classification", LABELS).tuned, ["the cat " * 50, "a dog"])
     assert tagged.counts["in windows"] == 1
     assert len(tagged.answers[0].tags) == 100
     assert None not in tagged.answers[0].tags
@@ -205,7 +204,7 @@ def test_texts_are_read_as_in_training_without_the_space_around_them(make_tuned)
 
 
 def test_load_tells_runs_from_fine_tuned_models(trained, make_tuned, tmp_path):
-    assert isinstance(lmmodel.load(trained), Run)
-    assert isinstance(lmmodel.load(str(make_tuned("regression").path)), FineTuned)
+    assert isinstance(lmmodel.load(trained), Pretrained)
+    assert isinstance(lmmodel.load(str(make_tuned("regression").tuned.path)), Specialist)
     with pytest.raises(RunError, match="holds no run"):
         lmmodel.load(tmp_path)

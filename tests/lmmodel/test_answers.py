@@ -13,25 +13,49 @@ from hypothesis import strategies as st
 
 from lmdata.tokenizer import load_tokenizer
 from lmmodel.batch import IGNORED
-from lmmodel.finetuning.answers import best_spans, make_predictions
-from lmmodel.finetuning.examples import TaskExamples, encode_task
-from lmmodel.finetuning.passages import encode_passages
-from lmmodel.finetuning.rows import (
-    Answer,
-    QuestionRows,
-    find_labels,
-    make_question_rows,
-    make_text_rows,
-    make_word_rows,
-    references,
-)
-from lmmodel.finetuning.task_files import read_task_file
-from lmmodel.finetuning.tasks import TaskFormat
+from lmmodel.tasks import answering
+from lmmodel.tasks import task as tasks
+from lmmodel.tasks.answering import best_spans
+from lmmodel.tasks.examples import Predictions, TaskExamples
+from lmmodel.tasks.known import TASKS, read_task_file
+from lmmodel.tasks.passages import encode_passages
+from lmmodel.tasks.questions import Answer, QuestionRows, make_question_rows
+from lmmodel.tasks.task_files import TaskFormat
+from lmmodel.tasks.text_rows import TextRows, make_text_rows
+from lmmodel.tasks.words import WordRows, make_word_rows
 from tests.lmmodel.tiny_tokenizers import TINY
 
 KINDS = sorted(TINY)
 # No lone surrogates: no file can hold them.
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+USUAL = {
+    TextRows: "sequence-classification", WordRows: "token-classification",
+    QuestionRows: "question-answering",
+}  # fmt: skip
+
+
+def encode_task(
+    rows: Any, *arguments: Any, task: str | None = None, **options: Any
+) -> TaskExamples:
+    """Return the examples of rows, by the task that reads such rows."""
+    return tasks.encode_task(TASKS[task or USUAL[type(rows)]], rows, *arguments, **options)
+
+
+def make_predictions(
+    examples: TaskExamples,
+    logits: np.ndarray,
+    rows: Any,
+    *,
+    task: str | None = None,
+    labels: tuple[str, ...] = (),
+    max_answer_tokens: int = 30,
+) -> Predictions:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answering, "MAX_ANSWER_TOKENS", max_answer_tokens)
+        name = task or USUAL[type(rows)]
+        return tasks.make_predictions(TASKS[name], examples, logits, rows, labels)
 
 
 def answered(passage: str, *answers: Answer, question: str = "cat?") -> QuestionRows:
@@ -142,11 +166,10 @@ def test_bytes_of_one_character_stand_for_all_of_it() -> None:
 
 def slow_best_span(examples: TaskExamples, logits: np.ndarray, row: int, longest: int) -> Any:
     """Every span of every window, one by one."""
-    assert examples.is_scored is not None
     best: tuple[float, int, int] | None = None
     for example in np.flatnonzero(examples.row == row):
         tokens = range(examples.offsets[example], examples.offsets[example + 1])
-        allowed = [token for token in tokens if examples.is_scored[token]]
+        allowed = [token for token in tokens if examples.of_tokens["is_scored"][token]]
         for first, last in itertools.product(allowed, allowed):
             score = float(logits[first, 0]) + float(logits[last, 1])
             if first <= last < first + longest and (best is None or score > best[0]):
@@ -164,7 +187,8 @@ def test_the_best_span_is_that_of_trying_them_all(
     examples = encode_task(rows, TINY["wordpiece"], (), 11, is_training=False, window_overlap=2)
     generator = np.random.default_rng(seed)
     logits = generator.integers(-3, 4, (len(examples.input_ids), 2)).astype(np.float32)
-    first, last, probabilities = best_spans(examples, logits, longest)
+    best = best_spans(examples, logits, longest)
+    first, last, probabilities = best.first, best.last, best.probabilities
     for row in range(len(rows)):
         expected = slow_best_span(examples, logits, row, longest)
         if expected is None:
@@ -188,8 +212,7 @@ def test_the_best_window_wins_and_probabilities_are_over_all_of_them() -> None:
     logits[examples.offsets[window] + examples.labels[window, 0]] = np.log(3)
     predictions = make_predictions(examples, logits, rows)
     assert predictions.values == ["old"]
-    assert examples.is_scored is not None
-    share = 3 / (examples.is_scored.sum() + 2)
+    share = 3 / (examples.of_tokens["is_scored"].sum() + 2)
     assert predictions.probabilities is not None
     assert predictions.probabilities[0] == pytest.approx(share**2, rel=1e-5)
 
@@ -200,9 +223,8 @@ def test_the_best_window_wins_and_probabilities_are_over_all_of_them() -> None:
 def test_tags_come_back_to_their_words() -> None:
     rows = make_word_rows([["cat", "cannot"], ["\u200b", "the"]])
     examples = encode_task(rows, TINY["wordpiece"], ("x", "y"), 16, is_training=False)
-    assert examples.is_scored is not None
     logits = np.zeros((len(examples.input_ids), 2), np.float32)
-    logits[np.flatnonzero(examples.is_scored), [1, 0, 1]] = 5
+    logits[np.flatnonzero(examples.of_tokens["is_scored"]), [1, 0, 1]] = 5
     predictions = make_predictions(examples, logits, rows)
     assert np.asarray(predictions.values).tolist() == [1, 0, IGNORED, 1]
     assert predictions.probabilities is not None
@@ -210,22 +232,24 @@ def test_tags_come_back_to_their_words() -> None:
 
 
 def test_classes_and_numbers() -> None:
-    rows = make_text_rows("sequence-classification", ["cat", "the"])
+    rows = make_text_rows(["cat", "the"])
     examples = encode_task(rows, TINY["modern"], ("x", "y", "z"), 16, is_training=False)
     logits = np.array([[0, 9, 0], [9, 0, 0]], np.float32)
     predictions = make_predictions(examples, logits, rows)
     assert np.asarray(predictions.values).tolist() == [1, 0]
     with pytest.raises(ValueError, match="logits of 3 rows for 2"):
         make_predictions(examples, np.zeros((3, 3), np.float32), rows)
-    numbers = make_text_rows("regression", ["cat", "the"], ["a", "b"])
-    examples = encode_task(numbers, TINY["modern"], (), 16, is_training=False)
-    predictions = make_predictions(examples, np.array([[0.5], [2]], np.float32), numbers)
+    numbers = make_text_rows(["cat", "the"], ["a", "b"])
+    examples = encode_task(numbers, TINY["modern"], (), 16, is_training=False, task="regression")
+    predictions = make_predictions(
+        examples, np.array([[0.5], [2]], np.float32), numbers, task="regression"
+    )
     assert np.asarray(predictions.values).tolist() == [0.5, 2.0]
     assert predictions.probabilities is None
 
 
 def test_examples_for_training_can_not_be_scored() -> None:
-    rows = make_text_rows("sequence-classification", ["cat", ""])
+    rows = make_text_rows(["cat", ""])
     examples = encode_task(rows, TINY["modern"], ("x", "y"), 16, is_training=True)
     with pytest.raises(ValueError, match="rows were left out"):
         make_predictions(examples, np.zeros((1, 2), np.float32), rows)
@@ -243,12 +267,13 @@ def test_right_answers_of_xquad_come_back(
 ) -> None:
     path = shared_data / f"tasks/xquad/xquad.{language}.json"
     rows = read_task_file(path, "question-answering", TaskFormat())
-    assert find_labels(rows) == ()
+    task = TASKS["question-answering"]
+    assert task.find_labels(rows) == ()
     tokenizer = load_tokenizer(shared_data / "vocab" / name)
     examples = encode_task(rows, tokenizer, (), 384, is_training=False, window_overlap=128)
     predictions = make_predictions(examples, certain(examples), rows, max_answer_tokens=64)
     same = [
         found == right[0]
-        for found, right in zip(predictions.values, references(rows, ()), strict=True)
+        for found, right in zip(predictions.values, task.references(rows, ()), strict=True)
     ]
     assert np.mean(same) >= least

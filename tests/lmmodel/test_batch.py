@@ -4,7 +4,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmmodel.batch import IGNORED, deal_rows, make_batch, pad_batch, spare_sequences
+from lmmodel.batch import (
+    IGNORED,
+    Batch,
+    Labels,
+    make_batch,
+    make_stream,
+    pad_batch,
+    spare_sequences,
+)
+from lmmodel.packing import deal_rows
 
 
 def small_batch():
@@ -37,15 +46,60 @@ def test_padding_adds_sequences_without_labels() -> None:
 def test_padding_to_the_same_shape_changes_nothing() -> None:
     batch = small_batch()
     padded = pad_batch(batch, num_tokens=10, num_sequences=2, num_masked=2)
-    for name, value in vars(batch).items():
-        other = getattr(padded, name)
-        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+    for one, other in zip(tensors_of(batch), tensors_of(padded), strict=True):
+        assert torch.equal(one, other)
 
 
-def test_moving_keeps_every_field() -> None:
-    moved = small_batch().to("cpu", non_blocking=True)
-    assert vars(moved).keys() == vars(small_batch()).keys()
-    assert moved.max_seqlen == 7
+def tensors_of(batch: Batch) -> list[torch.Tensor]:
+    """Return every tensor of a batch."""
+    found = [*batch.sequence_labels.values(), batch.addresses]
+    for stream in batch.streams.values():
+        found += [stream.input_ids, stream.token_type_ids, stream.position_ids, stream.cu_seqlens]
+        found += [tensor for own in stream.labels.values() for tensor in (own.rows, own.values)]
+    return found
+
+
+def source_and_target() -> Batch:
+    """Two sequences of each: the first source is empty, and so is the second target."""
+    source = make_stream(torch.tensor([5, 6, 7]), torch.tensor([0, 3]))
+    target = make_stream(
+        torch.tensor([8, 9]), torch.tensor([2, 0]),
+        labels={"next": Labels(torch.tensor([0]), torch.tensor([9]))},
+    )  # fmt: skip
+    return Batch(
+        streams={"source": source, "target": target}, sequence_labels={},
+        addresses=torch.tensor([[0, 4, 0], [0, 7, 0]]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [small_batch, lambda: source_and_target()])
+def test_every_tensor_of_every_stream_moves(make) -> None:
+    batch = make()
+    moved = batch.to("meta")
+    assert len(tensors_of(moved)) == len(tensors_of(batch)) > 5
+    assert all(tensor.device.type == "meta" for tensor in tensors_of(moved))
+    assert all(tensor.device.type == "cpu" for tensor in tensors_of(batch))
+
+
+def test_streams_are_padded_side_by_side() -> None:
+    batch = source_and_target()
+    assert (batch.num_tokens, batch.num_sequences, batch.num_labels) == (5, 2, 1)
+    padded = pad_batch(batch, num_tokens=4, num_sequences=4, num_masked=3)
+    assert padded.streams["source"].cu_seqlens.tolist() == [0, 0, 3, 4, 4]
+    assert padded.streams["target"].cu_seqlens.tolist() == [0, 2, 2, 4, 4]
+    assert padded.streams["target"].labels["next"].values.tolist() == [9, IGNORED, IGNORED]
+    assert padded.addresses.tolist() == [[0, 4, 0], [0, 7, 0], [-1] * 3, [-1] * 3]
+    with pytest.raises(ValueError, match="unpack"):
+        _ = batch.stream  # there is no only one
+
+
+def test_a_batch_without_labels_has_none_anywhere() -> None:
+    for batch in (small_batch(), source_and_target()):
+        idle = batch.without_labels()
+        labels = [own for stream in idle.streams.values() for own in stream.labels.values()]
+        assert all((own.values == IGNORED).all() for own in labels)
+        assert all((values == IGNORED).all() for values in idle.sequence_labels.values())
+        assert idle.num_labels == batch.num_labels
 
 
 def test_spare_sequences_cover_the_added_tokens() -> None:

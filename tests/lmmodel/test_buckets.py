@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmmodel.layers.buckets import (
-    Bucket,
+    Filled,
     equal_buckets,
     pad,
     padded_rows,
@@ -30,12 +30,29 @@ def test_an_octave_has_few_lengths(num_digits: int, num_lengths: int) -> None:
 
 def test_equal_lengths_share_a_bucket() -> None:
     assert equal_buckets([]) == []
-    assert equal_buckets([5, 5, 0, 0, 5]) == [Bucket((5, 5), 5), Bucket((5,), 5)]
+    found = [bucket.queries for bucket in equal_buckets([5, 5, 0, 0, 5])]
+    assert found == [Filled((5, 5), 5), Filled((5,), 5)]
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=30))
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_sides_of_different_lengths_stay_together(is_rounded: bool, pairs) -> None:
+    queries, keys = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    buckets = (
+        rounded_buckets(queries, keys, most_pairs=500) if is_rounded
+        else equal_buckets(queries, keys)
+    )  # fmt: skip
+    found = [pair for bucket in buckets
+             for pair in zip(bucket.queries.lengths, bucket.keys.lengths, strict=True)]  # fmt: skip
+    assert found == [pair for pair in pairs if any(pair)]
+    for bucket in buckets:
+        assert max(bucket.queries.lengths) <= bucket.queries.length
+        assert max(bucket.keys.lengths) <= bucket.keys.length
 
 
 @given(lengths=lengths_lists, most_pairs=st.integers(1, 10**6))
 def test_buckets_hold_every_token_once_in_order(lengths: list[int], most_pairs: int) -> None:
-    buckets = rounded_buckets(lengths, most_pairs)
+    buckets = [bucket.queries for bucket in rounded_buckets(lengths, most_pairs=most_pairs)]
     assert [n for bucket in buckets for n in bucket.lengths] == [n for n in lengths if n]
     for bucket in buckets:
         num = len(bucket.lengths)
@@ -46,7 +63,7 @@ def test_buckets_hold_every_token_once_in_order(lengths: list[int], most_pairs: 
 
 @given(lengths=lengths_lists.filter(any))
 def test_tokens_keep_their_order_and_padding_comes_last(lengths: list[int]) -> None:
-    buckets = rounded_buckets(lengths, 10**5)
+    buckets = [bucket.queries for bucket in rounded_buckets(lengths, most_pairs=10**5)]
     rows, num_rows = padded_rows(buckets)
     is_token = torch.zeros(num_rows, dtype=torch.bool).index_fill_(0, rows, True)
     assert torch.equal(rows, is_token.nonzero()[:, 0])
@@ -54,7 +71,7 @@ def test_tokens_keep_their_order_and_padding_comes_last(lengths: list[int]) -> N
 
 
 def test_padding_and_its_inverse_have_the_right_gradients() -> None:
-    rows, num_rows = padded_rows([Bucket((3, 2), 3), Bucket((5,), 7)])
+    rows, num_rows = padded_rows([Filled((3, 2), 3), Filled((5,), 7)])
     assert rows.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
     x = torch.randn(10, 3, dtype=torch.float64, requires_grad=True)
     y = torch.randn(num_rows, 3, dtype=torch.float64, requires_grad=True)
@@ -65,6 +82,6 @@ def test_padding_and_its_inverse_have_the_right_gradients() -> None:
 
 @pytest.mark.parametrize(("lengths", "is_full"), [((7, 7), True), ((5, 7), False)])
 def test_a_bucket_knows_its_padding(lengths: tuple[int, ...], is_full: bool) -> None:
-    bucket = Bucket(lengths, 7)
+    bucket = Filled(lengths, 7)
     assert (bucket.is_full, bucket.num_rows) == (is_full, 14)
     assert bucket.is_real().sum() == sum(lengths)

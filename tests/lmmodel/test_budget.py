@@ -13,7 +13,7 @@ from lmmodel.data import open_data
 from lmmodel.device import Processes
 from lmmodel.saving.run import read_record
 from lmmodel.trainer import plan, train
-from lmmodel.training import calibration, loop
+from lmmodel.training import budget, loop
 from lmmodel.training.budget import Pace, budget_steps, interval, num_times, steps_within
 from lmmodel.training.learner import Learner
 from lmmodel.training.plan import make_loader, resolve_config
@@ -73,7 +73,7 @@ def test_a_budget_counts_every_stage(tiny, store, tmp_path, budget):
     loader = make_loader(resolved, data, made.num_steps, Processes())
     num_tokens, num_epochs = 0, 0.0
     for step in range(made.num_steps):
-        batch, stage = loader.batch(step), loader.stages[step >= loader.stages[1].first_step]
+        batch, stage = loader.batch(step), loader.stages[step >= loader.first_steps[1]]
         num_tokens += batch.num_tokens
         num_epochs += sum(len(rows) for _, rows in batch.rows) / stage.rows.num_rows
     assert made.num_tokens == pytest.approx(num_tokens, rel=0.05)
@@ -113,11 +113,11 @@ def test_minutes_hold_evaluations_checkpoints_and_the_calibration_itself(
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now_s)
     clock.charge(monkeypatch, Learner, "learn", 0.5)
-    for module in (calibration, loop):
+    for module in (budget, loop):
         clock.charge(monkeypatch, module, "evaluate", 2.0)
         clock.charge(monkeypatch, module, "save_state", 1.0)
-    budget = ("budget.num_steps=none", "budget.num_minutes=1")
-    train(tiny(*budget, "evaluation.every_steps=none", "checkpoint.every_steps=none"),
+    minutes = ("budget.num_steps=none", "budget.num_minutes=1")
+    train(tiny(*minutes, "evaluation.every_steps=none", "checkpoint.every_steps=none"),
           store, tmp_path / "run")  # fmt: skip
     assert clock.now_s == pytest.approx(60, rel=0.05)
     assert 30 < read_record(tmp_path / "run").num_steps < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from lmdata.config import config_to_dict
 from lmdata.errors import ConfigError
 from lmmodel.config import config_from_dict, load_train_config
-from lmmodel.model import num_parameters
+from lmmodel.objectives import OBJECTIVES
 
 
 def test_defaults_load_and_survive_json():
@@ -31,7 +32,7 @@ def test_sizes_carry_the_published_names(size, shape):
 def test_any_size_can_be_configured():
     overrides = ["model.num_hidden_layers=3", "model.hidden_size=35", "model.vocab_size=101",
                  "model.num_attention_heads=5", "model.intermediate_size=53"]  # fmt: skip
-    assert num_parameters(load_train_config(None, overrides).model) > 0
+    assert load_train_config(None, overrides).model.num_parameters > 0
 
 
 def test_a_toml_file_lies_under_the_overrides(tmp_path):
@@ -39,6 +40,14 @@ def test_a_toml_file_lies_under_the_overrides(tmp_path):
     path.write_text('seed = 3\n[optimizer]\nlr = 5e-4\nname = "muon"\n')
     config = load_train_config(path, ["optimizer.lr=6e-4"])
     assert (config.seed, config.optimizer.lr, config.optimizer.name) == (3, 6e-4, "muon")
+
+
+def test_a_family_learns_what_it_is_made_for_unless_it_is_said():
+    assert load_train_config(None, ["model.family=gpt2"]).objective.name == "clm"
+    chosen = load_train_config(None, ["objective.name=mlm"], options={"model.family": "modern"})
+    assert (chosen.model.family, chosen.objective.name) == ("modern", "mlm")
+    short = load_train_config(None, ["model.family=gpt2", "recipe.max_seq_length=64"])
+    assert short.recipe == dataclasses.replace(OBJECTIVES["clm"].recipe, max_seq_length=64)
 
 
 def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
@@ -59,11 +68,21 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
         (["batch.size=many"], "batch.size must be of type int, got 'many'"),
         (["budget.num_steps=5", "budget.num_minutes=1"], "one number, got num_minutes, num_steps"),
         (["budget.num_minutes=-1"], "num_minutes must be above 0"),
+        (["budget.num_steps=9223372036854775808"], "num_steps must be above 0 and at most 1,000,"),
+        (["budget.num_epochs=1e18"], "num_epochs must be above 0 and at most 1,000,000, got 1e"),
+        (["stages=[{until=1, batch_size=0}]"], r"stages\[0\]: batch_size must be at least 1"),
+        (["stages=[{until=1, max_seq_length=3}]"], r"stages\[0\]: max_seq_length must be in"),
+        (["batch.prefetch=1000000000"], r"prefetch must be in \[0, 1000\]"),
+        (["init_from=" + "a/" * 5000], "init_from must be a path of at most 4,096 letters"),
+        (["model.family=[[1]]"], r"model.family must be of type str, got \[\[1\]\]"),
         (["stages=[{until=0.5}]"], "the last at 1"),
         (["stages=[{until=1.5}]"], r"stages\[0\]: until must be in \(0, 1\]"),
         (["stages=[{until=0.5}, {batch_size=8}]"], r"stages\[1\]\.until is missing"),
         (["stages=[{until=1, share=3}]"], r"unknown key stages\[0\]\.share"),
-        (["model.family=gpt2"], "objective.name must be clm, got mlm\\+nsp"),
+        (
+            ["model.family=gpt2", "objective.name=mlm+nsp"],
+            "objective.name must be clm, got mlm\\+nsp",
+        ),
         (["recipe.view=packed"], "learns from recipe.view=nsp, got packed"),
         (["recipe.max_seq_length=1024"], "exceeds model.max_position_embeddings=512"),
         (["preset=bart"], "preset must be one of bert, .* got 'bart'"),
@@ -75,7 +94,7 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
         (["checkpoint.keep=0"], "keep must be at least 1"),
         (["logging.every_steps=0"], "every_steps must be at least 1"),
         (["evaluation.num_examples=-1"], "num_examples must be at least 0"),
-        (["batch.prefetch=-1"], "prefetch must be at least 0"),
+        (["batch.prefetch=-1"], r"prefetch must be in \[0, 1000\]"),
         (["seed=-1"], r"seed must be in \[0, 2\*\*63\)"),
         (["max_grad_norm=0"], "max_grad_norm must be above 0 or none"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lmdata.errors import OutputError
+from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
@@ -23,7 +24,7 @@ def test_vectors_are_the_mean_of_transformers_last_layer(which, request, tmp_pat
     run = load_run(request.getfixturevalue(which))
     export_model(run.model, run.tokenizer, tmp_path / "hf")
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
-    raw, unit = embed(run, TEXTS, normalize=False).vectors, run.embed(TEXTS)
+    raw, unit = embed(run, TEXTS, normalize=False).vectors, Pretrained(run).embed(TEXTS)
     for text, ours, normal in zip(TEXTS, raw, unit, strict=True):
         ids = run.tokenizer.backend.encode(text, add_special_tokens=not run.is_causal).ids
         with torch.no_grad():
@@ -47,9 +48,9 @@ def test_longer_texts_are_the_mean_over_windows_side_by_side(causal_run):
 
 def test_the_texts_beside_change_nothing(trained):
     run = load_run(trained)
-    alone = np.concatenate([run.embed(text) for text in TEXTS])
-    np.testing.assert_allclose(run.embed(TEXTS), alone, rtol=0, atol=1e-6)
-    assert run.embed([]).shape == (0, 32)
+    alone = np.concatenate([Pretrained(run).embed(text) for text in TEXTS])
+    np.testing.assert_allclose(Pretrained(run).embed(TEXTS), alone, rtol=0, atol=1e-6)
+    assert Pretrained(run).embed([]).shape == (0, 32)
 
 
 def test_vectors_are_written_alone_or_with_their_texts(tmp_path):
@@ -69,7 +70,7 @@ def test_vectors_are_written_alone_or_with_their_texts(tmp_path):
 
 def test_what_can_not_be_embedded_or_written_is_a_clear_error(trained, tmp_path):
     with pytest.raises(FitError, match=r"text 1 of 1 has no token in it: ''"):
-        load_run(trained).embed("")
+        load_pretrained(trained).embed("")
     with pytest.raises(FitError, match=r"v.csv ends with '.csv': vectors go to .npy or .parquet"):
         write_vectors(tmp_path / "v.csv", ["a"], np.zeros((1, 2), np.float32))
     (tmp_path / "file").touch()

@@ -15,20 +15,18 @@ from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmmodel.data import open_data
+from lmmodel.data import open_data, piece_bytes
 from lmmodel.device import Processes, resolve_device
-from lmmodel.errors import FitError, RunError
+from lmmodel.errors import CheckpointError, DivergedError, FitError, RunError
 from lmmodel.evaluation import (
     evaluate,
     evaluate_run,
     make_held_out,
-    per_byte,
-    piece_bytes,
-    score_labels,
-    unigram_cross_entropy,
 )
+from lmmodel.inference import prepare
 from lmmodel.model import make_model
-from lmmodel.predicting.inference import prepare
+from lmmodel.objectives.terms import per_byte, score_labels, unigram_cross_entropy
+from lmmodel.saving.checkpoint import load_tensors, save_tensors
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.sources import evaluate_sources
 from lmmodel.trainer import train
@@ -44,7 +42,7 @@ def held_out_of(config, path, num_examples=24):
 
 
 def figures_of(evaluation):
-    return {k: v for k, v in dataclasses.asdict(evaluation).items() if v is not None}
+    return {name: value for name, value in evaluation.figures().items() if value is not None}
 
 
 def test_masks_do_not_depend_on_seed_rate_or_micro_batches(tiny, store):
@@ -67,7 +65,7 @@ def test_figures_are_those_of_a_plain_loop(tiny, store):
             losses.append(-row.log_softmax(0)[label].item())
             hits.append(int(row.argmax()) == label)
             top.append(label in row.topk(5).indices.tolist())
-            num_bytes += int(held_out.piece_bytes[label])
+            num_bytes += int(held_out.vocabulary.piece_bytes[label])
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert found.nats_per_byte == pytest.approx(np.sum(losses) / num_bytes, rel=1e-5)
     assert (found.accuracy, found.top5_accuracy) == (np.mean(hits), np.mean(top))
@@ -171,13 +169,22 @@ def test_labels_without_text_have_a_loss_still():
     assert per_byte(np.array([4.0, 2.0]), np.array([0, 0])) == 3.0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_have_no_figures(tiny, store, value):
+    config, held_out = held_out_of(tiny(), store)
+    model = make_model(config.model, seed=4)
+    model.layers[1].mlp.output.weight.data[3, 5] = value
+    with pytest.raises(DivergedError, match=r"the held-out loss is (nan|inf): .* not finite"):
+        evaluate(model, held_out, CPU)
+
+
 @pytest.mark.parametrize("objective", ["mlm", "clm", "hybrid"])
 def test_logits_in_parts_score_as_all_at_once(tiny, store, monkeypatch, objective):
     overrides = (f"objective.name={objective}", "recipe.view=packed")
     config, held_out = held_out_of(tiny(*overrides), store)
     model = make_model(config.model, seed=4)
     whole = figures_of(evaluate(model, held_out, CPU))
-    monkeypatch.setattr("lmmodel.predicting.inference.CPU_CHUNK", 3 * config.model.vocab_size)
+    monkeypatch.setattr("lmmodel.inference.CPU_CHUNK", 3 * config.model.vocab_size)
     parts = figures_of(evaluate(model, held_out, CPU))
     assert parts == pytest.approx(whole, rel=1e-5)
 
@@ -200,7 +207,7 @@ def test_ranks_are_those_of_float32_whatever_layers_compute_in(tiny, store, is_p
 
 
 def test_held_out_batches_suit_the_device_evaluated_on(tiny, store, monkeypatch):
-    monkeypatch.setattr("lmmodel.predicting.inference.CPU_BATCH_TOKENS", 128)
+    monkeypatch.setattr("lmmodel.inference.CPU_BATCH_TOKENS", 128)
     config = tiny("batch.micro_batch_tokens=65536")  # as on a card
     resolved, held_out = held_out_of(config, store)
     most = max(micro.batch.num_tokens for micro in held_out.micro_batches)
@@ -283,3 +290,13 @@ def two_file_store(store, tmp_path_factory):
 
 def hash_of(word):
     return zlib.crc32(word.encode())
+
+
+def test_a_run_with_a_weight_that_is_no_number_is_not_opened(tiny, store, tmp_path):
+    run = tmp_path / "run"
+    train(tiny("budget.num_steps=1"), store, run)
+    weights = load_tensors(run / "model.safetensors")
+    weights["layers.0.mlp.input.weight"][2, 3] = float("nan")
+    save_tensors(run / "model.safetensors", weights)
+    with pytest.raises(CheckpointError, match=r"layers.0.mlp.input.weight holds .* no numbers"):
+        evaluate_run(run, store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import re
 import shutil
@@ -14,11 +13,9 @@ import yaml
 from lmdata.errors import OutputError
 from lmdata.tokenizer import load_tokenizer
 from lmdata.xxh3 import hash_file
-from lmmodel.errors import HuggingFaceError, RunError
+from lmmodel.errors import HuggingFaceError
 from lmmodel.exporting import export_run
-from lmmodel.fine_tuned import read_fine_tuned_record
-from lmmodel.handover import card, description
-from lmmodel.task_model import TaskModel
+from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.trainer import train
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
@@ -165,7 +162,7 @@ def test_the_card_of_a_fine_tuned_model_tells_scores_with_their_spread(
         "| source `corpus.txt` |",
     ):
         assert row in text
-    model = TaskModel(read_fine_tuned_record(folder).model, "sentence-pair", len(LABELS))
+    model = load_fine_tuned(folder, device="cpu").model
     count = sum(w.numel() for n, w in model.named_parameters() if "backbone.head." not in n)
     assert f"{count:,} parameters" in text
     assert "/there/" not in text
@@ -191,14 +188,14 @@ def test_whoever_can_read_the_settings_can_read_the_weights(trained, tmp_path) -
 
 def test_nothing_but_an_export_is_ever_replaced(trained, tmp_path) -> None:
     export_run(trained, tmp_path / "hf")
-    with pytest.raises(RunError, match="hf already holds an exported model: --overwrite"):
+    with pytest.raises(OutputError, match="hf already holds an exported model: add --overwrite"):
         export_run(trained, tmp_path / "hf")
     export_run(trained, tmp_path / "hf", overwrite=True)
-    with pytest.raises(RunError, match="exists and is not an exported model, so nothing replaces"):
+    with pytest.raises(OutputError, match="exists and is not an exported model, so nothing"):
         export_run(trained, trained, overwrite=True)
     assert (trained / "checkpoints").is_dir()
     (tmp_path / "hf" / "README.md").write_text("# A checkpoint of others\n")
-    with pytest.raises(RunError, match="exists and is not an exported model"):
+    with pytest.raises(OutputError, match="exists and is not an exported model"):
         export_run(trained, tmp_path / "hf", overwrite=True)
 
 
@@ -230,8 +227,3 @@ def test_an_encoder_trained_on_next_tokens_is_not_shown_filling_masks(
     names = run_example(text, monkeypatch, tmp_path)
     assert isinstance(names["embed"], transformers.FeatureExtractionPipeline)
     assert len(names["answer"][0][0]) == tiny().model.hidden_size
-
-
-@pytest.mark.parametrize("module", [card, description])
-def test_examples_in_docstrings_hold(module) -> None:
-    assert doctest.testmod(module).failed == 0

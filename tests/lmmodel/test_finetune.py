@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import random
 import warnings
@@ -14,6 +13,7 @@ import torch
 
 from lmdata.errors import ConfigError, OutputError
 from lmmodel import finetune as face
+from lmmodel.asking import Specialist
 from lmmodel.config import load_train_config
 from lmmodel.errors import (
     CheckpointError,
@@ -23,14 +23,18 @@ from lmmodel.errors import (
     RunError,
     TaskError,
 )
-from lmmodel.fine_tuned import is_fine_tuned, load_fine_tuned, read_fine_tuned_record
 from lmmodel.finetune import FinetuneResult, finetune, read_data, resolve_config, start_model
-from lmmodel.finetuning import batches, fit, pictures, settings
-from lmmodel.finetuning.batches import predict_logits
+from lmmodel.finetuning import pictures
 from lmmodel.finetuning.fit import TaskLearner, epoch_batches, evaluation_steps
+from lmmodel.finetuning.folder import (
+    is_fine_tuned,
+    load_fine_tuned,
+    read_fine_tuned_record,
+)
 from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.finetuning.tasks import TaskFormat
+from lmmodel.tasks.model import predict_logits
+from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.trained import load_run
 from lmmodel.trainer import train
 from tests.lmmodel.conftest import OBJECTS, SUBJECTS, TIMES, TINY, VERBS
@@ -382,11 +386,6 @@ def test_the_last_step_is_always_evaluated() -> None:
             assert max(evaluation_steps(steps, config)) == 3 * steps
 
 
-@pytest.mark.parametrize("module", [batches, fit, pictures, settings, face])
-def test_examples_in_docstrings_hold(module) -> None:
-    assert doctest.testmod(module).failed == 0
-
-
 def test_labels_that_the_font_lacks_are_drawn_without_a_word(tmp_path) -> None:
     assert pictures.drawable("é 面 \U0001f469\t") == "é U+9762 U+1F469U+0009"
     with warnings.catch_warnings():
@@ -447,13 +446,13 @@ def test_only_a_fine_tuned_folder_is_replaced_and_only_if_asked(runs, tmp_path) 
     paths = write_files(tmp_path, "sequence-classification", 20)
     config = make_config("sequence-classification", num_epochs=1)
     finetune(runs["bert"], config, *paths, tmp_path / "out")
-    with pytest.raises(RunError, match="already holds a fine-tuned model: --overwrite replaces"):
+    with pytest.raises(OutputError, match="already holds a fine-tuned model: add --overwrite"):
         finetune(runs["bert"], config, *paths, tmp_path / "out")
     finetune(runs["bert"], config, *paths, tmp_path / "out", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     for folder in (tmp_path / "mine", runs["modern"]):
-        with pytest.raises(RunError, match="is not a fine-tuned model, so nothing replaces it"):
+        with pytest.raises(OutputError, match="is not a fine-tuned model, so nothing replaces it"):
             finetune(runs["bert"], config, *paths, folder, overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     with pytest.raises(RunError, match="is fine-tuned already: begin with the pretrained run"):
@@ -499,7 +498,7 @@ def test_a_model_of_numbers_remembers_whether_it_learned_pairs(runs, tmp_path, h
     config = make_config("regression", num_epochs=1)
     finetune(runs["bert"], config, path, path, tmp_path / "out")
     assert read_fine_tuned_record(tmp_path / "out").has_pairs is has_pairs
-    tuned = load_fine_tuned(tmp_path / "out")
+    tuned = Specialist(load_fine_tuned(tmp_path / "out"))
     tuned.classify(["a"], ["b"] if has_pairs else None)
     with pytest.raises(FitError, match="give a second text" if has_pairs else "no second ones"):
         tuned.classify(["a"], None if has_pairs else ["b"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
 from lmmodel.predicting.generation import GenerationConfig, generate, sample
@@ -52,7 +53,7 @@ def test_remembering_changes_nothing_in_other_families(make_untrained_run, famil
         f"model.family={family}", "objective.name=clm", "model.local_window=6",
         "model.global_every=2",
     )  # fmt: skip
-    found = run.generate(PROMPTS, max_new_tokens=12, temperature=0)
+    found = Pretrained(run).generate(PROMPTS, max_new_tokens=12, temperature=0)
     for prompt, ours in zip(PROMPTS, found, strict=True):
         expected = greedy_ids_by_the_whole_text(run, prompt, 12)
         assert ours.ids == expected[: len(ours.ids)]
@@ -60,7 +61,7 @@ def test_remembering_changes_nothing_in_other_families(make_untrained_run, famil
 
 def test_a_hybrid_model_begins_with_the_token_its_rows_began_with(make_untrained_run):
     run = make_untrained_run("objective.name=hybrid")
-    found = run.generate("the cat", max_new_tokens=8, temperature=0)[0]
+    found = Pretrained(run).generate("the cat", max_new_tokens=8, temperature=0)[0]
     assert found.ids == greedy_ids_by_the_whole_text(run, "the cat", 8)[: len(found.ids)]
 
 
@@ -108,7 +109,7 @@ def test_a_full_model_stops_and_says_so(causal_run):
 
 def test_text_is_prompt_and_continuation(causal_run):
     run = load_run(causal_run)
-    found = run.generate("the cat", max_new_tokens=1, temperature=0)[0]
+    found = Pretrained(run).generate("the cat", max_new_tokens=1, temperature=0)[0]
     assert found.stopped_by == "max_new_tokens"
     assert len(found.ids) == 1
     assert found.text == f"the cat {found.continuation}"
@@ -117,11 +118,11 @@ def test_text_is_prompt_and_continuation(causal_run):
 def test_what_can_not_be_gone_on_with_is_a_clear_error(causal_run, trained):
     run = load_run(causal_run)
     with pytest.raises(FitError, match=r"was trained on masked tokens \(objective mlm\+nsp\)"):
-        load_run(trained).generate("the cat")
+        load_pretrained(trained).generate("the cat")
     with pytest.raises(FitError, match=r"leaves no room: the model takes 64 in all"):
-        run.generate("the cat " * 40)
+        Pretrained(run).generate("the cat " * 40)
     with pytest.raises(FitError, match=r"text 2 of 2 has no token in it: ''"):
-        run.generate(["the cat", ""])
+        Pretrained(run).generate(["the cat", ""])
 
 
 @pytest.mark.parametrize(
@@ -141,5 +142,5 @@ def test_settings_out_of_range_are_refused(settings, words):
 
 
 def test_no_prompts_give_no_texts(causal_run):
-    assert load_run(causal_run).generate([]) == []
-    assert np.array(load_run(causal_run).score([]).total).shape == (0,)
+    assert load_pretrained(causal_run).generate([]) == []
+    assert np.array(load_pretrained(causal_run).score([]).total).shape == (0,)

@@ -15,18 +15,20 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
-from benchmarks.gpu_checks import CHECKS
-from benchmarks.made_up import write_made_up_store
 from lmmodel.batch import Batch, make_batch, pad_batch
 from lmmodel.config import TrainConfig
 from lmmodel.data import open_data
 from lmmodel.device import Processes, same_bits
+from lmmodel.families import ModelConfig
 from lmmodel.layers import attention as attention_module
 from lmmodel.layers.attention import attention, choose_kernel
-from lmmodel.model import ModelConfig, make_model
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
+from lmmodel.layers.masks import Mask, Side
+from lmmodel.model import make_model
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
 from lmmodel.training.learner import Learner
 from lmmodel.training.plan import make_loader, resolve_config
+from references.made_up import write_made_up_store
 
 
 def torch_2_10(
@@ -76,7 +78,8 @@ def use_version(monkeypatch, version) -> list[dict[str, object]]:
 def call(is_causal: bool, window: int | None) -> None:
     qkv = [torch.zeros(11, 2, 8) for _ in range(3)]
     cu_seqlens = torch.tensor([0, 4, 11], dtype=torch.int32)
-    attention(*qkv, cu_seqlens, 7, is_causal=is_causal, window=window, kernel="varlen")
+    side, mask = Side(cu_seqlens, 7), Mask(is_causal=is_causal, window=window)
+    attention(*qkv, side, side, mask, kernel="varlen")
 
 
 @pytest.mark.parametrize("version", [torch_2_11, torch_2_12, varlen.varlen_attn])
@@ -97,7 +100,7 @@ def test_torch_2_10_gets_its_flag_and_no_window(monkeypatch):
     calls = use_version(monkeypatch, torch_2_10)
     shape = ("cuda", torch.bfloat16, 511, 4, 128)
     assert choose_kernel(*shape) == "varlen"
-    assert choose_kernel(*shape, window=5) == "padded"
+    assert choose_kernel(*shape, mask=Mask(window=5)) == "padded"
     for is_causal in (False, True):
         call(is_causal, None)
         assert calls[-1]["is_causal"] is is_causal
@@ -108,10 +111,9 @@ def test_the_kernel_of_this_torch_takes_what_a_layer_gives_it(is_causal, window)
     """Its own shape inference, forward and backward, on views of one qkv as `Attention` makes."""
     with FakeTensorMode():
         qkv = torch.empty(11, 3, 2, 64, dtype=torch.bfloat16, requires_grad=True)
-        cu_seqlens = torch.empty(4, dtype=torch.int32)
-        out: Tensor = attention(
-            *qkv.unbind(1), cu_seqlens, 9, is_causal=is_causal, window=window, kernel="varlen"
-        )
+        side = Side(torch.empty(4, dtype=torch.int32), 9)
+        mask = Mask(is_causal=is_causal, window=window)
+        out: Tensor = attention(*qkv.unbind(1), side, side, mask, kernel="varlen")
         out.sum().backward()
     assert out.shape == (11, 2, 64)
     assert qkv.grad is not None
@@ -210,11 +212,3 @@ def test_a_card_gets_deterministic_kernels_while_training(monkeypatch, device, w
         assert torch.are_deterministic_algorithms_enabled() == expected
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", CHECKS)
-def test_on_a_card(name, made_up):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
-    CHECKS[name]("cuda", str(made_up))

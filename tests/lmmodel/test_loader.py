@@ -11,20 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.schema import ExampleBatch
+from lmdata.batch import ExampleBatch
 from lmmodel.data import ShardRows, TrainingData, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
-from lmmodel.training.loader import (
-    Prefetcher,
-    Shape,
-    concatenate,
-    cut_rows,
-    slice_rows,
-    split_micro_batches,
-    take_rows,
-)
-from lmmodel.training.plan import make_loader, recipe_or_any, resolve_config
+from lmmodel.loader import Prefetcher, Shape, split_micro_batches
+from lmmodel.packing import cut_rows
+from lmmodel.training.plan import make_loader, resolve_config
 
 
 @pytest.fixture
@@ -256,18 +249,6 @@ def make_ragged(lengths: list[int]) -> ExampleBatch:
     )
 
 
-@given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=12), data=st.data())
-def test_rows_can_be_taken_sliced_and_joined_again(lengths, data):
-    examples = make_ragged(lengths)
-    cut = data.draw(st.integers(1, len(lengths) - 1))
-    joined = concatenate([slice_rows(examples, 0, cut), slice_rows(examples, cut, len(lengths))])
-    taken = take_rows(take_rows(examples, np.arange(len(lengths))[::-1]),
-                      np.arange(len(lengths))[::-1])  # fmt: skip
-    for field in dataclasses.fields(ExampleBatch):
-        for result in (joined, taken):
-            assert np.array_equal(getattr(result, field.name), getattr(examples, field.name))
-
-
 def test_an_example_longer_than_a_micro_batch_is_one_of_its_own():
     batches = split_micro_batches(make_ragged([3, 11, 4]), Shape(7))
     assert [batch.num_tokens for batch in batches] == [7, 11]
@@ -290,7 +271,7 @@ def test_frozen_shards_take_no_recipe_and_fit_the_objective(tiny, shards, store)
     with pytest.raises(ConfigError, match=r"recipe has no effect: .* holds frozen examples"):
         resolve_config(tiny(), data, device, Processes())
     frozen = dataclasses.replace(tiny(), recipe=None)
-    assert recipe_or_any(resolve_config(frozen, data, device, Processes()))
+    assert resolve_config(frozen, data, device, Processes()).recipe is None
     short = dataclasses.replace(
         frozen, model=dataclasses.replace(frozen.model, max_position_embeddings=16)
     )

@@ -10,7 +10,8 @@ import pytest
 
 from lmmodel.config import AveragingConfig
 from lmmodel.device import resolve_precision
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.families import ModelConfig
+from lmmodel.model import make_model
 from lmmodel.saving.metrics import (
     MetricsLog,
     Stopwatch,

@@ -7,20 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmmodel import families
 from lmmodel.batch import Batch, make_batch, pad_batch
+from lmmodel.config import OptimizerConfig
+from lmmodel.errors import MemoryLimitError
+from lmmodel.families import MODEL_SIZES, Family, ModelConfig
 from lmmodel.layers.cross_entropy import summed_cross_entropy
 from lmmodel.model import (
-    MODEL_SIZES,
-    ModelConfig,
     forward_flops,
     make_model,
-    num_parameters,
     rotary_angles,
     rotate,
     sinusoids,
+    vocabulary_products,
 )
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
-from lmmodel.training.optimizer import Optimizer, OptimizerConfig
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
+from lmmodel.training.optimizer import Optimizer
 
 FAMILIES = ["bert", "modern", "gpt2"]
 VOCAB = 53
@@ -234,11 +237,71 @@ def test_rotated_products_depend_on_the_distance_only(shift: int) -> None:
     torch.testing.assert_close(actual, expected, atol=0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_parameters_are_counted_without_making_them(family: str) -> None:
-    config = tiny_config(family)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bert", {}), ("modern", {}), ("gpt2", {}),
+        ("bert", {"has_nsp_head": True, "positions": "sinusoidal", "type_vocab_size": 3}),
+        ("modern", {"has_nsp_head": True}), ("gpt2", {"positions": "sinusoidal"}),
+    ],
+)  # fmt: skip
+def test_parameters_are_counted_without_making_them(family: str, changes: dict) -> None:
+    config = tiny_config(family, **changes)
     model = make_model(config, seed=0)
-    assert num_parameters(config) == sum(p.numel() for p in model.parameters())
+    assert config.num_parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("is_gated", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("is_post_norm", [False, True])
+def test_a_family_is_one_entry_of_traits(monkeypatch, is_post_norm, has_bias, is_gated) -> None:
+    traits = Family(
+        is_post_norm=is_post_norm, has_bias=has_bias, is_gated=is_gated, has_windows=True,
+        has_segments=not has_bias, has_embedding_norm=has_bias, has_head_transform=is_gated,
+        is_causal=is_gated, positions=("rotary", "sinusoidal"), norm_eps=1e-6, mlp_ratio=2.0,
+    )  # fmt: skip
+    monkeypatch.setitem(families.FAMILIES, "own", traits)
+    config = ModelConfig(
+        family="own", vocab_size=VOCAB, hidden_size=12, num_hidden_layers=3, num_attention_heads=3,
+        local_window=4, global_every=2, initializer_range=0.2,
+    )  # fmt: skip
+    assert (config.positions, config.intermediate_size, config.norm_eps) == ("rotary", 24, 1e-6)
+    model, lengths = make_model(config, seed=0), [7, 2, 5]
+    assert config.num_parameters == sum(p.numel() for p in model.parameters())
+    batch = random_batch(lengths)
+    together, start = model(batch), 0
+    for ids in batch.input_ids.split(lengths):
+        types = batch.token_type_ids[start : start + len(ids)]
+        one = make_batch(ids, torch.tensor([len(ids)]), token_type_ids=types)
+        torch.testing.assert_close(model(one), together[start : start + len(ids)])
+        start += len(ids)
+    model.lm_logits(together).square().mean().backward()
+    is_learned = {name: p.grad is not None for name, p in model.named_parameters()}
+    assert all(is_learned.values()), is_learned
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_hidden_layers": 10**5}, "num_hidden_layers must be at most 1000, got 100000"),
+        ({"max_position_embeddings": 10**12}, "max_position_embeddings=1000000000000"),
+        ({"hidden_size": 2**20}, "hidden_size=1048576"),
+        ({"intermediate_size": 10**12}, "intermediate_size=1000000000000"),
+        ({"vocab_size": 10**12}, "vocab_size=1000000000000"),
+        ({"type_vocab_size": 10**18}, "larger than any this tool builds"),
+        ({"family": "modern", "max_position_embeddings": 10**12}, "max_position_embeddings=10000"),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_refused_by_arithmetic(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**options)
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_made(monkeypatch) -> None:
+    monkeypatch.setattr("lmmodel.model.memory_bytes", lambda device: 10**9)
+    config = ModelConfig(size="base", vocab_size=10**6)
+    with pytest.raises(MemoryLimitError, match=r"parameters takes 3 GiB, this machine has 1 GiB"):
+        make_model(config, seed=0)
 
 
 def test_flops_by_hand() -> None:
@@ -249,7 +312,13 @@ def test_flops_by_hand() -> None:
     projections, rest = 3 * 36, 36 + 3 * 6 * 5  # of one token: before attention and after it
     head = 36 + 6 * 11  # of one label
     scores = 2 * 6 * 49 + 2 * 6 * 7 * 3  # the global layer, then the local one: 3 places seen
-    flops = forward_flops(config, num_tokens=7, num_pairs=49, num_supervised=3)
+    flops = forward_flops(
+        config,
+        num_tokens=7,
+        num_pairs=49,
+        num_rows=3,
+        head_products=3 * vocabulary_products(config),
+    )
     assert flops == 2 * (14 * projections + (7 + 3) * rest + 3 * head + scores)
 
 
@@ -271,8 +340,11 @@ def test_flops_are_those_that_torch_counts(family: str, name: str) -> None:
         sums = sum_losses(model, part, batch)
         forward = counter.get_total_flops()
         sums.sum().backward()
+    num_labels = [3, 1][: len(part.terms)]
+    products = sum(num * term.head_products(config)
+                   for num, term in zip(num_labels, part.terms, strict=True))  # fmt: skip
     assert forward == forward_flops(
-        config, num_tokens=11, num_pairs=121, num_supervised=3, num_sentences=name == "mlm+nsp"
+        config, num_tokens=11, num_pairs=121, num_rows=sum(num_labels), head_products=products
     )
     assert counter.get_total_flops() == 3 * forward
 
@@ -300,6 +372,8 @@ def test_a_setting_of_its_own_beats_the_size() -> None:
         ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_attention_heads"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"norm_eps": -1.0}, "norm_eps must be above 0 and finite, got -1.0"),
+        ({"initializer_range": float("nan")}, "initializer_range must be above 0 and finite"),
         ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
         ({"positions": "rotary"}, "positions='rotary' does not go with family='bert'"),
         ({"family": "modern", "positions": "learned"}, "does not go with family='modern'"),

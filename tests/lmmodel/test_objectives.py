@@ -6,31 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
-from lmdata.recipes import Recipe
-from lmdata.schema import ExampleBatch
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
-from lmmodel.model import ModelConfig, make_model
-from lmmodel.objectives import (
-    OBJECTIVES,
-    Definition,
-    ObjectiveConfig,
-    Part,
-    Term,
-    causal_rows,
-    check_labels,
-    combine,
-    count_labels,
-    make_objective,
-    next_token_labels,
-    sum_losses,
-    token_loss,
-    token_rows,
-)
-from lmmodel.saving.metrics import read_metrics
-from lmmodel.trainer import train
-from lmmodel.training.loader import Shape, to_batch
+from lmmodel.families import ModelConfig
+from lmmodel.loader import Shape, to_batch
+from lmmodel.model import make_model
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from lmmodel.objectives.causal import next_token_labels
+from lmmodel.objectives.objective import draw_parts
+from lmmodel.objectives.terms import combine, sum_losses
+from tests.contracts import check_objective
 
 
 def make_examples() -> ExampleBatch:
@@ -61,7 +48,7 @@ def test_next_tokens_are_labels_and_masks_are_undone_and_segments_stay_apart():
 
 def test_each_term_counts_its_own_labels():
     part = make_objective(ObjectiveConfig(name="mlm+nsp")).parts[0]
-    assert count_labels(part, make_examples()) == [3, 1]
+    assert part.count(make_examples()) == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -100,10 +87,12 @@ def test_sums_are_those_of_a_plain_loop_over_the_rows():
 
 def test_a_share_of_the_rows_is_causal_and_always_the_same_ones():
     rows = np.arange(10_000)
-    drawn = causal_rows(rows, 3, 0.25, seed=7)
+    drawn = draw_parts(rows, 3, [0.75, 0.25], seed=7)
     assert abs(drawn.mean() - 0.25) < 0.02
-    assert np.array_equal(causal_rows(rows[::-1], 3, 0.25, seed=7), drawn[::-1])
-    assert not np.array_equal(causal_rows(rows, 4, 0.25, seed=7), drawn)
+    assert np.array_equal(draw_parts(rows[::-1], 3, [0.75, 0.25], seed=7), drawn[::-1])
+    assert not np.array_equal(draw_parts(rows, 4, [0.75, 0.25], seed=7), drawn)
+    shares = np.bincount(draw_parts(rows, 3, [0.5, 0.3, 0.2], seed=7)) / len(rows)
+    assert np.abs(shares - [0.5, 0.3, 0.2]).max() < 0.02
 
 
 def test_the_loss_divides_once_by_the_counts_of_the_whole_step():
@@ -113,25 +102,9 @@ def test_the_loss_divides_once_by_the_counts_of_the_whole_step():
     torch.testing.assert_close(total, torch.tensor(8 / 4 + 0.5 * 4 / 2))
 
 
-def test_an_objective_is_added_by_one_entry(tiny, store, tmp_path, monkeypatch):
-    """Masked spans whose loss also keeps the logits' normaliser near 1 (z-loss)."""
-
-    def loss(model, hidden, batch):
-        normalisers = model.lm_logits(hidden).float().logsumexp(1)
-        return token_loss(model, hidden, batch) + 1e-3 * normalisers.square().sum()
-
-    def parts(config: ObjectiveConfig) -> tuple[Part, ...]:
-        count = lambda examples: len(examples.masked_labels)  # noqa: E731
-        return (Part((Term("span", 1.0, count, token_rows, loss),)),)
-
-    entry = Definition(parts, Recipe(view="packed", corruption="span"))
-    monkeypatch.setitem(OBJECTIVES, "span", entry)
-    config = tiny("objective.name=span")
-    assert config.recipe.corruption == "span"
-    train(config, store, tmp_path / "run")
-    train(None, None, tmp_path / "run", resume=True)
-    assert all("span_loss" in entry for entry in read_metrics(tmp_path / "run/metrics.jsonl")
-               if "loss" in entry)  # fmt: skip
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_keeps_the_contract(store, name):
+    check_objective(make_objective(ObjectiveConfig(name=name, pair_weight=0.5)), store)
 
 
 def test_an_objective_that_is_not_there_is_refused(tiny):
@@ -141,10 +114,12 @@ def test_an_objective_that_is_not_there_is_refused(tiny):
 
 def test_missing_labels_are_an_error_that_says_what_to_do():
     examples = make_examples()
-    unpaired = np.full(2, -1, np.int8)
-    object.__setattr__(examples, "next_sentence_label", unpaired)
+    unpaired = examples.replace(next_sentence_label=np.full(2, -1, np.int8))
     with pytest.raises(FitError, match=r"needs pair labels, and x has none: .* objective.name=mlm"):
-        check_labels(make_objective(ObjectiveConfig(name="mlm+nsp")), examples, "x")
-    object.__setattr__(examples, "masked_labels", np.zeros(0, np.uint16))
+        make_objective(ObjectiveConfig(name="mlm+nsp")).check_labels(unpaired, "x")
+    unmasked = examples.replace(
+        masked_positions=np.zeros(0, np.uint16), masked_labels=np.zeros(0, np.uint16),
+        mask_offsets=np.zeros(3, np.int64),
+    )  # fmt: skip
     with pytest.raises(FitError, match="needs masked tokens, and x has none"):
-        check_labels(make_objective(ObjectiveConfig(name="mlm")), examples, "x")
+        make_objective(ObjectiveConfig(name="mlm")).check_labels(unmasked, "x")

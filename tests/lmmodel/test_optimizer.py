@@ -1,12 +1,13 @@
 import pytest
 import torch
 
+from lmmodel.config import OptimizerConfig
 from lmmodel.errors import CheckpointError
-from lmmodel.model import ModelConfig, make_model
+from lmmodel.families import ModelConfig
+from lmmodel.model import make_model
 from lmmodel.training.optimizer import (
     NEWTON_SCHULZ,
     Optimizer,
-    OptimizerConfig,
     orthogonalize,
     takes_decay,
     takes_muon,

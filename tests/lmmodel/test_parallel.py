@@ -10,14 +10,13 @@ import torch
 import torch.distributed as dist
 
 from lmmodel.batch import make_batch
-from lmmodel.config import AveragingConfig
-from lmmodel.model import ModelConfig, Transformer, make_model
-from lmmodel.objectives import ObjectiveConfig, make_objective, sum_losses
-from lmmodel.saving.checkpoint import load_weights
-from lmmodel.training.averaging import WeightAverage
-from lmmodel.training.loader import MicroBatch
-from lmmodel.training.optimizer import Optimizer, OptimizerConfig
-from lmmodel.training.parallel import (
+from lmmodel.config import AveragingConfig, OptimizerConfig
+from lmmodel.families import ModelConfig
+from lmmodel.loader import MicroBatch
+from lmmodel.model import Transformer, make_model
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
+from lmmodel.parallel import (
     is_sharded,
     own_rows,
     put,
@@ -26,6 +25,9 @@ from lmmodel.training.parallel import (
     whole,
     whole_groups,
 )
+from lmmodel.saving.checkpoint import load_weights
+from lmmodel.training.averaging import WeightAverage
+from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.step import accumulate, clip_gradients, even_out, idle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")

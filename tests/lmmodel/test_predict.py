@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.errors import CheckpointError, FitError, RunError
 from lmmodel.predicting.mask_filling import encode_prompts, fill_mask, masked_logits
 from lmmodel.trained import load_run
@@ -15,7 +16,7 @@ PROMPTS = ["the cat [MASK] the river at night.", "a [MASK] finds cold [MASK] eve
 
 def test_guesses_are_sorted_sensible_and_in_place(trained):
     run = load_run(trained)
-    answers = run.fill_mask(PROMPTS, top_k=5)
+    answers = Pretrained(run).fill_mask(PROMPTS, top_k=5)
     assert [len(places) for places in answers] == [1, 2]
     first = answers[0][0]
     assert first[0].piece in {"sees", "likes", "finds", "follows", "paints", "forgets"}
@@ -27,8 +28,8 @@ def test_guesses_are_sorted_sensible_and_in_place(trained):
 
 def test_batching_changes_nothing(trained):
     run = load_run(trained)
-    together = run.fill_mask(PROMPTS)
-    alone = [run.fill_mask(prompt)[0] for prompt in PROMPTS]
+    together = Pretrained(run).fill_mask(PROMPTS)
+    alone = [Pretrained(run).fill_mask(prompt)[0] for prompt in PROMPTS]
     for many, one in zip(together, alone, strict=True):
         for left, right in zip(many, one, strict=True):
             assert [f.piece for f in left] == [f.piece for f in right]
@@ -86,7 +87,7 @@ def test_a_causal_model_fills_no_masks(tiny, store, tmp_path):
 
     train(tiny("objective.name=clm", "budget.num_steps=1"), store, tmp_path / "run")
     with pytest.raises(FitError, match="was trained on next tokens"):
-        load_run(tmp_path / "run").fill_mask("a [MASK].")
+        load_pretrained(tmp_path / "run").fill_mask("a [MASK].")
 
 
 def test_a_folder_without_a_run_or_weights_is_an_error(trained, tmp_path):

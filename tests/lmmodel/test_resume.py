@@ -15,16 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.made_up import write_made_up_store
+from lmdata.errors import OutputError
 from lmdata.recipes import RECIPES
 from lmmodel.config import change_config, load_train_config
 from lmmodel.errors import CheckpointError, ResumeError, RunError
+from lmmodel.loader import Loader
 from lmmodel.saving.checkpoint import INDEX_NAME, list_checkpoints
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.saving.run import save_weights
 from lmmodel.trainer import train
-from lmmodel.training.loader import Loader
 from lmmodel.training.plan import make_loader, resolve_config
+from references.made_up import write_made_up_store
 from tests.lmmodel.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +138,33 @@ def test_kill_9_leaves_no_trace(store, tmp_path):
     finish(start(store, run, "resume", *options))
     assert weights(run) == weights(tmp_path / "whole")
     assert logged(run) == logged(tmp_path / "whole")
+
+
+def test_a_second_training_in_a_folder_is_refused_until_the_first_has_gone(tiny, store, tmp_path):
+    options = [*TINY, *DRIFTING, "budget.num_steps=40", "checkpoint.every_steps=1"]
+    run = tmp_path / "run"
+    first = start(store, run, "new", *options)
+    while not list_checkpoints(run / "checkpoints") and first.poll() is None:
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # whatever it is doing, it has not gone
+    try:
+        record = (run / "config.json").read_bytes()
+        for settings in ({"overwrite": True}, {"resume": True}, {}):
+            with pytest.raises(OutputError, match="is being written by another command: wait"):
+                train(tiny("seed=9"), store, run, **settings)
+        assert (run / "config.json").read_bytes() == record
+    finally:
+        first.send_signal(signal.SIGKILL)  # its lease goes with it
+        first.communicate()
+    done = train(None, None, run, resume=True)
+    assert done.num_steps == 40
+    assert names_beside(run) == ["run"]
+    steps = [step for step, _ in logged(run)]
+    assert steps == sorted(set(steps))
+
+
+def names_beside(run: Path) -> list[str]:
+    return sorted(path.name for path in run.parent.iterdir())
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import re
 import string
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmmodel.batch import IGNORED
-from lmmodel.finetuning.scores import confusion, mean_and_spread, score_task, wilson_interval
-from lmmodel.finetuning.squad_scores import answer_f1, normalize_answer, score_answers
-from lmmodel.finetuning.tasks import BEST_SCORE, STOPPING_SCORES, TASKS
+from lmmodel.tasks.examples import Predictions
+from lmmodel.tasks.known import TASKS
+from lmmodel.tasks.scores import (
+    answer_f1,
+    confusion,
+    mean_and_spread,
+    normalize_answer,
+    score_answers,
+    wilson_interval,
+)
+from lmmodel.tasks.tagging import WordTags
+
+
+def score_task(task: str, values: Any, references: Any, labels: Sequence[str] = ()) -> Any:
+    if task == "token-classification":
+        references = WordTags(references, np.array([0, len(references)]))
+    return TASKS[task].score(Predictions(values=values), references, labels)
 
 
 def test_classes_by_hand() -> None:
@@ -85,16 +101,18 @@ def test_nothing_to_score_is_an_error() -> None:
         score_task("question-answering", [], [])
 
 
-def test_the_score_that_decides_is_one_of_each_task() -> None:
-    assert set(STOPPING_SCORES) == set(BEST_SCORE) == set(TASKS)
-    right = np.array([0, 1])
-    for task in TASKS:
-        if task == "question-answering":
-            scores = score_task(task, ["a b", "c"], [["a b"], ["d"]])
-        else:
-            scores = score_task(task, right.astype(float) if task == "regression" else right, right)
-        assert set(STOPPING_SCORES[task]) <= set(scores)
-        assert all(isinstance(value, float) for value in scores.values())
+@pytest.mark.parametrize("name", TASKS)
+def test_the_scores_that_may_decide_are_given(name: str) -> None:
+    right: Any = np.array([0, 1])
+    if name == "question-answering":
+        scores = score_task(name, ["a b", "c"], [["a b"], ["d"]])
+    elif name == "multi-label-classification":
+        scores = score_task(name, np.eye(2, dtype=bool), np.eye(2, dtype=bool))
+    else:
+        right = right.astype(float) if name == "regression" else right
+        scores = score_task(name, right, right, ["B-X", "O"])
+    assert set(TASKS[name].stopping_scores) <= set(scores)
+    assert all(isinstance(value, float) for value in scores.values())
 
 
 def test_the_interval_of_a_share() -> None:

@@ -16,23 +16,15 @@ from hypothesis import strategies as st
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmmodel.batch import IGNORED
 from lmmodel.errors import TaskError
-from lmmodel.finetuning.encoded import encode_words
-from lmmodel.finetuning.examples import TaskExamples, encode_task
-from lmmodel.finetuning.layout import find_layout, fit_pairs
-from lmmodel.finetuning.rows import (
-    Answer,
-    QuestionRows,
-    TaskRows,
-    TextRows,
-    WordRows,
-    find_labels,
-    make_question_rows,
-    make_text_rows,
-    make_word_rows,
-)
-from lmmodel.finetuning.task_files import read_task_file
-from lmmodel.finetuning.tasks import TaskFormat
-from lmmodel.finetuning.windows import cut_windows
+from lmmodel.tasks import task as tasks
+from lmmodel.tasks.examples import TaskExamples
+from lmmodel.tasks.known import TASKS, read_task_file
+from lmmodel.tasks.questions import Answer, QuestionRows, make_question_rows
+from lmmodel.tasks.tagging import encode_words
+from lmmodel.tasks.task_files import TaskFormat
+from lmmodel.tasks.text_rows import TextRows, make_text_rows
+from lmmodel.tasks.words import WordRows, make_word_rows
+from lmmodel.texts import cut_windows, find_frame, fit_pairs
 from tests.lmmodel.tiny_tokenizers import TINY, tiny_gpt2
 
 KINDS = sorted(TINY)
@@ -43,6 +35,16 @@ WORD = st.text("abct.'do猫ä😀", min_size=1, max_size=8)
 def pieces(examples: TaskExamples, example: int) -> list[int]:
     start, end = examples.offsets[example : example + 2]
     return examples.input_ids[start:end].tolist()
+
+
+def encode_task(
+    rows: Any, *arguments: Any, task: str | None = None, **options: Any
+) -> TaskExamples:
+    """Return the examples of rows, by the task that reads such rows."""
+    usual = {TextRows: "sequence-classification", WordRows: "token-classification",
+             QuestionRows: "question-answering"}  # fmt: skip
+    name = task or usual[type(rows)]
+    return tasks.encode_task(TASKS[name], rows, *arguments, **options)
 
 
 def stock(tokenizer: Tokenizer, length: int, stride: int, strategy: str) -> tokenizers.Tokenizer:
@@ -65,7 +67,7 @@ def with_labels(rows: Any, **columns: Any) -> Any:
 def test_pairs_are_those_of_the_stock_tokenizer(
     kind: str, texts: list[tuple[str, str]], length: int
 ) -> None:
-    rows = make_text_rows("sentence-pair", [a for a, _ in texts], [b for _, b in texts])
+    rows = make_text_rows([a for a, _ in texts], [b for _, b in texts])
     examples = encode_task(rows, TINY[kind], (), length, is_training=False)
     backend = stock(TINY[kind], length, 0, "longest_first")
     for row, (first, second) in enumerate(texts):
@@ -84,7 +86,7 @@ def test_pairs_are_those_of_the_stock_tokenizer(
 def test_single_texts_are_those_of_the_stock_tokenizer(
     kind: str, texts: list[str], length: int
 ) -> None:
-    rows = make_text_rows("sequence-classification", texts)
+    rows = make_text_rows(texts)
     examples = encode_task(rows, TINY[kind], (), length, is_training=False)
     backend = stock(TINY[kind], length, 0, "longest_first")
     expected = [backend.encode(text.strip()) for text in texts]
@@ -96,11 +98,11 @@ def test_single_texts_are_those_of_the_stock_tokenizer(
 
 
 def test_layouts_by_hand() -> None:
-    bert, gpt2 = find_layout(TINY["wordpiece"], 2), find_layout(TINY["gpt2"], 2)
+    bert, gpt2 = find_frame(TINY["wordpiece"], 2), find_frame(TINY["gpt2"], 2)
     assert bert.specials == ((2,), (3,), (3,))
     assert (bert.special_types, bert.text_types) == (((0,), (0,), (1,)), (0, 1))
-    assert (gpt2.specials, gpt2.num_specials) == (((), (), ()), 0)
-    assert find_layout(TINY["wordpiece"], 1).specials == ((2,), (3,))
+    assert (gpt2.specials, gpt2.num_tokens) == (((), (), ()), 0)
+    assert find_frame(TINY["wordpiece"], 1).specials == ((2,), (3,))
     with pytest.raises(TaskError, match=r"max_seq_length 6 leaves no room .* at least 7"):
         bert.room(6)
 
@@ -117,9 +119,7 @@ def test_the_longer_text_gives_way(first: int, second: int, room: int) -> None:
 
 
 def test_empty_texts_are_left_out_of_training_and_scored_in_validation() -> None:
-    rows = with_labels(
-        make_text_rows("sequence-classification", ["cat", " ", "the"]), labels=["a", "b", "b"]
-    )
+    rows = with_labels(make_text_rows(["cat", " ", "the"]), labels=[("a",), ("b",), ("b",)])
     for kind in KINDS:
         train = encode_task(rows, TINY[kind], ("a", "b"), 8, is_training=True)
         assert train.row.tolist() == [0, 2]
@@ -133,28 +133,28 @@ def test_empty_texts_are_left_out_of_training_and_scored_in_validation() -> None
 
 
 def test_special_tokens_in_a_text_are_text() -> None:
-    rows = make_text_rows("sequence-classification", ["[SEP]"])
+    rows = make_text_rows(["[SEP]"])
     ids = pieces(encode_task(rows, TINY["wordpiece"], (), 8, is_training=False), 0)
     assert ids.count(3) == 1
 
 
 def test_types_of_what_is_returned() -> None:
-    rows = with_labels(make_text_rows("regression", ["cat", "the"]), labels=np.array([0.5, 2.0]))
-    examples = encode_task(rows, TINY["wordpiece"], (), 8, is_training=True)
+    rows = with_labels(make_text_rows(["cat", "the"]), labels=np.array([0.5, 2.0]))
+    examples = encode_task(rows, TINY["wordpiece"], (), 8, is_training=True, task="regression")
     assert examples.input_ids.dtype == np.int32
     assert examples.token_type_ids.dtype == np.uint8
     assert examples.offsets.dtype == examples.row.dtype == np.int64
     assert examples.labels is not None
     assert examples.labels.dtype == np.float32
     assert examples.labels.tolist() == [0.5, 2.0]
-    assert len(examples) == examples.num_examples == 2
+    assert len(examples) == 2
 
 
 def test_an_unknown_label_stops_the_encoding() -> None:
-    rows = with_labels(make_text_rows("sequence-classification", ["cat"]), labels=["c"])
+    rows = with_labels(make_text_rows(["cat"]), labels=[("c",)])
     with pytest.raises(TaskError, match="unknown label 'c'"):
         encode_task(rows, TINY["wordpiece"], ("a", "b"), 8, is_training=False)
-    with pytest.raises(ValueError, match="window_overlap must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="overlap must be at least 0, got -1"):
         encode_task(rows, TINY["wordpiece"], ("c", "b"), 8, is_training=False, window_overlap=-1)
 
 
@@ -180,17 +180,17 @@ def test_every_word_is_scored_once(
     examples = encode_task(
         rows, TINY[kind], ("t0", "t1", "t2"), length, is_training=False, window_overlap=overlap
     )
-    assert examples.word is not None
-    assert examples.is_scored is not None
     assert examples.labels is not None
-    scored = examples.word[examples.is_scored]
+    scored = examples.of_tokens["word"][examples.of_tokens["is_scored"]]
     num_pieceless = examples.counts.get("words without a piece", 0)
     assert len(np.unique(scored)) == len(scored) == len(rows.words) - num_pieceless
-    assert examples.labels[examples.is_scored].tolist() == [word % 3 for word in scored]
-    assert (examples.labels[~examples.is_scored] == IGNORED).all()
+    assert examples.labels[examples.of_tokens["is_scored"]].tolist() == [
+        word % 3 for word in scored
+    ]
+    assert (examples.labels[~examples.of_tokens["is_scored"]] == IGNORED).all()
     assert examples.lengths.max(initial=0) <= length
     owner = np.searchsorted(rows.offsets, scored, side="right") - 1
-    tokens = np.flatnonzero(examples.is_scored)
+    tokens = np.flatnonzero(examples.of_tokens["is_scored"])
     example = np.searchsorted(examples.offsets, tokens, side="right") - 1
     assert (examples.row[example] == owner).all()
 
@@ -201,11 +201,9 @@ def test_wordpiece_ids_are_those_of_words_given_to_the_stock_tokenizer(words: li
     examples = encode_task(rows, TINY["wordpiece"], (), 512, is_training=False)
     expected = TINY["wordpiece"].backend.encode(words, is_pretokenized=True)
     assert pieces(examples, 0) == expected.ids
-    assert examples.is_scored is not None
-    assert examples.word is not None
     ids = [None if index is None else index for index in expected.word_ids]
     first = [place for place, w in enumerate(ids) if w is not None and ids[place - 1] != w]
-    assert np.flatnonzero(examples.is_scored).tolist() == first
+    assert np.flatnonzero(examples.of_tokens["is_scored"]).tolist() == first
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "modern", "unigram"])
@@ -230,8 +228,7 @@ def test_words_without_a_piece_are_counted() -> None:
     rows = with_labels(make_word_rows([["cat", "\u200b", "the"]]), tags=["a", "b", "a"])
     examples = encode_task(rows, TINY["wordpiece"], ("a", "b"), 8, is_training=True)
     assert examples.counts == {"words without a piece": 1}
-    assert examples.word is not None
-    assert examples.word[examples.is_scored].tolist() == [0, 2]
+    assert examples.of_tokens["word"][examples.of_tokens["is_scored"]].tolist() == [0, 2]
 
 
 def test_a_long_sentence_is_scored_where_each_word_has_most_context() -> None:
@@ -240,10 +237,8 @@ def test_a_long_sentence_is_scored_where_each_word_has_most_context() -> None:
         rows, TINY["wordpiece"], ("a", "b"), 6, is_training=True, window_overlap=2
     )
     assert examples.counts == {"in windows": 1, "windows": 4}
-    assert examples.word is not None
-    assert examples.is_scored is not None
     words = [
-        examples.word[b:e][examples.is_scored[b:e]].tolist()
+        examples.of_tokens["word"][b:e][examples.of_tokens["is_scored"][b:e]].tolist()
         for b, e in zip(examples.offsets[:-1], examples.offsets[1:], strict=True)
     ]
     assert words == [[0, 1, 2], [3, 4], [5, 6], [7, 8, 9]]
@@ -311,13 +306,13 @@ def test_answers_by_hand() -> None:
     rows = answered("cat?", passage, Answer("Cat", 3), Answer("old Cat", 4))
     examples = encode_task(rows, TINY["wordpiece"], (), 64, is_training=True)
     assert examples.labels is not None
-    assert examples.token_starts is not None
-    assert examples.token_ends is not None
     first, last = examples.labels[0]
     assert [TINY["wordpiece"].piece(i) for i in examples.input_ids[first : last + 1]] == [
         "old", "cat",
     ]  # fmt: skip
-    assert passage[examples.token_starts[first] : examples.token_ends[last]] == "old Cat"
+    assert (
+        passage[examples.of_tokens["starts"][first] : examples.of_tokens["ends"][last]] == "old Cat"
+    )
 
 
 def test_an_answer_outside_a_window_is_at_zero() -> None:
@@ -338,22 +333,24 @@ def test_an_answer_outside_a_window_is_at_zero() -> None:
 
 def test_answers_that_are_not_there_are_left_out_of_training_only() -> None:
     rows = QuestionRows(
-        path="dev.json", task="question-answering", lines=np.arange(1, 5),
+        path="dev.json", lines=np.arange(1, 5),
         questions=["cat?", "cat?", "cat?", " "], passages=["the cat"],
         passage_of=np.zeros(4, np.int64), ids=list("abcd"),
         answers=[[Answer("cat", 4)], [Answer("cat", 5)], [], [Answer("cat", 4)]],
     )  # fmt: skip
     train = encode_task(rows, TINY["modern"], (), 32, is_training=True)
-    assert train.row.tolist() == [0]
+    assert train.row.tolist() == [0, 2]
+    assert train.labels is not None
+    assert train.labels[1].tolist() == [0, 0]  # no answer is learned as the first token
     assert train.counts == {
         "left out: answer not in its passage": 1,
-        "left out: no answer given": 1,
+        "questions without an answer": 1,
         "left out: empty question": 1,
     }
     scored = encode_task(rows, TINY["modern"], (), 32, is_training=False)
     assert scored.row.tolist() == [0, 1, 2, 3]
     assert scored.counts == {
-        "answer not in its passage": 1, "no answer given": 1, "empty question": 1,
+        "answer not in its passage": 1, "questions without an answer": 1, "empty question": 1,
     }  # fmt: skip
 
 
@@ -368,8 +365,7 @@ def test_questions_without_labels_have_none() -> None:
     rows = make_question_rows(["cat?"], [""])
     examples = encode_task(rows, tiny_gpt2(), (), 32, is_training=False)
     assert examples.labels is None
-    assert examples.is_scored is not None
-    assert not examples.is_scored.any()
+    assert not examples.of_tokens["is_scored"].any()
 
 
 # The stock library, and real data.
@@ -385,7 +381,9 @@ def test_the_stock_tokenizer_of_an_exported_folder_gives_these_ids(
     auto = AutoTokenizer.from_pretrained(tmp_path)
     rows = read_task_file(shared_data / "tasks/rte/dev.tsv", "sentence-pair", TaskFormat())
     assert isinstance(rows, TextRows)
-    examples = encode_task(rows, bert, find_labels(rows), 64, is_training=False)
+    examples = encode_task(
+        rows, bert, TASKS["sentence-pair"].find_labels(rows), 64, is_training=False
+    )
     expected = auto(list(rows.texts), list(rows.pairs or ()), truncation=True, max_length=64)
     assert [pieces(examples, row) for row in range(len(rows))] == expected["input_ids"]
     assert examples.token_type_ids.tolist() == list(
@@ -394,19 +392,19 @@ def test_the_stock_tokenizer_of_an_exported_folder_gives_these_ids(
 
 
 @pytest.fixture(scope="module")
-def treebank(shared_data: Path) -> TaskRows:
+def treebank(shared_data: Path) -> WordRows:
     path = shared_data / "tasks/ud-en-ewt/train.conllu.zst"
     return read_task_file(path, "token-classification", TaskFormat())
 
 
 @pytest.mark.parametrize("name", ["bert-base-cased", "gpt2"])
-def test_tags_of_the_treebank(shared_data: Path, treebank: TaskRows, name: str) -> None:
+def test_tags_of_the_treebank(shared_data: Path, treebank: WordRows, name: str) -> None:
     tokenizer, rows = load_tokenizer(shared_data / "vocab" / name), treebank
     assert isinstance(rows, WordRows)
-    examples = encode_task(rows, tokenizer, find_labels(rows), 48, is_training=True)
-    assert examples.word is not None
-    assert examples.is_scored is not None
-    scored = np.sort(examples.word[examples.is_scored])
+    examples = encode_task(
+        rows, tokenizer, TASKS["token-classification"].find_labels(rows), 48, is_training=True
+    )
+    scored = np.sort(examples.of_tokens["word"][examples.of_tokens["is_scored"]])
     assert (scored == np.arange(len(rows.words))).all()
     words = encode_words(tokenizer, rows).rows
     texts = [rows.text(row) for row in range(200)]

@@ -20,19 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmmodel.errors import TaskError
-from lmmodel.finetuning.rows import (
-    Answer,
-    QuestionRows,
-    TextRows,
-    WordRows,
-    find_labels,
-    label_ids,
-    make_question_rows,
-    make_word_rows,
-    references,
-)
-from lmmodel.finetuning.task_files import read_task_file
-from lmmodel.finetuning.tasks import TaskFormat, TaskName, sort_labels
+from lmmodel.tasks.classification import label_ids
+from lmmodel.tasks.examples import sort_labels
+from lmmodel.tasks.known import TASKS, read_task_file
+from lmmodel.tasks.questions import Answer, QuestionRows, make_question_rows
+from lmmodel.tasks.task_files import TaskFormat
+from lmmodel.tasks.text_rows import TextRows
+from lmmodel.tasks.words import WordRows, make_word_rows, tag_ids
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -84,7 +78,7 @@ FORMATS = {
 }
 
 
-def read_text_rows(path: Path, task: TaskName, **columns: Any) -> TextRows:
+def read_text_rows(path: Path, task: str, **columns: Any) -> TextRows:
     rows = read_task_file(path, task, TaskFormat(**columns))
     assert isinstance(rows, TextRows)
     return rows
@@ -100,6 +94,14 @@ def read_question_rows(path: Path, **columns: Any) -> QuestionRows:
     rows = read_task_file(path, "question-answering", TaskFormat(**columns))
     assert isinstance(rows, QuestionRows)
     return rows
+
+
+def find_labels(rows: Any, task: str = "sequence-classification") -> tuple[str, ...]:
+    return TASKS[task].find_labels(rows)
+
+
+def references(rows: Any, labels: tuple[str, ...], task: str = "sequence-classification") -> Any:
+    return TASKS[task].references(rows, labels)
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -118,7 +120,7 @@ def test_every_format_holds_the_same_pairs(
     assert rows.pairs is not None
     assert list(rows.texts) == [record["premise"] for record in RECORDS]
     assert list(rows.pairs) == [record["hypothesis"] for record in RECORDS]
-    assert rows.labels == ["yes", "no"]
+    assert rows.labels == [("yes",), ("no",)]
     assert find_labels(rows) == ("no", "yes")
 
 
@@ -138,7 +140,7 @@ def test_byte_order_mark_carriage_returns_and_line_separators(tmp_path: Path) ->
     text = "\ufeffsentence\tlabel\r\na\u2028b \t1\r\nc\t0\r\n"
     rows = read_text_rows(write(tmp_path / "a.tsv", text), "sequence-classification")
     assert list(rows.texts) == ["a\u2028b", "c"]
-    assert rows.labels == ["1", "0"]
+    assert rows.labels == [("1",), ("0",)]
 
 
 def test_columns_are_numbers_where_there_is_no_header(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_columns_are_numbers_where_there_is_no_header(tmp_path: Path) -> None:
     ],
 )
 def test_usual_headers_are_known(
-    tmp_path: Path, header: str, task: TaskName, text: str, pair: str | None
+    tmp_path: Path, header: str, task: str, text: str, pair: str | None
 ) -> None:
     names = header.split()
     lines = [
@@ -190,7 +192,7 @@ def test_usual_headers_are_known(
             "sentence text label",
             "sequence-classification",
             {},
-            "could be 'sentence' or 'text'.*the columns are 'sentence', 'text', 'label'",
+            "could be 'sentence' or 'text'.*The columns are 'sentence', 'text', 'label'",
         ),
         (
             "sentence label class",
@@ -228,7 +230,7 @@ def test_usual_headers_are_known(
     ],
 )
 def test_columns_that_are_missing_or_ambiguous(
-    tmp_path: Path, header: str, task: TaskName, columns: dict[str, Any], message: str
+    tmp_path: Path, header: str, task: str, columns: dict[str, Any], message: str
 ) -> None:
     line = "\t".join(header.split())
     path = write(tmp_path / "a.tsv", f"{line}\n{line}\n")
@@ -304,8 +306,8 @@ def test_a_format_can_be_named_and_labels_left_out(tmp_path: Path) -> None:
 def test_numbers_of_regression(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "sentence,score\na,0.5\nb,-2\n")
     rows = read_text_rows(path, "regression")
-    assert list(references(rows, ())) == [0.5, -2.0]
-    assert find_labels(rows) == ()
+    assert list(references(rows, (), "regression")) == [0.5, -2.0]
+    assert find_labels(rows, "regression") == ()
     huge = write(tmp_path / "h.csv", "sentence,score\na,1e30\n")
     with pytest.raises(TaskError, match=r"line 2: 'score' is 1e\+30, at most 1e\+15 is: choose"):
         read_text_rows(huge, "regression")
@@ -341,7 +343,7 @@ def test_a_field_of_csv_may_be_a_whole_document(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
     path = write(tmp_path / "a.csv", f'text,label\n"{text}",a\nb,b\n')
     rows = read_text_rows(path, "sequence-classification")
-    assert rows.texts == [text.strip(), "b"]
+    assert list(rows.texts) == [text.strip(), "b"]
     assert csv.field_size_limit() == limit
 
 
@@ -390,7 +392,7 @@ def test_words_of_conllu_by_hand(tmp_path: Path) -> None:
     fine = read_word_rows(path, tags="xpos")
     assert fine.tags == ["PRP", "VB", "RB", ",", None, None, ".", "UH"]
     assert fine.counts["words without a tag"] == 2
-    assert label_ids(fine, find_labels(fine)).tolist()[4:6] == [-100, -100]
+    assert tag_ids(fine, find_labels(fine, "token-classification")).tolist()[4:6] == [-100, -100]
 
 
 @pytest.mark.parametrize(
@@ -449,7 +451,7 @@ def test_an_unknown_tag_names_line_and_word() -> None:
         TaskError,
         match=r"dev\.conllu, line 2, word 2 \('c'\): unknown label 'Z'",
     ):
-        label_ids(rows, ("X", "Y"))
+        tag_ids(rows, ("X", "Y"))
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=4), max_size=5))
@@ -506,7 +508,7 @@ def test_questions_of_squad_by_hand(tmp_path: Path) -> None:
     assert rows.passage_of.tolist() == [0, 0, 1]
     assert rows.ids == ["q1", "q2", "q3"]
     assert rows.answers == [[Answer("old cat", 4), Answer("cat", 8)], [Answer("sat", 3)], []]
-    assert references(rows, ()) == [["old cat", "cat"], ["sat"], []]
+    assert references(rows, (), "question-answering") == [["old cat", "cat"], ["sat"], []]
     assert read_question_rows(path, has_labels=False).answers is None
 
 
@@ -584,7 +586,7 @@ def test_english_web_treebank_is_its_own_text(shared_data: Path) -> None:
         texts = [line[9:].rstrip("\n") for line in file if line.startswith("# text = ")]
     assert [rows.text(row) for row in range(len(rows))] == texts
     assert len(rows) == 12544
-    assert len(find_labels(rows)) == 17
+    assert len(find_labels(rows, "token-classification")) == 17
     assert rows.counts == {"multiword tokens": 2614}
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 from torch import Tensor
 
-from lmmodel import task_model
 from lmmodel.batch import IGNORED, Batch, make_batch
-from lmmodel.finetuning import losses
-from lmmodel.finetuning.losses import count_labels, sum_loss
+from lmmodel.families import ModelConfig
 from lmmodel.handover.names import to_their_weights
 from lmmodel.handover.settings import to_their_config
-from lmmodel.model import ModelConfig, make_model
-from lmmodel.task_model import TaskModel, adopt_weights, make_task_model
+from lmmodel.model import make_model
+from lmmodel.tasks.known import TASKS as KNOWN
+from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
 
 FAMILIES = ["bert", "modern", "gpt2"]
 TASKS = ["sequence-classification", "regression", "token-classification", "question-answering"]
@@ -40,7 +37,7 @@ def tiny_config(family: str, **changes) -> ModelConfig:
 
 def tiny_model(family: str, task: str, **changes) -> TaskModel:
     num_labels = NUM_LABELS.get(task, 7)
-    model = make_task_model(tiny_config(family, **changes), task, num_labels, seed=2)
+    model = make_task_model(tiny_config(family, **changes), KNOWN[task], num_labels, seed=2)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -78,7 +75,7 @@ def their_head(name: str, family: str, task: str) -> str:
 
 def to_stock(state: dict[str, Tensor], model: TaskModel) -> dict[str, Tensor]:
     """Return weights, or their gradients, under the names of the stock class."""
-    family, task = model.config.family, model.task
+    family, task = model.config.family, model.task.name
     trunk = {name.removeprefix("backbone."): w for name, w in state.items() if "backbone" in name}
     theirs = {
         name: weight
@@ -91,11 +88,11 @@ def to_stock(state: dict[str, Tensor], model: TaskModel) -> dict[str, Tensor]:
 
 def stock_model(model: TaskModel):
     transformers = pytest.importorskip("transformers")
-    family, task = model.config.family, model.task
-    names = [f"label {index}" for index in range(model.num_labels)]
-    settings = to_their_config(model.config, {"pad": PAD}, task, names)
+    family, task = model.config.family, model.task.name
+    names = [f"label {index}" for index in range(model.num_outputs)]
+    settings = to_their_config(model.config, {"pad": PAD}, model.task, names)
     model_type = settings.pop("model_type")
-    settings |= {"num_labels": model.num_labels, "pad_token_id": PAD}
+    settings |= {"num_labels": model.num_outputs, "pad_token_id": PAD}
     config = transformers.AutoConfig.for_model(model_type, **settings)
     if task == "regression":
         config.problem_type = "regression"
@@ -142,7 +139,7 @@ def test_logits_loss_and_every_gradient_are_those_of_the_stock_class(family, tas
     model, batch, labels = tiny_model(family, task).eval(), tiny_batch(), make_labels(task)
     theirs = stock_model(model)
     logits = model(batch)
-    loss = sum_loss(task, logits, labels, batch) / count_labels(task, labels)
+    loss = KNOWN[task].sum_loss(logits, labels, batch) / KNOWN[task].count_labels(labels)
     loss.backward()
     output = stock_output(theirs, task, family, batch, labels)
     expected_loss = output.loss
@@ -172,11 +169,6 @@ def unpadded_answer_loss(logits: Tensor, labels: Tensor, batch: Batch) -> Tensor
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("module", [task_model, losses])
-def test_examples_in_docstrings_hold(module) -> None:
-    assert doctest.testmod(module).failed == 0
-
-
 def test_a_sequence_in_a_batch_has_the_logits_that_it_has_alone() -> None:
     batch = tiny_batch()
     for family in FAMILIES:
@@ -190,7 +182,7 @@ def test_a_sequence_in_a_batch_has_the_logits_that_it_has_alone() -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     states = [
-        make_task_model(tiny_config("bert"), "sentence-pair", 3, seed=seed).state_dict()
+        make_task_model(tiny_config("bert"), KNOWN["sentence-pair"], 3, seed=seed).state_dict()
         for seed in (4, 4, 5)
     ]
     assert all(torch.equal(weight, states[1][name]) for name, weight in states[0].items())
@@ -204,7 +196,7 @@ def test_adopted_weights_are_the_pretrained_ones_and_the_classifier_is_fresh(
     family, has_nsp
 ) -> None:
     pretrained = make_model(tiny_config(family, has_nsp_head=has_nsp), seed=11)
-    model = make_task_model(tiny_config(family), "sequence-classification", 5, seed=3)
+    model = make_task_model(tiny_config(family), KNOWN["sequence-classification"], 5, seed=3)
     fresh = {name: weight.clone() for name, weight in model.state_dict().items()}
     adopt_weights(model, pretrained)
     batch = tiny_batch()
@@ -221,7 +213,7 @@ def test_adopted_weights_are_the_pretrained_ones_and_the_classifier_is_fresh(
 
 def test_a_head_for_sentence_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="has_nsp_head must be False"):
-        make_task_model(tiny_config("bert", has_nsp_head=True), "regression", 1, seed=0)
+        make_task_model(tiny_config("bert", has_nsp_head=True), KNOWN["regression"], 1, seed=0)
 
 
 def test_the_vocabulary_head_is_not_trained() -> None:

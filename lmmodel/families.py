@@ -1,0 +1,230 @@
+"""What the families of models are, and the architecture of one model; needs no torch.
+
+    bert     post-norm, learned positions, segments      transformers' BertForPreTraining
+    modern   pre-norm, rotary, gated, no biases          transformers' ModernBertForMaskedLM
+    gpt2     pre-norm, learned positions, causal         transformers' GPT2LMHeadModel
+
+A family is a set of traits; `lmmodel.model` and the hand-over to other tools read them and name no
+family. One more family of one stream is one more entry of `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Positions = Literal["learned", "sinusoidal", "rotary"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the models of a family have in common."""
+
+    is_causal: bool = False
+    """Whether a token sees no later ones unless it is told otherwise."""
+    is_post_norm: bool = False
+    """Whether a norm follows each residual sum; else it leads the branch, and the heads."""
+    has_first_norm: bool = True
+    """Whether the first layer's attention has a norm of its own."""
+    has_bias: bool = True
+    """Whether products and norms add something; a head for sentence pairs always does."""
+    has_segments: bool = False
+    """Whether tokens are told the segment they are in, 0 or 1."""
+    has_embedding_norm: bool = True
+    """Whether the sum of the embeddings is normalised."""
+    has_head_transform: bool = True
+    """Whether product, GELU and norm come before the vocabulary, and a bias after it."""
+    has_windows: bool = False
+    """Whether some layers see a window only."""
+    is_gated: bool = False
+    """Whether the feed-forward's activation is multiplied with a third product."""
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    """Of the feed-forward: GELU, or its approximation by tanh."""
+    positions: tuple[Positions, ...]
+    """How places may be told; the first is the default."""
+    norm_eps: float
+    """Added to the variance, by default."""
+    mlp_ratio: float
+    """Feed-forward size by hidden size, by default."""
+    pooling: Literal["first", "mean", "last"] = "first"
+    """Which rows speak for a whole sequence."""
+    objective: str = "mlm+nsp"
+    """What is learned where nothing else is said."""
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        is_post_norm=True, has_segments=True, positions=("learned", "sinusoidal"),
+        norm_eps=1e-12, mlp_ratio=4.0,
+    ),
+    "modern": Family(
+        has_bias=False, has_first_norm=False, is_gated=True, has_windows=True,
+        positions=("rotary",), norm_eps=1e-5, mlp_ratio=1.5, pooling="mean",
+    ),
+    "gpt2": Family(
+        is_causal=True, has_embedding_norm=False, has_head_transform=False,
+        activation="gelu_tanh", positions=("learned", "sinusoidal"), norm_eps=1e-5, mlp_ratio=4.0,
+        pooling="last", objective="clm",
+    ),
+}  # fmt: skip
+
+MODEL_SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},
+    "mini": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4},
+    "small": {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8},
+    "medium": {"num_hidden_layers": 8, "hidden_size": 512, "num_attention_heads": 8},
+    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
+}
+"""The shapes published with BERT (Turc et al., "Well-read students learn better", 2019)."""
+
+MAX_LAYERS = 1000
+MAX_WEIGHTS = 10**11
+"""Of a model that is worth building: more is a slip, and would end in memory that is not there."""
+
+UNSET: Any = None
+"""Default of a setting that `ModelConfig` takes from the size or the family."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The architecture. A setting left out follows from `size` and `family`."""
+
+    family: str = "bert"  # a key of FAMILIES
+    size: Literal["tiny", "mini", "small", "medium", "base"] = "mini"
+    vocab_size: int = UNSET  # ids; the trainer takes it from the tokenizer
+    num_hidden_layers: int = UNSET
+    hidden_size: int = UNSET
+    num_attention_heads: int = UNSET
+    intermediate_size: int = UNSET  # 4 x hidden_size; modern, which is gated: 1.5 x
+    max_position_embeddings: int = 512  # tokens of the longest sequence
+    type_vocab_size: int = 2  # segments; bert only
+    positions: Positions = UNSET
+    global_every: int = 3  # modern: layers 0, n, 2n, ... see everything, the others a window
+    local_window: int = 128  # modern: places a local layer sees, half of them to either side
+    global_rope_theta: float = 160_000.0  # modern: base of the rotary angles, global layers
+    local_rope_theta: float = 10_000.0  # modern: the same, local layers
+    norm_eps: float = UNSET  # added to the variance
+    initializer_range: float = 0.02  # standard deviation of fresh weights
+    dropout: float = 0.0  # probability, after embeddings, attention and feed-forward
+    attention_dropout: float = 0.0  # probability, on attention weights
+    has_nsp_head: bool = False  # pooler and two-way classifier on each sequence's first token
+
+    def __post_init__(self) -> None:
+        """Fill what is unset and check what is set."""
+        if self.family not in FAMILIES:
+            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
+        if self.size not in MODEL_SIZES:
+            raise ValueError(f"size must be one of {', '.join(MODEL_SIZES)}, got {self.size!r}")
+        for name, value in MODEL_SIZES[self.size].items():
+            self._fill(name, value)
+        self._fill("positions", self.traits.positions[0])
+        self._fill("norm_eps", self.traits.norm_eps)
+        self._fill("intermediate_size", int(self.traits.mlp_ratio * self.hidden_size))
+        _check_counts(self)
+        _check_config(self)
+
+    def _fill(self, name: str, value: Any) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
+
+    @property
+    def traits(self) -> Family:
+        """What its family says."""
+        return FAMILIES[self.family]
+
+    @property
+    def head_size(self) -> int:
+        """K: features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees no later ones unless `forward` is told otherwise."""
+        return self.traits.is_causal
+
+    def window(self, layer: int) -> int | None:
+        """Return how many places to either side a layer sees; None is all of them.
+
+        Example:
+            >>> config = ModelConfig(family="modern", size="mini", vocab_size=64)
+            >>> [config.window(layer) for layer in range(4)]
+            [None, 64, 64, None]
+        """
+        is_local = self.traits.has_windows and layer % self.global_every != 0
+        return self.local_window // 2 if is_local else None
+
+    @property
+    def num_parameters(self) -> int:
+        """How many weights such a model has.
+
+        Example:
+            >>> ModelConfig(size="base", vocab_size=30522, has_nsp_head=True).num_parameters
+            110106428
+        """
+        traits, size, bias = self.traits, self.hidden_size, int(self.traits.has_bias)
+        norm, square = size * (1 + bias), size * (size + bias)
+        inner = self.intermediate_size * (1 + traits.is_gated)
+        layer = 4 * square + inner * (size + bias) + size * (self.intermediate_size + bias)
+        layers = self.num_hidden_layers * (layer + 2 * norm) - (not traits.has_first_norm) * norm
+        tables = (self.vocab_size or 0) * size + (not traits.is_post_norm) * norm
+        tables += traits.has_segments * self.type_vocab_size * size
+        tables += (self.positions == "learned") * self.max_position_embeddings * size
+        tables += traits.has_embedding_norm * norm
+        head = traits.has_head_transform * (square + norm + (self.vocab_size or 0))
+        pairs = self.has_nsp_head * (size * (size + 1) + 2 * (size + 1))
+        return layers + tables + head + pairs
+
+
+def _check_counts(config: ModelConfig) -> None:
+    """Refuse by arithmetic what no machine could build."""
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
+                 "max_position_embeddings", "type_vocab_size", "global_every"):  # fmt: skip
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.vocab_size is not None and config.vocab_size < 1:
+        raise ValueError(f"vocab_size must be at least 1, got {config.vocab_size}")
+    if config.num_hidden_layers > MAX_LAYERS:
+        raise ValueError(
+            f"num_hidden_layers must be at most {MAX_LAYERS}, got {config.num_hidden_layers}"
+        )
+    # Positions that are not learned have a table too.
+    total = config.num_parameters + config.max_position_embeddings * config.hidden_size
+    if total > MAX_WEIGHTS:
+        raise ValueError(
+            f"a model of {total:.2g} numbers is larger than any this tool builds "
+            f"({MAX_WEIGHTS:.0g}), got {_sizes(config)}: lower the one that is a slip"
+        )
+
+
+def _sizes(config: ModelConfig) -> str:
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
+             "max_position_embeddings", "type_vocab_size")  # fmt: skip
+    return ", ".join(f"{name}={getattr(config, name)}" for name in names)
+
+
+def _check_config(config: ModelConfig) -> None:
+    traits = config.traits
+    for name in ("dropout", "attention_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(config, name)}")
+    for name in ("norm_eps", "initializer_range", "global_rope_theta", "local_rope_theta"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {getattr(config, name)}")
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size} "
+            f"and {config.num_attention_heads}"
+        )
+    if config.positions not in traits.positions:
+        raise ValueError(
+            f"positions={config.positions!r} does not go with family={config.family!r}, "
+            f"which takes {' or '.join(traits.positions)}"
+        )
+    if config.positions == "rotary" and config.head_size % 2:
+        raise ValueError(f"rotary positions need an even head size, got {config.head_size}")
+    if traits.has_windows and (config.local_window < 2 or config.local_window % 2):
+        raise ValueError(f"local_window must be even and at least 2, got {config.local_window}")
+    if config.has_nsp_head and traits.is_causal:
+        encoders = " or ".join(name for name, family in FAMILIES.items() if not family.is_causal)
+        raise ValueError(f"has_nsp_head needs an encoder: family {encoders}, got {config.family}")

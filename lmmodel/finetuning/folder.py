@@ -1,0 +1,140 @@
+"""The folder of a fine-tuned model.
+
+model.safetensors   the weights of the best seed
+config.json         the task, its labels, the model's shape, where it comes from, its scores
+tokenizer.json ...  the tokenizer's files
+metrics.jsonl       one line an evaluation of each seed
+scores.json         the scores of each seed, their mean and spread
+confusion.png       which labels are taken for which; scatter.png where they are numbers
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmdata.config import build_config, config_to_dict
+from lmdata.errors import ConfigError
+from lmdata.files import write_atomically
+from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from lmmodel.device import resolve_device
+from lmmodel.errors import CheckpointError, RunError
+from lmmodel.families import ModelConfig
+from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.saving.checkpoint import load_tensors, save_tensors
+from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
+from lmmodel.tasks.known import TASKS
+from lmmodel.tasks.model import TaskModel
+from lmmodel.tasks.task import AnyTask
+
+# 2: whether numbers are of pairs was not said; 1: modern models spoke by their first token.
+FORMAT_VERSION = 3
+KIND = "fine-tuned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunedRecord:
+    """What config.json holds."""
+
+    task: str  # its name
+    labels: tuple[str, ...]  # by number; what they are is the task's
+    max_seq_length: int  # tokens of the longest example
+    model: ModelConfig
+    config: FinetuneConfig  # resolved
+    tokenizer_hash: str
+    origin: dict[str, Any]  # the run that it began with
+    data: dict[str, Any]  # files, hashes, and how many examples were made of how many rows
+    figures: dict[str, Any]  # scores of the kept seed, mean and spread over the seeds
+    environment: dict[str, str | int]
+    has_pairs: bool  # whether it reads pairs of texts
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model, its tokenizer and what it was trained by."""
+
+    path: Path
+    record: FineTunedRecord
+    model: TaskModel  # float32, in evaluation mode
+    tokenizer: Tokenizer
+    device: torch.device
+
+    @property
+    def task(self) -> AnyTask:
+        """What it was fine-tuned for."""
+        return self.model.task
+
+
+def is_fine_tuned(path: Path | str) -> bool:
+    """Whether a folder says that it holds a fine-tuned model."""
+    try:
+        values = json.loads((Path(path) / RECORD_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("kind") == KIND
+
+
+def load_fine_tuned(path: Path | str, device: str = "auto") -> FineTuned:
+    """Return the model in a fine-tuned folder, ready to answer.
+
+    Raises:
+        RunError: no fine-tuned model there, or written by another version
+        CheckpointError: the weights are missing, damaged or of another model
+        DeviceError: a GPU is asked for and there is none
+    """
+    path = Path(path)
+    record, where = read_fine_tuned_record(path), resolve_device(device)
+    task = TASKS[record.task]
+    model = TaskModel(record.model, task, task.num_outputs(record.labels))
+    try:
+        model.load_state_dict(load_tensors(path / WEIGHTS_NAME))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path / WEIGHTS_NAME} does not hold the weights that {RECORD_NAME} describes: {error}"
+        ) from error
+    return FineTuned(path, record, model.to(where).eval(), load_tokenizer(path), where)
+
+
+def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
+    """Return what a fine-tuned folder says of itself.
+
+    Raises:
+        RunError: no fine-tuned model there, or written by another version
+    """
+    path = folder / RECORD_NAME
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: name the folder of the fine-tuned model")
+    if not is_fine_tuned(folder):
+        raise RunError(f"{folder} holds no fine-tuned model: lmmodel finetune makes one of a run")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise RunError(
+            f"{path} has format {version}, this version reads {FORMAT_VERSION}: fine-tune again"
+        )
+    del values["kind"]
+    try:
+        record = build_config(FineTunedRecord, values)
+    except ConfigError as error:
+        raise RunError(f"{path} was not written by this version: {error}") from error
+    if record.task not in TASKS:
+        raise RunError(
+            f"{path} is of the task {record.task!r}, which this version does not know: it knows "
+            f"{', '.join(TASKS)}"
+        )
+    return record
+
+
+def save_model(
+    folder: Path, record: FineTunedRecord, weights: dict[str, Tensor], tokenizer: Tokenizer
+) -> None:
+    """Write the weights, the tokenizer and the record into an existing folder."""
+    save_tensors(folder / WEIGHTS_NAME, weights)
+    save_tokenizer(tokenizer, folder)
+    values = {"format_version": FORMAT_VERSION, "kind": KIND, **config_to_dict(record)}
+    write_atomically(folder / RECORD_NAME, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,249 @@
+"""What transformers calls our families: classes, settings and weights, one record for each.
+
+`{i}` is a layer. Where one of our weights merges several of theirs along the rows, theirs are
+listed in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmmodel.errors import HuggingFaceError
+from lmmodel.tasks.task import AnyTask, StockClass
+
+Names = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StockFamily:
+    """How a family is handed over, beside its traits in `lmmodel.families`."""
+
+    model_type: str
+    """What config.json calls it."""
+    class_prefix: str
+    """What the classes of tasks begin with."""
+    pretrained: str
+    """The class of a pretrained model."""
+    paired: str | None = None
+    """The same with a head for sentence pairs, None where there is no such class."""
+    settings: Mapping[str, tuple[str, Any]]
+    """Our setting: theirs, and what their class takes where config.json is silent."""
+    dropouts: tuple[str, ...] = ()
+    """Other settings of theirs that our one dropout is written to."""
+    fixed: Mapping[str, Any]
+    """Their settings that have one value here: a folder that says otherwise is refused."""
+    unwritten: Mapping[str, Any] = field(default_factory=dict)
+    """The same, of old versions only."""
+    of_heads: Mapping[str, Any] = field(default_factory=dict)
+    """Their settings of every task's head."""
+    token_ids: tuple[str, ...]
+    """Purposes of the special ids that config.json tells."""
+    prefix: str
+    """Of the base model's weights; checkpoints saved from it leave it out."""
+    names: Names
+    """Our weight: theirs."""
+    transform: Names = field(default_factory=dict)
+    """What transforms hidden states before a task's classifier."""
+    transforms_tokens: bool = True
+    """Whether that is so for tasks over tokens too."""
+    tied: Mapping[str, str]
+    """Our weight: the other name under which it may lie, alone or as a copy."""
+    is_transposed: bool = False
+    """Whether the matrices inside layers lie the other way round."""
+
+
+def with_biases(names: Names) -> dict[str, tuple[str, ...]]:
+    """Return the table with a `.bias` row after each `.weight` row."""
+    return {
+        f"{ours}.{kind}": tuple(f"{name}.{kind}" for name in theirs)
+        for ours, theirs in names.items()
+        for kind in ("weight", "bias")
+    }
+
+
+BERT = StockFamily(
+    model_type="bert",
+    class_prefix="Bert",
+    pretrained="BertForMaskedLM",
+    paired="BertForPreTraining",
+    settings={
+        "vocab_size": ("vocab_size", 30522),
+        "hidden_size": ("hidden_size", 768),
+        "num_hidden_layers": ("num_hidden_layers", 12),
+        "num_attention_heads": ("num_attention_heads", 12),
+        "intermediate_size": ("intermediate_size", 3072),
+        "max_position_embeddings": ("max_position_embeddings", 512),
+        "type_vocab_size": ("type_vocab_size", 2),
+        "norm_eps": ("layer_norm_eps", 1e-12),
+        "initializer_range": ("initializer_range", 0.02),
+        "dropout": ("hidden_dropout_prob", 0.1),
+        "attention_dropout": ("attention_probs_dropout_prob", 0.1),
+    },
+    fixed={
+        "hidden_act": "gelu",
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    },
+    unwritten={"position_embedding_type": "absolute"},
+    token_ids=("pad",),
+    prefix="bert.",
+    names={
+        "embeddings.tokens.weight": ("bert.embeddings.word_embeddings.weight",),
+        "embeddings.segments.weight": ("bert.embeddings.token_type_embeddings.weight",),
+        "embeddings.positions.weight": ("bert.embeddings.position_embeddings.weight",),
+        "head.bias": ("cls.predictions.bias",),
+        **with_biases({
+            "embeddings.norm": ("bert.embeddings.LayerNorm",),
+            "layers.{i}.attention.qkv": (
+                "bert.encoder.layer.{i}.attention.self.query",
+                "bert.encoder.layer.{i}.attention.self.key",
+                "bert.encoder.layer.{i}.attention.self.value",
+            ),
+            "layers.{i}.attention.output": ("bert.encoder.layer.{i}.attention.output.dense",),
+            "layers.{i}.attention_norm": ("bert.encoder.layer.{i}.attention.output.LayerNorm",),
+            "layers.{i}.mlp.input": ("bert.encoder.layer.{i}.intermediate.dense",),
+            "layers.{i}.mlp.output": ("bert.encoder.layer.{i}.output.dense",),
+            "layers.{i}.mlp_norm": ("bert.encoder.layer.{i}.output.LayerNorm",),
+            "head.dense": ("cls.predictions.transform.dense",),
+            "head.norm": ("cls.predictions.transform.LayerNorm",),
+            "nsp_head.pooler": ("bert.pooler.dense",),
+            "nsp_head.classifier": ("cls.seq_relationship",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("bert.pooler.dense",)}),
+    transforms_tokens=False,
+    tied={
+        "embeddings.tokens.weight": "cls.predictions.decoder.weight",
+        "head.bias": "cls.predictions.decoder.bias",
+    },
+)  # fmt: skip
+
+MODERN = StockFamily(
+    model_type="modernbert",
+    class_prefix="ModernBert",
+    pretrained="ModernBertForMaskedLM",
+    settings={
+        "vocab_size": ("vocab_size", 50368),
+        "hidden_size": ("hidden_size", 768),
+        "num_hidden_layers": ("num_hidden_layers", 22),
+        "num_attention_heads": ("num_attention_heads", 12),
+        "intermediate_size": ("intermediate_size", 1152),
+        "max_position_embeddings": ("max_position_embeddings", 8192),
+        "norm_eps": ("norm_eps", 1e-5),
+        "initializer_range": ("initializer_range", 0.02),
+        "dropout": ("embedding_dropout", 0.0),
+        "attention_dropout": ("attention_dropout", 0.0),
+        "local_window": ("local_attention", 128),
+    },
+    dropouts=("mlp_dropout",),
+    fixed={
+        "hidden_activation": "gelu",
+        "classifier_activation": "gelu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "classifier_bias": False,
+        "decoder_bias": True,
+        "tie_word_embeddings": True,
+    },
+    of_heads={"classifier_pooling": "mean"},
+    token_ids=("pad", "cls", "sep", "bos", "eos"),
+    prefix="model.",
+    names={
+        "embeddings.tokens.weight": ("model.embeddings.tok_embeddings.weight",),
+        "embeddings.norm.weight": ("model.embeddings.norm.weight",),
+        "layers.{i}.attention_norm.weight": ("model.layers.{i}.attn_norm.weight",),
+        "layers.{i}.attention.qkv.weight": ("model.layers.{i}.attn.Wqkv.weight",),
+        "layers.{i}.attention.output.weight": ("model.layers.{i}.attn.Wo.weight",),
+        "layers.{i}.mlp_norm.weight": ("model.layers.{i}.mlp_norm.weight",),
+        "layers.{i}.mlp.input.weight": ("model.layers.{i}.mlp.Wi.weight",),
+        "layers.{i}.mlp.output.weight": ("model.layers.{i}.mlp.Wo.weight",),
+        "final_norm.weight": ("model.final_norm.weight",),
+        "head.dense.weight": ("head.dense.weight",),
+        "head.norm.weight": ("head.norm.weight",),
+        "head.bias": ("decoder.bias",),
+    },
+    transform={
+        "head.dense.weight": ("head.dense.weight",),
+        "head.norm.weight": ("head.norm.weight",),
+    },
+    tied={"embeddings.tokens.weight": "decoder.weight"},
+)
+
+GPT2 = StockFamily(
+    model_type="gpt2",
+    class_prefix="GPT2",
+    pretrained="GPT2LMHeadModel",
+    settings={
+        "vocab_size": ("vocab_size", 50257),
+        "hidden_size": ("n_embd", 768),
+        "num_hidden_layers": ("n_layer", 12),
+        "num_attention_heads": ("n_head", 12),
+        "intermediate_size": ("n_inner", None),
+        "max_position_embeddings": ("n_positions", 1024),
+        "norm_eps": ("layer_norm_epsilon", 1e-5),
+        "initializer_range": ("initializer_range", 0.02),
+        "dropout": ("resid_pdrop", 0.1),
+        "attention_dropout": ("attn_pdrop", 0.1),
+    },
+    dropouts=("embd_pdrop",),
+    fixed={
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    },
+    token_ids=("pad", "bos", "eos"),
+    prefix="transformer.",
+    names={
+        "embeddings.tokens.weight": ("transformer.wte.weight",),
+        "embeddings.positions.weight": ("transformer.wpe.weight",),
+        **with_biases({
+            "layers.{i}.attention_norm": ("transformer.h.{i}.ln_1",),
+            "layers.{i}.attention.qkv": ("transformer.h.{i}.attn.c_attn",),
+            "layers.{i}.attention.output": ("transformer.h.{i}.attn.c_proj",),
+            "layers.{i}.mlp_norm": ("transformer.h.{i}.ln_2",),
+            "layers.{i}.mlp.input": ("transformer.h.{i}.mlp.c_fc",),
+            "layers.{i}.mlp.output": ("transformer.h.{i}.mlp.c_proj",),
+            "final_norm": ("transformer.ln_f",),
+        }),
+    },
+    tied={"embeddings.tokens.weight": "lm_head.weight"},
+    is_transposed=True,
+)  # fmt: skip
+
+STOCK_FAMILIES = {"bert": BERT, "modern": MODERN, "gpt2": GPT2}
+"""By our name of the family."""
+
+
+def stock_family(family: str) -> StockFamily:
+    """Return how a family is handed over.
+
+    Raises:
+        HuggingFaceError: transformers has no class for it
+
+    Example:
+        >>> stock_family("modern").model_type
+        'modernbert'
+    """
+    if family not in STOCK_FAMILIES:
+        raise HuggingFaceError(
+            f"family {family!r} has no class in transformers that is known here: "
+            f"export takes {', '.join(STOCK_FAMILIES)}"
+        )
+    return STOCK_FAMILIES[family]
+
+
+def stock_class(task: AnyTask) -> StockClass:
+    """Return the class of transformers that opens models of a task.
+
+    Raises:
+        HuggingFaceError: there is none
+    """
+    if task.stock is None:
+        raise HuggingFaceError(f"transformers has no class for {task.name}: it can't be exported")
+    return task.stock

@@ -1,0 +1,112 @@
+"""Which rows make a micro-batch, and rows as a micro-batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lmdata.batch import ExampleBatch
+from lmmodel.batch import IGNORED, Batch, make_batch
+
+LEAST_TOKENS = 256
+"""Of a micro-batch that is worth its own gradients."""
+
+
+def pack_examples(examples: ExampleBatch, max_seqlen: int | None = None) -> Batch:
+    """Return examples as one packed batch of one stream, with the labels that every view makes.
+
+    Args:
+        examples: in the order of the result
+        max_seqlen: at least the longest segment; None: the longest segment
+    """
+    lengths = examples.segment_lengths.astype(np.int64)
+    pairs = examples.next_sentence_label.astype(np.int64)
+    if len(pairs) != len(lengths):
+        pairs = np.full(len(lengths), -1)
+    return make_batch(
+        _tensor(examples.input_ids, np.int32),
+        torch.from_numpy(lengths),
+        max_seqlen=max_seqlen,
+        token_type_ids=_tensor(examples.token_type_ids, np.int32),
+        masked_positions=torch.from_numpy(examples.flat_masked_positions()),
+        masked_labels=_tensor(examples.masked_labels, np.int64),
+        next_sentence_label=torch.from_numpy(np.where(pairs < 0, IGNORED, pairs)),
+        addresses=torch.from_numpy(addresses_of(examples)),
+    )
+
+
+def addresses_of(examples: ExampleBatch) -> np.ndarray:
+    """Return epoch, row in it and first token in the row of each segment: int64 (S, 3).
+
+    -1 where examples do not know their rows.
+    """
+    if "row" not in {column.name for column in examples.columns}:
+        return np.full((len(examples.segment_lengths), 3), -1, np.int64)
+    lengths = examples.segment_lengths.astype(np.int64)
+    example = np.repeat(np.arange(len(examples)), np.diff(examples.segment_offsets))
+    start = np.cumsum(lengths) - lengths - examples.offsets[example]
+    known = examples.arrays()
+    columns = [known["epoch"][example], known["row"][example], start]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _tensor(array: np.ndarray, dtype: type[np.integer]) -> torch.Tensor:
+    return torch.from_numpy(array.astype(dtype))
+
+
+def cut_rows(amounts: list[tuple[np.ndarray, int]]) -> list[int]:
+    """Return the row after the last one of each micro-batch, filled in order.
+
+    Args:
+        amounts: of each quantity, what every row has of it, int64 (B,), and the most allowed
+
+    Example:
+        >>> cut_rows([(np.array([2, 2, 3, 4, 9]), 7)])
+        [3, 4, 5]
+    """
+    totals = [(np.concatenate([[0], np.cumsum(amount)]), most) for amount, most in amounts]
+    num_rows = len(amounts[0][0])
+    ends: list[int] = []
+    start = 0
+    while start < num_rows:
+        fitting = [
+            int(np.searchsorted(total, total[start] + most, side="right")) - 1
+            for total, most in totals
+        ]
+        start = max(min(fitting), start + 1)
+        ends.append(start)
+    return ends
+
+
+def deal_rows(lengths: np.ndarray, most: int, num_groups: int) -> list[np.ndarray]:
+    """Return rows dealt out to groups of about equally many tokens, each with rows of all lengths.
+
+    A row longer than allowed is a group of its own. Within a group the shortest is first.
+
+    Args:
+        lengths: int64 (B,) tokens of each row
+        most: tokens of a group
+        num_groups: at least so many, where there are as many rows
+
+    Example:
+        >>> lengths = np.array([9, 1, 5, 2, 4, 3])
+        >>> [lengths[group].tolist() for group in deal_rows(lengths, most=8, num_groups=2)]
+        [[9], [1, 2, 5], [3, 4]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    num_long = int((lengths > most).sum())
+    long, rest = order[:num_long], order[num_long:]
+    wanted = max(num_groups - num_long, -(-int(lengths[rest].sum()) // most), 1)
+    groups = _deal(rest, wanted)
+    while any(lengths[group].sum() > most for group in groups):
+        wanted += 1 + wanted // 16
+        groups = _deal(rest, wanted)
+    return [*long[:, None], *groups]
+
+
+def _deal(rows: np.ndarray, num_groups: int) -> list[np.ndarray]:
+    """Return rows, longest first, dealt to and fro, so that each group's shortest is first."""
+    num_groups = min(num_groups, len(rows))
+    turn = np.arange(len(rows)) % max(1, 2 * num_groups)
+    group = np.minimum(turn, 2 * num_groups - 1 - turn)
+    return [rows[group == number][::-1] for number in range(num_groups)]

@@ -1,0 +1,149 @@
+"""Task files as tables: named columns of one length, whatever the format and compression."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lmdata.reading.sources import COMPRESSIONS
+from lmmodel.errors import TaskError
+from lmmodel.tasks.files import read_bytes, suggest
+
+FileFormat = Literal["tsv", "csv", "jsonl", "json", "parquet", "conllu"]
+T = TypeVar("T")
+
+_EXTENSIONS: dict[str, FileFormat] = {
+    ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
+    ".parquet": "parquet", ".conllu": "conllu", ".conll": "conllu",
+}  # fmt: skip
+SKIPPED = "left out: lines that do not fit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Named columns of R rows."""
+
+    path: str
+    lines: npt.NDArray[np.int64]  # (R,) 1-based line, or record of formats without lines
+    columns: Mapping[str, Sequence[Any] | pa.ChunkedArray]  # (R,) each; None: nothing there
+    has_names: bool  # False: columns are numbers
+    skips: bool = False  # whether rows that do not fit are left out
+    counts: collections.Counter[str] = field(default_factory=collections.Counter)
+
+    def column(self, name: str) -> list[Any]:
+        """Return the values of a column.
+
+        Raises:
+            TaskError: there is no such column
+        """
+        self.check(name)
+        values = self.columns[name]
+        return list(values.to_pylist() if isinstance(values, pa.ChunkedArray) else values)
+
+    def head(self, name: str, num_rows: int) -> list[Any]:
+        """Return the first values of a column."""
+        values = self.columns[name][:num_rows]
+        return list(values.to_pylist() if isinstance(values, pa.ChunkedArray) else values)
+
+    def check(self, *names: str) -> None:
+        """Check that there are columns of these names.
+
+        Raises:
+            TaskError: one is missing; all that are missing are named
+        """
+        missing = [name for name in names if name not in self.columns]
+        if missing:
+            near = "".join(suggest(name, list(self.columns)) for name in missing)
+            advice = self._advice(missing[0])
+            raise TaskError(
+                f"{self.path} has no column {' and no column '.join(map(repr, missing))}: it has "
+                f"{self.listing()}{near}{advice}"
+            )
+
+    def parse(
+        self, names: Sequence[str], parse: Callable[..., T]
+    ) -> tuple[npt.NDArray[np.int64], list[T]]:
+        """Return the lines of the rows that fit, int64, and what each of them is.
+
+        Args:
+            names: of columns
+            parse: takes the place of a row, for errors, and its values; raises TaskError where they
+                do not fit
+
+        Raises:
+            TaskError: a column is missing; a row does not fit and `skips` is not set
+        """
+        self.check(*names)
+        lines, parsed = [], []
+        cells = zip(*[self.column(name) for name in names], strict=True)
+        for line, values in zip(self.lines.tolist(), cells, strict=True):
+            try:
+                parsed.append(parse(f"{self.path}, line {line}", *values))
+            except TaskError:
+                if not self.skips:
+                    raise
+                self.counts[SKIPPED] += 1
+            else:
+                lines.append(line)
+        if not parsed:
+            raise TaskError(f"{self.path} has no row that fits: {self.counts[SKIPPED]} do not")
+        return np.array(lines, np.int64), parsed
+
+    def listing(self) -> str:
+        """Return the columns for an error; those without a name with their first value."""
+        if self.has_names:
+            return ", ".join(map(repr, self.columns))
+        first = [(name, values[0] if len(values) else "") for name, values in self.columns.items()]
+        return "numbers only: " + ", ".join(f"{name} ({value[:30]!r})" for name, value in first)
+
+    def _advice(self, name: str) -> str:
+        if self.has_names and name.isdigit():
+            return "; columns have numbers where the file has no header (--no-header)"
+        return ""
+
+
+def read_parquet(path: Path) -> Table:
+    """Return a Parquet file as a table.
+
+    Raises:
+        TaskError: it is none, damaged, or unfolds to more than is read
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(read_bytes(path)))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TaskError(f"{path} is damaged or not a Parquet file: {reason}") from error
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    lines = np.arange(1, table.num_rows + 1)
+    return Table(path=str(path), lines=lines, columns=columns, has_names=True)
+
+
+def detect_format(path: Path) -> FileFormat:
+    """Return the format that a file's name tells.
+
+    Raises:
+        TaskError: it tells none
+
+    Example:
+        >>> detect_format(Path("dev.TSV.gz")), detect_format(Path("a.b/train.conllu"))
+        ('tsv', 'conllu')
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    if not suffixes or suffixes[-1] not in _EXTENSIONS:
+        raise TaskError(
+            f"{path} has no known extension: rename it to {' '.join(_EXTENSIONS)}, each also with "
+            f"{' '.join(COMPRESSIONS)}, or name its format ({', '.join(get_args(FileFormat))})"
+        )
+    return _EXTENSIONS[suffixes[-1]]

@@ -1,0 +1,273 @@
+"""What a task is: the object that fine-tuning, prediction, scoring and export ask.
+
+R rows of a file; E examples of T tokens in all, made of them; C outputs of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from lmdata.tokenizer import Tokenizer
+from lmmodel.batch import Batch
+from lmmodel.families import ModelConfig
+from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, TaskExamples
+from lmmodel.tasks.heads import TaskHead
+from lmmodel.tasks.task_files import TaskFile
+from lmmodel.texts import Integers
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StockClass:
+    """The class of transformers that opens a fine-tuned model; families by their name here."""
+
+    suffix: str  # behind the family's prefix and "For"
+    pipeline_tag: str  # what the Hub calls the task
+    problem_type: str | None = None  # as its config.json says
+    classifiers: Mapping[str, str] = field(default_factory=dict)
+    """What the last layer is called, by family, where not "classifier"."""
+    without_dropout: frozenset[str] = frozenset()
+    """Families whose class drops no features right before the last layer."""
+    without_bias: frozenset[str] = frozenset()
+    """Families whose last layer has no bias."""
+    note: str | None = None  # what a user of the class should know, for the model card
+
+    def classifier(self, family: str) -> str:
+        """Return what the last layer is called.
+
+        Example:
+            >>> stock = StockClass(suffix="x", pipeline_tag="y", classifiers={"gpt2": "score"})
+            >>> stock.classifier("gpt2"), stock.classifier("bert")
+            ('score', 'classifier')
+        """
+        return self.classifiers.get(family, "classifier")
+
+    def has_dropout(self, family: str) -> bool:
+        """Whether the class drops features right before the last layer."""
+        return family not in self.without_dropout
+
+    def has_bias(self, family: str) -> bool:
+        """Whether the last layer has a bias."""
+        return family not in self.without_bias
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+
+
+class Task(Protocol[RowsT]):
+    """One thing to fine-tune for.
+
+    A task subclasses this protocol, sets its five facts, and says how files are read, rows are
+    encoded, logits are understood and answers are scored; what is common has a default here.
+    """
+
+    name: str
+    verb: str  # of the command that asks a model of it
+    stopping_scores: tuple[str, ...]
+    """Scores that may decide when to stop, higher is better; the first is the default."""
+    is_over_sequences: bool  # one row of logits a sequence; otherwise one a token
+    stock: StockClass | None  # None: stock transformers has no class for it
+
+    # Files.
+
+    def owns(self, file: TaskFile) -> bool:
+        """Whether a file's format says that it is of this task, whatever its columns."""
+        return False
+
+    def read(self, file: TaskFile) -> RowsT:
+        """Return the rows of a file.
+
+        Raises:
+            TaskError: a column is missing or ambiguous, or a value is of another kind
+        """
+        ...
+
+    def settle(self, rows: RowsT) -> Task[RowsT]:
+        """Return the task that the rows of a training file ask for: most often this one."""
+        return self
+
+    def find_labels(self, rows: RowsT) -> tuple[str, ...]:
+        """Return the labels of a training file in the order of their ids; most often none.
+
+        Raises:
+            TaskError: there are too few
+        """
+        return ()
+
+    def check_validation(self, train: RowsT, validation: RowsT) -> None:
+        """Check that the validation file can be scored by what is learned of the training file.
+
+        Raises:
+            TaskError, FitError: it can not
+        """
+        return
+
+    def has_pairs(self, rows: RowsT) -> bool:
+        """Whether texts come in pairs that a user may give or leave out."""
+        return False
+
+    def encode(self, rows: RowsT, how: Encoding) -> TaskExamples:
+        """Return the examples of rows.
+
+        Raises:
+            TaskError: a label is unknown, or `max_seq_length` leaves no room for text
+        """
+        ...
+
+    def take_rows(self, rows: RowsT, which: Integers) -> RowsT:
+        """Return some rows, int64 (N,) ascending, in their order."""
+        ...
+
+    def groups(self, rows: RowsT) -> Integers:
+        """Return which rows belong together, int64 (R,): all are learned from, or none is."""
+        return np.arange(len(rows))
+
+    # The model.
+
+    def output_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return what the outputs of the stock class are called; none where it names none."""
+        return tuple(labels)
+
+    def num_outputs(self, labels: Sequence[str]) -> int:
+        """Return C: logits of a sequence or token."""
+        return len(self.output_names(labels))
+
+    def make_head(self, config: ModelConfig, num_outputs: int) -> nn.Module:
+        """Return what makes logits float32 (N, C) of hidden states (N, D), with fresh weights."""
+        stock, family = self.stock, config.family
+        return TaskHead(
+            config,
+            num_outputs,
+            is_over_sequences=self.is_over_sequences,
+            has_bias=stock is None or stock.has_bias(family),
+            has_dropout=stock is None or stock.has_dropout(family),
+        )
+
+    def prepare_head(self, head: nn.Module, labels: Labels | None) -> None:
+        """Set where a head begins, by the labels of the training file."""
+        return
+
+    def saved_head(self, head: nn.Module) -> dict[str, Tensor]:
+        """Return the weights of a head as they are kept."""
+        return head.state_dict()
+
+    def loss_unit(self, labels: Labels | None) -> float:
+        """Return what the loss of a step is divided by, above 0."""
+        return 1.0
+
+    def sum_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        """Return the summed loss of a batch of B sequences and T tokens.
+
+        Args:
+            logits: float32 (B, C), or (T, C) where the task is not over sequences
+            labels: as the examples of the task have them
+            batch: what the logits are of
+
+        Returns:
+            float32 scalar; divided by `count_labels` it is the loss of the stock class.
+        """
+        ...
+
+    def count_labels(self, labels: Tensor) -> int:
+        """Return over how many labels `sum_loss` sums."""
+        return len(labels)
+
+    # Answers.
+
+    def predict(
+        self, examples: TaskExamples, logits: Floats, rows: RowsT, labels: Sequence[str]
+    ) -> Predictions:
+        """Return what logits say about the rows of the file.
+
+        Args:
+            examples: of all rows
+            logits: float32 (E, C), or (T, C) where the task is not over sequences
+            rows: of which `examples` were made
+            labels: of the model, in the order of their ids
+        """
+        ...
+
+    def references(self, rows: RowsT, labels: Sequence[str]) -> Any:
+        """Return what predictions are scored against, as `Predictions.values` are.
+
+        Raises:
+            TaskError: a label is not among `labels`, or the rows were read without labels
+        """
+        ...
+
+    def score(self, found: Predictions, references: Any, labels: Sequence[str]) -> Scores:
+        """Return the scores of predictions, `stopping_scores` among them.
+
+        Raises:
+            ValueError: there is nothing to score, or the lengths differ
+        """
+        ...
+
+    def guess(self, learned: Labels | None, num_outputs: int, references: Any) -> Any | None:
+        """Return values that know only which answer is most frequent in training; None: none."""
+        return None
+
+    def confusion(self, found: Predictions, references: Any, num_labels: int) -> Any | None:
+        """Return how often each right label (row) got each prediction (column): int64 (C, C).
+
+        None where labels can't be taken for each other.
+        """
+        return None
+
+    def draws_numbers(self) -> bool:
+        """Whether predictions are numbers, drawn against the right ones."""
+        return False
+
+    def answers(self, rows: RowsT, found: Predictions, labels: Sequence[str]) -> list[Any]:
+        """Return an answer for each row, a dataclass each."""
+        ...
+
+
+AnyTask = Task[Any]
+
+
+def encode_task(
+    task: AnyTask,
+    rows: Any,
+    tokenizer: Tokenizer,
+    labels: Sequence[str],
+    max_seq_length: int,
+    *,
+    is_training: bool,
+    window_overlap: int | None = None,
+) -> TaskExamples:
+    """Return the examples of the rows of a task file; arguments as `Encoding` has them."""
+    how = Encoding(
+        tokenizer=tokenizer, labels=labels, max_seq_length=max_seq_length,
+        is_training=is_training, overlap=window_overlap,
+    )  # fmt: skip
+    return task.encode(rows, how)
+
+
+def make_predictions(
+    task: AnyTask, examples: TaskExamples, logits: Floats, rows: Any, labels: Sequence[str] = ()
+) -> Predictions:
+    """Return what logits say about the rows of the file.
+
+    Args:
+        task: of the model
+        examples: encoded with `is_training=False`, so that every row has one
+        logits: float32 (E, C) for tasks over sequences, (T, C) for those over tokens
+        rows: of which `examples` were made
+        labels: of the model, in the order of their ids
+
+    Raises:
+        ValueError: the logits are not those of the examples, or rows were left out
+    """
+    expected = len(examples) if task.is_over_sequences else len(examples.input_ids)
+    if len(logits) != expected:
+        raise ValueError(f"logits of {len(logits)} rows for {expected} of the examples")
+    if len(np.unique(examples.row)) != len(rows):
+        raise ValueError("rows were left out: encode them with is_training=False")
+    return task.predict(examples, logits, rows, labels)

@@ -1,0 +1,204 @@
+"""An objective that nothing else knows goes the whole road; docs/adding-an-objective.md shows it.
+
+Neighbours of a text are swapped here and there, and the model says of each token whether it was
+moved: a column, a term and scores that no built-in objective has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmdata.batch import Column, ExampleBatch
+from lmdata.examples import write_examples
+from lmdata.recipes import Recipe
+from lmdata.rng import PURPOSES, draw, stream_key
+from lmmodel.asking import load_pretrained
+from lmmodel.batch import TOKENS, Batch
+from lmmodel.config import load_train_config
+from lmmodel.errors import FitError
+from lmmodel.evaluation import evaluate_run
+from lmmodel.objectives import OBJECTIVES, Definition, ObjectiveConfig, Part, make_objective
+from lmmodel.packing import pack_examples
+from lmmodel.saving.metrics import read_metrics
+from lmmodel.sources import evaluate_sources
+from lmmodel.trainer import train
+from tests.contracts import check_objective
+from tests.lmmodel.conftest import TINY, make_store
+
+IS_MOVED = Column("is_moved", "uint8", "token", is_stored=False)
+SHARE = 0.2
+
+ROOT = Path(__file__).parents[1]
+
+
+def move_neighbours(examples: ExampleBatch) -> ExampleBatch:
+    """Swap pairs of neighbours: drawn by epoch, row and place, whatever else is in the batch."""
+    ids, lengths = examples.original_ids(), np.diff(examples.offsets)
+    place = np.arange(len(ids)) - np.repeat(examples.offsets[:-1], lengths)
+    known = examples.arrays()
+    row, epoch = (np.repeat(known[name], lengths) for name in ("row", "epoch"))
+    words = np.empty(len(ids), np.uint32)
+    for number in np.unique(epoch):
+        own = epoch == number
+        words[own] = draw(stream_key(0, "move", int(number)), row[own], place[own])
+    is_inside = (place > 0) & (place % 2 == 1) & (place + 2 < np.repeat(lengths, lengths))
+    first = np.flatnonzero((words < SHARE * 2**32) & is_inside)
+    is_moved = np.zeros(len(ids), np.uint8)
+    is_moved[first] = is_moved[first + 1] = 1
+    ids[first], ids[first + 1] = ids[first + 1], ids[first]
+    arrays = {**known, "input_ids": ids, "is_moved": is_moved}
+    return ExampleBatch((*examples.columns, IS_MOVED), **arrays)
+
+
+def pack(examples: ExampleBatch, max_seqlen: int | None) -> Batch:
+    """Return a batch in which every token is asked whether it was moved."""
+    is_moved = torch.from_numpy(examples.arrays()["is_moved"].astype(np.int64))
+    batch = pack_examples(examples, max_seqlen)
+    return batch.with_labels("moved", torch.arange(len(is_moved)), is_moved)
+
+
+@dataclasses.dataclass(frozen=True)
+class MovedTerm:
+    """Whether a token was moved, by the logits of two pieces that no text has."""
+
+    name: str = "moved"
+    weight: float = 1.0
+    needs: str = "texts, and {source} has none: build it from other text"
+
+    def places(self, examples):
+        return np.arange(len(examples.input_ids))
+
+    def rows(self, batch):
+        return batch.stream.labels["moved"].rows
+
+    def loss(self, model, hidden, batch):
+        labels = batch.stream.labels["moved"].values
+        return F.cross_entropy(self._logits(model, hidden), labels, reduction="sum")
+
+    def head_products(self, config):
+        return 2 * config.hidden_size
+
+    def score(self, model, hidden, batch):
+        labels, logits = batch.stream.labels["moved"].values, self._logits(model, hidden)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        guesses = logits.argmax(1) == 1
+        return {"losses": losses.double().numpy(), "guesses": guesses.numpy(),
+                "labels": labels.numpy() == 1}  # fmt: skip
+
+    def figures(self, scores, vocabulary):
+        is_hit = scores["guesses"] & scores["labels"]
+        return {
+            "num_labels": len(scores["labels"]),
+            "loss": float(scores["losses"].mean()),
+            "accuracy": float((scores["guesses"] == scores["labels"]).mean()),
+            "moved_recall": float(is_hit.sum() / scores["labels"].sum()),
+        }
+
+    def _logits(self, model, hidden):
+        return model.lm_logits(hidden)[:, :2].float()
+
+
+MOVED = Definition(
+    make_parts=lambda config: (
+        Part(terms=(MovedTerm(),), label=move_neighbours, pack=pack),
+    ),
+    recipe=Recipe(view="single", corruption="none"),
+)  # fmt: skip
+
+
+class KilledError(Exception):
+    """A crash that saves nothing."""
+
+
+def crash(progress) -> None:
+    if progress.step == 90:
+        raise KilledError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def moved(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setitem(OBJECTIVES, "moved", MOVED)
+    monkeypatch.setitem(PURPOSES, "move", 1001)  # the address of its random numbers
+
+
+def make_config(*overrides):
+    return load_train_config(None, [
+        *TINY, "objective.name=moved", "budget.num_steps=120", "optimizer.name=muon",
+        "optimizer.lr=5e-3", "batch.size=24", "batch.micro_batch_tokens=300",
+        "checkpoint.every_steps=40", "evaluation.every_steps=60", "logging.every_steps=10",
+        "logging.picture=false", *overrides,
+    ])  # fmt: skip
+
+
+def test_the_whole_road_from_a_token_store(store, tmp_path):
+    assert make_config().recipe == dataclasses.replace(MOVED.recipe, max_seq_length=32)
+    train(make_config(), store, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(make_config(), store, tmp_path / "run", progress=crash)
+    train(make_config(), store, tmp_path / "run", resume=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]
+    lines = read_metrics(tmp_path / "run/metrics.jsonl")
+    losses = [line["moved_loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    found = evaluate_run(tmp_path / "run", store)
+    logged = [line for line in lines if "validation_loss" in line][-1]
+    assert found.loss == pytest.approx(logged["validation_loss"], abs=1e-6)
+    assert found.others["moved_recall"] == pytest.approx(logged["validation_moved_recall"])
+    assert found.perplexity is None
+    assert found.accuracy is not None
+    by_source = evaluate_sources(tmp_path / "run", store, split="train", num_examples=50)
+    assert by_source.sources[0].num_labels == by_source.total.num_labels
+    model = load_pretrained(tmp_path / "run")
+    assert model.embed(["the cat sees the river."]).shape[1] == model.model.config.hidden_size
+    with pytest.raises(FitError, match="fill in a mask"):
+        model.fill_mask("the [MASK] sees the river.")
+
+
+def test_the_whole_road_from_frozen_shards(store, tmp_path):
+    recipe = Recipe(view="single", max_seq_length=32)
+    write_examples(store, recipe, tmp_path / "shards", seed=0, num_workers=1)
+    config = dataclasses.replace(make_config("budget.num_steps=4"), recipe=None)
+    summary = train(config, tmp_path / "shards", tmp_path / "run")
+    assert summary.evaluation is not None
+    assert 0 <= summary.evaluation.others["moved_recall"] <= 1
+
+
+def test_the_page_shows_what_is_run_here():
+    page = (ROOT / "docs" / "adding-an-objective.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    own = Path(__file__).read_text(encoding="utf-8")
+    for block in blocks:
+        assert block in own
+
+
+def test_it_keeps_the_contract_of_objectives(store):
+    check_objective(make_objective(ObjectiveConfig(name="moved")), store)
+
+
+def test_what_is_drawn_does_not_depend_on_the_packing(store, tmp_path):
+    """The same rows in one batch, and alone: the same tokens are moved."""
+    from lmmodel.data import open_data
+
+    rows = open_data(store).rows("train", MOVED.recipe, seed=0)
+    together = pack(move_neighbours(rows.take(0, np.arange(9))), None)
+    for row in range(9):
+        alone = pack(move_neighbours(rows.take(0, np.array([row]))), None)
+        start, end = together.cu_seqlens[row : row + 2].tolist()
+        assert torch.equal(alone.input_ids, together.input_ids[start:end])
+        assert together.addresses[row].tolist() == alone.addresses[0].tolist() == [0, row, 0]
+    assert together.stream.labels.keys() == {TOKENS, "moved"}
