@@ -11,6 +11,7 @@ BENCHMARKS = {
     "tokenize_unspaced": "Chinese, Japanese, Korean and Thai against encode_batch_fast",
     "train_tokenizer": "lmdata train-tokenizer against tokenizers and gigatoken",
     "sentences": "the sentence splitter against pySBD and BlingFire: speed and F1",
+    "slopes": "how time grows with the length of text of every shape",
     "examples": "pairs and masks against Hugging Face's collator and BERT's procedure",
     "train": "lmmodel train against transformers.Trainer",
     "minimal_pairs": "BLiMP by pseudo-log-likelihood against a plain loop over transformers",

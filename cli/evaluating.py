@@ -9,21 +9,26 @@ import click
 
 from lmdata.config import json_values
 
-from .inputs import TEXT
+from .answering import usual_of
+from .inputs import TEXT, layout_options, open_table
 from .options import device_option, echo_result, json_option, quiet_option
 from .progress import ProgressLine
-from .summaries import aligned, evaluation_lines, optional
+from .summaries import aligned, evaluation_lines, figure, optional
 from .summaries_predicting import RESCORED, WINDOWED, count_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lmmodel.minimal_pairs import MinimalPairScores, PairPrecision, ParadigmScore
+    from lmmodel.predicting.scoring import FileScores
     from lmmodel.sources import SourceEvaluation
 
 FOLDER = click.Path(path_type=Path)
+MAX_SHOWN = 12  # labels whose confusion is printed
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("model", type=FOLDER)
 @click.argument("data", type=FOLDER, required=False)
 @click.option(
     "--split",
@@ -50,15 +55,26 @@ FOLDER = click.Path(path_type=Path)
     type=TEXT,
     help="Of --minimal-pairs and a causal model: begin each sentence with this piece.",
 )
+@click.option("--text-field", "columns__text", help="Of a task file: column of the text.")
+@click.option("--pair-field", "columns__pair", help="Column of the second text or passage.")
+@click.option("--label-field", "columns__label", help="Column of the right answers.")
+@click.option(
+    "--no-header", "columns__has_header", is_flag=True, flag_value=False, default=None,
+    help="The first line of TSV and CSV is data: columns are numbers from 0.",
+)  # fmt: skip
+@layout_options("columns__")
 @device_option
 @json_option
 @quiet_option
 def evaluate(
-    run: Path, data: Path | None, pairs_path: Path | None, by_source: bool,
+    model: Path, data: Path | None, pairs_path: Path | None, by_source: bool,
     precision: PairPrecision | None, start_token: str | None, device: str | None, as_json: bool,
-    quiet: bool, **which: Any,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Held-out loss at fixed masks, against the loss of guessing by frequency.
+    """How good a model is: a run on held-out data, a fine-tuned model on a task file.
+
+    A run: the loss at fixed masks, against the loss of guessing by frequency. A fine-tuned model:
+    its scores with 95 % intervals, for each label, and which is taken for which.
 
     With --minimal-pairs: how often the acceptable sentence is likelier than the unacceptable one,
     by pseudo-log-likelihood (masked models) or log-likelihood (causal ones).
@@ -67,8 +83,21 @@ def evaluate(
     Example: lmmodel evaluate runs/wiki shards/
     Example: lmmodel evaluate runs/wiki tokens/ --by-source --num-examples 4096
     Example: lmmodel evaluate runs/wiki --minimal-pairs blimp/
+    Example: lmmodel evaluate runs/wiki-sequence-classification test.csv
     """
-    given = {name: value for name, value in which.items() if value is not None}
+    from lmmodel.finetuning.folder import is_fine_tuned
+
+    wanted = {name: value for name, value in options.items() if value is not None}
+    layout = {n.partition("__")[2]: v for n, v in wanted.items() if n.startswith("columns__")}
+    given = {n: v for n, v in wanted.items() if not n.startswith("columns__")}
+    run = model
+    if is_fine_tuned(model):
+        if given or by_source or pairs_path or precision or start_token:
+            raise click.UsageError(f"{model} is fine-tuned: it is scored on a task file, as it is")
+        scored, lines = evaluate_file(model, data, device=device or "auto", layout=layout)
+        return echo_result(scored, as_json=as_json, quiet=quiet, lines=lines)
+    if layout:
+        raise click.UsageError("columns are described for the task file of a fine-tuned model")
     if pairs_path is None:
         if precision is not None or start_token is not None:
             raise click.UsageError("--precision and --start-token are for --minimal-pairs")
@@ -85,6 +114,27 @@ def evaluate(
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
+def evaluate_file(
+    model: Path, data: Path | None, *, device: str, layout: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return how good a fine-tuned model is on a task file, for machines and for people.
+
+    Raises:
+        click.UsageError: there is no file
+    """
+    from lmmodel.finetuning.folder import load_fine_tuned
+    from lmmodel.predicting.scoring import score_file
+
+    if data is None:
+        raise click.UsageError(f"{model} is fine-tuned: name the task file to score it on")
+    tuned = load_fine_tuned(model, device)
+    file = open_table(data, usual_of(tuned.record), tuned.record, layout, has_labels=True)
+    result = score_file(tuned, file)
+    cells = None if result.confusion is None else result.confusion.tolist()
+    scored = {**json_values(result), "confusion": cells}
+    return scored, [f"{model} on {data}", *task_score_lines(result)]
+
+
 def evaluate_data(
     run: Path, data: Path | None, *, by_source: bool, quiet: bool, **options: Any
 ) -> tuple[Any, list[str]]:
@@ -95,9 +145,10 @@ def evaluate_data(
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
         if by_source:
             figures = evaluate_sources(run, data, progress=line.update, **options)
-            return json_values(figures), source_lines(figures)
+            sources = json_values(figures.sources)
+            return {"total": figures.total.figures(), "sources": sources}, source_lines(figures)
         result = evaluate_run(run, data, progress=line.update, **options)
-        return json_values(result), evaluation_lines(result)
+        return result.figures(), evaluation_lines(result)
 
 
 def evaluate_pairs(
@@ -145,3 +196,26 @@ def _paradigm_row(score: ParadigmScore) -> tuple[str, ...]:
     interval = f"{score.accuracy_low:.2%} to {score.accuracy_high:.2%}"
     ties = f"{score.num_ties:,}"
     return score.name, f"{score.num_pairs:,}", f"{score.accuracy:.2%}", interval, ties
+
+
+def task_score_lines(result: FileScores) -> list[str]:
+    """Return scores with their intervals, a row a label, and the confusion of a few labels."""
+    rows: list[tuple[str, ...]] = [("score", "value", "95 % interval")]
+    for name, value in result.scores.items():
+        low, high = result.intervals.get(name, (value, value))
+        rows.append((name, figure(value), f"{figure(low)} to {figure(high)}"))
+    lines = [f"{result.task}, {result.num_rows:,} rows", *aligned(rows)]
+    if result.by_label:
+        table: list[tuple[str, ...]] = [("label", "has it", "precision", "recall", "F1")]
+        table += [
+            (one.label, f"{one.num_right:,}", f"{one.precision:.2%}", f"{one.recall:.2%}",
+             f"{one.f1:.2%}")
+            for one in result.by_label
+        ]  # fmt: skip
+        lines += ["", *aligned(table)]
+    if result.confusion is not None and len(result.labels) <= MAX_SHOWN:
+        head: list[tuple[str, ...]] = [("right, taken for", *result.labels)]
+        counts = result.confusion.tolist()
+        head += [(n, *map(str, row)) for n, row in zip(result.labels, counts, strict=True)]
+        lines += ["", *aligned(head)]
+    return [*lines, *count_lines(result.counts), *[f"note: {note}" for note in result.notes]]

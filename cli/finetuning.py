@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .inputs import layout_options
 from .options import (
     config_option,
     device_option,
@@ -27,14 +28,31 @@ if TYPE_CHECKING:
     from lmmodel.finetune import FinetuneResult
     from lmmodel.finetuning.fit import FitProgress
 
-TASKS = ("sequence-classification", "sentence-pair", "token-classification", "question-answering",
-         "regression")  # fmt: skip
 FILE = click.Path(path_type=Path, dir_okay=False)
+TASK_NAMES = (
+    "sequence-classification, sentence-pair, multi-label-classification, token-classification, "
+    "question-answering or regression"
+)
+
+
+class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """The name of a task; the list of them is looked at when one is given, not for `--help`."""
+
+    name = "task"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the name."""
+        from lmmodel.tasks.known import find_task
+
+        try:
+            return find_task(value).name
+        except ValueError as error:
+            self.fail(f"{error}.")
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--task", type=click.Choice(TASKS), required=True, help="What to learn.")
+@click.option("--task", type=TaskName(), required=True, help=f"What to learn: {TASK_NAMES}.")
 @click.option(
     "--train",
     type=FILE,
@@ -44,23 +62,31 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--validation",
     type=FILE,
-    required=True,
-    help="As --train: stops training and gives the scores.",
+    help="As --train: stops training and gives the scores.  [default: a tenth of --train]",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to write.")
 @click.option(
+    "--text-field",
     "--text",
     "columns__text",
     help="Column of the text, words or question: its name, or its number from 0.",
 )
-@click.option("--pair", "columns__pair", help="Column of the second text or of the passage.")
-@click.option("--label", "columns__label", help="Column of the class, number, tags or answers.")
+@click.option(
+    "--pair-field", "--pair", "columns__pair", help="Column of the second text or of the passage."
+)
+@click.option(
+    "--label-field",
+    "--label",
+    "columns__label",
+    help="Column of the class, number, tags or answers.",
+)
 @click.option(
     "--header/--no-header",
     "columns__has_header",
     default=None,
     help="Whether the first line names the columns.  [default: header]",
 )
+@layout_options("columns__")
 @click.option(
     "--num-epochs", type=click.IntRange(min=1), help="Passes over --train at most.  [default: 4]"
 )
@@ -82,13 +108,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @json_option
 @quiet_option
 def finetune(
-    run: Path, train: Path, validation: Path, output: Path | None, overwrite: bool,
+    run: Path, train: Path, validation: Path | None, output: Path | None, overwrite: bool,
     config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
     **options: Any,
 ) -> None:  # fmt: skip
     """Fine-tune a pretrained model on a task of yours; without --output into runs/RUN-TASK.
 
-    Texts longer than --set max_seq_length=128 tokens are cut or, for tags and answers, read in
+    Columns are taken by their usual names, or by what plainly is in them, and are named. Texts
+    longer than --set max_seq_length=128 tokens are cut or, for tags and answers, read in
     windows that overlap; how many is in the result.
 
     \b
@@ -145,6 +172,7 @@ def finetuning_lines(result: FinetuneResult) -> list[str]:
         f"{result.num_validation:,} to validate, in {duration(result.elapsed_s)}",
         *[f"  {line}" for line in aligned(rows)],
         *_counting_lines(result),
+        *[f"  note: {note}" for note in result.notes],
         *_explanations(result),
     ]
 

@@ -65,6 +65,9 @@ def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: b
       lmdata tokenize corpus/ --tokenizer runs/bert
       lmmodel train tokens/ --init-from runs/bert --output runs/mine
     """
+    from lmmodel.handover.settings import check_described
+
+    check_described(folder)
     from lmmodel.importing import import_checkpoint
 
     with ProgressLine("importing", quiet=quiet):
@@ -95,6 +98,7 @@ def import_lines(result: Import) -> list[str]:
         lines.append(f"  {proof(result.max_logit_difference)}")
     if result.unused:
         lines.append(f"  left out: {listed(result.unused)}")
+    lines += [f"  note: {note}" for note in result.notes]
     return [
         *lines,
         f"next: lmdata tokenize CORPUS --tokenizer {result.output}, then "

@@ -29,6 +29,7 @@ from .options import (
     say,
     seed_option,
     set_option,
+    split_option,
 )
 from .progress import ProgressLine
 from .summaries import (
@@ -43,17 +44,9 @@ from .summaries import (
 )
 
 FOLDER = click.Path(path_type=Path)
-READING = ("text_field", "documents", "encoding", "errors")
-split_option = click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="train",
-    show_default=True,
-    help="Split of the dataset.",
-)
 
 
-@click.group(cls=FriendlyGroup, context_settings={"max_content_width": 100})
+@click.group("lmdata", cls=FriendlyGroup, context_settings={"max_content_width": 100})
 @click.version_option(package_name="lmdata-lmmodel")
 def main() -> None:
     """Raw text to training examples: exact, fast, resumable.
@@ -96,11 +89,8 @@ def sample_corpus(
 
 @main.command("train-tokenizer")
 @click.argument("corpus", nargs=-1, required=True)
-@click.option(
-    "--model",
-    type=click.Choice(["wordpiece", "bpe", "unigram"]),
-    help="Kind of tokenizer.  [default: wordpiece]",
-)
+@click.option("--model", type=click.Choice(["wordpiece", "bpe", "unigram"]),
+              help="Kind of tokenizer.  [default: wordpiece]")  # fmt: skip
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
 @click.option("--uncased/--cased", "lowercase", default=None, help="Lower-case the text, or not.")
 @click.option("--strip-accents", is_flag=True, default=None, help="Take combining marks away.")
@@ -136,7 +126,7 @@ def train_tokenizer(
     from lmdata.tokenizer_training import TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
-    settings = gather(config_path, overrides, options=by_key(nest_reading(options)))
+    settings = gather(config_path, overrides, options=by_key(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
@@ -159,18 +149,10 @@ def train_tokenizer(
     type=FOLDER,
     help="Folder, dataset, tokenizer.json, vocab.txt or vocab.json.  [default: tokenizer/]",
 )
-@click.option(
-    "--sentences",
-    type=click.Choice(["rules", "lines", "none"]),
-    help="Where sentences end.  [default: rules]",
-)
-@click.option(
-    "--shard-size",
-    "shard_bytes",
-    type=Size("MB"),
-    metavar="SIZE",
-    help="Target size of a shard, such as 256MB.  [default: 256MB]",
-)
+@click.option("--sentences", type=click.Choice(["rules", "lines", "none"]),
+              help="Where sentences end.  [default: rules]")  # fmt: skip
+@click.option("--shard-size", "shard_bytes", type=Size("MB"), metavar="SIZE",
+              help="Target size of a shard, such as 256MB.  [default: 256MB]")  # fmt: skip
 @click.option(
     "--memory",
     "memory_bytes",
@@ -214,9 +196,8 @@ def tokenize(
         from lmdata.building.plan import TokenizeConfig
 
         config = resolve(
-            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed,
-            **nest_reading(options),
-        )  # fmt: skip
+            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
+        )
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
                 corpus, output, config, tokenizer_path=tokenizer_path,
@@ -233,29 +214,15 @@ def tokenize(
 
 @main.command()
 @click.argument("tokens", type=FOLDER, default="tokens")
-@click.option(
-    "--rate",
-    "mlm_probability",
-    type=float,
-    help="Share of the tokens to predict.  [default: the recipe's, 0.15]",
-)
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="bert",
-    show_default=True,
-    help="Named recipe to start from; see `lmdata recipes`.",
-)
+@click.option("--rate", "mlm_probability", type=float,
+              help="Share of the tokens to predict.  [default: the recipe's, 0.15]")  # fmt: skip
+@click.option("--recipe", "recipe_name", default="bert", show_default=True,
+              help="Named recipe to start from; see `lmdata recipes`.")  # fmt: skip
 @click.option("--max-seq-length", type=int, help="Tokens of the longest example.")
 @click.option("--duplicates", type=int, help="Passes over the documents.")
-@click.option("--compat", type=click.Choice(["bert"]), help="Follow BERT's own script to the word.")
-@click.option(
-    "--epoch",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Which epoch of the view is frozen.",
-)
+@click.option("--compat", type=click.Choice(["bert"]), help="Choices of BERT's own script.")
+@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Which epoch of the view is frozen.")  # fmt: skip
 @output_option("shards")
 @seed_option
 @num_workers_option
@@ -295,12 +262,8 @@ def mask(
 
 @main.command()
 @click.argument("dataset", type=FOLDER)
-@click.option(
-    "--store",
-    "store_path",
-    type=FOLDER,
-    help="Of example shards: the token store they were made from.",
-)
+@click.option("--store", "store_path", type=FOLDER,
+              help="Of example shards: the token store they were made from.")  # fmt: skip
 @json_option
 @quiet_option
 @click.pass_context
@@ -377,8 +340,7 @@ def show(
     """Print rows readably: what is masked, replaced or kept, where sentences end.
 
     \b
-    Example: lmdata show shards/ --row 7 --source
-    Example: lmdata show tokens/ --find "of New York" --num-rows 5
+    Example: lmdata show shards/ --find "of New York" --source
     """
     from lmdata.show import show_rows
 
@@ -388,11 +350,6 @@ def show(
     )
     facts = [{"row": number, "text": text} for number, text in shown.items()]
     echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
-
-
-def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
-    return {f"corpus__{name}" if name in READING else name: v for name, v in options.items()}
 
 
 def report_dataset(

@@ -12,7 +12,7 @@ import click
 
 from lmmodel.families import FAMILIES, MODEL_SIZES
 
-from . import predicting
+from . import answering, predicting
 from .evaluating import evaluate
 from .finetuning import finetune
 from .handing_over import export, import_
@@ -59,7 +59,7 @@ class ModelGroup(FriendlyGroup):
     after_interruption = "Nothing was written; type the same command again."
 
 
-@click.group(cls=ModelGroup, context_settings={"max_content_width": 100})
+@click.group("lmmodel", cls=ModelGroup, context_settings={"max_content_width": 100})
 @click.version_option(package_name="lmdata-lmmodel")
 def main() -> None:
     """Training examples to a model: compact, exactly resumable, at home on a CPU or a GPU.
@@ -234,5 +234,5 @@ main.add_command(evaluate)
 main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
-for verb in predicting.VERBS:
+for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

@@ -50,7 +50,7 @@ class FriendlyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs, a section for each purpose."""
-        for title, verbs in SECTIONS[ctx.info_name or ""].items():
+        for title, verbs in SECTIONS[self.name or ""].items():
             commands = {verb: self.get_command(ctx, verb) for verb in verbs}
             with formatter.section(title):
                 formatter.write_dl([
@@ -63,7 +63,7 @@ class FriendlyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command; what is no verb is a wrong usage that names the nearest."""
         if self.get_command(ctx, args[0]) is None and args[0][:1].isalnum():
-            ctx.fail(f"There is no verb {args[0]!r}{nearest_verb(args[0], ctx.info_name or '')}")
+            ctx.fail(f"There is no verb {args[0]!r}{nearest_verb(args[0], self.name or '')}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -177,12 +177,15 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress, no
 def reading_options(function: F) -> F:
     """How a corpus is read: the four options that every command which reads text takes."""
     options = [
-        click.option("--text-field",
+        click.option("--text-field", "corpus__text_field",
                      help="Field with the text: JSON lines, Parquet, Arrow, CSV.  [default: text]"),
-        click.option("--documents", type=click.Choice(["file", "blank-line", "line"]),
+        click.option("--documents", "corpus__documents",
+                     type=click.Choice(["file", "blank-line", "line"]),
                      help="What one document is in a .txt file.  [default: file]"),
-        click.option("--encoding", help="Encoding of text files.  [default: utf-8]"),
-        click.option("--errors", type=click.Choice(["strict", "replace", "skip"]),
+        click.option("--encoding", "corpus__encoding",
+                     help="Encoding of text files.  [default: utf-8]"),
+        click.option("--errors", "corpus__errors",
+                     type=click.Choice(["strict", "replace", "skip"]),
                      help="What to do with text that can't be read.  [default: strict]"),
     ]  # fmt: skip
     return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
@@ -231,3 +234,19 @@ def num_cores() -> int:
 def say(text: str) -> None:
     """Tell the user what was decided, beside the results."""
     click.echo(text, err=True)
+
+
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="train",
+    show_default=True,
+    help="Split of the dataset.",
+)
+
+_READING = ("text_field", "documents", "encoding", "errors")
+
+
+def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
+    return {f"corpus__{name}" if name in _READING else name: v for name, v in options.items()}

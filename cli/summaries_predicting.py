@@ -87,7 +87,10 @@ def classification_lines(answers: Sequence[Classification]) -> list[str]:
     rows: list[tuple[str, ...]] = []
     for one in answers:
         shown = one.text if one.pair is None else f"{one.text} | {one.pair}"
-        if one.label is None:
+        if one.labels is not None:
+            told = ", ".join(f"{n} {one.probabilities[n]:.2%}" for n in one.labels)
+            rows.append((told or "(none)", shown))
+        elif one.label is None:
             rows.append(("" if one.value is None else figure(one.value), shown))
         else:
             rows.append((one.label, f"{one.probabilities[one.label]:.2%}", shown))
@@ -114,4 +117,49 @@ def answer_lines(answers: Sequence[SpanAnswer]) -> list[str]:
             f"  {one.answer or '(no answer)'}  [{one.probability:.2%}, characters {one.start} to "
             f"{one.end}]",
         )
+    ]
+
+
+# Columns of a table of answers.
+
+
+def filling_columns(filled: Sequence[Sequence[Sequence[Filling]]]) -> list[dict[str, Any]]:
+    """Return the text with the best guesses of its first mask, and the guesses for every mask."""
+    return [
+        {"filled": places[0][0].text, "guesses": [[one.piece for one in own] for own in places]}
+        for places in filled
+    ]
+
+
+def generation_columns(generations: Sequence[Generation]) -> list[dict[str, Any]]:
+    """Return how each text went on, and why it stopped."""
+    return [{"continuation": one.continuation, "stopped_by": one.stopped_by} for one in generations]
+
+
+def classification_columns(answers: Sequence[Classification]) -> list[dict[str, Any]]:
+    """Return the class of each text and its probability; all classes where there are several."""
+    rows: list[dict[str, Any]] = []
+    for one in answers:
+        if one.label is None:
+            rows.append({"value": one.value})
+        elif one.labels is not None:
+            rows.append({"labels": list(one.labels), "probabilities": one.probabilities})
+        else:
+            rows.append({"label": one.label, "probability": one.probabilities[one.label]})
+    return rows
+
+
+def tagging_columns(answers: Sequence[Tagging]) -> list[dict[str, Any]]:
+    """Return the words of each text with their tags and the probabilities of these."""
+    return [
+        {"words": one.words, "tags": one.tags, "probabilities": one.probabilities}
+        for one in answers
+    ]
+
+
+def answer_columns(answers: Sequence[SpanAnswer]) -> list[dict[str, Any]]:
+    """Return each answer, where in the passage it stands, and its probability."""
+    return [
+        {"answer": one.answer, "start": one.start, "end": one.end, "probability": one.probability}
+        for one in answers
     ]

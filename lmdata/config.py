@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from lmdata.errors import ConfigError
 
 T = TypeVar("T")
+Change = tuple[str, Any, Any]
 
 MOST_TOML_BYTES = 2**20
 _MOST_DEPTH = 32
@@ -114,12 +115,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         >>> list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}))
         ['a.b was 1, now 3']
     """
+    for key, before, after in changes(old, new, prefix):
+        yield f"{key} was {before}, now {after}"
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+    """Yield the key, the old and the new value of each setting of nested tables that differs.
+
+    Example:
+        >>> list(changes({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}))
+        [('a.b', 1, 3)]
+    """
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            yield from differences(before, after, f"{prefix}{key}.")
+            yield from changes(before, after, f"{prefix}{key}.")
         elif before != after:
-            yield f"{prefix}{key} was {before}, now {after}"
+            yield f"{prefix}{key}", before, after
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.errors import CorpusError
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.reading.blank_lines import find_blank_documents
 from lmdata.reading.ranges import align_offset, is_splittable, split_source
 from lmdata.reading.readers import read_records
-from lmdata.reading.records import Job, Records, Rejections, lengths_to_offsets
+from lmdata.reading.records import Job, Records, Rejections
 from lmdata.reading.sources import CorpusConfig, Source, Survey, find_sources, survey_sources
 from lmdata.reading.streams import is_utf8
 from lmdata.stored import is_lfs_pointer
@@ -138,7 +139,8 @@ def _clean(job: Job, records: Records) -> Documents:
         job.rejections.add("empty", int(blank.sum()), int(lengths[blank].sum()))
         keep &= ~blank
     if not keep.all():
-        text, offsets = take_documents(text, offsets, keep)
+        kept = Ragged(text, offsets).take(np.flatnonzero(keep))
+        text, offsets = np.asarray(kept.values, np.uint8), np.asarray(kept.offsets, np.int64)
     return Documents(
         text,
         offsets,
@@ -171,20 +173,4 @@ def _check_utf8(
         keep[row] = False
     lengths = np.fromiter(map(len, documents), np.int64, len(documents))
     joined = np.frombuffer(b"".join(documents), np.uint8)
-    return joined, lengths_to_offsets(lengths), keep
-
-
-def take_documents(
-    text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], keep: Bools
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return text and offsets of the documents that `keep` marks.
-
-    Example:
-        >>> text = np.frombuffer(b"abc", np.uint8)
-        >>> taken, offsets = take_documents(text, np.array([0, 1, 2, 3]), np.array([1, 0, 1], bool))
-        >>> taken.tobytes(), offsets.tolist()
-        (b'ac', [0, 1, 2])
-    """
-    lengths = np.diff(offsets)
-    taken = text if not lengths[~keep].any() else text[np.repeat(keep, lengths)]
-    return taken, lengths_to_offsets(lengths[keep])
+    return joined, offsets_of(lengths), keep

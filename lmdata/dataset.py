@@ -247,10 +247,7 @@ class ExampleSet:
 
 def segment_end(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
     """Return the special token that ends each segment of a packed row, None for other views."""
-    if recipe.view != "packed":
-        return None
-    end = tokenizer.special_ids.get("eos") if recipe.corruption == "none" else None
-    return tokenizer.special_ids.get("sep") if end is None else end
+    return recipe.frame(tokenizer.special_ids)[1] if recipe.view_traits.is_packed else None
 
 
 def open_store(

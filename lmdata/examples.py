@@ -22,12 +22,12 @@ from lmdata import __version__
 from lmdata.batch import SEGMENT_LENGTHS, Column
 from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_examples
 from lmdata.building.output import OutputFolder, check_apart
-from lmdata.building.resumable import SplitShards, differences, first_of, run_build
+from lmdata.building.resumable import SplitShards, run_build
 from lmdata.building.workers import Threads, Workers
 from lmdata.columns import to_record_batch
-from lmdata.config import config_to_dict
+from lmdata.config import Change, config_to_dict
 from lmdata.dataset import TokenStore, open_stores, segment_end
-from lmdata.errors import ConfigError, DatasetError, IntegrityError
+from lmdata.errors import ConfigError, DatasetError, IntegrityError, TokenizerError
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     DEFAULT_SHARD_BYTES,
@@ -98,18 +98,18 @@ def start_masking(num_workers: int) -> Workers:
 
 
 def columns_to_add(stores: dict[str, TokenStore], recipe: Recipe) -> tuple[Column, ...]:
-    """Return the columns that shards need beyond the usual ones.
+    """Return the columns that shards need beyond the usual ones: those of the corruption.
 
     The segments of packed rows are found again by the special token that ends each, unless a text
     spells it: then their lengths are stored.
     """
-    first = next(iter(stores.values()))
+    first, added = next(iter(stores.values())), recipe.corruption_traits.columns
     end = segment_end(recipe, first.tokenizer)
     if end is None or not any(
         bool((block.ids == end).any()) for store in stores.values() for block in store.blocks
     ):
-        return ()
-    return (replace(SEGMENT_LENGTHS, is_stored=True),)
+        return added
+    return (*added, replace(SEGMENT_LENGTHS, is_stored=True))
 
 
 def _check_settings(recipe: Recipe, num_workers: int, shard_bytes: int) -> None:
@@ -159,9 +159,23 @@ class ExampleSetup:
         try:
             return view(store, settings.recipe, seed=settings.seed, epoch=settings.epoch)
         except DatasetError as error:
-            if split == "train" or isinstance(error, IntegrityError):
+            if isinstance(error, IntegrityError):
                 raise
+            if split == "train":
+                raise DatasetError(self._why_no_training(error)) from error
             return error
+
+    def _why_no_training(self, error: DatasetError) -> str:
+        """Return what is wrong with the train split, by name where others took its documents."""
+        others = [f"{len(s)} in {name}" for name, s in self.stores.items() if name != "train"]
+        held_out = sum(len(store) for store in self.stores.values())
+        if len(self.stores["train"]) or not held_out:
+            return str(error)
+        return (
+            f"{self.store_path} has no document to train on: the hashes of its few documents put "
+            f"all of them elsewhere ({', '.join(others)}); tokenize again with --set "
+            "validation_ratio=0, or from more text"
+        )
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ def prepare_examples(
 class _ExamplesJob:
     """Example shards as `run_build` makes them: rows of views in, shards out."""
 
-    bad_input = (DatasetError,)
+    bad_input = (ConfigError, DatasetError, TokenizerError)
 
     def __init__(
         self, folder: OutputFolder, setup: ExampleSetup, num_ahead: int,
@@ -216,11 +230,9 @@ class _ExamplesJob:
             del values["columns"]
         return values
 
-    def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:
-        """Return what differs."""
-        return first_of(
-            list(differences(begun, now)), lambda change: "{} was {!r}, is {!r}".format(*change)
-        )
+    def obstacles(self, changed: list[Change]) -> list[str]:
+        """Return what differs: everything counts."""
+        return [f"{key} was {before!r}, is {now!r}" for key, before, now in changed]
 
     def prepare(self) -> tuple[ExampleSetup, list[Rows], dict[int, pa.RecordBatch]]:
         """Make the views, and units of the rows that are in no finished shard."""

@@ -7,12 +7,14 @@ number.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Protocol
 
 import numpy as np
 
+from lmdata.batch import ExampleBatch
 from lmdata.errors import TokenizerError
-from lmdata.recipes import Recipe
+from lmdata.recipes import CORRUPTIONS, Recipe
 from lmdata.rng import probability_word, stream_key
 from lmdata.viewing.mask_kernels import (
     BERNOULLI,
@@ -24,10 +26,60 @@ from lmdata.viewing.mask_kernels import (
 )
 from lmdata.word_starts import NO_WORDS
 
-# SpanBERT (Joshi et al., 2019, section 3.1): lengths from Geo(0.2), cut at 10 and renormalised.
-_SPAN_PROBABILITY, _SPAN_LONGEST = 0.2, 10
-# ALBERT (Lan et al., 2019, section 4.1): n-grams of n words, probability in proportion to 1 / n.
-_NGRAM_LONGEST = 3
+
+class Corrupt(Protocol):
+    """What a corruption makes of examples that are views of plain text so far."""
+
+    def __call__(
+        self, batch: ExampleBatch, addresses: tuple[np.ndarray, np.ndarray], progress: float
+    ) -> ExampleBatch:
+        """Return the corrupted examples; arrays of `batch` may be changed.
+
+        Args:
+            batch: uncorrupted, without labels
+            addresses: two int64 arrays (B,), which say whence each example comes
+            progress: of the training, 0 to 1
+        """
+
+
+def prepare_corruption(
+    recipe: Recipe, tokenizer: Any, seed: int, epoch: int, id_dtype: Any = np.uint16
+) -> Corrupt | None:
+    """Return the corruption of a recipe for one epoch, None where the text stays as it is.
+
+    Raises:
+        TokenizerError: the tokenizer lacks what it needs
+    """
+    traits = recipe.corruption_traits
+    prepare = prepare_masks if traits.is_masking else traits.prepare
+    if prepare is None:
+        return None
+    made: Corrupt = prepare(recipe, tokenizer, seed=seed, epoch=epoch, id_dtype=id_dtype)
+    return made
+
+
+def prepare_masks(
+    recipe: Recipe, tokenizer: Any, *, seed: int, epoch: int, id_dtype: Any
+) -> Corrupt:
+    """Return what masks examples by the rules of a recipe in one epoch."""
+    rules = mask_rules(recipe, tokenizer, seed=seed, epoch=epoch, id_dtype=id_dtype)
+    return functools.partial(_mask, recipe, rules)
+
+
+def _mask(
+    recipe: Recipe,
+    rules: MaskRules,
+    batch: ExampleBatch,
+    addresses: tuple[np.ndarray, np.ndarray],
+    progress: float,
+) -> ExampleBatch:
+    rate = recipe.rate_at(progress)
+    rules = rules._replace(rate=rate, rate_word=probability_word(rate))
+    found = mask_tokens(batch.input_ids, batch.offsets, *addresses, rules)
+    positions, labels, mask_offsets = found
+    return batch.replace(
+        masked_positions=positions, masked_labels=labels, mask_offsets=mask_offsets
+    )
 
 
 def mask_rules(
@@ -42,7 +94,7 @@ def mask_rules(
     """Return the rules of a recipe for one epoch.
 
     Args:
-        recipe: its corruption is not "none"
+        recipe: its corruption is a masking one
         tokenizer: with `special_ids`, `is_special` (V,), `is_piece` (V,) and, where whole words
             are masked, `word_rule`
         seed: of all draws
@@ -54,10 +106,9 @@ def mask_rules(
         TokenizerError: no mask token, no piece that is not special, or no word boundaries
     """
     rate = recipe.rate_at(progress)
-    by_words = recipe.corruption != "token"
-    method = (WORDS if by_words else EXACT) + (recipe.count == "bernoulli")
-    bert = recipe.compat == "bert"
-    words = tokenizer.word_rule if by_words else NO_WORDS
+    traits, bert = recipe.corruption_traits, recipe.is_bert
+    method = (WORDS if traits.by_words else EXACT) + (recipe.count == "bernoulli")
+    words = tokenizer.word_rule if traits.by_words else NO_WORDS
     return MaskRules(
         method=method,
         rate=rate,
@@ -67,7 +118,7 @@ def mask_rules(
         mask_word=probability_word(recipe.mask_proportion),
         random_word=probability_word(recipe.mask_proportion + recipe.random_proportion),
         span_words=_span_words(recipe.corruption),
-        decides_per_span=recipe.corruption == "span",
+        decides_per_span=traits.decides_per_span,
         joins_segments=bert,
         balanced=recipe.coverage == "balanced",
         epoch=epoch,
@@ -141,13 +192,7 @@ def span_length_weights(corruption: str) -> np.ndarray:
         >>> span_length_weights("ngram").round(3).tolist(), len(span_length_weights("span"))
         ([0.545, 0.273, 0.182], 10)
     """
-    if corruption == "span":
-        lengths = np.arange(_SPAN_LONGEST)
-        weights = _SPAN_PROBABILITY * (1 - _SPAN_PROBABILITY) ** lengths
-    elif corruption == "ngram":
-        weights = 1 / np.arange(1, _NGRAM_LONGEST + 1)
-    else:
-        weights = np.ones(1)
+    weights = np.array(CORRUPTIONS[corruption].span_weights, np.float64)
     shares: np.ndarray = weights / weights.sum()
     return shares
 

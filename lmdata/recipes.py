@@ -3,13 +3,82 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from lmdata.batch import Column
 from lmdata.errors import ConfigError
 
-PAIR_VIEWS = ("nsp", "sop")
-VIEWS = (*PAIR_VIEWS, "single", "packed")
-CORRUPTIONS = ("token", "whole-word", "span", "ngram", "none")
+
+@dataclass(frozen=True, kw_only=True)
+class ViewTraits:
+    """How a view lays documents into examples.
+
+    Attributes:
+        has_pairs: examples have two segments and a label that relates them
+        draws_documents: the second segment may come from another document (label 1); else both
+            are neighbours, which label 1 says are swapped
+        is_packed: segments fill up rows, several in one
+    """
+
+    has_pairs: bool = False
+    draws_documents: bool = False
+    is_packed: bool = False
+
+
+VIEWS = {
+    "nsp": ViewTraits(has_pairs=True, draws_documents=True),
+    "sop": ViewTraits(has_pairs=True),
+    "single": ViewTraits(),
+    "packed": ViewTraits(is_packed=True),
+}
+PAIR_VIEWS = tuple(name for name, traits in VIEWS.items() if traits.has_pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corruption:
+    """What becomes of the ids of examples.
+
+    The masks of masked language models are settings of one kernel (`lmdata.masking`). Any other
+    corruption brings a function of its own; one entry of `CORRUPTIONS` makes it known everywhere.
+
+    Attributes:
+        is_masking: tokens are masked, and to be predicted
+        by_words: whole words, not single tokens
+        span_weights: of masked spans of 1, 2, ... words, in proportion
+        decides_per_span: one decision on [MASK], random or kept for each span; else for each token
+        is_causal: rows are read from left to right, so that documents only need an end
+        prepare: of a corruption that is no masking: from (recipe, tokenizer, seed, epoch, id_dtype)
+            a function from a batch, two address arrays int64 (B,) and the training progress to the
+            corrupted batch
+        columns: that it adds to `batch.COLUMNS`, or declares otherwise: one that moves the ends of
+            segments has their lengths stored
+        is_undone_by_labels: the labels put back give the text again
+    """
+
+    is_masking: bool = False
+    by_words: bool = False
+    span_weights: tuple[float, ...] = (1.0,)
+    decides_per_span: bool = False
+    is_causal: bool = False
+    prepare: Callable[..., Any] | None = None
+    columns: tuple[Column, ...] = ()
+    is_undone_by_labels: bool = True
+
+
+CORRUPTIONS = {
+    "token": Corruption(is_masking=True),
+    "whole-word": Corruption(is_masking=True, by_words=True),
+    # SpanBERT (Joshi et al., 2019, section 3.1): lengths from Geo(0.2), cut at 10.
+    "span": Corruption(
+        is_masking=True, by_words=True, decides_per_span=True,
+        span_weights=tuple(0.2 * 0.8**length for length in range(10)),
+    ),
+    # ALBERT (Lan et al., 2019, section 4.1): n-grams of n words, in proportion to 1 / n.
+    "ngram": Corruption(is_masking=True, by_words=True, span_weights=(1, 1 / 2, 1 / 3)),
+    "none": Corruption(is_causal=True),
+}  # fmt: skip
 COUNTS = ("exact", "bernoulli")
 COVERAGES = ("independent", "balanced")
 COMPATIBLE = ("bert",)
@@ -68,9 +137,56 @@ class Recipe:
         _check_effect(self)
 
     @property
+    def view_traits(self) -> ViewTraits:
+        """How documents are laid into examples."""
+        return VIEWS[self.view]
+
+    @property
+    def corruption_traits(self) -> Corruption:
+        """What becomes of the ids."""
+        return CORRUPTIONS[self.corruption]
+
+    @property
     def has_pairs(self) -> bool:
         """Whether examples have two segments and a label that relates them."""
-        return self.view in PAIR_VIEWS
+        return self.view_traits.has_pairs
+
+    @property
+    def is_bert(self) -> bool:
+        """Whether the choices are those of BERT's script where ours differ."""
+        return self.compat == "bert"
+
+    @property
+    def is_masking(self) -> bool:
+        """Whether tokens are masked."""
+        return self.corruption_traits.is_masking
+
+    @property
+    def has_exact_count(self) -> bool:
+        """Whether the number of masked tokens follows from the length of an example."""
+        return self.is_masking and self.count == "exact"
+
+    def needs_neighbours(self, num_documents: int) -> bool:
+        """Return whether pairs are made of neighbours only, for want of another document too.
+
+        Args:
+            num_documents: of the split that are not empty
+        """
+        alone = num_documents == 1 and not self.is_bert
+        return self.has_pairs and (not self.view_traits.draws_documents or alone)
+
+    def frame(self, special_ids: Mapping[str, int | None]) -> tuple[int | None, int | None]:
+        """Return the special tokens before and after a segment, None where there is none.
+
+        Example:
+            >>> ids = {"cls": 2, "sep": 3, "eos": None}
+            >>> Recipe().frame(ids), Recipe(view="packed", corruption="none").frame(ids)
+            ((2, 3), (None, 3))
+        """
+        first, last, end = (special_ids.get(name) for name in ("cls", "sep", "eos"))
+        if self.corruption_traits.is_causal:
+            return None, last if end is None else end
+        return first, last
 
     @property
     def short_probability(self) -> float:
@@ -160,22 +276,23 @@ def _check_rates(recipe: Recipe) -> None:
 
 def _check_effect(recipe: Recipe) -> None:
     """Refuse a setting that the chosen view or corruption does not use."""
-    view, corruption = recipe.view, recipe.corruption
-    spans = corruption in ("span", "ngram")
+    view, corruption, traits = recipe.view, recipe.corruption, recipe.corruption_traits
+    spans, no_masks = len(traits.span_weights) > 1, not traits.is_masking
     default = Recipe.__dataclass_fields__
     unused = {
         "short_seq_prob": not recipe.has_pairs and recipe.short_seq_prob is not None,
-        "balance_nsp": recipe.balance_nsp and view != "nsp",
-        "compat": recipe.compat is not None and view != "nsp",
+        "balance_nsp": recipe.balance_nsp and not recipe.view_traits.draws_documents,
+        "compat": recipe.compat is not None and not recipe.view_traits.draws_documents,
         "max_predictions": recipe.max_predictions is not None
-        and (corruption == "none" or recipe.count == "bernoulli"),
-        "count": recipe.count == "bernoulli" and (spans or corruption == "none"),
-        "mlm_probability": corruption == "none"
+        and (no_masks or recipe.count == "bernoulli"),
+        "count": recipe.count == "bernoulli" and (spans or no_masks),
+        "mlm_probability": no_masks
+        and traits.prepare is None
         and recipe.mlm_probability != default["mlm_probability"].default,
-        "mask_proportion": corruption == "none"
+        "mask_proportion": no_masks
         and recipe.mask_proportion != default["mask_proportion"].default,
         "coverage": recipe.coverage == "balanced"
-        and (recipe.has_pairs or corruption != "token" or recipe.count != "exact"),
+        and (recipe.has_pairs or traits.by_words or not recipe.has_exact_count),
     }
     for name, is_unused in unused.items():
         if is_unused:
@@ -183,12 +300,12 @@ def _check_effect(recipe: Recipe) -> None:
                 f"{name}={getattr(recipe, name)} has no effect with view={view}, "
                 f"corruption={corruption}, count={recipe.count}: leave it out"
             )
-    if recipe.compat == "bert" and recipe.balance_nsp:
+    if recipe.is_bert and recipe.balance_nsp:
         raise ValueError("balance_nsp=True contradicts compat=bert, which has no such choice")
-    if recipe.compat == "bert" and recipe.count != "exact":
+    if recipe.is_bert and recipe.count != "exact":
         raise ValueError(f"compat=bert masks an exact count, got count={recipe.count}")
-    if recipe.corruption == "none" and recipe.has_pairs:
-        raise ValueError(f"corruption=none needs view single or packed, got view={view}")
+    if traits.is_causal and recipe.has_pairs:
+        raise ValueError(f"corruption={corruption} needs view single or packed, got view={view}")
 
 
 RECIPES: dict[str, Recipe] = {

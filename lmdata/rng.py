@@ -40,6 +40,7 @@ PURPOSES = {
     "packing": 14,
     "objective": 15,
     "generate": 16,
+    "resample": 17,
 }
 
 

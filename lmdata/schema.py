@@ -30,6 +30,7 @@ BUILD_FOLDER = ".build"
 
 Kind = Literal["tokens", "examples"]
 
+_LATE = {"is_late": True}  # of fields that the file leaves out where they are empty
 _HASH = "hash"  # key of the manifest's file, from version 2 on
 _SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}\.arrow|unit-\d{6,}-\w+\.part")
 
@@ -182,8 +183,8 @@ class ShardRecord:
     tokens: int
     bytes: int
     xxh3: str  # xxh3_128, hexadecimal, of the file's bytes
-    blocks: tuple[BlockRecord, ...] | None = None
-    frame: str | None = None  # xxh3_128 of the bytes in no block
+    blocks: tuple[BlockRecord, ...] | None = field(default=None, metadata=_LATE)
+    frame: str | None = field(default=None, metadata=_LATE)  # xxh3_128 of the bytes in no block
 
     def __post_init__(self) -> None:
         if not _SHARD_NAME.fullmatch(self.file):
@@ -215,7 +216,9 @@ class Manifest:
     splits: dict[str, tuple[ShardRecord, ...]]
     ledger: Ledger
     notes: tuple[str, ...] = ()
-    views: dict[str, ViewFacts] = field(default_factory=dict)  # of examples, by split
+    views: dict[str, ViewFacts] = field(
+        default_factory=dict, metadata=_LATE
+    )  # of examples, by split
 
     @property
     def hash(self) -> str:
@@ -279,25 +282,17 @@ def to_json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses inside dictionaries too become dictionaries; what version 1 lacks is left out."""
+    """Dataclasses inside dictionaries too become dictionaries."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        left_out = _absent_names(value)
-        return {name: _plain(item) for name, item in values.items() if name not in left_out}
+        fields = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        absent = {part.name for part in dataclasses.fields(value) if part.metadata == _LATE}
+        absent -= {name for name, item in fields.items() if item not in (None, {})}
+        return {name: _plain(item) for name, item in fields.items() if name not in absent}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _absent_names(value: Any) -> set[str]:
-    """Return the fields that a manifest does not name where it has nothing to say in them."""
-    if isinstance(value, ShardRecord) and value.blocks is None:
-        return {"blocks", "frame"}
-    if isinstance(value, Manifest) and not value.views:
-        return {"views"}
-    return set()
 
 
 def manifest_json(manifest: Manifest) -> str:

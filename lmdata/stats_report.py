@@ -104,7 +104,7 @@ def write_report(statistics: Statistics, output: Path | str) -> None:
     path = Path(output)
     if path.suffix not in {".png", ".html"}:
         raise OutputError(f"a report ends in .png or .html, got {path}: choose one of them")
-    image = draw(statistics)
+    image = panels_as_png(statistics)
     if path.suffix == ".png":
         write_atomically(path, image)
         return
@@ -122,7 +122,7 @@ def _rows(pairs: list[tuple[str, str]]) -> str:
     return "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in cells)
 
 
-def draw(statistics: Statistics) -> bytes:
+def panels_as_png(statistics: Statistics) -> bytes:
     """Return the statistics as a PNG of four panels."""
     figure = Figure(figsize=(12, 7.5), layout="constrained", facecolor="white")
     panels = figure.subplots(2, 2).ravel()

@@ -27,10 +27,10 @@ from lmdata.building.ledger import (
 )
 from lmdata.building.output import OutputFolder
 from lmdata.building.plan import DEFAULT_UNIT_BYTES, TokenizeConfig, Unit, make_units
-from lmdata.building.resumable import Change, differences, first_of, read_receipt, run_build
+from lmdata.building.resumable import read_receipt, run_build
 from lmdata.building.units import Progress, UnitReceipt, UnitSetup, receipt_path
 from lmdata.building.workers import Workers, start_tokenizing
-from lmdata.config import config_to_dict
+from lmdata.config import Change, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
@@ -169,13 +169,12 @@ class _StoreJob:
             "sources": {source.name: _stamp(source) for source in self._sources},
         }
 
-    def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:
+    def obstacles(self, changed: list[Change]) -> list[str]:
         """Return what differs, but for what changes nothing in units that went through."""
-        changes = list(differences(begun, now))
-        was = {key: before for key, before, _ in changes}
-        if was.get(_ERRORS, self._config.corpus.errors) == "strict":
-            changes = [change for change in changes if change[0] not in _HARMLESS_AFTER_STRICT]
-        return first_of(changes, _say)
+        was = {key: before for key, before, _ in changed}
+        is_strict = was.get(_ERRORS, self._config.corpus.errors) == "strict"
+        harmless = _HARMLESS_AFTER_STRICT if is_strict else ()
+        return [_say(change) for change in changed if change[0] not in harmless]
 
     def prepare(self) -> tuple[UnitSetup, list[Unit], dict[int, UnitReceipt]]:
         """Plan the units and read the receipts of an earlier run."""

@@ -22,6 +22,7 @@ import tokenizers
 from tokenizers import models
 
 from lmdata.errors import TokenizerError
+from lmdata.files import write_atomically
 from lmdata.tokenizer_classes import wordpiece_backend as wordpiece_backend
 from lmdata.tokenizer_files import TOKENIZER_FILES as TOKENIZER_FILES
 from lmdata.tokenizer_files import TOKENIZER_FOLDER as TOKENIZER_FOLDER
@@ -239,16 +240,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
         "model_max_length": int(1e30),
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    _write(folder / "tokenizer.json", tokenizer.backend.to_str(pretty=True))
-    _write(folder / "tokenizer_config.json", _dump(config))
-    _write(folder / "special_tokens_map.json", _dump(special))
+    write_atomically(folder / "tokenizer.json", tokenizer.backend.to_str(pretty=True))
+    write_atomically(folder / "tokenizer_config.json", _dump(config))
+    write_atomically(folder / "special_tokens_map.json", _dump(special))
     if tokenizer.definition["model"]["type"] == "WordPiece" and None not in tokenizer.pieces:
-        _write(folder / "vocab.txt", "".join(f"{piece}\n" for piece in tokenizer.pieces))
+        write_atomically(folder / "vocab.txt", "".join(f"{piece}\n" for piece in tokenizer.pieces))
 
 
 def _dump(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_bytes(text.encode("utf-8"))

@@ -17,7 +17,7 @@ import numpy as np
 
 from lmdata.batch import NO_LABEL, ExampleBatch
 from lmdata.errors import DatasetError, TokenizerError
-from lmdata.masking import mask_rules, mask_tokens
+from lmdata.masking import Corrupt, prepare_corruption
 from lmdata.order import check_rows, permute
 from lmdata.packing import PackingPlan, pack
 from lmdata.pairs import find_pairs, index_pairs
@@ -26,7 +26,6 @@ from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
 from lmdata.schema import ViewFacts
 from lmdata.viewing.layout import lay_pairs, lay_segments
-from lmdata.viewing.mask_kernels import MaskRules
 from lmdata.viewing.scratch import scratch_array
 from lmdata.viewing.segments import find_pieces, index_pieces
 from lmdata.viewing.store_table import Block, StoreArrays, build_store_table
@@ -93,7 +92,7 @@ class View:
     _walk: WalkRules
     _index: ExampleIndex
     _plan: PackingPlan | None
-    _masks: MaskRules | None
+    _corrupt: Corrupt | None
     _frame: tuple[int, int]
     facts: ViewFacts
 
@@ -138,8 +137,9 @@ class View:
         """Return the view of another epoch of the same store, recipe and seed."""
         if self.recipe.has_pairs:
             return _view(self._arrays, self._tokenizer, self.recipe, self.seed, epoch)
-        masks = _masks(self.recipe, self._tokenizer, self.seed, epoch, self._arrays)
-        return replace(self, epoch=epoch, _masks=masks)
+        dtype, tokenizer = self._arrays.id_dtype, self._tokenizer
+        corrupt = prepare_corruption(self.recipe, tokenizer, self.seed, epoch, dtype)
+        return replace(self, epoch=epoch, _corrupt=corrupt)
 
     def _pairs(self, examples: np.ndarray, progress: float) -> ExampleBatch:
         spans = np.empty((len(examples), NUM_COLUMNS), np.int64)
@@ -150,22 +150,19 @@ class View:
         types = np.empty(offsets[-1], np.uint8)
         self._arrays.check_ids(spans[:, [A_ROW, B_ROW]].ravel())
         lay_pairs(self._arrays.table, spans, *self._frame, offsets, ids, types)
-        addresses = (spans[:, A_ROW].copy(), spans[:, ORDINAL].copy())
-        positions, labels, mask_offsets = self._mask(ids, offsets, addresses, progress)
-        return ExampleBatch(
+        batch = ExampleBatch(
             input_ids=ids,
             offsets=offsets,
             token_type_ids=types,
-            masked_positions=positions,
-            mask_offsets=mask_offsets,
-            masked_labels=labels,
             next_sentence_label=spans[:, LABEL].astype(np.int8),
             document_a=spans[:, A_ROW].astype(np.uint64),
             document_b=spans[:, B_ROW].astype(np.uint64),
             duplicate=spans[:, DUPLICATE].astype(np.uint16),
             segment_lengths=lengths.astype(np.int32),
             segment_offsets=np.arange(len(examples) + 1, dtype=np.int64),
+            **_no_labels(ids, len(examples)),
         )
+        return self._corrupted(batch, spans[:, A_ROW], spans[:, ORDINAL], progress)
 
     def _segments(self, examples: np.ndarray, progress: float) -> ExampleBatch:
         rows, duplicates = np.divmod(examples, self.recipe.duplicates)
@@ -178,34 +175,36 @@ class View:
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
         self._arrays.check_ids(spans[:, A_ROW])
         lay_segments(self._arrays.table, spans, first_id, last_id, ids)
-        positions, labels, mask_offsets = self._mask(ids, offsets, (rows, duplicates), progress)
-        return ExampleBatch(
+        batch = ExampleBatch(
             input_ids=ids,
             offsets=offsets,
             token_type_ids=np.zeros(offsets[-1], np.uint8),
-            masked_positions=positions,
-            mask_offsets=mask_offsets,
-            masked_labels=labels,
             next_sentence_label=np.full(len(examples), NO_LABEL, np.int8),
             document_a=spans[piece_offsets[:-1], A_ROW].astype(np.uint64),
             document_b=spans[piece_offsets[1:] - 1, A_ROW].astype(np.uint64),
             duplicate=duplicates.astype(np.uint16),
             segment_lengths=lengths.astype(np.int32),
             segment_offsets=piece_offsets,
+            **_no_labels(ids, len(examples)),
         )
+        return self._corrupted(batch, rows, duplicates, progress)
 
-    def _mask(
-        self,
-        ids: np.ndarray,
-        offsets: np.ndarray,
-        addresses: tuple[np.ndarray, np.ndarray],
-        progress: float,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if self._masks is None:
-            return np.empty(0, np.uint16), ids[:0].copy(), np.zeros(len(offsets), np.int64)
-        rate = self.recipe.rate_at(progress)
-        rules = self._masks._replace(rate=rate, rate_word=probability_word(rate))
-        return mask_tokens(ids, offsets, *addresses, rules)
+    def _corrupted(
+        self, batch: ExampleBatch, first: np.ndarray, second: np.ndarray, progress: float
+    ) -> ExampleBatch:
+        if self._corrupt is None:
+            return batch
+        addresses = np.ascontiguousarray(first), np.ascontiguousarray(second)
+        return self._corrupt(batch, addresses, progress)
+
+
+def _no_labels(ids: np.ndarray, num_examples: int) -> dict[str, np.ndarray]:
+    """Return the masked columns of examples before any corruption."""
+    return {
+        "masked_positions": np.empty(0, np.uint16),
+        "masked_labels": ids[:0].copy(),
+        "mask_offsets": np.zeros(num_examples + 1, np.int64),
+    }
 
 
 def view(store: Store, recipe: Recipe, *, seed: int, epoch: int = 0) -> View:
@@ -240,10 +239,10 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
     else:
         walk, index, plan, num_examples = _index_segments(arrays, walk, recipe, notes)
         facts = ViewFacts(examples=num_examples)
+    corrupt = prepare_corruption(recipe, tokenizer, seed, epoch, arrays.id_dtype)
     return View(
-        recipe, seed, epoch, notes, tokenizer, arrays, walk, index, plan,
-        _masks(recipe, tokenizer, seed, epoch, arrays), frame, facts,
-    )  # fmt: skip
+        recipe, seed, epoch, notes, tokenizer, arrays, walk, index, plan, corrupt, frame, facts
+    )
 
 
 def _check_store(arrays: StoreArrays, recipe: Recipe, num_used: int, num_several: int) -> None:
@@ -261,40 +260,39 @@ def _check_store(arrays: StoreArrays, recipe: Recipe, num_used: int, num_several
 
 def _frame(recipe: Recipe, tokenizer: Any) -> tuple[int, int]:
     """Return the special tokens around a segment, -1 for none in front (causal rows)."""
-    special_ids = tokenizer.special_ids
-    if recipe.corruption == "none":
-        last_id = special_ids.get("eos")
-        last_id = special_ids.get("sep") if last_id is None else last_id
-        if last_id is None:
-            raise TokenizerError(
-                "the tokenizer has neither an eos nor a sep token to end a document with: "
-                "use a tokenizer with one"
-            )
-        return -1, int(last_id)
-    missing = [name for name in ("cls", "sep") if special_ids.get(name) is None]
+    is_causal = recipe.corruption_traits.is_causal
+    first_id, last_id = recipe.frame(tokenizer.special_ids)
+    if is_causal and last_id is None:
+        raise TokenizerError(
+            "the tokenizer has neither an eos nor a sep token to end a document with: "
+            "use a tokenizer with one"
+        )
+    ends = {} if is_causal else {"cls": first_id, "sep": last_id}
+    missing = [name for name, index in ends.items() if index is None]
     if missing:
         raise TokenizerError(
             f"view={recipe.view} needs a {' and a '.join(missing)} token, which the tokenizer "
             "lacks: use a tokenizer with it, or corruption=none"
         )
-    return int(special_ids["cls"]), int(special_ids["sep"])
+    assert last_id is not None
+    return -1 if first_id is None else first_id, last_id
 
 
 def _walk_rules(
     recipe: Recipe, seed: int, epoch: int, num_used: int, frame: tuple[int, int]
 ) -> WalkRules:
-    bert = recipe.compat == "bert"
-    only_neighbours = recipe.view == "sop" or (recipe.view == "nsp" and num_used == 1 and not bert)
-    num_special = 3 if recipe.has_pairs else 1 if frame[0] < 0 else 2
+    traits, only_neighbours = recipe.view_traits, recipe.needs_neighbours(num_used)
+    num_special = 3 if traits.has_pairs else 1 if frame[0] < 0 else 2
+    kind = SINGLE if not traits.has_pairs else NSP if traits.draws_documents else SOP
     return WalkRules(
-        kind={"nsp": NSP, "sop": SOP}.get(recipe.view, SINGLE),
+        kind=kind,
         capacity=recipe.max_seq_length - num_special,
         short_word=probability_word(recipe.short_probability),
-        random_word=0 if recipe.view == "nsp" and only_neighbours else probability_word(0.5),
+        random_word=0 if kind == NSP and only_neighbours else probability_word(0.5),
         min_sentences=2 if only_neighbours else 1,
         filler=0,
         duplicates=recipe.duplicates,
-        same_document=bert,
+        same_document=recipe.is_bert,
         length_key=stream_key(seed, "length", epoch),
         pair_key=stream_key(seed, "pairs", epoch),
         truncate_key=stream_key(seed, "truncate", epoch),
@@ -320,7 +318,7 @@ def _index_pairs(
     notes["examples"] = total
     chosen = walk.random_word / 2**32 * (total - forced)
     share = notes["expected_positive_share"] = round((forced + chosen) / total, 6)
-    if recipe.view == "nsp" and num_used == 1:
+    if walk.kind == NSP and num_used == 1:
         notes["one_document"] = (
             "random second segments come from the same document, as from BERT's script"
             if walk.same_document
@@ -337,7 +335,7 @@ def _index_pairs(
 def _index_segments(
     arrays: StoreArrays, walk: WalkRules, recipe: Recipe, notes: Notes
 ) -> tuple[WalkRules, ExampleIndex, PackingPlan | None, int]:
-    if recipe.view == "single":
+    if not recipe.view_traits.is_packed:
         index, sizes = _find_sizes(arrays, walk)
         notes["examples"] = len(sizes) * recipe.duplicates
         return walk, index, None, len(sizes) * recipe.duplicates
@@ -384,14 +382,6 @@ def _pack_full(
             break
     assert best is not None
     return best
-
-
-def _masks(
-    recipe: Recipe, tokenizer: Any, seed: int, epoch: int, arrays: StoreArrays
-) -> MaskRules | None:
-    if recipe.corruption == "none":
-        return None
-    return mask_rules(recipe, tokenizer, seed=seed, epoch=epoch, id_dtype=arrays.id_dtype)
 
 
 def _pieces_of_rows(plan: PackingPlan | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -250,10 +250,10 @@ class TrainConfig:
         _check_stages(self.stages)
         _check_recipe(self)
         if self.model.is_causal and not OBJECTIVES[self.objective.name].is_causal:
+            fitting = " or ".join(name for name, known in OBJECTIVES.items() if known.is_causal)
             raise ValueError(
                 f"model.family={self.model.family} only sees what came before: objective.name "
-                f"must be clm, "
-                f"got {self.objective.name}"
+                f"must be {fitting}, got {self.objective.name}"
             )
 
 

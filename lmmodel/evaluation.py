@@ -29,7 +29,7 @@ from lmmodel.parallel import is_sharded
 from lmmodel.saving.run import check_tokenizer, own_data
 from lmmodel.trained import Run, load_run
 
-Report = Callable[[int, int], None]
+TokensDone = Callable[[int, int], None]
 
 # Training "sits on" the unigram line while its loss is no further below it than this, in nats.
 UNIGRAM_MARGIN = 0.05
@@ -143,7 +143,7 @@ def _documents_of(examples: ExampleBatch, places: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    model: Transformer, held_out: HeldOut, device: torch.device, progress: Report | None = None
+    model: Transformer, held_out: HeldOut, device: torch.device, progress: TokensDone | None = None
 ) -> Evaluation:
     """Return the figures of a model on held-out examples; leaves its mode as it was.
 
@@ -166,21 +166,21 @@ def evaluate(
 
 
 def score_held_out(
-    run: Run, held_out: HeldOut, progress: Report | None = None
+    run: Run, held_out: HeldOut, progress: TokensDone | None = None
 ) -> list[MicroScores]:
     """Return the scores of each micro-batch, computed side by side."""
     return _scores(prepare(run.model), held_out, run.device, progress)
 
 
 def _scores(
-    model: Transformer, held_out: HeldOut, device: torch.device, progress: Report | None
+    model: Transformer, held_out: HeldOut, device: torch.device, progress: TokensDone | None
 ) -> list[MicroScores]:
     score = functools.partial(_score, model, held_out.objective, device)
     return _listed(map_batches(score, held_out.micro_batches, device), held_out, progress)
 
 
 def _listed(
-    scores: Iterable[MicroScores], held_out: HeldOut, progress: Report | None
+    scores: Iterable[MicroScores], held_out: HeldOut, progress: TokensDone | None
 ) -> list[MicroScores]:
     """Return the scores as they come, reporting the tokens done."""
     done, listed = np.cumsum([micro.batch.num_tokens for micro in held_out.micro_batches]), []
@@ -230,7 +230,7 @@ def summarize(held_out: HeldOut, scores: Sequence[MicroScores]) -> Evaluation:
 
 def evaluate_run(
     run_path: Path, data_path: Path | None = None, *, split: str = "validation",
-    num_examples: int | None = None, device: str = "auto", progress: Report | None = None,
+    num_examples: int | None = None, device: str = "auto", progress: TokensDone | None = None,
 ) -> Evaluation:  # fmt: skip
     """Return the held-out figures of a finished or unfinished run.
 

@@ -11,9 +11,9 @@ from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
 from lmmodel.handover.parity import check_parity
+from lmmodel.handover.settings import CONFIG_NAME
 from lmmodel.handover.stock import (
     CARD_NAME,
-    CONFIG_NAME,
     export_model,
     without_added_specials,
 )

@@ -18,14 +18,13 @@ from lmmodel.errors import RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import is_fine_tuned
 from lmmodel.handover.parity import check_parity
-from lmmodel.handover.settings import architecture, padding_id, token_id
+from lmmodel.handover.settings import architecture, padding_id, read_config, token_id
 from lmmodel.handover.stock import (
     OBJECTIVE_KEY,
     Imported,
     check_vocabulary,
     hash_weights,
     import_model,
-    read_config,
     read_tokenizer,
 )
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
@@ -47,6 +46,7 @@ class Import:
     fresh: tuple[str, ...]  # our weights that the folder lacks: they are random
     unused: tuple[str, ...]  # its weights that have no place here
     max_logit_difference: float | None  # None: transformers is not installed, or a head is fresh
+    notes: tuple[str, ...] = ()  # what of its tokenizer was changed, a sentence each
 
 
 def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool = False) -> Import:
@@ -90,6 +90,7 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
         fresh=tuple(imported.fresh),
         unused=tuple(imported.unused),
         max_logit_difference=difference,
+        notes=tokenizer.notes,
     )
 
 
@@ -124,7 +125,8 @@ def with_named_tokens(
             named |= {name: piece} if piece is not None else {}
     if not named:
         return tokenizer
-    return Tokenizer(tokenizer.backend, {**tokenizer.special_tokens, **named})
+    special_tokens = {**tokenizer.special_tokens, **named}
+    return Tokenizer(tokenizer.backend, special_tokens, notes=tokenizer.notes)
 
 
 def make_record(folder: Path, imported: Imported, tokenizer: Tokenizer) -> RunRecord:

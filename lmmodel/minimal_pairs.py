@@ -1,7 +1,11 @@
-"""Minimal pairs: does a model find the acceptable sentence likelier than the unacceptable one?
+"""Minimal pairs: does a model find the acceptable sentence likelier than the unacceptable ones?
 
-The files are those of BLiMP (Warstadt et al., TACL 2020) or of its form: a row has `sentence_good`,
-`sentence_bad` and perhaps `UID`, the name of its paradigm; where there is none it is the file's.
+The files are those of BLiMP (Warstadt et al., TACL 2020) or of BabyLM's evaluation (Warstadt et
+al., CoNLL 2023), told by their columns:
+    sentence_good, sentence_bad     BLiMP and its supplements
+    sentences, label                two or more, and which is right, from 0
+    input_prefix, options           entity tracking: what goes on; the first is right, or `label`
+and perhaps `UID`, the name of a row's paradigm; where there is none it is the file's.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from lmmodel.device import resolve_precision
 from lmmodel.errors import TaskError
 from lmmodel.inference import Precision
 from lmmodel.predicting.likelihood import log_likelihoods
+from lmmodel.tasks.files import describe
 from lmmodel.tasks.scores import wilson_interval
 from lmmodel.tasks.tables import Table, detect_format
 from lmmodel.tasks.task_files import TaskFile, TaskFormat
@@ -41,16 +46,14 @@ NAME_COLUMN = "UID"
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs of sentences and the paradigm of each."""
+    """N choices of sentences, the acceptable one first, and the paradigm of each."""
 
-    good: tuple[str, ...]
-    bad: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...]  # two sentences each, or more
     paradigm: np.ndarray  # int64 (N,), into `names`
     names: tuple[str, ...]
 
-    def sentences(self, pair: int) -> tuple[str, str]:
-        """Return the acceptable sentence of a pair and the unacceptable one."""
-        return self.good[pair], self.bad[pair]
+    def __len__(self) -> int:
+        return len(self.choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,9 @@ class ParadigmScore:
     name: str
     num_pairs: int
     num_right: int
-    num_ties: int  # counted as wrong
-    accuracy: float  # in [0, 1]
+    num_ties: int
+    accuracy: float  # in [0, 1], ties counted as wrong
+    accuracy_with_ties: float  # ties counted as right
     accuracy_low: float  # 95 % interval (Wilson)
     accuracy_high: float
 
@@ -76,7 +80,7 @@ class MinimalPairScores:
     num_windowed: int  # sentences longer than the model takes
     num_rescored: int  # pairs too close for bf16, scored again in float32
     good: np.ndarray  # float64 (N,), nats, of the acceptable sentences
-    bad: np.ndarray  # float64 (N,)
+    bad: np.ndarray  # float64 (N,), of the likeliest of the others
 
 
 def read_pairs(path: Path) -> Pairs:
@@ -88,11 +92,10 @@ def read_pairs(path: Path) -> Pairs:
     if not path.exists():
         raise TaskError(f"{path} does not exist: give a file of minimal pairs, or a folder of them")
     tables = [TaskFile(file, TaskFormat()).table for file in _pair_files(path)]
-    parts = [[_sentences(table, name) for table in tables] for name in COLUMNS]
-    good, bad = (tuple(text for part in own for text in part) for own in parts)
+    choices = tuple(choice for table in tables for choice in _choices(table))
     labels = [name for table in tables for name in _paradigms(table)]
     names, paradigm = np.unique(labels, return_inverse=True)
-    return Pairs(good, bad, paradigm, tuple(map(str, names)))
+    return Pairs(choices, paradigm, tuple(map(str, names)))
 
 
 def _pair_files(path: Path) -> list[Path]:
@@ -111,12 +114,50 @@ def _is_table(path: Path) -> bool:
         return False
 
 
-def _sentences(table: Table, name: str) -> list[str]:
-    values = table.column(name)
-    for line, value in zip(table.lines.tolist(), values, strict=True):
+def _choices(table: Table) -> list[tuple[str, ...]]:
+    """Return the sentences of each row, the acceptable one first.
+
+    Raises:
+        TaskError: a column is missing, a sentence is empty, or no sentence is named as right
+    """
+    is_marked = "label" in table.columns
+    if "sentences" in table.columns:
+        return table.parse(["sentences", "label"], _marked)[1]
+    if "options" in table.columns:
+        used = ["input_prefix", "options", *(["label"] if is_marked else [])]
+        return table.parse(used, _going_on)[1]
+    return table.parse(COLUMNS, _good_and_bad)[1]
+
+
+def _good_and_bad(where: str, good: Any, bad: Any) -> tuple[str, ...]:
+    for name, value in zip(COLUMNS, (good, bad), strict=True):
         if not isinstance(value, str) or not value.strip():
-            raise TaskError(f"{table.path}, line {line}: {name} is {value!r}, a sentence is wanted")
-    return values
+            raise TaskError(f"{where}: {name} is {describe(value)}, a sentence is wanted")
+    return good, bad
+
+
+def _marked(where: str, sentences: Any, label: Any) -> tuple[str, ...]:
+    """Return sentences, the one of a number first."""
+    are_texts = isinstance(sentences, list) and all(
+        isinstance(text, str) and text.strip() for text in sentences
+    )
+    if not are_texts or len(sentences) < 2:
+        raise TaskError(f"{where}: sentences is {describe(sentences)}, a list of two is wanted")
+    if isinstance(label, bool) or label not in range(len(sentences)):
+        raise TaskError(
+            f"{where}: label is {describe(label)}, the number of the right sentence is wanted: 0 "
+            f"to {len(sentences) - 1}"
+        )
+    right = sentences[int(label)]
+    return right, *(text for place, text in enumerate(sentences) if place != label)
+
+
+def _going_on(where: str, prefix: Any, options: Any, label: Any = 0) -> tuple[str, ...]:
+    """Return a beginning with each of its endings, the right one first."""
+    if not isinstance(prefix, str) or not isinstance(options, list):
+        raise TaskError(f"{where}: a text input_prefix and a list options are wanted")
+    texts = [f"{prefix}{option}" if isinstance(option, str) else option for option in options]
+    return _marked(where, texts, label)
 
 
 def _paradigms(table: Table) -> list[str]:
@@ -151,12 +192,12 @@ def score_pairs(
 
     def score(which: np.ndarray, number: Precision) -> tuple[np.ndarray, int]:
         return _score_sentences(
-            run, [pairs.sentences(int(pair)) for pair in which],
+            run, [pairs.choices[int(pair)] for pair in which],
             start_token=start_token, precision=number, progress=progress,
         )  # fmt: skip
 
     number = resolve_precision(precision, run.device)
-    scores, num_windowed = score(np.arange(len(pairs.good)), number)
+    scores, num_windowed = score(np.arange(len(pairs)), number)
     num_rescored = 0
     if precision == "auto" and number == "bf16":
         num_rescored = _settle_close_ones(scores, lambda which: score(which, "fp32")[0])
@@ -176,13 +217,17 @@ def score_pairs(
 
 
 def _score_sentences(
-    run: Run, pairs: list[tuple[str, str]], **options: Any
+    run: Run, choices: list[tuple[str, ...]], **options: Any
 ) -> tuple[np.ndarray, int]:
-    """Return the scores of N pairs, float64 (N, 2), and how many sentences were windowed."""
-    texts = {text: index for index, text in enumerate(dict.fromkeys(chain.from_iterable(pairs)))}
+    """Return the scores of the first and of the best other sentence of N choices.
+
+    Returns:
+        float64 (N, 2), and how many sentences were read in windows.
+    """
+    texts = {text: index for index, text in enumerate(dict.fromkeys(chain.from_iterable(choices)))}
     found = log_likelihoods(run, list(texts), **options)
-    scores = found.total[[[texts[text] for text in pair] for pair in pairs]]
-    return scores, found.num_windowed
+    scores = [[float(found.total[texts[text]]) for text in choice] for choice in choices]
+    return np.array([(right, max(others)) for right, *others in scores]), found.num_windowed
 
 
 def _settle_close_ones(
@@ -215,7 +260,8 @@ def judge(name: str, margins: np.ndarray) -> ParadigmScore:
 
     Args:
         name: of the paradigm
-        margins: float64 (N,), nats by which the acceptable sentence is likelier, at least one
+        margins: float64 (N,), nats by which the acceptable sentence is likelier than the likeliest
+            of the others, at least one
 
     Example:
         >>> score = judge("agreement", np.array([2.5, -0.1, 0.0, 7.0]))
@@ -223,13 +269,15 @@ def judge(name: str, margins: np.ndarray) -> ParadigmScore:
         (2, 1, 0.5, 0.15)
     """
     num_right = int((margins > TIE_NATS).sum())
+    num_ties = int((np.abs(margins) <= TIE_NATS).sum())
     low, high = wilson_interval(num_right, len(margins))
     return ParadigmScore(
         name=name,
         num_pairs=len(margins),
         num_right=num_right,
-        num_ties=int((np.abs(margins) <= TIE_NATS).sum()),
+        num_ties=num_ties,
         accuracy=num_right / len(margins),
+        accuracy_with_ties=(num_right + num_ties) / len(margins),
         accuracy_low=low,
         accuracy_high=high,
     )

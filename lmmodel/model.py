@@ -92,17 +92,17 @@ class Attention(nn.Module):
         self.layer = layer
         self.config = config
 
-    def forward(self, x: Tensor, view: View, rows: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, sight: Sight, rows: Tensor | None) -> Tensor:
         """Return floats (T, D), or those of some rows (R, D)."""
         qkv = self.qkv(x).view(len(x), 3, self.config.num_attention_heads, self.config.head_size)
         q, k, v = qkv.unbind(dim=1)  # (T, H, K) each
-        if view.rotary is not None:
-            q, k = rotate(q, view.rotary), rotate(k, view.rotary)
-        if view.past is not None:
-            heads = view.past.attend(self.layer, q, k, v, self.window)
+        if sight.rotary is not None:
+            q, k = rotate(q, sight.rotary), rotate(k, sight.rotary)
+        if sight.past is not None:
+            heads = sight.past.attend(self.layer, q, k, v, self.window)
         else:
             heads = attention(
-                q, k, v, view.side, view.side, view.mask, kernel=view.kernel,
+                q, k, v, sight.side, sight.side, sight.mask, kernel=sight.kernel,
                 dropout_p=self.config.attention_dropout if self.training else 0.0,
             )  # fmt: skip
         heads = heads.reshape(x.shape)
@@ -134,7 +134,7 @@ class FeedForward(nn.Module):
 
 
 @dataclass(frozen=True)
-class View:
+class Sight:
     """What a layer's attention may see and how it is computed."""
 
     side: Side  # queries and keys are the same rows
@@ -158,14 +158,14 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.config = config
 
-    def forward(self, x: Tensor, view: View, rows: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sight: Sight, rows: Tensor | None = None) -> Tensor:
         """Return floats (T, D), or those of some rows (R, D)."""
         if self.config.traits.is_post_norm:
-            branch = self._drop(self.attention(x, view, rows))
+            branch = self._drop(self.attention(x, sight, rows))
             x = self.attention_norm(_take(x, rows) + branch)
             x = self.mlp_norm(x + self._drop(self.mlp(x)))
         else:
-            branch = self._drop(self.attention(self.attention_norm(x), view, rows))
+            branch = self._drop(self.attention(self.attention_norm(x), sight, rows))
             x = _take(x, rows) + branch
             x = x + self._drop(self.mlp(self.mlp_norm(x)))
         return x
@@ -269,13 +269,11 @@ class Transformer(nn.Module):
         config = self.config
         x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, D)
         x = dropout(x, config.dropout if self.training else 0.0)
-        view_global, view_local = self._views(
-            batch, config.is_causal if is_causal is None else is_causal, past
-        )
+        far, near = self._sights(batch, config.is_causal if is_causal is None else is_causal, past)
         last = config.num_hidden_layers - 1
         for i, layer in enumerate(self.layers):
-            view = view_global if config.window(i) is None else view_local
-            x = layer(x, view, rows if i == last else None)
+            sight = far if config.window(i) is None else near
+            x = layer(x, sight, rows if i == last else None)
         x = self.final_norm(x)
         return x
 
@@ -291,7 +289,7 @@ class Transformer(nn.Module):
         logits: Tensor = self.nsp_head(first)
         return logits
 
-    def _views(self, batch: Batch, is_causal: bool, past: KeyValues | None) -> tuple[View, View]:
+    def _sights(self, batch: Batch, is_causal: bool, past: KeyValues | None) -> tuple[Sight, Sight]:
         """Return what global and local layers see."""
         rotary: list[Any] = [None, None]
         if self.config.positions == "rotary":
@@ -302,7 +300,7 @@ class Transformer(nn.Module):
         side = Side(batch.cu_seqlens, batch.max_seqlen)
         windows = (None, self.config.local_window // 2)
         far, near = (
-            View(side, Mask(is_causal=is_causal, window=window), angles, self.kernel, past)
+            Sight(side, Mask(is_causal=is_causal, window=window), angles, self.kernel, past)
             for window, angles in zip(windows, rotary, strict=True)
         )
         return far, near

@@ -12,7 +12,7 @@ from lmmodel.errors import FitError
 from lmmodel.evaluation import (
     Evaluation,
     HeldOut,
-    Report,
+    TokensDone,
     data_for,
     held_out_for,
     score_held_out,
@@ -45,7 +45,7 @@ class SourceEvaluation:
 
 def evaluate_sources(
     run_path: Path, data_path: Path | None = None, *, split: str = "validation",
-    num_examples: int | None = None, device: str = "auto", progress: Report | None = None,
+    num_examples: int | None = None, device: str = "auto", progress: TokensDone | None = None,
 ) -> SourceEvaluation:  # fmt: skip
     """Return the held-out figures of a run for each source file of a token store.
 

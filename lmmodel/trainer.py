@@ -36,7 +36,7 @@ from lmmodel.saving.run import (
     check_same_config,
     check_same_data,
     create_run,
-    make_record,
+    new_record,
     read_record,
 )
 from lmmodel.saving.starting import check_own_place, find_start, first_weights
@@ -111,7 +111,7 @@ def begin(
         prepared = prepare(resolved, data, device, processes)
         num_steps = _count_steps(prepared, output, started_s)
         origin = start.origin if start else None
-        record = make_record(resolved, num_steps, data, _environment(prepared), origin)
+        record = new_record(resolved, num_steps, data, _environment(prepared), origin)
         weights = first_weights(resolved.init_from, origin)
         trainer = _make_trainer(prepared, record, weights, output, progress)
         if processes.is_main:
@@ -135,13 +135,15 @@ def go_on(
                 f"--init-from {output} --output runs/NEW"
             )
         check_has_checkpoint(output)
-        wanted = _with_cut_of(config or record.config, record.config)
+        wanted = config or record.config
         check_own_place(wanted.init_from, output)
         with _together(wanted) as processes:
             device = resolve_device(wanted.device, processes.local_rank)
             data = open_data(data_path or Path(record.data_path))
             check_same_data(record, data)  # before what else other data may not fit
             resolved = resolve_config(wanted, data, device, processes)
+            if wanted.batch.min_micro_batches is None:  # whatever this machine would choose
+                resolved = _with_cut_of(resolved, record.config)
             check_same_config(record, resolved)
             weights = None
             if not list_checkpoints(output / CHECKPOINTS_NAME):
@@ -221,9 +223,7 @@ def _count_steps(prepared: Prepared, output: Path, started_s: float) -> int:
 
 
 def _with_cut_of(config: TrainConfig, began: TrainConfig) -> TrainConfig:
-    """Return the configuration with steps cut as in the run that goes on, unless it says how."""
-    if config.batch.min_micro_batches is not None:
-        return config
+    """Return the configuration with steps cut as in the run that goes on."""
     batch = replace(config.batch, min_micro_batches=began.batch.min_micro_batches)
     return replace(config, batch=batch)
 

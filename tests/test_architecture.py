@@ -333,3 +333,19 @@ def test_help_loads_nothing_heavy(command: str) -> None:
         "heavy = {'torch', 'numba', 'polars', 'pyarrow', 'numpy', 'tokenizers'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
+
+
+def test_a_folder_that_can_not_be_imported_is_refused_before_torch_is_loaded(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
+    code = (
+        "import sys; from lmcli.lmmodel import main;"
+        f"main(['import', {str(tmp_path)!r}, {str(tmp_path / 'run')!r}], standalone_mode=False)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True,
+        check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert "model_type 't5' is not supported" in done.stderr
+    assert not re.search(r"\| +(torch|numpy|pyarrow)$", done.stderr, re.MULTILINE)

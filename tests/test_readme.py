@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,8 +85,9 @@ def test_the_commands_for_ones_own_text_run(inside: Path) -> None:
 
 def test_the_options_in_the_table_of_inputs_exist() -> None:
     text = succeed("lmdata", "tokenize", "--help").stdout
-    table = README.split("## What it reads")[1].split("\n## ")[0]
-    for option in set(re.findall(r"`(--[a-z-]+)", table)):
+    section = README.split("## What it reads")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("|")]
+    for option in set(re.findall(r"`(--[a-z-]+)", "\n".join(table))):
         assert f"{option} " in text, option
 
 
@@ -91,6 +95,31 @@ def test_the_options_in_the_table_of_inputs_exist() -> None:
 def test_the_tables_name_every_verb_and_no_other(command: str) -> None:
     table = README.split(f"| `{command}` | |\n| --- | --- |\n")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)) == VERBS[command]
+
+
+@pytest.mark.parametrize("command", VERBS)
+def test_the_options_in_the_tables_of_verbs_exist(command: str) -> None:
+    table = README.split(f"| `{command}` | |\n| --- | --- |\n")[1].split("\n\n")[0]
+    for verb, told in re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", table, re.MULTILINE):
+        text = succeed(command, verb, "--help").stdout
+        for option in re.findall(r"`(--[a-z-]+)", told):
+            assert re.search(rf"{option}\b", text), f"{command} {verb} {option}"
+
+
+def test_completion_is_what_the_readme_puts_into_a_shell() -> None:
+    lines = re.findall(r"^eval \"\$\((_\w+)=(\w+) (\w+)\)\"$", README, re.MULTILINE)
+    assert [program for _, _, program in lines] == list(VERBS)
+    for variable, instruction, program in lines:
+        path = Path(sys.executable).with_name(program)
+        if not path.exists():
+            pytest.skip(f"{program} is not installed beside this Python")
+        environment = {**os.environ, variable: instruction}
+        done = subprocess.run([path], env=environment, capture_output=True, text=True, check=True)
+        assert f"complete -o nosort -F _{program}_completion {program}" in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    assert re.search(r"\d+\.\d+", succeed("lmdata", "--version").stdout)
 
 
 @pytest.mark.parametrize("command", VERBS)

@@ -92,7 +92,7 @@ def _num_special(batch: pa.RecordBatch, recipe: Recipe, tokenizer: Tokenizer) ->
         num_segments = len(batch.column(SEGMENT_LENGTHS.name).values)
     elif (end_id := segment_end(recipe, tokenizer)) is not None:
         num_segments = int((to_array(batch.column("input_ids").values) == end_id).sum())
-    return num_segments * (1 if recipe.corruption == "none" else 2)
+    return num_segments * (1 if recipe.corruption_traits.is_causal else 2)
 
 
 def _mark_used(documents: np.ndarray, is_used: np.ndarray) -> None:
@@ -108,20 +108,23 @@ def _count_random(batch: pa.RecordBatch, recipe: Recipe, counts: ExampleCounts) 
     is_random = to_array(batch.column("next_sentence_label")) == 1
     counts.random_pairs += int(is_random.sum())
     types = batch.column("token_type_ids")
-    if recipe.view == "nsp" and batch.num_rows:
+    if recipe.view_traits.draws_documents and batch.num_rows:
         sizes = np.add.reduceat(to_array(types.values), to_array(types.offsets)[:-1], dtype=int)
         counts.random_tokens += int(sizes[is_random].sum() - is_random.sum())
 
 
 def describe_flows(
-    stores: dict[str, TokenStore], counts: dict[str, ExampleCounts], recipe: Recipe
-) -> Ledger:
+    stores: dict[str, TokenStore], counts: dict[str, ExampleCounts], recipe: Recipe, *,
+    knows_repeats: bool = True,
+) -> Ledger:  # fmt: skip
     """Return the ledger of example shards: the stores' documents and tokens, and where they went.
 
     Args:
         stores: by split
         counts: from `sum_examples`, by split; a split without examples is absent
         recipe: what the examples are
+        knows_repeats: whether `counts` have the tokens that are laid twice; shards of version 1
+            do not tell, and those of swapped pairs then have no flow of tokens
 
     Raises:
         IntegrityError: documents or tokens are there twice, or are gone without a reason
@@ -132,11 +135,12 @@ def describe_flows(
         lost_documents, lost_tokens = unused_documents(store, recipe, split in counts)
         documents.update(lost_documents)
         tokens.update(lost_tokens)
-    if recipe.view != "packed":
+    if not recipe.view_traits.is_packed:
         used = {split: count.documents for split, count in counts.items()}
         num_documents = sum(len(store) for store in stores.values())
         flows["documents"] = _check(Flow(read=num_documents, written=used, dropped=documents))
-    flows["tokens"] = _token_flow(stores, counts, recipe, tokens)
+    if knows_repeats or recipe.view != "sop":
+        flows["tokens"] = _token_flow(stores, counts, recipe, tokens)
     return Ledger(flows=flows)
 
 
@@ -158,9 +162,7 @@ def unused_documents(
         sizes.append(np.diff(block.id_offsets))
     num_sentences = np.concatenate([*sentences, np.zeros(0, np.int32)])
     num_tokens = np.concatenate([*sizes, np.zeros(0, np.int64)])
-    only_neighbours = recipe.view == "sop" or (
-        recipe.view == "nsp" and np.count_nonzero(num_sentences) == 1 and recipe.compat != "bert"
-    )
+    only_neighbours = recipe.needs_neighbours(int(np.count_nonzero(num_sentences)))
     documents, tokens = Counter[str](), Counter[str]()
     if np.any(num_sentences == 0):
         documents[EMPTY] = int(np.sum(num_sentences == 0))

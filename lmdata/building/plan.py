@@ -1,4 +1,4 @@
-"""The plan of a tokenization: its settings and its units of work.
+"""The plan of a tokenization: its settings, its units of work, and which split a document is in.
 
 A unit is a few small files, a file, or a byte range of one. Units depend on the sources alone,
 never on the number of workers, so any number of them makes the same parts.
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
 
 from lmdata.corpus import CorpusConfig, Source, split_source
+from lmdata.rng import draw, stream_key
 from lmdata.schema import DEFAULT_SHARD_BYTES
 
 DEFAULT_UNIT_BYTES = 32 << 20
@@ -108,3 +113,41 @@ def _weigh_pieces(
         for start, stop in ranges:
             is_whole = len(ranges) == 1
             yield Piece(index, start, None if is_whole else stop), (stop - start) * expansion
+
+
+def assign_splits(
+    text: np.ndarray, offsets: np.ndarray, config: TokenizeConfig
+) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Return the split of each document, by its content: equal documents share a split.
+
+    The address of the draw is (seed, "split", upper 63 bits of the xxh3_64 of the UTF-8 bytes).
+
+    Args:
+        text: uint8 (N,)
+        offsets: int64 (D+1,)
+        config: ratios and seed
+
+    Returns:
+        int8 (D,) index into `config.split_ratios`.
+
+    Example:
+        >>> text = np.frombuffer(b"onetwoone", np.uint8)
+        >>> config = TokenizeConfig(validation_ratio=0.5)
+        >>> assign_splits(text, np.array([0, 3, 6, 9]), config).tolist()
+        [0, 1, 0]
+    """
+    ratios = list(config.split_ratios.values())
+    if len(ratios) == 1:
+        return np.zeros(len(offsets) - 1, np.int8)
+    view = np.ascontiguousarray(text).data
+    bounds = offsets.tolist()
+    digest = xxhash.xxh3_64_intdigest
+    hashes = np.fromiter(
+        (digest(view[a:b]) for a, b in pairwise(bounds)),
+        np.uint64, len(bounds) - 1,
+    )  # fmt: skip
+    example = (hashes >> np.uint64(1)).astype(np.int64)
+    words = draw(stream_key(config.seed, "split"), example, np.zeros(1, np.int64))
+    limits = np.round(np.cumsum([0.0, *ratios[1:]]) * 2.0**32)  # train takes what lies beyond
+    codes = np.searchsorted(limits, words, side="right")
+    return np.where(codes < len(ratios), codes, 0).astype(np.int8)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from lmdata import __version__
 from lmdata.building.output import PLAN_NAME, OutputFolder, claim_folder
 from lmdata.building.workers import Died, Failed, Finished, Reported, Workers
-from lmdata.config import build_config
+from lmdata.config import Change, build_config, changes
 from lmdata.errors import ConfigError, IntegrityError, LmdataError, MismatchError
 from lmdata.files import write_atomically
 from lmdata.schema import Manifest, ShardRecord, parse_json_object, to_json
@@ -50,8 +50,8 @@ class Job(Protocol[U, R]):
     def plan(self) -> dict[str, Any]:
         """Return what the bytes depend on, as JSON values."""
 
-    def difference(self, begun: dict[str, Any], now: dict[str, Any]) -> str | None:
-        """Return why a build that was begun under one plan can't go on under another, in words."""
+    def obstacles(self, changed: list[Change]) -> list[str]:
+        """Return in words which changes of the plan keep a build from going on."""
 
     def prepare(self) -> tuple[Any, Sequence[U], dict[int, R]]:
         """Return the workers' setup, all units, and by their places the results that are there."""
@@ -127,10 +127,11 @@ def _agree_on_plan(job: Job[U, R], folder: OutputFolder) -> None:
     except FileNotFoundError:
         write_atomically(path, json.dumps(plan, indent=1))
         return
-    if difference := job.difference(begun, plan):
+    if obstacles := job.obstacles(list(changes(begun, plan))):
+        more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
         raise MismatchError(
-            f"{folder.path} holds an unfinished build of another plan: {difference}; put it back "
-            "to continue, or add --overwrite to start afresh"
+            f"{folder.path} holds an unfinished build of another plan: {obstacles[0]}{more}; put "
+            "it back to continue, or add --overwrite to start afresh"
         )
 
 
@@ -201,32 +202,6 @@ def _describe_death(job: Job[U, R], unit: U | None, reason: str) -> str:
         f"a worker {reason} {place}. If memory ran out, lower --num-workers or --memory. "
         f"{job.state()}; type the same command again to go on."
     )
-
-
-Change = tuple[str, Any, Any]  # key, value before, value now
-
-
-def differences(begun: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[Change]:
-    """Yield what differs between two nested settings.
-
-    Example:
-        >>> list(differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}))
-        [('a.b', 1, 3)]
-    """
-    for key in sorted(begun.keys() | now.keys()):
-        before, after = begun.get(key), now.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield f"{prefix}{key}", before, after
-
-
-def first_of(changes: Sequence[Change], say: Callable[[Change], str]) -> str | None:
-    """Return the first difference in words, and how many more there are."""
-    if not changes:
-        return None
-    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
-    return f"{say(changes[0])}{more}"
 
 
 class SplitShards:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lmdata.building.plan import Piece, TokenizeConfig, Unit
-from lmdata.building.splits import assign_splits
+from lmdata.building.plan import Piece, TokenizeConfig, Unit, assign_splits
 from lmdata.columns import to_column, to_list_column
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
 from lmdata.encoders.encoded import DifferentIdsError, EncodedDocuments, EncodingError

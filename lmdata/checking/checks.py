@@ -103,32 +103,6 @@ def chi_square(name: str, counts: np.ndarray, means: np.ndarray, variances: np.n
     return Check(name, 0.0, sigmas, -math.inf, LIMIT)
 
 
-def independence(name: str, first: ExampleBatch, second: ExampleBatch) -> Check:
-    """Return a check that two epochs mask the same examples independently of each other.
-
-    Args:
-        name: of the check
-        first: examples whose tokens are those of `second`, in the same order
-        second: the same examples of another epoch
-
-    Raises:
-        ValueError: the examples are not the same
-    """
-    if not np.array_equal(first.offsets, second.offsets):
-        raise ValueError("the two batches hold different examples: give the same rows unshuffled")
-    masked = [np.zeros(len(batch.input_ids), bool) for batch in (first, second)]
-    for is_masked, batch in zip(masked, (first, second), strict=True):
-        is_masked[batch.flat_masked_positions()] = True
-    starts = first.offsets[:-1]
-    one, two = (np.add.reduceat(part, starts, dtype=np.int64) for part in masked)
-    num_candidates = np.maximum(2, np.diff(first.offsets) - 2)
-    means = one * two / num_candidates
-    variances = means * (1 - one / num_candidates) * (num_candidates - two) / (num_candidates - 1)
-    observed = int((masked[0] & masked[1]).sum())
-    sigmas = (observed - means.sum()) / math.sqrt(max(1e-9, variances.sum()))
-    return Check(f"{name} overlap, deviation in standard errors", 0.0, float(sigmas), -LIMIT, LIMIT)
-
-
 def example_hashes(batch: ExampleBatch) -> np.ndarray:
     """Return a 64-bit hash of each example that is long enough never to recur, uint64 (B',).
 

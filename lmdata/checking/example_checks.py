@@ -95,7 +95,7 @@ def count_examples(batch: ExampleBatch, recipe: Recipe, tokenizer: Any) -> Count
         recipe: that they were made by
         tokenizer: with `special_ids`, `is_special` (V,), `word_rule`
     """
-    bert = recipe.compat == "bert"
+    bert = recipe.is_bert
     flat, is_sound = _sound_positions(batch)
     original = batch.input_ids.astype(np.int64)
     original[flat] = batch.masked_labels[is_sound]
@@ -135,7 +135,7 @@ def _count_frames(batch: ExampleBatch, recipe: Recipe, tokenizer: Any) -> dict[s
     special_ids = tokenizer.special_ids
     unframed = np.zeros(len(batch), bool)
     types_first, types_last = batch.token_type_ids[first], batch.token_type_ids[last]
-    if recipe.corruption != "none":
+    if not recipe.corruption_traits.is_causal:
         unframed = (batch.input_ids[first] != special_ids["cls"]) | (
             batch.input_ids[last] != special_ids["sep"]
         )
@@ -162,13 +162,13 @@ def _num_wrong_counts(
 
     Whole words may leave room, but only where no free word of one piece would fit.
     """
-    if recipe.count == "bernoulli" or recipe.corruption == "none" or not len(batch):
+    if not recipe.has_exact_count or not len(batch):
         return 0
     first = batch.offsets[:-1]
     k = predictions(np.diff(batch.offsets), recipe.rate_at(0.0), recipe.most_predictions)
     k = np.minimum(k, np.add.reduceat(is_candidate, first, dtype=np.int64))
     num_masked = np.add.reduceat(is_masked, first, dtype=np.int64)
-    if recipe.corruption == "token":
+    if not recipe.corruption_traits.by_words:
         return int((num_masked != k).sum())
     continues = tokenizer.word_rule.continues(original, batch.offsets) & is_candidate
     goes_on = np.append(continues[1:], False)
@@ -206,12 +206,12 @@ def _count_replacements(
 def _count_pairs(batch: ExampleBatch, recipe: Recipe) -> dict[str, Any]:
     label = batch.next_sentence_label
     is_same = batch.document_a == batch.document_b
-    if recipe.view == "nsp":
+    if recipe.view_traits.draws_documents:
         is_wrong = (label == 0) & ~is_same
         if recipe.compat is None:
             is_wrong |= (label == 1) & is_same
     else:
-        is_wrong = ~is_same if recipe.view == "sop" else label >= 0
+        is_wrong = ~is_same if recipe.has_pairs else label >= 0
     if recipe.has_pairs:
         is_wrong |= (label != 0) & (label != 1)
     return {
@@ -276,16 +276,17 @@ def judge(
     ]
     if recipe.has_pairs:
         checks += _judge_pairs(counts, recipe, positive_share)
-    if recipe.corruption != "none":
+    if recipe.is_masking:
         checks += _judge_masks(counts, recipe, num_random_pieces, num_random_specials)
-    if recipe.corruption != "none" and not spells_mask:
+    if recipe.is_masking and not spells_mask:
         checks.append(none_of("[MASK] without a label", counts.stray_masks))
     return checks
 
 
 def _judge_pairs(counts: Counts, recipe: Recipe, positive_share: float | None) -> list[Check]:
-    name = "share of random pairs" if recipe.view == "nsp" else "share of swapped pairs"
-    if recipe.view == "sop":
+    is_drawn = recipe.view_traits.draws_documents
+    name = "share of random pairs" if is_drawn else "share of swapped pairs"
+    if not is_drawn:
         positive_share = 0.5
     expected = 0.5 if positive_share is None else positive_share
     found = share(name, expected, counts.positive_pairs, counts.num_pairs)
@@ -301,7 +302,7 @@ def _judge_masks(
     special = recipe.random_proportion * num_random_specials / num_random_pieces
     same = recipe.random_proportion / num_random_pieces
     masked = counts.num_masked
-    width = _SPAN_WIDTH if recipe.corruption == "span" else 1.0
+    width = _SPAN_WIDTH if recipe.corruption_traits.decides_per_span else 1.0
     checks = [
         none_of("special tokens masked", counts.masked_special),
         none_of("special tokens put in", counts.produced_special)
@@ -317,9 +318,10 @@ def _judge_masks(
         share("share kept", recipe.keep_proportion + same, counts.kept, masked, width),
         _judge_pieces(counts, num_random_pieces),
     ]  # fmt: skip
-    if recipe.count == "bernoulli" and recipe.corruption == "token":
+    by_tokens = not recipe.corruption_traits.by_words
+    if recipe.count == "bernoulli" and by_tokens:
         checks.append(share("mask rate", rate, masked, counts.num_candidates))
-    if recipe.corruption == "token":
+    if by_tokens:
         checks.append(
             chi_square(
                 "mask positions",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_stores
 from lmdata.errors import LmdataError
 from lmdata.masking import candidate_pieces, drawn_pieces, predictions
 from lmdata.recipes import Recipe
-from lmdata.schema import Flow, Manifest, read_settings
+from lmdata.schema import Flow, Manifest, ViewFacts, read_settings
 from lmdata.shards import read_blocks
 from lmdata.tokenizer import Tokenizer
 from lmdata.views import view
@@ -77,14 +76,18 @@ def check_ledger(
 ) -> Iterator[Row]:
     """Yield whether the ledger is what the shards, and the store if at hand, add up to."""
     try:
+        facts = manifest.views or _facts_anew(manifest, stores)
         counts = {
             split: sum_examples(
                 (block.read() for block in read_blocks(folder, manifest, split)), recipe, tokenizer,
-                manifest.views.get(split), len(stores[split]) if stores else None,
+                facts.get(split), len(stores[split]) if stores else None,
             )
             for split in manifest.splits
         }  # fmt: skip
-        ledger = describe_flows(stores, counts, recipe) if stores else None
+        knows_repeats = bool(manifest.views)
+        ledger = (
+            describe_flows(stores, counts, recipe, knows_repeats=knows_repeats) if stores else None
+        )
     except LmdataError as error:
         yield Row("ledger, counted again from the files", "balanced", str(error), "", "fail")
         return
@@ -97,6 +100,16 @@ def check_ledger(
     for quantity, again in (ledger.flows if ledger else {}).items():
         if quantity in manifest.ledger.flows or manifest.views:
             yield _flow_row(quantity, manifest.ledger.flows.get(quantity), again)
+
+
+def _facts_anew(manifest: Manifest, stores: Stores | None) -> dict[str, ViewFacts]:
+    """Return what the views say of their examples where an older manifest does not."""
+    settings = read_settings(manifest)
+    return {
+        split: view(store, settings.recipe, seed=settings.seed, epoch=settings.epoch).facts
+        for split, store in (stores or {}).items()
+        if split in manifest.splits
+    }
 
 
 def _flow_row(quantity: str, promised: Flow | None, found: Flow) -> Row:
@@ -112,7 +125,7 @@ def _flow_row(quantity: str, promised: Flow | None, found: Flow) -> Row:
 def _written(counts: dict[str, ExampleCounts], recipe: Recipe) -> dict[str, dict[str, int]]:
     """Return what the shards alone say of the ledger's quantities."""
     written = {"examples": {split: count.examples for split, count in counts.items()}}
-    if recipe.view != "packed":
+    if not recipe.view_traits.is_packed:
         written["documents"] = {split: count.documents for split, count in counts.items()}
     written["tokens"] = {split: count.tokens for split, count in counts.items()}
     return written
@@ -121,7 +134,6 @@ def _written(counts: dict[str, ExampleCounts], recipe: Recipe) -> dict[str, dict
 def check_statistics(split: str, examples: ExampleSet, recipe: Recipe) -> Iterator[Row]:
     """Yield the statistics of all examples, and whether one is there twice."""
     tokenizer = examples.tokenizer
-    is_exact = recipe.corruption != "none" and recipe.count == "exact"
     counts: Counts | None = None
     num_expected = 0
     hashes = []
@@ -129,14 +141,14 @@ def check_statistics(split: str, examples: ExampleSet, recipe: Recipe) -> Iterat
         batch = examples.rows(np.arange(start, min(start + _BATCH_ROWS, len(examples))))
         found = count_examples(batch, recipe, tokenizer)
         counts = found if counts is None else counts + found
-        if is_exact:
+        if recipe.has_exact_count:
             num_expected += _num_expected(batch, recipe, tokenizer)
         hashes.append(example_hashes(batch))
     assert counts is not None
-    is_drawn = drawn_pieces(tokenizer, bert=recipe.compat == "bert")
+    is_drawn = drawn_pieces(tokenizer, bert=recipe.is_bert)
     num_special = int((is_drawn & tokenizer.is_special).sum())
     mask_id = tokenizer.special_ids.get("mask")
-    if is_exact:
+    if recipe.has_exact_count:
         yield _rate_row(split, counts, num_expected, recipe)
     positive_share = _noted_share(examples, split)
     for check in judge(
@@ -168,7 +180,7 @@ def _noted_share(examples: ExampleSet, split: str) -> float | None:
 
 def _num_expected(batch: ExampleBatch, recipe: Recipe, tokenizer: Tokenizer) -> int:
     """Return how many tokens rule 16 masks: k of each example, or all that may be masked."""
-    is_candidate = candidate_pieces(tokenizer, bert=recipe.compat == "bert")[batch.original_ids()]
+    is_candidate = candidate_pieces(tokenizer, bert=recipe.is_bert)[batch.original_ids()]
     num_candidates = np.add.reduceat(is_candidate, batch.offsets[:-1], dtype=np.int64)
     k = predictions(np.diff(batch.offsets), recipe.rate_at(0.0), recipe.most_predictions)
     return int(np.minimum(k, num_candidates).sum())
@@ -181,7 +193,7 @@ def _rate_row(split: str, counts: Counts, num_expected: int, recipe: Recipe) -> 
     looks at each.
     """
     low = float(num_expected)
-    if recipe.corruption != "token":
+    if recipe.corruption_traits.by_words:
         low = max(0.0, 0.85 * num_expected - LIMIT * math.sqrt(num_expected))
     num_tokens = max(1, counts.num_tokens)
     verdict: Verdict = "pass" if low <= counts.num_masked <= num_expected else "fail"
@@ -197,16 +209,20 @@ def check_against_store(
     settings = read_settings(examples.manifest)
     rows = np.unique(np.linspace(0, len(examples) - 1, NUM_SAMPLED).astype(np.int64))
     found = examples.rows(rows)
-    strange = sum(not is_from_documents(found, index, recipe, store) for index in range(len(rows)))
-    name = f"{split}: sampled examples whose text, labels put back, is not in their documents"
-    yield none_of(name, strange, len(rows))
+    if recipe.corruption_traits.is_undone_by_labels:
+        is_strange = [not is_from_documents(found, i, recipe, store) for i in range(len(rows))]
+        name = f"{split}: sampled examples whose text, labels put back, is not in their documents"
+        yield none_of(name, sum(is_strange), len(rows))
     fresh = view(store, recipe, seed=settings.seed, epoch=settings.epoch)
     if len(fresh) != len(examples):
         name = f"{split}: examples that the view of the store gives"
         yield exact(name, len(fresh), len(examples))
         return
-    if (promised := examples.manifest.views.get(split)) is not None:
-        yield exact(f"{split}: what the view says of its examples", promised, fresh.facts)
+    facts = examples.manifest.views.get(split)
+    for name, promised in [] if facts is None else vars(facts).items():
+        if promised is not None or vars(fresh.facts)[name] is not None:
+            words = name.replace("_", " ")
+            yield exact(f"{split}: {words} of the view", promised, vars(fresh.facts)[name])
     name = f"{split}: sampled examples that the view of the store gives otherwise"
     yield none_of(name, num_different(found, fresh.examples(rows)), len(rows))
 
@@ -244,7 +260,10 @@ def _segments(batch: ExampleBatch, index: int, ids: np.ndarray, recipe: Recipe) 
         middle = int(np.count_nonzero(batch.token_type_ids[first:last] == 0))
         return [ids[1 : middle - 1], ids[middle:-1]]
     begin, end = batch.segment_offsets[index : index + 2]
-    lengths, in_front = batch.segment_lengths[begin:end], 0 if recipe.corruption == "none" else 1
+    lengths, in_front = (
+        batch.segment_lengths[begin:end],
+        0 if recipe.corruption_traits.is_causal else 1,
+    )
     if not len(lengths):
         return []
     return [ids[in_front : int(lengths[0]) - 1], ids[len(ids) - int(lengths[-1]) + in_front : -1]]
@@ -270,13 +289,9 @@ def num_different(found: ExampleBatch, fresh: ExampleBatch) -> int:
     return sum(_facts(found, index) != _facts(fresh, index) for index in range(len(found)))
 
 
-def _facts(batch: ExampleBatch, index: int) -> tuple[Any, ...]:
-    """Return everything that a shard keeps of an example."""
-    first, last = batch.offsets[index : index + 2]
-    begin, end = batch.mask_offsets[index : index + 2]
-    return (
-        batch.input_ids[first:last].tobytes(), batch.token_type_ids[first:last].tobytes(),
-        batch.masked_positions[begin:end].tobytes(), batch.masked_labels[begin:end].tobytes(),
-        int(batch.next_sentence_label[index]), int(batch.document_a[index]),
-        int(batch.document_b[index]), int(batch.duplicate[index]),
-    )  # fmt: skip
+def _facts(batch: ExampleBatch, index: int) -> list[bytes]:
+    """Return everything that is known of an example, by the names of the columns."""
+    columns = sorted(batch.columns, key=lambda column: column.name)
+    ragged = [batch.ragged(column).row(index) for column in columns if column.is_ragged]
+    flat = [batch.arrays()[c.name][index] for c in columns if not c.is_ragged]
+    return [values.tobytes() for values in (*ragged, *flat)]

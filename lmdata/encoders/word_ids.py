@@ -39,8 +39,9 @@ class WordIds:
     def __init__(self, id_dtype: type[np.uint16] | type[np.uint32]) -> None:
         self.num_words = 0
         self._entries: Ids = np.zeros(4 << 13, id_dtype)
-        self._long_ids: Ids = np.zeros(0, id_dtype)
-        self._long_spans: I64 = np.zeros(0, np.int64)
+        self._num_long_ids = self._num_long_words = 0
+        self._long_ids: Ids = np.zeros(1 << 10, id_dtype)
+        self._long_spans: I64 = np.zeros(1 << 9, np.int64)
 
     def extend(self, ids: I64, lengths: I64) -> None:
         """Add words: int64 (T,) ids, int64 (W,) how many each has, -1 for still to be given."""
@@ -63,14 +64,16 @@ class WordIds:
 
     def _add_long(self, numbers: I64, ids: I64, lengths: I64) -> None:
         """Keep ids elsewhere; the entry says, in two halves of 16 bits, the place of their span."""
-        first, last = len(self._long_spans) // 2, len(self._long_spans) // 2 + len(numbers)
-        places = np.arange(first, last)
+        first, self._num_long_words = self._num_long_words, self._num_long_words + len(numbers)
+        places = np.arange(first, self._num_long_words)
         self._entries[4 * numbers + 1] = places & 0xFFFF
         self._entries[4 * numbers + 2] = places >> 16
-        stops = len(self._long_ids) + np.cumsum(lengths)
-        spans = np.stack([stops - lengths, stops], axis=1).ravel()
-        self._long_spans = np.concatenate([self._long_spans, spans])
-        self._long_ids = np.concatenate([self._long_ids, ids.astype(self._long_ids.dtype)])
+        stops = self._num_long_ids + np.cumsum(lengths)
+        self._long_spans = _with_room(self._long_spans, 2 * self._num_long_words)
+        self._long_spans[2 * places], self._long_spans[2 * places + 1] = stops - lengths, stops
+        begin, self._num_long_ids = self._num_long_ids, self._num_long_ids + len(ids)
+        self._long_ids = _with_room(self._long_ids, self._num_long_ids)
+        self._long_ids[begin : self._num_long_ids] = ids
 
     def gather(self, words: I32, before_mark: I64) -> tuple[Ids, I64]:
         """Return the ids of words in order, and how many are before each mark.
@@ -88,12 +91,28 @@ class WordIds:
         return ids[: state[_USED]], before
 
 
+def _with_room(array: Ids, size: int) -> Ids:
+    """Return an array with at least `size` places, twice as many if it has to grow."""
+    return array if size <= len(array) else np.resize(array, 2 * size)
+
+
 @numba.njit(cache=True, nogil=True)
 def gather_ids(
     words: I32, entries: Ids, long_ids: Ids, long_spans: I64, before_mark: I64, state: I64,
     ids: Ids, before: I64,
 ) -> bool:  # fmt: skip
-    """Copy the ids of words from where `state` says; return False if `ids` is full."""
+    """Copy the ids of words from where `state` says; return False if `ids` is full.
+
+    Args:
+        words: int32 (W,), numbers of words
+        entries: ids (4 * words of the table,), number of ids and up to INLINE ids of each
+        long_ids: ids, of the words that have more
+        long_spans: int64, where in `long_ids` those of each begin and end
+        before_mark: int64 (M,), sorted, how many words are before each mark
+        state: int64 (3,), word, ids used and mark reached; moved on
+        ids: filled with the ids of all words
+        before: int64 (M,), filled with how many ids are before each mark
+    """
     mark: Int = state[_MARK]
     used: Int = state[_USED]
     next_mark = before_mark[mark] if mark < len(before_mark) else len(words) + 1

@@ -230,7 +230,10 @@ def find_word(
     text: U8, start: Int, length: Int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
     arena: U8,
 ) -> Int:  # fmt: skip
-    """Return the number of a word, or ~slot of the empty slot where it belongs."""
+    """Return the number of a word, or ~slot of the empty slot where it belongs.
+
+    Args: as `find_or_add` takes them
+    """
     mask = np.uint64(len(slots) // 2 - 1)
     slot = mixed & mask
     while True:
@@ -250,7 +253,19 @@ def find_or_add(
     text: U8, start: Int, length: Int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
     arena: U8, state: I64,
 ) -> Int:  # fmt: skip
-    """Return the number of a word, the next one if it is new; -TABLE_FULL or -BYTES_FULL."""
+    """Return the number of a word, the next one if it is new; -TABLE_FULL or -BYTES_FULL.
+
+    Args:
+        text: uint8 (N,)
+        start: first byte of the word
+        length: of the word, bytes
+        key: from `word_key`
+        mixed: from `hash_of`
+        slots: uint64 (2 * a power of two,), the hash table
+        starts: int64, where each word begins in `arena`, one more than there are words
+        arena: uint8, the words
+        state: int64 (6,), NUM_WORDS and NUM_BYTES are read and moved on
+    """
     number = find_word(text, start, length, key, mixed, slots, starts, arena)
     if number >= 0:
         return number

@@ -139,7 +139,26 @@ def match_words(
     slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: Int,
     next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: Int,
 ) -> tuple[I64, I64]:  # fmt: skip
-    """Return ids and lengths, as `WordPieceMatcher.match` says."""
+    """Return ids and lengths, as `WordPieceMatcher.match` says.
+
+    Args:
+        words: uint8 (N,), the bytes of all words
+        flags: from `flag_alphanumeric`
+        word_starts: int64 (W + 1,), where each word begins
+        lower_case: letters are made small first
+        max_bytes: longer words are unknown
+        unknown_id: of the unknown piece
+        slots: with `starts` and `arena` the pieces that begin a word, as `find_word` takes them
+        starts: see `slots`
+        arena: see `slots`
+        piece_ids: int64, the id of each of them
+        longest: bytes of the longest of them
+        next_slots: the same five for the pieces inside a word
+        next_starts: see `starts`
+        next_arena: see `arena`
+        next_ids: see `piece_ids`
+        next_longest: see `longest`
+    """
     num_words = len(word_starts) - 1
     ids = np.empty(word_starts[-1] - word_starts[0], np.int64)
     lengths = np.full(num_words, -1, np.int64)

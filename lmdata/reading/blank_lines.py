@@ -60,6 +60,23 @@ def find_last_blank(block: U8) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
+def end_of_lines(block: U8, max_lines: int) -> int:
+    r"""Return where the first `max_lines` lines end, or the block.
+
+    Example:
+        >>> end_of_lines(np.frombuffer(b"a\nbc\nd", np.uint8), 2)
+        5
+    """
+    count = 0
+    for at in range(len(block)):
+        if block[at] == 10:
+            count += 1
+            if count == max_lines:
+                return at + 1
+    return len(block)
+
+
+@numba.njit(cache=True, nogil=True)
 def find_blank_documents(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> Bools:
     r"""Return which documents are white space only, bool array (D,).
 

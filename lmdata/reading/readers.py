@@ -15,6 +15,7 @@ from lmdata.ragged import offsets_of
 from lmdata.reading.blank_lines import (
     copy_lines,
     copy_paragraphs,
+    end_of_lines,
     find_after_blank,
     find_last_blank,
 )
@@ -106,13 +107,14 @@ def _read_blocks(job: Job, lines: _LineFormat) -> Iterator[Records]:
     stored, num_done = job.start, 0
     with ByteStream(job) as stream:
         for block in _cut_blocks(job, stream, lines):
-            records = lines.split(job, np.frombuffer(block, np.uint8))
-            positions = records.positions + job.num_seen
-            job.num_seen += records.num_records
-            num_new, num_done = job.num_seen - num_done, job.num_seen
-            now = stream.tell_stored()
-            yield Records(records.text, records.offsets, positions, num_new, now - stored)
-            stored = now
+            for part in _cut_short_lines(job, np.frombuffer(block, np.uint8), lines):
+                records = lines.split(job, part)
+                positions = records.positions + job.num_seen
+                job.num_seen += records.num_records
+                num_new, num_done = job.num_seen - num_done, job.num_seen
+                now = stream.tell_stored()
+                yield Records(records.text, records.offsets, positions, num_new, now - stored)
+                stored = now
     job.count_if_empty()
 
 
@@ -152,6 +154,20 @@ def _cut_blocks(job: Job, stream: ByteStream, lines: _LineFormat) -> Iterator[by
     if num_bytes:
         block = b"".join(parts)
         parts.clear()
+        yield block
+
+
+def _cut_short_lines(job: Job, block: U8, lines: _LineFormat) -> Iterator[U8]:
+    """Yield a block in parts of so few lines that what is kept of each line takes little memory."""
+    num_left = count_lines(block)
+    while num_left > job.max_records:
+        stop = end_of_lines(block, job.max_records)
+        if stop < len(block) and lines.find_last is _find_last_paragraph:
+            stop = int(find_last_blank(block[:stop])) or len(block)
+        num_left -= count_lines(block[:stop])
+        yield block[:stop]
+        block = block[stop:]
+    if len(block):
         yield block
 
 

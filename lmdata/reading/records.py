@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.errors import CorpusError
+from lmdata.ragged import offsets_of
 from lmdata.reading.sources import CorpusConfig, Source
 
 U8 = npt.NDArray[np.uint8]
@@ -25,15 +26,25 @@ class Rejections:
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_bytes: dict[str, int] = field(default_factory=dict)
 
-    def reject(self, reason: str, num_bytes: int, message: str) -> None:
-        """Count one record, or raise a CorpusError with the message unless skipping."""
-        self.check(message)
+    def reject(
+        self, reason: str, num_bytes: int, message: str, source: Source | None = None
+    ) -> None:
+        """Count one record, or raise a CorpusError unless skipping.
+
+        Args:
+            reason: what the ledger calls it
+            num_bytes: of the record
+            message: what is wrong with it
+            source: named in front of the message, where that is left to be done
+        """
+        self.check(message, source)
         self.add(reason, 1, num_bytes)
 
-    def check(self, message: str) -> None:
+    def check(self, message: str, source: Source | None = None) -> None:
         """Raise a CorpusError with the message unless skipping."""
         if not self.skip:
-            raise CorpusError(f"{message}; --errors skip leaves it out and counts it")
+            where = f"{source} " if source else ""
+            raise CorpusError(f"{where}{message}; --errors skip leaves it out and counts it")
 
     def add(self, reason: str, num_records: int, num_bytes: int) -> None:
         """Count records, whatever the setting."""
@@ -123,18 +134,8 @@ def make_records(
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     return Records(
         np.frombuffer(b"".join(texts), np.uint8),
-        lengths_to_offsets(lengths),
+        offsets_of(lengths),
         np.array(positions, np.int64),
         num_records,
         num_source_bytes,
     )
-
-
-def lengths_to_offsets(lengths: I64) -> I64:
-    """Return where each of consecutive texts begins and the last one ends, int64 (D + 1,).
-
-    Example:
-        >>> lengths_to_offsets(np.array([2, 0, 1])).tolist()
-        [0, 2, 2, 3]
-    """
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,11 @@ from lmdata.arrow_text import check_text, cut_rows, is_text, text_lengths, unfol
 from lmdata.errors import CorpusError
 from lmdata.reading.records import Job, Records, make_records
 from lmdata.reading.streams import ByteStream, DamagedError, read_utf8, spool, unify_newlines
+
+_MAX_COLUMNS = 1 << 20  # each takes some 60 bytes of memory, however little is in it
+
+_OTHER_CELLS_BYTES = 1 << 20  # that a row may hold beside its text
+_LINE_FEEDS = re.compile(rb"\n+")
 
 # What PyArrow raises for a damaged file; the last where a name in it is not UTF-8.
 _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -37,6 +43,8 @@ def read_csv(job: Job) -> Iterator[Records]:
     with ByteStream(job) as stream:
         rows = _parse_rows(job, unify_newlines(read_utf8(stream, job.config)))
         header = next(rows, None)
+        if header and header.cells is None:
+            raise CorpusError(f"{job.source}: the names of its columns, its first row, are broken")
         names = header.cells if header and header.cells else []
         column = _find_column(job, names) if header else 0
         texts: list[bytes] = []
@@ -49,7 +57,7 @@ def read_csv(job: Job) -> Iterator[Records]:
                 positions.append(job.num_seen)
                 num_bytes += len(text)
             job.num_seen += 1
-            if num_bytes >= job.batch_bytes:
+            if num_bytes >= job.batch_bytes or job.num_seen - first >= job.max_records:
                 now = stream.tell_stored()
                 yield make_records(texts, positions, job.num_seen - first, now - stored)
                 texts, positions, num_bytes, first, stored = [], [], 0, job.num_seen, now
@@ -57,53 +65,117 @@ def read_csv(job: Job) -> Iterator[Records]:
         yield make_records(texts, positions, job.num_seen - first, stream.tell_stored() - stored)
 
 
+class _RowTooLargeError(Exception):
+    """A row that does not fit into memory; the parser goes on behind its last line."""
+
+
+class _Lines:
+    """The lines of a text for `csv.reader`, which hears of a row that is too large in time.
+
+    Not a generator: that could not go on behind an error.
+    """
+
+    def __init__(
+        self, pieces: Iterator[bytes], max_row_bytes: int, delimiter: bytes, quote: bytes
+    ) -> None:
+        self._pieces, self._piece, self._at = pieces, b"", 0
+        self._max_row_bytes, self._delimiter, self._quote = max_row_bytes, delimiter, quote
+        self.num_bytes = self.num_lines = 0
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        self._row_start, self._num_delimiters, self._is_quoted = self.num_bytes, 0, False
+
+    def skip_blank(self) -> int:
+        """Pass over the blank lines that come next in the piece in hand; return how many."""
+        run = _LINE_FEEDS.match(self._piece, self._at)
+        count = run.end() - self._at if run else 0
+        self._at += count
+        self.num_bytes += count
+        self.num_lines += count
+        return count
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line, length = self._read_line()
+        self.num_bytes += length
+        self.num_lines += 1
+        self._num_delimiters += self._count_delimiters(line)
+        is_too_long = self.num_bytes - self._row_start > self._max_row_bytes
+        if is_too_long or self._num_delimiters > _MAX_COLUMNS:
+            raise _RowTooLargeError
+        return line.decode("utf-8", "surrogateescape")
+
+    def _read_line(self) -> tuple[bytes, int]:
+        """Return a line with its line feed, only its beginning if it is too long, and its length.
+
+        Raises:
+            StopIteration: there is none
+        """
+        parts: list[bytes] = []
+        length = 0
+        while True:
+            stop = self._piece.find(b"\n", self._at) + 1
+            part = self._piece[self._at : stop or len(self._piece)]
+            length += len(part)
+            if length <= self._max_row_bytes:
+                parts.append(part)
+            self._at += len(part)
+            if not stop:
+                self._piece, self._at = next(self._pieces, b""), 0
+            if stop or not self._piece:
+                break
+        if not length:
+            raise StopIteration
+        return b"".join(parts), length
+
+    def _count_delimiters(self, line: bytes) -> int:
+        """Return how many delimiters a line has; of a great many, only those outside quotes."""
+        was_quoted = self._is_quoted
+        self._is_quoted ^= bool(self._quote and line.count(self._quote) & 1)
+        count = line.count(self._delimiter)
+        if count > _MAX_COLUMNS - self._num_delimiters and self._quote:
+            outside = line.split(self._quote)[int(was_quoted) :: 2]
+            count = sum(part.count(self._delimiter) for part in outside)
+        return count
+
+
 def _parse_rows(job: Job, pieces: Iterator[bytes]) -> Iterator[_Row]:
     """Yield the rows of a .csv or .tsv text; a broken one, if not an error, without cells."""
-    num_bytes = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal num_bytes
-        for line in _split_lines(pieces):
-            num_bytes += len(line)
-            yield line.decode("utf-8", "surrogateescape")
-
-    csv.field_size_limit(max(job.config.max_document_bytes, 1 << 17))
+    limit = max(job.config.max_document_bytes, 1 << 17)
+    csv.field_size_limit(limit)
+    row_limit = limit + _OTHER_CELLS_BYTES
     if job.source.format == "csv":
-        rows = csv.reader(lines(), strict=True)
+        lines = _Lines(pieces, row_limit, b",", b'"')
+        rows = csv.reader(lines, strict=True)
     else:
-        rows = csv.reader(lines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+        lines = _Lines(pieces, row_limit, b"\t", b"")
+        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     while True:
-        before = num_bytes
+        lines.begin_row()
+        before = lines.num_bytes
         try:
             cells = next(rows)
         except StopIteration:
             return
         except DamagedError as error:
-            job.rejections.reject(error.reason, num_bytes - before, str(error))
+            job.rejections.reject(error.reason, lines.num_bytes - before, str(error))
             return
-        except csv.Error as error:
-            _reject_row(job, error, rows.line_num, num_bytes - before)
-            yield _Row(None, rows.line_num, num_bytes - before)
+        except (csv.Error, _RowTooLargeError) as error:
+            _reject_row(job, error, lines.num_lines, lines.num_bytes - before)
+            yield _Row(None, lines.num_lines, lines.num_bytes - before)
         else:
-            yield _Row(cells, rows.line_num, num_bytes - before)
+            yield _Row(cells, lines.num_lines, lines.num_bytes - before)
+        if num_blank := lines.skip_blank():
+            job.rejections.add("empty", num_blank, 0)
+            job.num_seen += num_blank
 
 
-def _split_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a text, each with its line feed."""
-    parts: list[bytes] = []
-    for piece in pieces:
-        first, *others = piece.split(b"\n")
-        parts.append(first)
-        for line in others:
-            yield b"".join([*parts, b"\n"])
-            parts = [line]
-    if any(parts):
-        yield b"".join(parts)
-
-
-def _reject_row(job: Job, error: csv.Error, line: int, num_bytes: int) -> None:
+def _reject_row(job: Job, error: Exception, line: int, num_bytes: int) -> None:
     where = f"{job.source} line {line}"
-    if "field limit" in str(error):
+    if isinstance(error, _RowTooLargeError) or "field limit" in str(error):
         job.rejections.reject("too-large", num_bytes, job.too_large(where, num_bytes))
     else:
         message = f"{where} is not valid .{job.source.format}: {error}"
@@ -123,10 +195,8 @@ def _take_cell(job: Job, row: _Row, width: int, column: int) -> bytes | None:
     if not row.cells:
         return b""
     if len(row.cells) != width:
-        message = (
-            f"{job.source} line {row.line} has {len(row.cells)} fields where the header has {width}"
-        )
-        job.rejections.reject("broken", row.num_bytes, message)
+        found = f"line {row.line} has {len(row.cells)} fields where the header has {width}"
+        job.rejections.reject("broken", row.num_bytes, found, job.source)
         return None
     return row.cells[column].encode("utf-8", "surrogateescape")
 

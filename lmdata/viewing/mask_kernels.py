@@ -72,7 +72,18 @@ def mask_batch(
     labels: np.ndarray,
     mask_offsets: np.ndarray,
 ) -> None:
-    """Corrupt a batch in place and write what was masked; `masking.mask_tokens` says more."""
+    """Corrupt a batch in place and write what was masked.
+
+    Args:
+        ids: uint16 or uint32 (T,), with special tokens; changed
+        offsets: int64 (B + 1,), ascending, from 0 to T
+        examples: int64 (B,), address of each example
+        parts: int64 (B,), the rest of its address
+        rules: from `masking.mask_rules`; ids are below the length of its tables
+        positions: uint16 (P',), room for the masked positions, written
+        labels: like `ids` (P',), written: the original ids
+        mask_offsets: int64 (B + 1,), begins with 0, written
+    """
     longest = 0
     for number in range(len(examples)):
         longest = max(longest, offsets[number + 1] - offsets[number])

@@ -89,6 +89,10 @@ def fill_words(
 def below(word: int, bound: int) -> int:
     """Return a uniform integer in [0, bound) from one 32-bit word.
 
+    Example:
+        >>> below(2**31, 10), below(0, 10), below(2**32 - 1, 10)
+        (5, 0, 9)
+
     The bias is below bound / 2**32: use `below_wide` where `bound` may exceed 2**20.
     """
     return (word * bound) >> 32

@@ -109,7 +109,15 @@ def find_pieces(
     examples: np.ndarray,
     spans: np.ndarray,
 ) -> None:
-    """Write where some single segments lie, as the A columns of `find_pairs`; B is empty."""
+    """Write where some single segments lie, as the A columns of `find_pairs`; B is empty.
+
+    Args:
+        table: of the store
+        rules: of the walk
+        index: from `index_pieces` by the same rules
+        examples: int64 (S,), numbers of the segments
+        spans: int64 (S, NUM_COLUMNS), written
+    """
     for number in range(len(examples)):
         example = examples[number]
         row = find_document(index.before, example)

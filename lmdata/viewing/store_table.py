@@ -188,7 +188,16 @@ _pointer_like: Any = intrinsic(_pointer_type_like)
 
 @numba.njit(cache=True)
 def find_block(first_rows: np.ndarray, row: int) -> int:
-    """Return the block that holds a document row: `first_rows[block] <= row`, the last such."""
+    """Return the block that holds a document row: `first_rows[block] <= row`, the last such.
+
+    Args:
+        first_rows: int64 (K + 1,), the first row of each block, then the number of rows
+        row: in [0, first_rows[-1])
+
+    Example:
+        >>> find_block(np.array([0, 3, 9]), 3)
+        1
+    """
     low, high = 0, len(first_rows) - 1
     while high - low > 1:
         middle = (low + high) >> 1

@@ -71,7 +71,16 @@ class ExampleIndex(NamedTuple):
 
 @numba.njit(cache=True)
 def find_document(before: np.ndarray, example: int) -> int:
-    """Return the document that holds an example: `before[row] <= example < before[row + 1]`."""
+    """Return the document that holds an example: `before[row] <= example < before[row + 1]`.
+
+    Args:
+        before: int64 (documents + 1,), examples before each document
+        example: in [0, before[-1])
+
+    Example:
+        >>> find_document(np.array([0, 2, 2, 5]), 2)
+        2
+    """
     low, high = 0, len(before) - 1
     while high - low > 1:
         middle = (low + high) >> 1
@@ -84,7 +93,13 @@ def find_document(before: np.ndarray, example: int) -> int:
 
 @numba.njit(cache=True)
 def kept_state(index: ExampleIndex, row: int, example: int) -> tuple[int, int]:
-    """Return the ordinal and the state to start the walk from, (0, 0) for the beginning."""
+    """Return the ordinal and the state to start the walk from, (0, 0) for the beginning.
+
+    Args:
+        index: with `before` int64 (documents + 1,) and `states` int64 (examples / 16,)
+        row: of the document
+        example: of the document, its number in the split
+    """
     kept = (example >> STRIDE_SHIFT) << STRIDE_SHIFT
     if kept < index.before[row]:
         return 0, 0

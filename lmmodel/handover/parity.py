@@ -20,8 +20,9 @@ from lmmodel.handover.settings import (
     ROTARY_SETTINGS,
     from_their_config,
     padding_id,
+    read_config,
 )
-from lmmodel.handover.stock import read_config, read_weights
+from lmmodel.handover.stock import read_weights
 from lmmodel.handover.stock_families import stock_family
 from lmmodel.model import Transformer
 from lmmodel.tasks.model import TaskModel

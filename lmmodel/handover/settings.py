@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from lmdata.config import read_json
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import FAMILIES, ModelConfig
 from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_class, stock_family
-from lmmodel.tasks.task import AnyTask
+
+if TYPE_CHECKING:
+    from lmmodel.tasks.task import AnyTask
+
+CONFIG_NAME = "config.json"
 
 # Names of one function: what lies between them is rounding.
 SAME_FUNCTIONS = {
@@ -133,6 +139,45 @@ def token_ids(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dic
     """
     purposes = stock_family(config.family).token_ids
     return {f"{name}_token_id": special_ids.get(name) for name in purposes}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json.
+
+    Raises:
+        HuggingFaceError: no such file, or no JSON object
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise HuggingFaceError(f"{folder} holds no config.json: is it a Hugging Face folder?")
+    content = read_their_json(path)
+    if not isinstance(content, dict):
+        raise HuggingFaceError(f"{path} must hold a table, it holds a {type(content).__name__}")
+    return content
+
+
+def read_their_json(path: Path) -> Any:
+    """Return the content of a JSON file of a folder.
+
+    Raises:
+        HuggingFaceError: it is no JSON, too large or nested too deeply
+    """
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise HuggingFaceError(f"{path} is not valid JSON: {error}") from error
+
+
+def check_described(folder: Path) -> None:
+    """Check that a folder describes a model that import takes, before anything slow is loaded.
+
+    What is no folder, or one of ours, is left to `import_checkpoint`, which says so.
+
+    Raises:
+        HuggingFaceError: its config.json is missing or damaged, or of a model that is not supported
+    """
+    if folder.is_dir() and "format_version" not in (theirs := read_config(folder)):
+        from_their_config(theirs)
 
 
 def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:

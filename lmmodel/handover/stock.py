@@ -15,21 +15,27 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lmdata.config import LFS_MARK, read_json
+from lmdata.config import LFS_MARK
 from lmdata.errors import TokenizerError
 from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.names import REDUNDANT, from_their_weights, to_their_weights
-from lmmodel.handover.settings import from_their_config, padding_id, to_their_config
+from lmmodel.handover.settings import (
+    CONFIG_NAME,
+    from_their_config,
+    padding_id,
+    read_config,
+    read_their_json,
+    to_their_config,
+)
 from lmmodel.handover.stock_families import stock_family
 from lmmodel.model import Transformer, make_model
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.tasks.model import TaskModel
 from lmmodel.tasks.task import AnyTask
 
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
@@ -243,28 +249,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of a folder's config.json.
-
-    Raises:
-        HuggingFaceError: no such file, or no JSON object
-    """
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise HuggingFaceError(f"{folder} holds no config.json: is it a Hugging Face folder?")
-    content = _read_json(path)
-    if not isinstance(content, dict):
-        raise HuggingFaceError(f"{path} must hold a table, it holds a {type(content).__name__}")
-    return content
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise HuggingFaceError(f"{path} is not valid JSON: {error}") from error
-
-
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor in a folder, from the heads of its files alone.
 
@@ -331,7 +315,7 @@ def _weight_files(folder: Path) -> list[str]:
         if not (folder / WEIGHTS_NAME).is_file():
             raise HuggingFaceError(_why_no_weights(folder))
         return [WEIGHTS_NAME]
-    content = _read_json(index)
+    content = read_their_json(index)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places:
         raise HuggingFaceError(f"{index} says nothing of where weights lie: get the folder again")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmmodel.errors import HuggingFaceError
-from lmmodel.tasks.task import AnyTask, StockClass
+
+if TYPE_CHECKING:
+    from lmmodel.tasks.task import AnyTask, StockClass
 
 Names = Mapping[str, tuple[str, ...]]
 

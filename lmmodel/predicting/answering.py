@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lmmodel.errors import FitError
@@ -16,17 +17,26 @@ from lmmodel.tasks.classification import Classification
 from lmmodel.tasks.model import predict_logits
 from lmmodel.tasks.questions import make_question_rows
 from lmmodel.tasks.tagging import Tagging
-from lmmodel.tasks.task import encode_task, make_predictions
+from lmmodel.tasks.task import AnyTask, encode_task, make_predictions
 from lmmodel.tasks.text_rows import make_text_rows
 from lmmodel.tasks.words import make_word_rows
 
 T = TypeVar("T")
 
-# Words and punctuation marks of a text whose combining marks are all the same one.
-_MARK = "\u0301"
+# Words and signs of a text whose combining marks are all the same one, and whose joiners too.
+_MARK, _JOINER = "\u0301", "\u200d"
 _JOINERS = "\u200c\u200d"  # they stand inside words, as in Persian, and between parts of an emoji
-_PART = rf"(?:\w{_MARK}*)+"
-_WORD = re.compile(rf"{_PART}(?:(?:['’]|(?<=\d)[.,](?=\d)){_PART})*|[^\w\s]{_MARK}*")
+_SKIN_TONES = "\U0001f3fb-\U0001f3ff"
+_FLAG = "[\U0001f1e6-\U0001f1ff]{2}"
+_LETTER = rf"[^\W\d_]{_MARK}*"
+_PART = rf"(?:\w[{_MARK}{_JOINER}]*)+"
+_SIGN = rf"[^\w\s]{_MARK}*"
+_WORD = re.compile(
+    rf"(?:{_LETTER}\.){{2,}}|{_LETTER}(?:\.{_LETTER})+(?!\w)|{_FLAG}"
+    rf"|{_PART}(?:(?:['’]|(?<=\d)[.,](?=\d)){_PART})*"
+    rf"|{_SIGN}(?:{_JOINER}{_SIGN})*{_JOINER}*"
+)
+_BELONGS = re.compile(f"[{_SKIN_TONES}\U000e0020-\U000e007f]")  # tags spell flags of regions
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ def classify(
     Raises:
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
-    _check_verb(model, "classify")
+    check_verb(model.path, model.task, "classify")
     reads_pairs = model.record.has_pairs
     if reads_pairs and pairs is None:
         raise FitError(f"{model.path} was fine-tuned on pairs: give a second text for each")
@@ -78,7 +88,8 @@ def split_words(text: str) -> tuple[list[str], list[bool]]:
 
     A word is letters and digits, with apostrophes between them. A combining mark or joiner (of
     Hindi, Arabic, Persian, "é" written as two) belongs to what it follows, a point or comma between
-    two digits to the number. Every other sign stands alone, so that "U.S." is four.
+    two digits to the number, points between single letters to the abbreviation ("U.S.A.", "e.g."),
+    and what makes one emoji stays one. Every other sign stands alone.
 
     Example:
         >>> split_words("Don't pay 3.50, now.")
@@ -90,11 +101,19 @@ def split_words(text: str) -> tuple[list[str], list[bool]]:
 
 
 def _with_one_mark(text: str) -> str:
-    """Return a text of the same length, each combining mark and joiner replaced by one mark."""
+    """Return a text of the same length, its combining marks and its joiners replaced by one each.
+
+    The colour of an emoji's skin is a mark like others.
+    """
     if text.isascii():
         return text
     return "".join(
-        _MARK if unicodedata.category(sign)[0] == "M" or sign in _JOINERS else sign for sign in text
+        _JOINER
+        if sign in _JOINERS
+        else _MARK
+        if unicodedata.category(sign)[0] == "M" or _BELONGS.match(sign)
+        else sign
+        for sign in text
     )
 
 
@@ -110,7 +129,7 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
     Raises:
         FitError: another task, or a text without a word
     """
-    _check_verb(model, "tag")
+    check_verb(model.path, model.task, "tag")
     split = [
         split_words(text) if isinstance(text, str) else (list(text), [True] * len(text))
         for text in texts
@@ -137,7 +156,7 @@ def answer(
     Raises:
         FitError: another task, a question or passage is blank, or not one passage a question
     """
-    _check_verb(model, "answer")
+    check_verb(model.path, model.task, "answer")
     if len(passages) == 1:
         passages = [*passages] * len(questions)
     if len(passages) != len(questions):
@@ -179,11 +198,15 @@ def answer_rows(model: FineTuned, rows: Any) -> Answered[Any]:
     return Answered(task.answers(rows, found, record.labels), counts)
 
 
-def _check_verb(model: FineTuned, verb: str) -> None:
-    if model.task.verb != verb:
+def check_verb(path: Path, task: AnyTask, verb: str) -> None:
+    """Check that a model in a folder can be asked something.
+
+    Raises:
+        FitError: it was fine-tuned for another task
+    """
+    if task.verb != verb:
         raise FitError(
-            f"{model.path} was fine-tuned for {model.task.name}, which is no use to {verb}: use "
-            f"{model.task.verb}"
+            f"{path} was fine-tuned for {task.name}, which is no use to {verb}: use {task.verb}"
         )
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 
-from lmdata.errors import OutputError
-from lmdata.files import lease, writing_file
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import encode_given, frame_of
+from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
 from lmmodel.trained import Run
-
-VECTOR_FORMATS = (".npy", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -69,6 +63,7 @@ def embed(
     counts = np.bincount(
         windows.sequence, windows.lengths + frame.num_tokens, minlength=len(encoded)
     )
+    check_finite(run, sums)
     vectors = sums / counts[:, None]
     if normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -105,53 +100,3 @@ def _sum_tokens(model: Transformer, batch: Batch, run: Run) -> np.ndarray:
     sequence = torch.repeat_interleave(sequences, batch.cu_seqlens.diff().long())
     sums = hidden.new_zeros(batch.num_sequences, hidden.shape[1]).index_add_(0, sequence, hidden)
     return np.asarray(sums.cpu().numpy())
-
-
-def check_vector_file(path: Path, *, overwrite: bool = False) -> None:
-    """Check that vectors may be written to a file of this name.
-
-    Raises:
-        FitError: its ending says no known format
-        OutputError: it exists and may not be replaced, or can't be written
-    """
-    if path.suffix not in VECTOR_FORMATS:
-        raise FitError(
-            f"{path} ends with {path.suffix!r}: vectors go to {' or '.join(VECTOR_FORMATS)}"
-        )
-    if path.exists() and not overwrite:
-        raise OutputError(
-            f"{path} exists: add --overwrite to replace it, or choose another --output"
-        )
-    with lease(path):  # nothing else writes there, and it can be written
-        pass
-
-
-def write_vectors(
-    path: Path, texts: Sequence[str], vectors: np.ndarray, *, overwrite: bool = False
-) -> None:
-    """Write vectors to a file that appears whole or not at all.
-
-    Args:
-        path: `.npy`: the float32 array (N, D); `.parquet`: columns `text` and `vector`
-        texts: N
-        vectors: float32 (N, D)
-        overwrite: replace the file that is there
-
-    Raises:
-        FitError: the ending of `path` says no known format
-        OutputError: it exists and may not be replaced, or can't be written
-    """
-    check_vector_file(path, overwrite=overwrite)
-    with lease(path), writing_file(path) as partial, partial.open("wb") as file:
-        if path.suffix == ".npy":
-            np.save(file, vectors)
-        else:
-            _write_parquet(file, texts, vectors)
-
-
-def _write_parquet(file: IO[bytes], texts: Sequence[str], vectors: np.ndarray) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    pq.write_table(pa.table({"text": pa.array(texts, pa.string()), "vector": column}), file)

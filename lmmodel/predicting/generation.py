@@ -15,7 +15,7 @@ from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
 from lmmodel.layers.key_values import KeyValues
-from lmmodel.predicting.texts import encode_given
+from lmmodel.predicting.texts import check_finite, encode_given
 from lmmodel.trained import Run
 
 # Places, over all prompts of a batch, whose keys and values are remembered at once.
@@ -165,7 +165,9 @@ class _Loop:
         alive = list(range(len(self._prompts)))
         while alive:
             hidden = run.model(batch, is_causal=True, rows=rows, past=past)
-            chosen = self._choose(run.model.lm_logits(hidden).float(), alive, len(ids[alive[0]]))
+            logits = run.model.lm_logits(hidden).float()
+            check_finite(run, logits)
+            chosen = self._choose(logits, alive, len(ids[alive[0]]))
             stopped = [self._stop(ids[i], i, token) for i, token in zip(alive, chosen, strict=True)]
             finished += [
                 (int(self._indices[i]), ids[i], why)

@@ -29,7 +29,7 @@ from lmmodel.inference import (
     split_by_tokens,
 )
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import encode_given, frame_of
+from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
 from lmmodel.trained import Run
 
@@ -127,12 +127,17 @@ def token_scores(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Return the log-probability of each token: float64 (T,), NaN where nothing precedes it."""
+    """Return the log-probability of each token: float64 (T,), NaN where nothing precedes it.
+
+    Raises:
+        DivergedError: the model gives none
+    """
     make_jobs = _next_token_jobs if run.is_causal else _masked_jobs
     scores = np.full(len(encoded.ids), np.nan)
     num_done = 0
     jobs = make_jobs(run, encoded, frame, windows)
     for tokens, values in map_batches(lambda job: _score(model, job, run), jobs, run.device):
+        check_finite(run, values)
         scores[tokens] = values
         num_done += len(tokens)
         if progress is not None:

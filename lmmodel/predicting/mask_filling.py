@@ -15,6 +15,7 @@ from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer
+from lmmodel.predicting.texts import check_finite
 from lmmodel.trained import Run
 
 
@@ -110,6 +111,7 @@ def masked_logits(
 
     results: list[Tensor] = [torch.empty(0)] * len(encoded)
     for group, logits in map_batches(compute, groups, run.device):
+        check_finite(run, logits)
         pieces = torch.split(logits, [len(places[index]) for index in group])
         for index, piece in zip(group, pieces, strict=True):
             results[index] = piece

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lmdata.tokenizer import Tokenizer
-from lmmodel.errors import FitError
+from lmmodel.errors import DivergedError, FitError
 from lmmodel.texts import Frame, TextIds, encode_texts, frame_around
 from lmmodel.trained import Run
 
@@ -49,3 +51,17 @@ def frame_of(run: Run, *, start_token: str | None = None) -> Frame:
     if index is None:
         raise FitError(f"{start_token!r} is no piece of the tokenizer of {run.path}")
     return frame_around([index], [])
+
+
+def check_finite(run: Run, values: np.ndarray | Tensor) -> None:
+    """Check that what a model computed is numbers, as nothing may be said by others.
+
+    Raises:
+        DivergedError: one is not finite
+    """
+    is_finite = torch.isfinite(torch.as_tensor(values)).all()
+    if not is_finite:
+        raise DivergedError(
+            f"what {run.path} computes is not finite: its weights are damaged, or training went "
+            "astray; take an earlier checkpoint, or train again"
+        )

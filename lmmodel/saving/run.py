@@ -75,7 +75,7 @@ class RunRecord:
         return not self.data_path
 
 
-def make_record(
+def new_record(
     config: TrainConfig,
     num_steps: int,
     data: TrainingData,

@@ -27,9 +27,9 @@ from lmmodel.tasks.examples import (
     unlabelled,
 )
 from lmmodel.tasks.passages import encode_passages, find_answers, place_answers
-from lmmodel.tasks.questions import QuestionRows, is_squad, read_questions, read_squad
+from lmmodel.tasks.questions import USUAL, QuestionRows, is_squad, read_questions, read_squad
 from lmmodel.tasks.scores import score_answers
-from lmmodel.tasks.task import Scores, StockClass, Task
+from lmmodel.tasks.task import GivenTexts, Scores, StockClass, Task
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.texts import Framed, Integers, cut_windows, encode_texts, find_frame, put_into_frame
 
@@ -60,6 +60,7 @@ class AnsweringTask(Task[QuestionRows]):
     verb = "answer"
     stopping_scores = ("f1", "exact_match")
     is_over_sequences = False
+    usual = USUAL
     stock = StockClass(
         suffix="QuestionAnswering",
         pipeline_tag="question-answering",
@@ -131,6 +132,15 @@ class AnsweringTask(Task[QuestionRows]):
                 **count_windows(windows),
             },
         )
+
+    def given(self, rows: QuestionRows) -> GivenTexts:
+        """Return the questions with their passages."""
+        passages = [rows.passage(row) for row in range(len(rows))]
+        about = [
+            {"id": identity, "question": question}
+            for identity, question in zip(rows.ids, rows.questions, strict=True)
+        ]
+        return GivenTexts(texts=list(rows.questions), seconds=passages, rows=about)
 
     def take_rows(self, rows: QuestionRows, which: Integers) -> QuestionRows:
         """Return some rows."""

@@ -35,6 +35,7 @@ from lmmodel.tasks.scores import confusion, score_classes, score_truths
 from lmmodel.tasks.task import Scores, StockClass, Task
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import (
+    ABSENT,
     TextRows,
     check_pairs,
     encode_text_rows,
@@ -64,7 +65,7 @@ class Classification:
 def label_numbers(labels: Sequence[str], unlabelled: Sequence[str]) -> dict[str, int]:
     """Return the id of each class by the key of its name, IGNORED for those that stand for none."""
     ids = {label_key(name): number for number, name in enumerate(labels)}
-    return {**{label_key(name): IGNORED for name in unlabelled}, **ids}
+    return {ABSENT: IGNORED, **{label_key(name): IGNORED for name in unlabelled}, **ids}
 
 
 def label_ids(rows: TextRows, labels: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -107,6 +108,7 @@ def find_classes(rows: TextRows) -> tuple[str, ...]:
     for names in rows.labels if rows.labels is not None else ():
         for name in names:
             spelled.setdefault(label_key(name), name)
+    spelled.pop(ABSENT, None)
     without = {label_key(name) for name in rows.unlabelled}
     real = [name for key, name in spelled.items() if key not in without]
     return enough_labels(rows.path, real if len(real) > 1 else spelled.values())

@@ -50,22 +50,20 @@ def find_columns(file: TaskFile, usual: Usual) -> tuple[Choice, str | None]:
     table, given = file.table, file.columns
     table.check(*[name for name in (given.text, given.pair, given.label) if name is not None])
     problems: list[str] = []
-    texts = _find_texts(file, usual, problems)
+    missing: list[str] = []
+    texts = _find_texts(file, usual, problems, missing)
     label = given.label
     if given.has_labels and label is None:
-        label = _find_label(file, usual, texts, problems)
+        label = _find_label(file, usual, texts, problems, missing)
+    if missing:
+        problems.append(_missing(missing, is_header_sure=not table.has_names))
     if problems:
-        is_unknown = any("which column" in problem for problem in problems)
-        header = "; if its first line is data, say --no-header and give numbers"
-        raise TaskError(
-            f"{table.path}: {' '.join(problems)} The columns are {table.listing()}"
-            f"{header if table.has_names and is_unknown else ''}"
-        )
+        raise TaskError(f"{table.path}: {' '.join(problems)} The columns are {table.listing()}")
     return texts, label if given.has_labels else None
 
 
-def _find_texts(file: TaskFile, usual: Usual, problems: list[str]) -> Choice:
-    """Return the columns of the texts; adds to `problems` where there are none."""
+def _find_texts(file: TaskFile, usual: Usual, problems: list[str], missing: list[str]) -> Choice:
+    """Return the columns of the texts; adds to `problems` or `missing` where there are none."""
     given, wanted = file.columns, usual.num_texts
     if given.text is not None and (given.pair is not None or 1 in wanted):
         return (given.text,) if given.pair is None else (given.text, given.pair)
@@ -85,7 +83,7 @@ def _find_texts(file: TaskFile, usual: Usual, problems: list[str]) -> Choice:
         return ()
     guessed = _guess_texts(file, usual)
     if not guessed:
-        problems.append(_missing(options))
+        missing += options.split(" and ")
     return guessed
 
 
@@ -97,12 +95,14 @@ def _guess_texts(file: TaskFile, usual: Usual) -> Choice:
     names = [name for name in table.columns if name != given.label and _is_running(table, name)]
     if len(names) not in usual.num_texts:
         return ()
-    file.note(f"{_listed(names)} taken as the text (--text{' --pair' if len(names) > 1 else ''})")
+    file.note(f"{_listed(names)} taken as the text ({_options(('text', 'pair')[: len(names)])})")
     return tuple(names)
 
 
-def _find_label(file: TaskFile, usual: Usual, texts: Choice, problems: list[str]) -> str | None:
-    """Return the column of the label; adds to `problems` where there is none."""
+def _find_label(
+    file: TaskFile, usual: Usual, texts: Choice, problems: list[str], missing: list[str]
+) -> str | None:
+    """Return the column of the label; adds to `problems` or `missing` where there is none."""
     table = file.table
     known = _matching(table, [(name,) for name in usual.labels])
     found = [one for one in known if one[0] not in texts]
@@ -113,9 +113,9 @@ def _find_label(file: TaskFile, usual: Usual, texts: Choice, problems: list[str]
         return None
     names = [name for name in table.columns if name not in texts and _repeats(table, name)]
     if len(names) == 1 and texts and usual.guesses_by_value:
-        file.note(f"{_listed(names)} taken as the label (--label)")
+        file.note(f"{_listed(names)} taken as the label (--label-field)")
         return names[0]
-    problems.append(_missing("label"))
+    missing.append("label")
     return None
 
 
@@ -147,14 +147,17 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(map(repr, names)) + (" are" if len(names) > 1 else " is")
 
 
-def _options(what: str) -> str:
-    return " and ".join(f"--{option}" for option in what.split(" and "))
+def _options(names: Sequence[str]) -> str:
+    return " and ".join(f"--{name}-field" for name in names)
 
 
 def _ambiguous(what: str, found: Sequence[Choice]) -> str:
     fitting = " or ".join(" and ".join(map(repr, choice)) for choice in found)
-    return f"{what} could be {fitting}: say which by {_options(what)}."
+    return f"{what} could be {fitting}: say which by {_options(what.split(' and '))}."
 
 
-def _missing(what: str) -> str:
-    return f"which column holds {what}? Say so by {_options(what)}."
+def _missing(names: Sequence[str], *, is_header_sure: bool) -> str:
+    """Return which columns are not there, all at once, and how to say where they are."""
+    what = "which column holds" if len(names) == 1 else "which columns hold"
+    header = "" if is_header_sure else "; if the first line is data, say --no-header and numbers"
+    return f"{what} {' and '.join(names)}? Say so by {_options(names)}{header}."

@@ -187,7 +187,7 @@ def most_frequent(learned: Labels | None, references: Any) -> Any:
     """Return the id that is most frequent among learned ones, once for each reference.
 
     Example:
-        >>> most_frequent(np.array([1, 1, 0, IGNORED]), [0, 0]).tolist()
+        >>> most_frequent(np.array([1, 1, 0, -100]), [0, 0]).tolist()
         [1, 1]
     """
     ids = np.asarray(learned)

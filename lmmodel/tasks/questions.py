@@ -23,7 +23,7 @@ from lmmodel.tasks.files import describe, parse_text
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.texts import Integers
 
-_USUAL = Usual(
+USUAL = Usual(
     texts=(("question", "context"), ("question", "passage")),
     labels=("answers", "answer"),
     num_texts=(2,),
@@ -213,7 +213,7 @@ def read_questions(file: TaskFile) -> QuestionRows:
     Raises:
         TaskError: a column is missing or a value is of another kind
     """
-    names, label = find_columns(file, _USUAL)
+    names, label = find_columns(file, USUAL)
     table = file.table
     extra = [name for name in ("answer_start", "id") if name in table.columns]
     used = [*names, *([] if label is None else [label]), *extra]

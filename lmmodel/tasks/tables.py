@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lmdata.arrow_text import check_text, is_text, text_lengths
 from lmdata.reading.sources import COMPRESSIONS
 from lmmodel.errors import TaskError
-from lmmodel.tasks.files import read_bytes, suggest
+from lmmodel.tasks.files import MAX_BYTES, read_bytes, suggest
 
 FileFormat = Literal["tsv", "csv", "jsonl", "json", "parquet", "conllu"]
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Table:
 
     path: str
     lines: npt.NDArray[np.int64]  # (R,) 1-based line, or record of formats without lines
-    columns: Mapping[str, Sequence[Any] | pa.ChunkedArray]  # (R,) each; None: nothing there
+    columns: Mapping[str, Sequence[Any]]  # (R,) each; None: nothing there
     has_names: bool  # False: columns are numbers
     skips: bool = False  # whether rows that do not fit are left out
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -44,13 +45,11 @@ class Table:
             TaskError: there is no such column
         """
         self.check(name)
-        values = self.columns[name]
-        return list(values.to_pylist() if isinstance(values, pa.ChunkedArray) else values)
+        return list(self.columns[name])
 
     def head(self, name: str, num_rows: int) -> list[Any]:
         """Return the first values of a column."""
-        values = self.columns[name][:num_rows]
-        return list(values.to_pylist() if isinstance(values, pa.ChunkedArray) else values)
+        return list(self.columns[name][:num_rows])
 
     def check(self, *names: str) -> None:
         """Check that there are columns of these names.
@@ -109,7 +108,7 @@ class Table:
         return ""
 
 
-def read_parquet(path: Path) -> Table:
+def read_parquet(path: Path, *, skips: bool = False) -> Table:
     """Return a Parquet file as a table.
 
     Raises:
@@ -117,15 +116,52 @@ def read_parquet(path: Path) -> Table:
     """
     import pyarrow.parquet as pq
 
+    data = pa.BufferReader(read_bytes(path))
     try:
-        table = pq.read_table(pa.BufferReader(read_bytes(path)))
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        schema = pq.read_schema(data)
+        texts = [field.name for field in schema if is_text(field.type)]
+        data.seek(0)
+        file = pq.ParquetFile(data, read_dictionary=texts, page_checksum_verification=True)
+        _check_size(path, file.metadata.num_rows * max(1, len(schema)))
+        table = file.read()
+        columns = _unfolded(path, table)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).strip().split("\n")[0]
         raise TaskError(f"{path} is damaged or not a Parquet file: {reason}") from error
-    columns = dict(zip(table.column_names, table.columns, strict=True))
     lines = np.arange(1, table.num_rows + 1)
-    return Table(path=str(path), lines=lines, columns=columns, has_names=True)
+    return Table(path=str(path), lines=lines, columns=columns, has_names=True, skips=skips)
+
+
+def _unfolded(path: Path, table: pa.Table) -> dict[str, list[Any]]:
+    """Return the values of each column; texts are checked and measured before they are unfolded.
+
+    Raises:
+        TaskError: they come to more than is read
+        pa.ArrowException, UnicodeDecodeError: an offset, an index or a text is wrong
+    """
+    _check_size(path, sum(column.nbytes for column in table.columns))
+    num_bytes, columns = 0, {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values: list[Any] = []
+        for chunk in column.chunks:
+            if is_text(chunk.type):
+                checked = check_text(chunk)
+                num_bytes += int(text_lengths(checked)[0].sum())
+                _check_size(path, num_bytes)
+                values += [None if v is None else v.decode() for v in checked.to_pylist()]
+            else:
+                chunk.validate(full=True)
+                values += chunk.to_pylist()
+        columns[name] = values
+    return columns
+
+
+def _check_size(path: Path, num_bytes: int) -> None:
+    if num_bytes > MAX_BYTES:
+        raise TaskError(
+            f"{path} unfolds to more than the {MAX_BYTES >> 20} MiB that a task file may have: "
+            "take a part of it"
+        )
 
 
 def detect_format(path: Path) -> FileFormat:

@@ -43,9 +43,9 @@ from lmmodel.tasks.examples import (
     unlabelled,
 )
 from lmmodel.tasks.scores import are_entity_tags, confusion, score_classes, score_entities
-from lmmodel.tasks.task import Scores, StockClass, Task
+from lmmodel.tasks.task import GivenTexts, Scores, StockClass, Task
 from lmmodel.tasks.task_files import TaskFile
-from lmmodel.tasks.words import WordRows, read_conll, read_words, tag_ids
+from lmmodel.tasks.words import USUAL, WordRows, read_conll, read_words, tag_ids
 from lmmodel.texts import Integers, TextIds, cut_windows, encode_texts, find_frame, put_into_frame
 
 
@@ -141,6 +141,7 @@ class TaggingTask(Task[WordRows]):
     verb = "tag"
     stopping_scores = ("accuracy", "f1_macro", "entity_f1")
     is_over_sequences = False
+    usual = USUAL
     stock = StockClass(
         suffix="TokenClassification",
         pipeline_tag="token-classification",
@@ -198,6 +199,12 @@ class TaggingTask(Task[WordRows]):
             },
         )
 
+    def given(self, rows: WordRows) -> GivenTexts:
+        """Return the words of each sentence."""
+        bounds = itertools.pairwise(rows.offsets.tolist())
+        words = [list(rows.words[start:stop]) for start, stop in bounds]
+        return GivenTexts(texts=words, rows=[{"line": line} for line in rows.lines.tolist()])
+
     def take_rows(self, rows: WordRows, which: Integers) -> WordRows:
         """Return some rows."""
         return rows.take(which)
@@ -240,6 +247,17 @@ class TaggingTask(Task[WordRows]):
             )
             scores |= score_entities(*sentences)
         return scores
+
+    def resample(
+        self, found: Predictions, references: WordTags, rows: Integers
+    ) -> tuple[Predictions, WordTags]:
+        """Return the words of some sentences."""
+        lengths = np.diff(references.offsets)[rows]
+        words = ranges(references.offsets[rows], lengths)
+        return (
+            Predictions(values=found.values[words]),
+            WordTags(references.ids[words], offsets_of(lengths)),
+        )
 
     def guess(self, learned: Labels | None, num_outputs: int, references: Any) -> Any | None:
         """Return always the tag most frequent in training."""

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
+from lmmodel.errors import TaskError
 from lmmodel.families import ModelConfig
+from lmmodel.tasks.columns import Usual
 from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, TaskExamples
 from lmmodel.tasks.heads import TaskHead
 from lmmodel.tasks.task_files import TaskFile
@@ -57,6 +59,15 @@ class StockClass:
         return family not in self.without_bias
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenTexts:
+    """What a model is asked: N texts, perhaps with a second one each, and what is said of them."""
+
+    texts: list[Any]  # (N,) texts, or lists of words
+    seconds: list[str] | None = None  # (N,) second texts or passages
+    rows: list[dict[str, Any]]  # (N,) columns that answers stand beside
+
+
 RowsT = TypeVar("RowsT", bound=Rows)
 
 
@@ -73,6 +84,7 @@ class Task(Protocol[RowsT]):
     """Scores that may decide when to stop, higher is better; the first is the default."""
     is_over_sequences: bool  # one row of logits a sequence; otherwise one a token
     stock: StockClass | None  # None: stock transformers has no class for it
+    usual: Usual  # what the columns of its files are usually called
 
     # Files.
 
@@ -119,6 +131,10 @@ class Task(Protocol[RowsT]):
             TaskError: a label is unknown, or `max_seq_length` leaves no room for text
         """
         ...
+
+    def given(self, rows: RowsT) -> GivenTexts:
+        """Return what a model is asked about the rows of a file that is the task's own."""
+        raise TaskError(f"{rows.path} is no table of texts")
 
     def take_rows(self, rows: RowsT, which: Integers) -> RowsT:
         """Return some rows, int64 (N,) ascending, in their order."""
@@ -208,6 +224,15 @@ class Task(Protocol[RowsT]):
             ValueError: there is nothing to score, or the lengths differ
         """
         ...
+
+    def resample(
+        self, found: Predictions, references: Any, rows: Integers
+    ) -> tuple[Predictions, Any]:
+        """Return predictions and references of some rows, int64 (N,), some perhaps repeated."""
+        if isinstance(references, list):
+            values = [found.values[row] for row in rows]
+            return Predictions(values=values), [references[row] for row in rows]
+        return Predictions(values=found.values[rows]), references[rows]
 
     def guess(self, learned: Labels | None, num_outputs: int, references: Any) -> Any | None:
         """Return values that know only which answer is most frequent in training; None: none."""

@@ -152,7 +152,7 @@ class TaskFile:
         if has_fields:
             table = self._tabulate()
         elif self.format == "parquet":
-            table = read_parquet(self.path)
+            table = read_parquet(self.path, skips=columns.errors == "skip")
         else:
             table = self._records()
         if not len(table.lines):

@@ -23,6 +23,8 @@ from lmmodel.texts import Integers, encode_texts, find_frame, fit_pairs, put_int
 
 Classes = tuple[str, ...]  # of one row: one, or several where a row may have them
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+ABSENT = ""
+"""The class of a row whose label is null or empty."""
 _TRUTHS = {"true": "1", "false": "0"}
 NO_LABEL = "without a label"
 
@@ -171,11 +173,13 @@ def parse_class(where: str, name: str, value: Any) -> str:
 
 
 def parse_classes(where: str, name: str, value: Any) -> Classes:
-    """Return the classes of a row: one, or those in a list.
+    """Return the classes of a row: one, those in a list, or that there is none.
 
     Raises:
         TaskError: they are something else
     """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return (ABSENT,)
     if isinstance(value, list):
         return tuple(dict.fromkeys(parse_class(where, name, item) for item in value))
     return (parse_class(where, name, value),)

@@ -35,7 +35,7 @@ _FORM, _MISC = 1, 9
 _TAG_COLUMNS = {"upos": 3, "xpos": 4}
 _ABSENT = "_"
 _DOCUMENT_START = "-DOCSTART-"
-_USUAL = Usual(
+USUAL = Usual(
     texts=(("tokens",), ("words",)),
     labels=("tags", "upos", "xpos", "pos_tags", "ner_tags", "labels"),
     num_texts=(1,),
@@ -141,7 +141,7 @@ def read_words(file: TaskFile) -> WordRows:
     Raises:
         TaskError: a column is missing or ambiguous, or tags do not match their words
     """
-    (name,), label = find_columns(file, _USUAL)
+    (name,), label = find_columns(file, USUAL)
 
     def parse(where: str, words: Any, tags: Any = None) -> tuple[list[str], list[str]]:
         own = _split(where, name, words)

@@ -22,7 +22,7 @@ from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state, save_wei
 from lmmodel.training.budget import interval
 from lmmodel.training.costs import batch_flops
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.reporting import Reporter
+from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE, Reporter
 
 UNIGRAM_ADVICE = (
     "Train longer, or try optimizer.name=muon, another optimizer.lr or a longer "
@@ -139,7 +139,8 @@ class Trainer:
                 self.step += 1
                 self._after_step(batch, result, totals.num_tokens)
                 if learner.num_at_once < at_once:
-                    self._note(f"out of memory: {learner.num_at_once} micro-batches at a time now")
+                    message = f"out of memory: {learner.num_at_once} micro-batches at a time now"
+                    self._note(message, OUT_OF_MEMORY)
                 if learner.loader is not loader:
                     batches.close()
                     self._note_smaller()
@@ -182,7 +183,8 @@ class Trainer:
             if since is not None:
                 self._note(
                     f"held-out loss has been on the unigram line since step {since}: the model "
-                    f"guesses by frequency alone. {UNIGRAM_ADVICE}"
+                    f"guesses by frequency alone. {UNIGRAM_ADVICE}",
+                    UNIGRAM_LINE,
                 )
 
     def _save(self) -> None:
@@ -206,16 +208,17 @@ class Trainer:
             f"{self.output}: go on with --resume"
         )
 
-    def _note(self, message: str) -> None:
-        """Say something once."""
+    def _note(self, message: str, notice: str) -> None:
+        """Say something once, and in metrics.jsonl what it is about."""
         if message not in self.notes:
             self.notes.append(message)
-            self.reporter.say(self.step, message)
+            self.reporter.say(self.step, message, notice)
 
     def _note_smaller(self) -> None:
         self._note(
             f"out of memory: micro-batches are now {self.learner.loader.shape.num_tokens} tokens; "
-            "without dropout the result stays the same"
+            "without dropout the result stays the same",
+            OUT_OF_MEMORY,
         )
 
     def _note_skipped(self, result: StepResult, num_skipped: int) -> int:
@@ -226,7 +229,7 @@ class Trainer:
         """
         if result.skipped is None:
             return 0
-        self._note(f"step {self.step + 1} is left out: {result.skipped}")
+        self._note(f"step {self.step + 1} is left out: {result.skipped}", SKIPPED_STEP)
         if num_skipped + 1 >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
                 f"step {self.step + 1}: {MAX_SKIPPED_IN_A_ROW} bad steps in a row, "

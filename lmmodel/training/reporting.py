@@ -30,6 +30,9 @@ from lmmodel.training.learner import StepResult
 PICTURE_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
 
+# What a notice in metrics.jsonl is about, for programs; its message is for people.
+OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE = "out-of-memory", "skipped-step", "unigram-line"
+
 # Seconds that a picture stays as it is while training goes on: drawing takes half a second.
 REDRAW_S = 30.0
 
@@ -166,7 +169,7 @@ class Reporter:
         entries = read_metrics(self.output / METRICS_NAME)
         since = on_line_since(entries, UNIGRAM_MARGIN)
         is_short = since is None or entries[-1]["step"] - since < self.num_steps / 10
-        was_said = any("unigram line" in entry.get("message", "") for entry in entries)
+        was_said = any(entry.get("notice") == UNIGRAM_LINE for entry in entries)
         return None if is_short or was_said else since
 
     def draw(self, evaluation: Evaluation | None, *, is_last: bool) -> None:
@@ -179,9 +182,9 @@ class Reporter:
         unigram_loss = None if evaluation is None else evaluation.unigram_loss
         plot_losses(entries, self.output / PICTURE_NAME, unigram_loss)
 
-    def say(self, step: int, message: str) -> None:
+    def say(self, step: int, message: str, notice: str) -> None:
         """Say something once: in metrics.jsonl and on the progress display."""
-        self._write({"step": step, "message": message})
+        self._write({"step": step, "notice": notice, "message": message})
         if self.report is not None:
             self.report(
                 Progress(

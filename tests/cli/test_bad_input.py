@@ -185,7 +185,7 @@ CASES = {
     ),
     "a row that is not there": Case(
         lambda _, road: ["lmdata", "show", road.shards, "--row", "99999"],
-        r"no row 99999 in split train, which has \d+ rows",
+        r"split train of .* has no row 99999: its rows are 0 to \d+",
     ),
     "an unknown recipe": Case(
         mask("--recipe", "gpt-5"), "recipe must be one of bert, .*, got 'gpt-5'"
@@ -208,7 +208,8 @@ CASES = {
     "no such TOML": Case(mask("--config", "nowhere.toml"), "no such configuration file: nowhere"),
     "--set without a value": Case(mask("--set", "duplicates"), "--set takes KEY=VALUE"),
     "existing tokenizer": Case(
-        existing("lmdata", "train-tokenizer", "corpus", "tokenizer"), "exists: add --overwrite"
+        existing("lmdata", "train-tokenizer", "corpus", "tokenizer"),
+        "already holds a tokenizer: add --overwrite",
     ),
     "existing store": Case(
         lambda _, road: [
@@ -264,11 +265,12 @@ CASES = {
         "budget.num_minutes must be a finite number, got inf",
     ),
     "existing corpus": Case(
-        lambda _, road: ["lmdata", "sample-corpus", road.corpus], "exists and is not empty"
+        lambda _, road: ["lmdata", "sample-corpus", road.corpus],
+        "exists and is not a sample corpus",
     ),
     "a corpus of one's own": Case(
         lambda _, road: ["lmdata", "sample-corpus", road.corpus, "--overwrite"],
-        "was not written by this command",
+        "exists and is not a sample corpus as it was written",
     ),
     "shards of another tokenizer": Case(
         copy_of_shards(swap_tokenizer, "lmmodel", "train"), "tokenizer"
@@ -276,7 +278,7 @@ CASES = {
     "evaluation with another tokenizer": Case(evaluate_other_tokenizer, "tokenizer"),
     "shards of a newer version": Case(
         copy_of_shards(from_the_future, "lmmodel", "train"),
-        "has format version 999, lmdata .* reads up to 1: upgrade lmdata",
+        "has format version 999, lmdata .* reads up to 2: upgrade lmdata",
     ),
     "a truncated shard": Case(copy_of_shards(truncate, "lmdata", "stats"), r"train-00000\.arrow"),
     "no such run": Case(lambda *_: ["lmmodel", "evaluate", "nowhere"], "nowhere holds no run"),

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lmdata.tokenizer import load_tokenizer
 from tests.cli.commands import Road, as_json, invoke, succeed
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 
 @pytest.fixture
@@ -78,3 +80,43 @@ def test_what_are_no_pairs_is_one_line(road: Road, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
     assert "holds no file of minimal pairs" in result.stderr
+
+
+# Fine-tuned models.
+
+
+@pytest.fixture(scope="module")
+def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned") / "model"
+    tokenizer = load_tokenizer(road.tokenizer)
+    return write_fine_tuned(folder, "sequence-classification", tokenizer, ("bad", "good"))
+
+
+def test_a_fine_tuned_model_is_scored_on_a_file(tuned: Path, tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    rows = [f"The {word} sees.,{label}" for word in ("river", "stone") for label in ("good", "bad")]
+    path.write_text("\n".join(["sentence,label", *rows, "A bird.,-1", ""]))
+    found = as_json("lmmodel", "evaluate", tuned, path)
+    assert found["scores"]["accuracy"] == 0.5
+    assert found["intervals"]["accuracy"] == pytest.approx([0.15, 0.85], abs=0.01)
+    assert set(found["intervals"]) == {"accuracy", "f1_macro", "matthews"}
+    assert [one["label"] for one in found["by_label"]] == ["bad", "good"]
+    assert sum(map(sum, found["confusion"])) == 4
+    assert found["counts"] == {"left out: without a label": 1}
+    lines = succeed("lmmodel", "evaluate", tuned, path).stdout
+    for part in ("accuracy", "95 % interval", "precision", "right, taken for", "without a label"):
+        assert part in lines
+
+
+def test_what_a_fine_tuned_model_can_not_be_scored_by_is_told(
+    road: Road, tuned: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text("sentence,label\nThe river.,fair\n")
+    unknown = invoke("lmmodel", "evaluate", tuned, path)
+    assert (unknown.exit_code, unknown.stderr.count("\n")) == (1, 1)
+    assert "unknown label 'fair'; training has 'bad', 'good'" in unknown.stderr
+    path.write_text("sentence,label\nThe river.,-\n")
+    assert "nothing to score" in invoke("lmmodel", "evaluate", tuned, path).stderr
+    for arguments in ([tuned], [tuned, path, "--by-source"], [road.run, path, "--text-field", "a"]):
+        assert invoke("lmmodel", "evaluate", *arguments).exit_code == 2

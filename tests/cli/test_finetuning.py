@@ -8,6 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
+from lmcli.finetuning import TASK_NAMES
+from lmmodel.tasks.known import TASKS
 from tests.cli.commands import VERBS, WORDS, Road, as_json, invoke, succeed
 
 FAST = (
@@ -126,7 +128,7 @@ def test_an_interruption_says_that_nothing_is_there(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("missing", ["--task", "--train", "--validation"])
+@pytest.mark.parametrize("missing", ["--task", "--train"])
 def test_wrong_usage_exits_2(road: Road, reviews: tuple[Path, Path], missing: str) -> None:
     given = {"--task": "regression", "--train": reviews[0], "--validation": reviews[1]}
     del given[missing]
@@ -134,3 +136,19 @@ def test_wrong_usage_exits_2(road: Road, reviews: tuple[Path, Path], missing: st
     result = invoke("lmmodel", "finetune", road.run, *arguments)
     assert result.exit_code == 2
     assert f"Missing option '{missing}'" in result.stderr
+
+
+def test_the_help_names_every_task() -> None:
+    for name in TASKS:
+        assert name in TASK_NAMES
+
+
+def test_a_share_of_the_training_file_validates_where_no_other_does(
+    road: Road, reviews: tuple[Path, Path], tmp_path: Path
+) -> None:
+    arguments = ("lmmodel", "finetune", road.run, *CLASSES, "--train", reviews[0], *FAST)
+    found = as_json(*arguments, "--output", tmp_path / "out", "--set", "validation_ratio=0.25")
+    assert (found["num_train"], found["num_validation"]) == (30, 10)
+    assert "10 of its rows validate, 30 are learned from" in found["notes"][0]
+    itself = as_json(*arguments, "--output", tmp_path / "two", "--validation", reviews[0])
+    assert "is the training file" in itself["notes"][0]

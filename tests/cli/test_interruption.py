@@ -64,7 +64,8 @@ def test_mask(road: Road, tmp_path: Path) -> None:
     code, errors = interrupt_when((output / ".build" / "plan.json").exists, *arguments)
     assert code == 130
     assert errors == (
-        "\nInterrupted. What was finished is kept; type the same command again to go on.\n"
+        f"\nInterrupted. What was finished is kept in {output}; type the same command again to go "
+        "on.\n"
     )
     assert not list(output.glob(".*.partial"))
     assert as_json(*arguments)["rows"]["train"] > 0

@@ -106,6 +106,34 @@ def test_globs_and_standard_input(road: Road, tmp_path: Path) -> None:
     assert sum(found["rows"].values()) == 3
 
 
+def test_standard_input_is_told_by_what_comes(road: Road, tmp_path: Path) -> None:
+    data = as_bytes("jsonl", ["The bird sees.", "The road.", "A river."])
+    options = ("--tokenizer", road.tokenizer, "--output", tmp_path / "tokens", "--overwrite")
+    result = succeed("lmdata", "tokenize", "-", *options, input=data)
+    assert "standard input is read as jsonl; --set corpus.stdin_format=txt" in result.stderr
+    assert "3 in = 3 out" in result.stdout
+    result = succeed("lmdata", "tokenize", "-", *options, input=b"The bird sees.\n")
+    assert "standard input" not in result.stderr
+
+
+def test_an_empty_argument_is_not_the_folder_around(road: Road, inside: Path) -> None:
+    (inside / "a.txt").write_text("The bird sees.")
+    result = invoke("lmdata", "tokenize", "", "--tokenizer", road.tokenizer)
+    assert result.exit_code == 1
+    assert "'' names no file: is a variable of your command empty?" in result.stderr
+
+
+def test_a_corpus_that_holds_its_own_tokenizer_and_tokens_is_read_again(inside: Path) -> None:
+    for number in range(4):
+        (inside / f"doc{number}.txt").write_text(make_text(20))
+    succeed("lmdata", "train-tokenizer", ".", "--vocab-size", "100")
+    for _ in range(2):
+        result = succeed("lmdata", "tokenize", ".", "--overwrite")
+        assert "4 in = 4 out" in result.stdout
+        assert "part of a tokenizer or model (such as " in result.stdout
+    assert "part of a dataset that lmdata wrote (such as manifest.json)" in result.stdout
+
+
 def test_a_document_of_one_character(road: Road, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a")
     assert tokenize(road, tmp_path, tmp_path / "one.txt")["rows"]["train"] == 1
@@ -208,7 +236,7 @@ def test_overwrite_never_deletes_what_is_no_tokenizer(road: Road, tmp_path: Path
     result = invoke("lmdata", "train-tokenizer", road.corpus, "--output", tmp_path / "out",
                     "--overwrite")  # fmt: skip
     assert result.exit_code == 1
-    assert "holds more than a tokenizer (such as thesis.txt)" in result.stderr
+    assert "exists and is not a tokenizer, so nothing replaces it" in result.stderr
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 

@@ -36,7 +36,9 @@ SHARED = {
     "--config": "TOML file with settings.",
 }  # fmt: skip
 
-OTHER_OUTPUTS = {("train", "--output"), ("embed", "--output")}  # a run folder, a file
+OTHER_OUTPUTS = {("train", "--output")}  # a run folder
+ANSWERING = {"fill-mask", "generate", "score", "embed", "classify", "tag", "answer"}
+ANSWERS = "File to write: .csv, .jsonl or .parquet, with all columns of a table."
 ONLY_PRINTING = {
     "recipes", "show", "fill-mask", "score", "generate", "classify", "tag", "answer",
 }  # fmt: skip
@@ -134,7 +136,8 @@ def test_an_option_means_the_same_on_every_verb(command: str, verb: str) -> None
     options = options_of(command, verb)
     for name, text in SHARED.items():
         if name in options and (verb, name) not in OTHER_OUTPUTS:
-            assert options[name].help == text
+            is_file = name == "--output" and verb in ANSWERING
+            assert options[name].help == (ANSWERS if is_file else text)
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -220,7 +221,10 @@ def test_answer_finds_stretches_of_a_passage(tuned: dict[str, Path], tmp_path: P
         (["score", "run", ""], "has no token in it"),
         (["score", "nowhere", "a"], "nowhere holds no run"),
         (["score", "run", "--file", "no-such-file"], "can't read no-such-file"),
-        (["embed", "run", "a", "--output", "v.csv"], "vectors go to .npy or .parquet"),
+        (
+            ["embed", "run", "a", "--output", "v.txt"],
+            "answers go to .npy, .csv, .jsonl or .parquet",
+        ),
         (["fill-mask", "gpt", "[MASK]"], "was trained on next tokens"),
         (["fill-mask", "run", "[MASK]", "--top-k", "100000"], "has only 100 pieces: ask for fewer"),
         (["classify", "regression/config.json", "a"], "is a file: name the folder"),
@@ -310,3 +314,106 @@ def test_without_a_text_the_usage_is_explained(road: Road) -> None:
 def test_json_lines_are_one_object(road: Road) -> None:
     found = json.loads(succeed("lmmodel", "score", road.run, "A stone.", "--json").stdout)
     assert set(found) == {"score", "texts", "counts"}
+
+
+# Tables.
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    path.write_text("id,body,label\n1,The river sees.,good\n2,,bad\n3,A cruel stone.,bad\n")
+    return path
+
+
+def test_a_table_is_read_as_one_and_its_columns_stay(
+    road: Road, gpt: Path, reviews: Path, tmp_path: Path
+) -> None:
+    runs = {"embed": road.run, "score": road.run, "generate": gpt}
+    for verb, run in runs.items():
+        out = tmp_path / f"{verb}.parquet"
+        said = invoke("lmmodel", verb, run, "--file", reviews, "--output", out)
+        assert said.exit_code == 0, said.stderr
+        assert "note: rows without a text left out: 1" in said.stdout
+        assert "'body' is taken as the text" in said.stderr
+        rows = pq.read_table(out).to_pylist()
+        assert [row["id"] for row in rows] == ["1", "3"]
+        assert set(rows[0]) > {"id", "body", "label"}
+    found = as_json("lmmodel", "score", road.run, "--file", reviews, "--text-field", "body")
+    assert found["texts"][1]["row"] == {"id": "3", "body": "A cruel stone.", "label": "bad"}
+    plain = as_json("lmmodel", "score", road.run, "The river sees.", "A cruel stone.")
+    assert [one["log_likelihood"] for one in found["texts"]] == pytest.approx(
+        [one["log_likelihood"] for one in plain["texts"]]
+    )
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv.gz", "jsonl", "parquet"])
+def test_every_kind_of_table_is_classified(
+    tuned: dict[str, Path], tmp_path: Path, extension: str
+) -> None:
+    rows = [{"text": "A stone.", "n": "1"}, {"text": "A bird.", "n": "2"}]
+    path = tmp_path / f"in.{extension}"
+    separator = "," if extension == "csv" else "\t"
+    lines = "".join(separator.join(row) + "\n" for row in (rows[0], *[r.values() for r in rows]))
+    contents = {
+        "csv": lines.encode(), "tsv.gz": gzip.compress(lines.encode()),
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
+    }  # fmt: skip
+    if extension == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_bytes(contents[extension])
+    for output in ("out.csv", "out.jsonl", "out.parquet"):
+        succeed("lmmodel", "classify", tuned["sequence-classification"], "--file", path,
+                "--output", tmp_path / output)  # fmt: skip
+    told = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    lines_told = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines_told] == told
+    assert [(row["text"], row["n"]) for row in told] == [("A stone.", "1"), ("A bird.", "2")]
+    assert (tmp_path / "out.csv").read_text().startswith("text,n,label,probability\n")
+
+
+def test_a_column_that_is_there_already_stays(tuned: dict[str, Path], reviews: Path) -> None:
+    out = reviews.with_name("out.jsonl")
+    succeed("lmmodel", "classify", tuned["sequence-classification"], "--file", reviews,
+            "--output", out)  # fmt: skip
+    row = json.loads(out.read_text().splitlines()[0])
+    assert row["label"] == "good"
+    assert row["predicted_label"] in {"good", "bad"}
+
+
+def test_questions_and_words_come_from_tables_too(tuned: dict[str, Path], tmp_path: Path) -> None:
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"id": 7, "question": "Who?", "context": "The river sees a stone."}\n')
+    found = as_json("lmmodel", "answer", tuned["question-answering"], "--file", questions)
+    assert found["texts"][0]["row"]["id"] == 7
+    assert found["texts"][0]["passage"] == "The river sees a stone."
+    words = tmp_path / "w.jsonl"
+    words.write_text('{"tokens": ["A", "stone."]}\n')
+    tagged = as_json("lmmodel", "tag", tuned["token-classification"], "--file", words)
+    assert tagged["texts"][0]["words"] == ["A", "stone."]
+
+
+def test_what_a_table_lacks_or_does_not_need_is_told(
+    road: Road, reviews: Path, tmp_path: Path
+) -> None:
+    lacking = invoke("lmmodel", "embed", road.run, "--file", reviews, "--text-field", "nope")
+    assert lacking.exit_code == 1
+    assert "has no column 'nope': it has 'id', 'body', 'label'" in lacking.stderr
+    for options in (["a", "--text-field", "b"], ["a", "--delimiter", ";"]):
+        useless = invoke("lmmodel", "embed", road.run, *options)
+        assert useless.exit_code == 2
+        assert "is for a --file that is a table" in useless.stderr
+    twice = invoke("lmmodel", "embed", road.run, "a", "--file", reviews)
+    assert "not both" in twice.stderr
+
+
+def test_weights_that_are_no_numbers_are_never_the_best(road: Road, tmp_path: Path) -> None:
+    case = Path(__file__).parents[2] / "../shared/cases/nan-is-perfect/run"
+    if not case.is_dir():
+        pytest.skip(f"no case at {case}")
+    for verb, text in (("score", "The king."), ("embed", "The king."), ("fill-mask", "A [MASK].")):
+        refused = invoke("lmmodel", verb, case, text)
+        assert refused.exit_code == 1
+        assert refused.stderr.count("\n") == 1
+        assert "not finite" in refused.stderr or "no number" in refused.stderr

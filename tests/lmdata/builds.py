@@ -139,5 +139,8 @@ def make_version_1(folder: Path) -> None:
         for shard in shards:
             del shard["blocks"], shard["frame"]
     del values["hash"]
+    values.pop("views", None)
+    if values["configuration"].get("recipe", {}).get("view") == "sop":
+        del values["ledger"]["flows"]["tokens"]
     text = json.dumps({**values, "format_version": 1}, sort_keys=True, indent=1)
     path.write_text(text + "\n")

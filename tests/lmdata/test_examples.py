@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lmdata import examples as module
-from lmdata.building.resumable import differences
+from lmdata.config import changes
 from lmdata.dataset import open_examples, open_store
 from lmdata.errors import ConfigError, DatasetError, MismatchError, OutputError
 from lmdata.examples import write_examples
@@ -247,4 +247,4 @@ def test_no_labels_are_null_on_disk(store, tmp_path):
 
 def test_differences_between_settings_are_named_from_the_outside_in():
     begun, now = {"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 3]}, "d": 4}
-    assert list(differences(begun, now)) == [("b.c", [1, 2], [1, 3]), ("d", None, 4)]
+    assert list(changes(begun, now)) == [("b.c", [1, 2], [1, 3]), ("d", None, 4)]

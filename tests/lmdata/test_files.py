@@ -27,6 +27,7 @@ from lmdata.files import (
     writing_file,
     writing_folder,
 )
+from tests.lmdata.builds import make_tokenizer
 
 NOTE = Kind("a note", lambda folder: (folder / "what").is_file(), frozenset({"what", "more"}))
 
@@ -348,3 +349,21 @@ def test_only_what_a_manifest_or_a_plan_of_ours_names_is_overwritten(
             left = {path.relative_to(output).as_posix() for path in output.rglob("*")}
             assert left == {".build", *strangers}
     assert all((output / name).read_text() == "precious" for name in strangers)
+
+
+def test_a_tokenizer_folder_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    victim, output = tmp_path / "victim", tmp_path / "tokens"
+    for name in (victim / "tokenizer.json", output / ".build" / "plan.json"):
+        name.parent.mkdir(parents=True)
+        name.write_text(MANIFEST)
+    (output / "tokenizer").symlink_to(victim)
+    with (
+        claim_folder(output) as folder,
+        pytest.raises(OutputError, match=r"tokenizer is a link to .*victim, where nothing is"),
+    ):
+        folder.save_tokenizer(make_tokenizer())
+    with claim_folder(output, overwrite=True) as folder:
+        folder.save_tokenizer(make_tokenizer())
+    assert not (output / "tokenizer").is_symlink()
+    assert (victim / "tokenizer.json").read_text() == MANIFEST
+    assert names_in(victim) == {"tokenizer.json"}

@@ -21,7 +21,9 @@ from tests.lmdata.corpus_files import (
     COMPRESS,
     encode,
     read,
+    read_all,
     read_with_losses,
+    texts_of,
     write,
 )
 
@@ -204,3 +206,49 @@ def test_a_broken_csv_row_is_refused_with_its_line_or_counted(
     assert texts == ["one", "three"]
     assert positions == [0, 2]
     assert losses == {"broken": (1, len(data.split("\n")[2]) + 1)}
+
+
+def test_a_header_or_row_without_end_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    limit = {"max_document_bytes": 200_000}
+    for header in (b"a" * 2_000_000, b"a," * 1_000_000):
+        path = write(tmp_path / "a.csv", header)
+        with pytest.raises(CorpusError, match=r"a.csv line 1 takes \d+ bytes or more"):
+            read(path, **limit)
+        with pytest.raises(CorpusError, match=r"a.csv: the names of its columns, its first row"):
+            read(path, errors="skip", **limit)
+    rows = b"text,b\nfirst,1\n" + b"x" * 3_000_000 + b",2\nlast,3\n"
+    texts, losses, positions = read_with_losses(write(path, rows), errors="skip", **limit)
+    assert (texts, positions) == (["first", "last"], [0, 2])
+    assert losses == {"too-large": (1, 3_000_003)}
+
+
+def test_delimiters_inside_quotes_make_no_columns(tmp_path: Path) -> None:
+    numbers = "1," * 1_200_000
+    path = write(tmp_path / "a.csv", f'text,b\n"{numbers}",1\n"a\nb",2\n')
+    assert read(path) == [numbers, "a\nb"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_blank_lines_of_a_table_are_counted_and_keep_the_numbers_of_lines(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = write(tmp_path / f"a{suffix}", "text\n\n\n\none\n\n\ntwo\n\nx,y\tz\n")
+    texts, losses, positions = read_with_losses(path, errors="skip")
+    assert (texts, positions) == (["one", "two"], [3, 6])
+    assert losses == {"empty": (6, 0), "broken": (1, 6)}
+    with pytest.raises(CorpusError, match=r"line 10 has 2 fields where the header has 1"):
+        read(path)
+
+
+@pytest.mark.parametrize(("documents", "unit"), [
+    ("line", "\n"), ("line", "a\n"), ("blank-line", "a\n\n"), ("blank-line", "\n"), ("json", "\n"),
+])  # fmt: skip
+def test_tiny_lines_come_in_batches_of_bounded_number(
+    tmp_path: Path, documents: Any, unit: str
+) -> None:
+    path = write(tmp_path / ("a.jsonl" if documents == "json" else "a.txt"), unit * 10_000)
+    config = CorpusConfig(documents="file" if documents == "json" else documents)
+    batches = read_all(path, config, batch_bytes=8_000)
+    assert max(batch.num_records for batch in batches) <= 500
+    texts = texts_of(batches)
+    assert texts == ["a"] * (10_000 * unit.count("a"))

@@ -5,12 +5,13 @@ million. The broken variants deviate by what a real mistake would cost.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from lmdata.checking import checks
-from lmdata.checking.checks import Check, example_hashes, independence, share, uniformity
+from lmdata.checking.checks import LIMIT, Check, example_hashes, share, uniformity
 from lmdata.checking.example_checks import count_examples, judge
 from lmdata.masking import mask_rules, mask_tokens
 from lmdata.pairs import target_length
@@ -240,6 +241,32 @@ def test_mask_positions_are_uniform_and_a_wrong_end_is_refused():
     skewed = np.where(batch.masked_positions > 56, batch.masked_positions - 32,
                       batch.masked_positions)  # fmt: skip
     assert not judge_long_rows(damaged(batch, masked_positions=skewed))["mask positions"].passed
+
+
+def independence(name: str, first: ExampleBatch, second: ExampleBatch) -> Check:
+    """Return a check that two epochs mask the same examples independently of each other.
+
+    Args:
+        name: of the check
+        first: examples whose tokens are those of `second`, in the same order
+        second: the same examples of another epoch
+
+    Raises:
+        ValueError: the examples are not the same
+    """
+    if not np.array_equal(first.offsets, second.offsets):
+        raise ValueError("the two batches hold different examples: give the same rows unshuffled")
+    masked = [np.zeros(len(batch.input_ids), bool) for batch in (first, second)]
+    for is_masked, batch in zip(masked, (first, second), strict=True):
+        is_masked[batch.flat_masked_positions()] = True
+    starts = first.offsets[:-1]
+    one, two = (np.add.reduceat(part, starts, dtype=np.int64) for part in masked)
+    num_candidates = np.maximum(2, np.diff(first.offsets) - 2)
+    means = one * two / num_candidates
+    variances = means * (1 - one / num_candidates) * (num_candidates - two) / (num_candidates - 1)
+    observed = int((masked[0] & masked[1]).sum())
+    sigmas = (observed - means.sum()) / math.sqrt(max(1e-9, variances.sum()))
+    return Check(f"{name} overlap, deviation in standard errors", 0.0, float(sigmas), -LIMIT, LIMIT)
 
 
 def test_epochs_mask_independently_and_a_reused_seed_is_refused(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.aliases
 import gzip
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lmdata.corpus import CorpusConfig
 from lmdata.errors import CorpusError
 from tests.lmdata.corpus_files import (
     COMPRESS,
@@ -63,6 +65,56 @@ def test_a_byte_order_mark_is_removed_only_at_the_beginning(tmp_path: Path) -> N
 def test_json_lines_may_be_in_another_encoding(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "日本"}\n{"text": "語"}\n'.encode("utf-16"))
     assert read(path, encoding="utf-16") == ["日本", "語"]
+
+
+def text_encodings() -> list[str]:
+    """Return every encoding of Python that a corpus may be in."""
+    found = []
+    for name in sorted(set(encodings.aliases.aliases.values())):
+        try:
+            found += [CorpusConfig(encoding=name).encoding]
+        except ValueError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("encoding", text_encodings())
+def test_every_encoding_is_read_as_python_decodes_it_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setattr("lmdata.reading.streams.CHUNK_BYTES", 5)
+    text = "".join(c for c in "Aé語と~한ж{}+-\u20ac words " * 3 if is_encodable(c, encoding))
+    path = write(tmp_path / "a.txt", text.encode(encoding))
+    expected = text.encode(encoding).decode(encoding).removeprefix("\ufeff")
+    assert read(path, encoding=encoding) == [expected]
+
+
+def is_encodable(character: str, encoding: str) -> bool:
+    try:
+        return character.encode(encoding).decode(encoding) == character
+    except UnicodeError:
+        return False
+
+
+def test_half_a_character_that_an_encoding_gives_is_no_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", b"good\nhalf +2AA- one\n")
+    message = r"a.txt is utf-7 of half a character, U\+D800: name another --encoding"
+    with pytest.raises(CorpusError, match=message):
+        read(path, encoding="utf-7")
+    settings: dict[str, Any] = {"encoding": "utf-7", "documents": "line"}
+    assert read(path, errors="replace", **settings) == ["good", "half \ufffd one"]
+    texts, losses, _ = read_with_losses(path, errors="skip", **settings)
+    assert (texts, list(losses)) == (["good"], ["not-utf-8"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_utf16_without_a_mark_is_refused_or_left_out(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "a.txt", "text".encode(f"{encoding}-le"))
+    message = rf"a.txt is not {encoding}: it begins with no byte-order mark; .* {encoding}-le"
+    with pytest.raises(CorpusError, match=message):
+        read(path, encoding=encoding)
+    assert list(read_with_losses(path, encoding=encoding, errors="skip")[1]) == ["not-utf-8"]
+    assert read(path, encoding=f"{encoding}-le") == ["text"]
 
 
 BAD = b"good one\nbad \xff one\ngood two\n"

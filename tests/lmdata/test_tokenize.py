@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,7 @@ from hypothesis import strategies as st
 
 from lmdata import files
 from lmdata.building.output import claim_folder
-from lmdata.building.plan import TokenizeConfig, make_units
-from lmdata.building.splits import assign_splits
+from lmdata.building.plan import TokenizeConfig, assign_splits, make_units
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.errors import (
@@ -456,3 +456,39 @@ def test_skipping_errors_may_continue_a_strict_build(corpus: Path, tmp_path: Pat
     config = CorpusConfig(documents="line", errors="skip")
     manifest = build(corpus, tmp_path / "t", reading=config, **SMALL)
     assert manifest.num_rows("train") > 0
+
+
+class CountingEncoder:
+    """An encoder that counts its calls."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.num_calls = encoder, 0
+
+    def encode(self, *arguments: Any) -> Any:
+        self.num_calls += 1
+        return self.encoder.encode(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+
+def test_small_files_are_encoded_together_and_keep_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmdata.building import units
+
+    made: list[CountingEncoder] = []
+    make_encoder = units.make_encoder
+
+    def make_counting(*arguments: Any, **options: Any) -> Any:
+        made.append(CountingEncoder(make_encoder(*arguments, **options)))
+        return made[-1]
+
+    monkeypatch.setattr(units, "make_encoder", make_counting)
+    documents = {f"{name:02}.txt": random_documents(3, name) for name in range(40)}
+    write_corpus(tmp_path / "corpus", documents)
+    build(tmp_path / "corpus", tmp_path / "t", validation_ratio=0)
+    assert made[0].num_calls == 1
+    store = open_store(tmp_path / "t")
+    found = [store.provenance(row) for row in range(len(store))]
+    assert found == [(f"{name:02}.txt", place) for name in range(40) for place in range(3)]

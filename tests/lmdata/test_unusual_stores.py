@@ -16,7 +16,7 @@ from lmdata.dataset import open_examples, open_store
 from lmdata.errors import DatasetError
 from lmdata.examples import write_examples
 from lmdata.recipes import RECIPES, Recipe
-from lmdata.schema import read_manifest, token_schema
+from lmdata.schema import Ledger, manifest_json, read_manifest, token_schema
 from lmdata.tokenizer import Tokenizer
 from lmdata.verify import verify_dataset
 from lmdata.views import view
@@ -190,3 +190,23 @@ def test_ids_without_a_piece_are_never_drawn(tmp_path):
         assert tokenizer.is_piece[ids].all()
         failed = [row for row in verify_dataset(out).rows if row.verdict == "fail"]
         assert not failed, (compat, failed)
+
+
+def test_a_single_document_that_is_held_out_is_named(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", {"a.txt": ["the cat sat on the mat"]})
+    build(corpus, tmp_path / "tokens", validation_ratio=0.999)
+    assert read_manifest(tmp_path / "tokens").num_rows("validation") == 1
+    with pytest.raises(DatasetError, match=r"elsewhere \(1 in validation\); tokenize again with"):
+        write_examples(tmp_path / "tokens", ALL_RECIPES["roberta"], tmp_path / "out", seed=1)
+
+
+def test_shards_of_before_there_were_facts_are_verified_too(tmp_path):
+    sentence = list(range(9, 24))
+    write_store(tmp_path / "tokens", [[sentence, sentence, sentence]])
+    recipe = ALL_RECIPES["sop-plain"]
+    manifest = write_examples(tmp_path / "tokens", recipe, tmp_path / "out", seed=1)
+    flows = {name: flow for name, flow in manifest.ledger.flows.items() if name != "tokens"}
+    older = dataclasses.replace(manifest, views={}, ledger=Ledger(flows=flows))
+    (tmp_path / "out" / "manifest.json").write_text(manifest_json(older))
+    report = verify_dataset(tmp_path / "out")
+    assert report.passed, [row for row in report.rows if row.verdict == "fail"]

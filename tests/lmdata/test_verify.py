@@ -14,7 +14,14 @@ from lmdata.recipes import Recipe
 from lmdata.schema import MANIFEST_NAME, manifest_json, read_manifest, to_json
 from lmdata.verify import verify_dataset
 from lmdata.writer import ShardFile
-from tests.lmdata.builds import build, edit_manifest, make_tokenizer, random_documents, write_corpus
+from tests.lmdata.builds import (
+    build,
+    edit_manifest,
+    make_tokenizer,
+    make_version_1,
+    random_documents,
+    write_corpus,
+)
 from tests.lmdata.test_examples import make_sentences
 
 BERT = Recipe(view="nsp", max_seq_length=64, duplicates=4)
@@ -81,6 +88,15 @@ def test_a_sound_store_and_sound_shards_pass(folder):
 )
 def test_sound_shards_of_every_recipe_pass(folder, tmp_path, recipe):
     write_examples(folder / "tokens", recipe, tmp_path / "shards", seed=3)
+    report = verify_dataset(tmp_path / "shards")
+    assert report.passed, failures(report)
+
+
+@pytest.mark.parametrize("view", ["nsp", "sop", "packed"])
+def test_sound_shards_of_version_1_pass(folder, tmp_path, view):
+    recipe = Recipe(view=view, max_seq_length=64)
+    write_examples(folder / "tokens", recipe, tmp_path / "shards", seed=3)
+    make_version_1(tmp_path / "shards")
     report = verify_dataset(tmp_path / "shards")
     assert report.passed, failures(report)
 

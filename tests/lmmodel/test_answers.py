@@ -217,6 +217,32 @@ def test_the_best_window_wins_and_probabilities_are_over_all_of_them() -> None:
     assert predictions.probabilities[0] == pytest.approx(share**2, rel=1e-5)
 
 
+def test_there_is_no_answer_where_the_first_token_scores_more_than_the_best_stretch() -> None:
+    rows = answered("the old cat", Answer("old", 4))
+    examples = encode_task(rows, TINY["wordpiece"], (), 32, is_training=False)
+    logits = np.zeros((len(examples.input_ids), 2), np.float32)
+    logits[0] = 1.5
+    place = np.flatnonzero(examples.of_tokens["starts"] == 4)[0]
+    for height, text in ((1.4, ""), (1.6, "old")):
+        logits[place] = height
+        found = make_predictions(examples, logits, rows, labels=("unanswerable",))
+        assert found.values == [text]
+        assert found.spans is not None
+        assert found.spans.tolist() == [[0, 0] if text == "" else [4, 7]]
+        assert found.probabilities is not None
+        assert 0 < found.probabilities[0] <= 1
+        assert make_predictions(examples, logits, rows).values == ["old"]  # always answers
+
+
+def test_the_window_that_doubts_least_that_there_is_an_answer_decides() -> None:
+    rows = answered(" ".join(["cat"] * 40))
+    examples = encode_task(rows, TINY["wordpiece"], (), 16, is_training=False)
+    logits = np.zeros((len(examples.input_ids), 2), np.float32)
+    firsts = examples.offsets[:-1]
+    logits[firsts, 0] = np.arange(len(firsts)) - 2.0
+    assert answering.null_scores(examples, logits).tolist() == [-2.0]
+
+
 # Tags and classes.
 
 

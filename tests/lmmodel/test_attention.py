@@ -290,3 +290,22 @@ def test_varlen_equals_the_reference_on_a_gpu(is_causal: bool, window: int | Non
         tolerance = 0.05 if dtype == torch.bfloat16 else 1e-3
         for one, other in zip(actual, expected, strict=True):
             torch.testing.assert_close(one.float(), other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kernel", "dtype"), [
+    ("varlen", torch.bfloat16), ("padded", torch.float32), ("padded", torch.bfloat16),
+])  # fmt: skip
+def test_sides_of_different_lengths_equal_the_reference_on_a_gpu(kernel, dtype) -> None:
+    lengths, others = [128, 3, 0, 200, 17, 5], [7, 64, 9, 300, 0, 1]
+    q = torch.randn(sum(lengths), 4, 64, device="cuda")
+    k, v = (torch.randn(sum(others), 4, 64, device="cuda") for _ in range(2))
+    queries = Side(cu_seqlens_of(lengths).cuda(), max(lengths))
+    keys = Side(cu_seqlens_of(others).cuda(), max(others))
+    qkv = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    expected = output_and_gradients(lambda *x: reference(*x, queries, keys, Mask()), exact)
+    actual = output_and_gradients(lambda *x: attention(*x, queries, keys, kernel=kernel), qkv)
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-3
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=tolerance, rtol=tolerance)

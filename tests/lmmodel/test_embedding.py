@@ -12,7 +12,8 @@ from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
-from lmmodel.predicting.embedding import embed, write_vectors
+from lmmodel.predicting.embedding import embed
+from lmmodel.predicting.given import TABLE_SUFFIXES, answer_file, beside, write_rows
 from lmmodel.trained import load_run
 
 TEXTS = ["the cat sees the river.", "a dog", "one bird paints green apples without a word."]
@@ -53,26 +54,32 @@ def test_the_texts_beside_change_nothing(trained):
     assert Pretrained(run).embed([]).shape == (0, 32)
 
 
-def test_vectors_are_written_alone_or_with_their_texts(tmp_path):
+def test_vectors_are_written_with_their_texts(tmp_path):
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
-    write_vectors(tmp_path / "new" / "v.npy", ["a", "b"], vectors)
-    assert np.array_equal(np.load(tmp_path / "new" / "v.npy"), vectors)
-    write_vectors(tmp_path / "v.parquet", ["a", "b"], vectors)
-    assert pq.read_table(tmp_path / "v.parquet").to_pylist() == [
+    rows = beside([{"text": "a"}, {"text": "b"}], [{"vector": vector} for vector in vectors])
+    path = tmp_path / "new" / "v.parquet"
+    with answer_file(path, TABLE_SUFFIXES, overwrite=False) as partial:
+        write_rows(partial, path.suffix, rows)
+    assert pq.read_table(path).to_pylist() == [
         {"text": "a", "vector": [0, 1, 2]}, {"text": "b", "vector": [3, 4, 5]},
     ]  # fmt: skip
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "v.parquet"]
-    with pytest.raises(OutputError, match="exists: add --overwrite to replace it"):
-        write_vectors(tmp_path / "v.parquet", ["c"], vectors[:1])
-    write_vectors(tmp_path / "v.parquet", ["c"], vectors[:1], overwrite=True)
-    assert pq.read_table(tmp_path / "v.parquet").num_rows == 1
+    assert [path.name for path in path.parent.iterdir()] == ["v.parquet"]
+    with (
+        pytest.raises(OutputError, match="exists: add --overwrite to replace it"),
+        answer_file(path, TABLE_SUFFIXES, overwrite=False),
+    ):
+        pytest.fail("nothing is computed where nothing can be written")
+    with answer_file(path, TABLE_SUFFIXES, overwrite=True) as partial:
+        write_rows(partial, path.suffix, rows[:1])
+    assert pq.read_table(path).num_rows == 1
 
 
 def test_what_can_not_be_embedded_or_written_is_a_clear_error(trained, tmp_path):
     with pytest.raises(FitError, match=r"text 1 of 1 has no token in it: ''"):
         load_pretrained(trained).embed("")
-    with pytest.raises(FitError, match=r"v.csv ends with '.csv': vectors go to .npy or .parquet"):
-        write_vectors(tmp_path / "v.csv", ["a"], np.zeros((1, 2), np.float32))
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"can't write .*; choose another place"):
-        write_vectors(tmp_path / "file" / "v.npy", ["a"], np.zeros((1, 2), np.float32))
+    with (
+        pytest.raises(OutputError, match=r"can't write .*; choose another place"),
+        answer_file(tmp_path / "file" / "v.csv", TABLE_SUFFIXES, overwrite=False),
+    ):
+        pytest.fail("nothing is computed where nothing can be written")

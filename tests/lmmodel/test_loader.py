@@ -289,3 +289,32 @@ def test_frozen_shards_take_no_recipe_and_fit_the_objective(tiny, shards, store)
         resolve_config(staged, data, device, Processes())
     with pytest.raises(ConfigError, match="batch size 12 can't be shared by 5 processes"):
         resolve_config(tiny(), open_data(store), device, Processes(size=5))
+
+
+@pytest.mark.parametrize("view", ["packed", "single", "nsp"])
+def test_a_token_has_the_same_address_in_every_micro_batch(make, view):
+    """Its epoch, row and place there: one token each, whatever the cut and the number of ranks."""
+    objective = "mlm+nsp" if view == "nsp" else "mlm"
+    wanted = (f"recipe.view={view}", f"objective.name={objective}", "batch.size=8")
+    cuts = [("batch.micro_batch_tokens=40",), ("batch.micro_batch_tokens=4096",)]
+    found = [
+        tokens_by_address([make(*wanted, *cut).batch(step) for step in (0, 30)]) for cut in cuts
+    ]
+    ranks = [make(*wanted, processes=Processes(rank, 2)) for rank in range(2)]
+    found.append(tokens_by_address([rank.batch(step) for step in (0, 30) for rank in ranks]))
+    assert found[0] == found[1] == found[2]
+
+
+def tokens_by_address(batches) -> dict[tuple[int, int, int], int]:
+    """Return the id at each address."""
+    found: dict[tuple[int, int, int], int] = {}
+    for micro in (micro.batch for batch in batches for micro in batch.micro_batches):
+        sequence = torch.repeat_interleave(micro.cu_seqlens.diff().long())
+        epoch, row, first = micro.addresses[sequence].T
+        places = zip(epoch.tolist(), row.tolist(), (first + micro.position_ids).tolist(),
+                     strict=True)  # fmt: skip
+        for address, token in zip(places, micro.input_ids.tolist(), strict=True):
+            assert address not in found
+            assert min(address) >= 0
+            found[address] = token
+    return found

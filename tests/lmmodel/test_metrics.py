@@ -21,7 +21,7 @@ from lmmodel.saving.metrics import (
     read_metrics,
     smooth,
 )
-from lmmodel.training.averaging import WeightAverage, newest_weight
+from lmmodel.training.learner import WeightAverage, newest_weight
 
 
 def test_a_log_that_goes_on_drops_what_came_after_its_step(tmp_path):

@@ -79,8 +79,8 @@ def test_a_folder_is_read_file_by_file_and_others_are_left_alone(folder):
     pairs = read_pairs(folder)
     assert pairs.names == ("order", "same")
     assert pairs.paradigm.tolist() == [0, 0, 1, 1]
-    assert pairs.good[0] == "the cat sees the river."
-    assert pairs.bad[2] == "my friend"
+    assert pairs.choices[0][0] == "the cat sees the river."
+    assert pairs.choices[2][1] == "my friend"
 
 
 def test_paradigms_are_told_apart_by_their_name_within_one_file(tmp_path):
@@ -123,16 +123,16 @@ def test_blimp_is_scored_pair_by_pair_as_by_a_plain_loop(make_untrained_run, tmp
     export_model(run.model, run.tokenizer, tmp_path / "hf")
     theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path / "hf").eval()
     pairs = read_pairs(BLIMP)
-    assert len(pairs.good) == 10_000
+    assert len(pairs) == 10_000
     rows = np.concatenate(
         [np.flatnonzero(pairs.paradigm == index)[:size] for index in range(len(pairs.names))]
     )
     chosen = type(pairs)(
-        tuple(pairs.good[row] for row in rows), tuple(pairs.bad[row] for row in rows),
-        pairs.paradigm[rows], pairs.names,
+        tuple(pairs.choices[row] for row in rows), pairs.paradigm[rows], pairs.names,
     )  # fmt: skip
     found = score_pairs(run, chosen, precision="fp32")
-    for sentences, ours in ((chosen.good, found.good), (chosen.bad, found.bad)):
+    for place, ours in enumerate((found.good, found.bad)):
+        sentences = [choice[place] for choice in chosen.choices]
         expected = [plain_pseudo_log_likelihood(theirs, run, text) for text in sentences]
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
@@ -140,6 +140,7 @@ def test_blimp_is_scored_pair_by_pair_as_by_a_plain_loop(make_untrained_run, tmp
 def test_a_verdict_needs_more_than_rounding():
     score = judge("x", np.array([1e-3, 1e-5, 0.0, -1e-5, -1e-3]))
     assert (score.num_right, score.num_ties, score.accuracy) == (1, 3, 0.2)
+    assert score.accuracy_with_ties == 0.8
     assert 0 < score.accuracy_low < 0.2 < score.accuracy_high < 1
 
 
@@ -149,7 +150,7 @@ def test_a_verdict_needs_more_than_rounding():
         ([{"sentence_good": "a"}], r"has no column 'sentence_bad': it has 'sentence_good'"),
         ([{"sentence_good": "a", "sentence_bad": " "}], r"line 1: sentence_bad is ' ', a sentence"),
         ([{"sentence_good": "a", "sentence_bad": "b"}, {"sentence_good": 3, "sentence_bad": "b"}],
-         "line 2: sentence_good is 3, a sentence is wanted"),
+         "line 2: sentence_good is '3', a sentence is wanted"),
         ([], "holds no rows"),
     ],
 )  # fmt: skip
@@ -165,3 +166,44 @@ def test_a_place_without_pairs_is_a_clear_error(tmp_path):
         read_pairs(tmp_path / "nowhere")
     with pytest.raises(TaskError, match="has no known extension"):
         read_pairs((tmp_path / "x.bin").write_text("a") and tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"sentences": ["no", "yes"], "label": 1},
+        {"input_prefix": "y", "options": ["es", "o"]},
+        {"input_prefix": "", "options": ["no", "yes", "nay"], "label": 1},
+        {"sentence_good": "yes", "sentence_bad": "no", "field": "supplement"},
+    ],
+)
+def test_other_forms_of_the_evaluation_have_the_right_sentence_first(tmp_path, row):
+    (choice,) = read_pairs(write_rows(tmp_path / "a.jsonl", [row])).choices
+    assert choice[0] == "yes"
+    assert len(choice) == len(row.get("options", [0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"sentences": ["a"], "label": 0}, "a list of two is wanted"),
+        ({"sentences": ["a", "b"], "label": 2}, "number of the right sentence is wanted: 0 to 1"),
+        ({"sentences": ["a", "b"]}, "no column 'label'"),
+        ({"input_prefix": 3, "options": ["a", "b"]}, "a text input_prefix and a list options"),
+    ],
+)
+def test_a_choice_that_is_none_is_named(tmp_path, row, words):
+    with pytest.raises(TaskError, match=words):
+        read_pairs(write_rows(tmp_path / "a.jsonl", [row]))
+
+
+def test_the_best_of_several_wrong_sentences_is_the_one_to_beat(trained, tmp_path):
+    right, wrong = "the cat sees the river.", ["the cat sees river the.", "cat the river the sees."]
+
+    def score(*others):
+        row = {"sentences": [right, *others], "label": 0}
+        return score_pairs(load_run(trained), read_pairs(write_rows(tmp_path / "a.jsonl", [row])))
+
+    found = score(*wrong)
+    assert found.bad[0] == pytest.approx(max(score(one).bad[0] for one in wrong), rel=1e-5)
+    assert found.total.num_right == 1

@@ -26,7 +26,7 @@ from lmmodel.parallel import (
     whole_groups,
 )
 from lmmodel.saving.checkpoint import load_weights
-from lmmodel.training.averaging import WeightAverage
+from lmmodel.training.learner import WeightAverage
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.step import accumulate, clip_gradients, even_out, idle
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -413,6 +414,16 @@ def test_where_a_text_ends_is_kept_from_the_configuration(
     assert "eos" not in read_tokenizer(folder).special_tokens
     import_checkpoint(folder, tmp_path / "run")
     assert load_tokenizer(tmp_path / "run").special_tokens.get("eos") == expected
+
+
+def test_what_was_changed_of_the_tokenizer_is_told(changed, tmp_path) -> None:
+    folder = changed("gpt2")
+    vocabulary = {piece: number for number, piece in enumerate("abcdefgh")} | {"ab": 8}
+    model = tokenizers.models.BPE(vocab=vocabulary, merges=[("a", "b")], dropout=0.5)
+    tokenizers.Tokenizer(model).save(str(folder / "tokenizer.json"))
+    found = import_checkpoint(folder, tmp_path / "run")
+    assert any("dropout" in note for note in found.notes)
+    assert load_tokenizer(tmp_path / "run").backend.encode("ab").ids == [8]
 
 
 @pytest.mark.parametrize(

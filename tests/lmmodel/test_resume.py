@@ -289,7 +289,7 @@ def test_a_finished_run_resumed_says_what_it_said(tiny, store, tmp_path):
 
 
 def test_there_must_be_a_run_to_resume(tiny, store, tmp_path):
-    with pytest.raises(RunError, match=r"holds no run: it has no config.json"):
+    with pytest.raises(RunError, match="holds no run: there is no such folder"):
         train(tiny(), store, tmp_path / "nothing", resume=True)
     with pytest.raises(ResumeError, match="contradict each other"):
         train(tiny(), store, tmp_path / "nothing", resume=True, overwrite=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import re
 import string
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +19,12 @@ from lmmodel.tasks.examples import Predictions
 from lmmodel.tasks.known import TASKS
 from lmmodel.tasks.scores import (
     answer_f1,
+    are_entity_tags,
     confusion,
     mean_and_spread,
     normalize_answer,
     score_answers,
+    score_entities,
     wilson_interval,
 )
 from lmmodel.tasks.tagging import WordTags
@@ -180,3 +183,53 @@ def test_an_answer_is_its_own_best_match(text: str) -> None:
     normal = normalize_answer(text)
     assert score_answers([text], [[text]])["exact_match"] == 1
     assert answer_f1(text, text) == (1.0 if normal else 0.0)
+
+
+# Entities.
+
+TAGS = st.sampled_from(["O", "B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y"])
+SENTENCES = st.lists(
+    st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=9), min_size=1, max_size=4
+)
+
+
+@given(SENTENCES)
+def test_entities_are_counted_as_seqeval_counts_them(sentences: Any) -> None:
+    metrics = pytest.importorskip("seqeval.metrics")
+    found, right = ([[pair[side] for pair in own] for own in sentences] for side in (0, 1))
+    scores = score_entities(found, right)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = {
+            "entity_f1": metrics.f1_score(right, found, zero_division=0),
+            "entity_precision": metrics.precision_score(right, found, zero_division=0),
+            "entity_recall": metrics.recall_score(right, found, zero_division=0),
+        }
+    assert scores == pytest.approx(expected)
+
+
+def test_accuracy_of_words_says_little_where_entities_are_rare() -> None:
+    labels = ["B-LOC", "I-LOC", "O"]
+    right = np.array([2] * 30 + [0, 1])
+    scores = score_task("token-classification", np.full(32, 2), right, labels)
+    assert scores["accuracy"] > 0.9
+    assert (scores["entity_f1"], scores["entity_recall"]) == (0, 0)
+    assert score_task("token-classification", right, right, labels)["entity_f1"] == 1
+    assert "entity_f1" not in score_task("token-classification", right, right, ["A", "B", "O"])
+    assert not are_entity_tags(["NOUN", "VERB"])
+
+
+def test_a_question_without_an_answer_is_right_where_nothing_is_answered() -> None:
+    scores = score_answers(["", "cat", "", "dog"], [[], [], ["cat"], ["dog"]])
+    assert scores == {
+        "f1": 0.5, "exact_match": 0.5, "answerable_f1": 0.5, "unanswerable_accuracy": 0.5,
+    }  # fmt: skip
+
+
+def test_several_classes_a_row_by_hand() -> None:
+    found = np.array([[True, False, True], [False, True, False]])
+    right = np.array([[True, True, False], [False, True, False]])
+    scores = score_task("multi-label-classification", found, right)
+    assert scores["f1_micro"] == pytest.approx(2 * 2 / (3 + 3))
+    assert scores["f1_macro"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert scores["exact_match"] == 0.5

@@ -331,6 +331,25 @@ def test_a_validation_split_without_pairs_is_a_note_not_an_error(
     assert "none of the 3 documents has two" in summary.notes[0]
 
 
+def test_a_view_of_each_split_is_built_once(tiny, store, tmp_path, monkeypatch):
+    true_view, built = views.view, []
+
+    def view(store, recipe, *, seed, epoch):
+        built.append(epoch)
+        return true_view(store, recipe, seed=seed, epoch=epoch)
+
+    monkeypatch.setattr(views, "view", view)
+    monkeypatch.setattr("lmmodel.trainer.LIMIT_S", 0.0)
+    minutes = tiny("budget.num_steps=none", "budget.num_minutes=0.001")
+    for name, config in (("steps", tiny()), ("minutes", minutes)):
+        built.clear()
+        train(config, store, tmp_path / name)
+        assert sorted(built) == [0, data.EVALUATION_EPOCH]
+        built.clear()
+        train(None, None, tmp_path / name, resume=True)
+        assert sorted(built) == [0, data.EVALUATION_EPOCH]
+
+
 def test_the_kernels_that_attention_takes_are_planned_and_recorded(
     tiny, store, tmp_path, monkeypatch
 ):

@@ -23,7 +23,9 @@ def tiny_wordpiece() -> Tokenizer:
 
 def tiny_gpt2() -> Tokenizer:
     """GPT-2's kind: bytes, a few merges, no special tokens around texts."""
-    return Tokenizer(_byte_level())
+    backend = _byte_level()
+    backend.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(backend)
 
 
 def tiny_modern() -> Tokenizer:

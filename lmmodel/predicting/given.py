@@ -1,0 +1,166 @@
+"""Texts in a table, with the columns beside them, and answers written as a table again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmdata.errors import OutputError
+from lmdata.files import lease, writing_file
+from lmmodel.errors import FitError, TaskError
+from lmmodel.tasks.columns import TEXTS, Usual, find_columns
+from lmmodel.tasks.files import parse_text
+from lmmodel.tasks.tables import detect_format
+from lmmodel.tasks.task import AnyTask, GivenTexts
+from lmmodel.tasks.task_files import TaskFile
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+BLANK_ROWS = "rows without a text left out"
+PLAIN = Usual(texts=(*TEXTS, ("prompt",)), labels=(), num_texts=(1,))
+"""What the only text of a table is usually called."""
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name of a file tells a table, compressed or not.
+
+    Example:
+        >>> is_table(Path("a.CSV.gz")), is_table(Path("a.txt"))
+        (True, False)
+    """
+    try:
+        detect_format(path)
+    except TaskError:
+        return False
+    return True
+
+
+def read_given(file: TaskFile, usual: Usual, task: AnyTask | None = None) -> GivenTexts:
+    """Return the texts of a table, with the columns beside them; rows without one are left out.
+
+    Args:
+        file: the table, read without labels; what is left out of it is counted there
+        usual: what its columns are called, and how many texts are wanted
+        task: of the model, which may read files of its own form
+
+    Raises:
+        TaskError: the file is unreadable, a column is missing or ambiguous, or no row has a text
+    """
+    if task is not None and task.owns(file):
+        return task.given(task.read(file))
+    names, _ = find_columns(file, usual)
+    table, every = file.table, list(file.table.columns)
+
+    def parse(where: str, *cells: Any) -> tuple[list[Any], dict[str, Any]]:
+        row = dict(zip(every, cells, strict=True))
+        texts = [row[name] for name in names]
+        are_words = len(texts) == 1 and isinstance(texts[0], list)
+        if not are_words:
+            texts = [parse_text(where, name, text) for name, text in zip(names, texts, strict=True)]
+        return texts, row
+
+    _, parsed = table.parse(every, parse)
+    kept = [(texts, row) for texts, row in parsed if all(texts)]
+    if not kept:
+        raise TaskError(f"{file.path} has no row with a text in {' and '.join(map(repr, names))}")
+    table.counts[BLANK_ROWS] += len(parsed) - len(kept)
+    return GivenTexts(
+        texts=[texts[0] for texts, _ in kept],
+        seconds=[texts[1] for texts, _ in kept] if len(names) > 1 else None,
+        rows=[row for _, row in kept],
+    )
+
+
+@contextmanager
+def answer_file(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
+    """Yield where answers are written that become the file `path` when the block ends well.
+
+    What is wrong with the path is told at the beginning, before the work.
+
+    Raises:
+        FitError: its ending says no known format
+        OutputError: it exists and may not be replaced, or can't be written
+    """
+    if path.suffix.lower() not in suffixes:
+        wanted = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise FitError(f"{path} ends with {path.suffix!r}: answers go to {wanted}")
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"{path} exists: add --overwrite to replace it, or choose another --output"
+        )
+    with lease(path), writing_file(path) as partial:
+        yield partial
+
+
+def beside(
+    rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return rows with the columns of their answers behind their own.
+
+    A column that is there already stays; the answer's is called `predicted_` and its name.
+
+    Example:
+        >>> beside([{"id": 7, "label": "bad"}], [{"label": "good"}])
+        [{'id': 7, 'label': 'bad', 'predicted_label': 'good'}]
+    """
+    taken = {name for row in rows[:1] for name in row}
+    return [
+        {**row, **{f"predicted_{n}" if n in taken else n: value for n, value in answer.items()}}
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+
+
+def write_rows(path: Path, suffix: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a table; lists and objects are JSON in CSV.
+
+    Args:
+        path: of the file
+        suffix: .csv, .jsonl or .parquet: how
+        rows: all with the columns of the first
+    """
+    if suffix.lower() == ".parquet":
+        _write_parquet(path, rows)
+    elif suffix.lower() == ".jsonl":
+        lines = [json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n" for row in rows]
+        path.write_text("".join(lines), encoding="utf-8")
+    else:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = {}
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        if isinstance(values[0], np.ndarray):
+            flat = pa.array(np.concatenate(values))
+            arrays[name] = pa.FixedSizeListArray.from_arrays(flat, len(values[0]))
+        else:
+            is_nested = any(isinstance(value, dict) for value in values)
+            arrays[name] = pa.array([_cell(v) for v in values] if is_nested else values)
+    pq.write_table(pa.table(arrays), path)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()}
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as one cell of CSV."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
