@@ -165,7 +165,7 @@ def damages(stage: Stage, number: int, folder: Path) -> list[Outcome]:
     """Flip one bit anywhere in a store or in shards; verify and use must both refuse it."""
     outcomes = []
     for seed in range(number):
-        rng, place = random.Random(seed), folder / f"damage-{seed}"
+        rng, place = random.Random(seed), _empty(folder / f"damage-{seed}")
         source = rng.choice([stage.tokens, stage.shards])
         copy = place / source.name
         shutil.copytree(source, copy)
