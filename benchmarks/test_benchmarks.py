@@ -44,7 +44,7 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, stores, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, train, training_runs])
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted
