@@ -20,6 +20,7 @@ from lmmodel.tasks.files import parse_text
 from lmmodel.tasks.tables import detect_format
 from lmmodel.tasks.task import AnyTask, GivenTexts
 from lmmodel.tasks.task_files import TaskFile
+from lmmodel.tasks.words import parse_words
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 BLANK_ROWS = "rows without a text left out"
@@ -60,8 +61,9 @@ def read_given(file: TaskFile, usual: Usual, task: AnyTask | None = None) -> Giv
     def parse(where: str, *cells: Any) -> tuple[list[Any], dict[str, Any]]:
         row = dict(zip(every, cells, strict=True))
         texts = [row[name] for name in names]
-        are_words = len(texts) == 1 and isinstance(texts[0], list)
-        if not are_words:
+        if usual.reads_words and isinstance(texts[0], list):
+            texts = [parse_words(where, names[0], texts[0])]
+        else:
             texts = [parse_text(where, name, text) for name, text in zip(names, texts, strict=True)]
         return texts, row
 

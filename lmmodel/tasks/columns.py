@@ -34,6 +34,7 @@ class Usual:
     labels: tuple[str, ...]
     num_texts: tuple[int, ...]  # that the task can read, the first by default
     guesses_by_value: bool = True  # whether columns of other names are guessed by what they hold
+    reads_words: bool = False  # whether a text may be a list of its words
 
 
 def find_columns(file: TaskFile, usual: Usual) -> tuple[Choice, str | None]:

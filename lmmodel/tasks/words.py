@@ -40,6 +40,7 @@ USUAL = Usual(
     labels=("tags", "upos", "xpos", "pos_tags", "ner_tags", "labels"),
     num_texts=(1,),
     guesses_by_value=False,
+    reads_words=True,
 )
 
 
@@ -144,10 +145,10 @@ def read_words(file: TaskFile) -> WordRows:
     (name,), label = find_columns(file, USUAL)
 
     def parse(where: str, words: Any, tags: Any = None) -> tuple[list[str], list[str]]:
-        own = _split(where, name, words)
+        own = parse_words(where, name, words)
         if label is None:
             return own, []
-        found = _split(where, label, tags)
+        found = parse_words(where, label, tags)
         if len(own) != len(found):
             raise TaskError(
                 f"{where}: tags that do not match their words: {len(own)} words, {len(found)} tags"
@@ -160,7 +161,7 @@ def read_words(file: TaskFile) -> WordRows:
     return _word_rows(str(file.path), lines, words, tags, file.table.counts)
 
 
-def _split(where: str, name: str, value: Any) -> list[str]:
+def parse_words(where: str, name: str, value: Any) -> list[str]:
     """Return the words or tags of one row: a list of them, or one text with white space."""
     if value is None:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -309,6 +310,33 @@ def test_without_a_text_the_usage_is_explained(road: Road) -> None:
         result = invoke("lmmodel", verb, road.run, input="")
         assert result.exit_code == 2
         assert "--file with one a line" in result.stderr
+
+
+def test_only_a_tagger_reads_lists_of_words(
+    road: Road, tuned: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_text('{"words": ["A", "stone"], "text": ["A", "stone"]}\n')
+    for verb in ("score", "embed"):
+        hopeless = invoke("lmmodel", verb, road.run, "--file", path)
+        assert hopeless.exit_code == 1
+        assert re.search(r"line 1: 'text' is .*, a text is wanted", hopeless.stderr)
+    found = json.loads(
+        succeed(
+            "lmmodel",
+            "tag",
+            tuned["token-classification"],
+            "--file",
+            path,
+            "--text-field",
+            "words",
+            "--json",
+        ).stdout
+    )
+    assert found["texts"][0]["words"] == ["A", "stone"]
+    path.write_text('{"words": ["A", {"no": "word"}]}\n')
+    hopeless = invoke("lmmodel", "tag", tuned["token-classification"], "--file", path)
+    assert re.search(r"line 1: 'words' is .*a list of words", hopeless.stderr)
 
 
 def test_json_lines_are_one_object(road: Road) -> None:
