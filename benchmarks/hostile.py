@@ -85,6 +85,7 @@ def _become(case: Case, folder: Path) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # whatever the parent's are
     code = 1
     try:
         _program(case.program).main(list(case.arguments), prog_name=case.program)

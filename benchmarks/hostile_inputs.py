@@ -347,7 +347,7 @@ def damaged_run(rng: random.Random, stage: Stage, folder: Path) -> Case:
     verb = rng.choice(["evaluate", "resume", "export"])
     arguments = {
         "evaluate": ("evaluate", str(copy)),
-        "resume": ("train", "--output", str(copy), "--resume", "--num-steps", "4"),
+        "resume": ("train", "--output", str(copy), "--resume"),
         "export": ("export", str(copy), str(folder / "out")),
     }[verb]
     return Case("run", "lmmodel", arguments, 2 << 30)
