@@ -32,31 +32,38 @@ BATCH_BYTES = 4 << 20
 def main(arguments: list[str]) -> None:
     """Compare all ids; print and keep a table of what was compared, one for each tokenizer."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks exactness", description=__doc__)
-    parser.add_argument("--tokenizers", nargs="*", default=[*PUBLISHED, *TRAINED])
+    parser.add_argument("--tokenizers", nargs="*", default=[*PUBLISHED, *TRAINED],
+                        help="of the real data, or trained here, or paths")  # fmt: skip
     parser.add_argument("--folders", nargs="*", help="of the real data; all by default")
     parser.add_argument("--plain-files", type=int, default=1,
                         help="files of a folder for a tokenizer without a fast path")  # fmt: skip
+    parser.add_argument("--megabytes", type=float, default=float("inf"), help="of each file")
     options = parser.parse_args(arguments)
     folders = options.folders or sorted(path.name for path in DATA.iterdir() if path.is_dir())
     for name in options.tokenizers:
         tokenizer, rows = make_tokenizer(name), []
+        name, most = Path(name).name, options.megabytes
         for folder in folders:
-            rows.append(compare(name, tokenizer, DATA / folder, options.plain_files))
+            rows.append(compare(name, tokenizer, DATA / folder, options.plain_files, most))
             print(json.dumps(rows[-1]), flush=True)
         print_table(rows)
         write_result(f"exactness-{name}", {"rows": rows})
 
 
 def make_tokenizer(name: str) -> Tokenizer:
-    """Return a published tokenizer, or one trained on a file of Wikipedia."""
+    """Return a published tokenizer, one trained on a file of Wikipedia, or one at a path."""
     if name in PUBLISHED:
         return load_tokenizer(DATA / "vocab" / name)
+    if name not in TRAINED:
+        return load_tokenizer(name)
     sources = find_sources([str(DATA / "wikipedia-en")], CorpusConfig())[:1]
     documents = (batch for source in sources for batch in read_documents(source, CorpusConfig()))
     return train_tokenizer(documents, TokenizerConfig(model=name, vocab_size=16384), num_threads=2)
 
 
-def compare(name: str, tokenizer: Tokenizer, folder: Path, plain_files: int) -> dict[str, Any]:
+def compare(
+    name: str, tokenizer: Tokenizer, folder: Path, plain_files: int, megabytes: float
+) -> dict[str, Any]:
     """Return what was compared in a folder, and the first difference, if there is one."""
     encoder = make_encoder(tokenizer)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -67,7 +74,7 @@ def compare(name: str, tokenizer: Tokenizer, folder: Path, plain_files: int) -> 
     }  # fmt: skip
     start = time.perf_counter()
     batch: list[str] = []
-    for document in documents_of(files):
+    for document in documents_of(files, megabytes):
         batch.append(document)
         if sum(map(len, batch)) > BATCH_BYTES:
             compare_batch(tokenizer, encoder, batch, row)
@@ -97,10 +104,13 @@ def compare_batch(
     row["tokens"] += len(found.ids)
 
 
-def documents_of(files: list[Path]) -> Iterator[str]:
+def documents_of(files: list[Path], megabytes: float) -> Iterator[str]:
     """Yield the documents of files: JSON lines by their text, all else cut into parts."""
     for path in files:
         raw = read_whole(path)
+        if len(raw) > megabytes * 1e6:
+            end = raw.find(b"\n", int(megabytes * 1e6))
+            raw = raw if end < 0 else raw[: end + 1]
         if ".jsonl" in path.suffixes:
             rows = map(json.loads, raw.splitlines())
             yield from (row.get("text") or json.dumps(row, ensure_ascii=False) for row in rows)

@@ -31,7 +31,9 @@ def main(arguments: list[str]) -> None:
     """Run the comparison that the options ask for and keep the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks tokenize", description=__doc__)
     parser.add_argument("--model", choices=["wordpiece", "bpe"], default="wordpiece")
+    parser.add_argument("--tokenizer", type=Path, help="any other, instead of that of --model")
     parser.add_argument("--num-runs", type=int, default=3, help="runs of our command")
+    parser.add_argument("--peer-files", type=int, help="files for the peers, where they are slow")
     parser.add_argument("--scale", action="store_true", help="0.2, 0.4, 0.8 and 1.6 GB")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--files", type=int, default=8, help="Wikipedia files to use, of 8")
@@ -44,10 +46,13 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     """Measure ours, the peers and, if asked, the scaling; print and write them."""
     files = sorted((DATA / "wikipedia-en").glob("*.jsonl.zst"))[: options.files]
     num_bytes = sum(text_bytes(file) for file in files)
-    vocabulary = DATA / "vocab" / ("bert-base-uncased" if options.model == "wordpiece" else "gpt2")
+    name = "bert-base-uncased" if options.model == "wordpiece" else "gpt2"
+    vocabulary = options.tokenizer or DATA / "vocab" / name
+    kind = options.tokenizer.name if options.tokenizer else options.model
     rows = [ours(files, vocabulary, folder, num_bytes, options.num_runs)]
     if not options.no_peers:
-        rows += peers(files, vocabulary, folder, num_bytes, options.model)
+        some = files[: options.peer_files]
+        rows += peers(some, vocabulary, folder, sum(map(text_bytes, some)), kind)
         reference = next(row for row in rows if row["system"].startswith("datasets.map"))
         for row in rows:
             row["times_datasets_map"] = round(row["mb_per_s"] / reference["mb_per_s"], 1)
@@ -59,7 +64,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
                 rows[-1]["times_datasets_map"] = round(rate, 1)
     print_table(rows)
     scale = "-scale" if options.scale else ""
-    write_result(f"tokenize-{options.model}{scale}", {"input_bytes": num_bytes, "rows": rows})
+    write_result(f"tokenize-{kind}{scale}", {"input_bytes": num_bytes, "rows": rows})
 
 
 def text_bytes(file: Path) -> int:
@@ -163,7 +168,7 @@ def peers(
 ) -> list[dict[str, Any]]:
     """Time each peer in a process of its own."""
     names = ["datasets_map", "encode_batch_fast", "seen_text"]
-    names += ["blingfire"] if model == "wordpiece" else ["gigatoken"]
+    names += {"wordpiece": ["blingfire"], "bpe": ["gigatoken"]}.get(model, [])
     rows = []
     for name in names:
         script = [sys.executable, "-m", "benchmarks.tokenize_peers", name, str(vocabulary)]

@@ -12,6 +12,7 @@ import itertools
 import os
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks tokenize-unspaced",
                                      description=__doc__)  # fmt: skip
     parser.add_argument("--num-runs", type=int, default=3)
+    parser.add_argument("--tokenizers", nargs="*", default=VOCABULARIES, help="or paths")
     parser.add_argument("--megabytes", type=float, default=4.0, help="of text of each language")
     options = parser.parse_args(arguments)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rows = [
         measure(language, vocabulary, options.megabytes, options.num_runs)
-        for vocabulary in VOCABULARIES
+        for vocabulary in options.tokenizers
         for language in TEXTS
     ]
     print_table(rows)
@@ -44,7 +46,8 @@ def main(arguments: list[str]) -> None:
 
 def measure(language: str, vocabulary: str, megabytes: float, num_runs: int) -> dict[str, Any]:
     """Return the median rates of one language and vocabulary, and their ratios."""
-    tokenizer = load_tokenizer(DATA / "vocab" / vocabulary)
+    known = DATA / "vocab" / vocabulary
+    tokenizer = load_tokenizer(known if vocabulary in VOCABULARIES else vocabulary)
     text, offsets = read_text(language, megabytes)
     documents = [text[a:b].tobytes().decode() for a, b in itertools.pairwise(offsets)]
     starts = offsets[:-1][np.diff(offsets) > 0]
@@ -56,7 +59,7 @@ def measure(language: str, vocabulary: str, megabytes: float, num_runs: int) -> 
         theirs.append(seconds(encode_batch_fast, tokenizer.backend, documents))
     rates = [len(text) / 1e6 / statistics.median(times) for times in (cold, seen, theirs)]
     return {
-        "vocabulary": vocabulary, "encoder": encoder.kind, "text": language,
+        "vocabulary": Path(vocabulary).name, "encoder": encoder.kind, "text": language,
         "mb": round(len(text) / 1e6, 1), "cold_mb_per_s": round(rates[0], 1),
         "seen_mb_per_s": round(rates[1], 1), "tokenizers_mb_per_s": round(rates[2], 1),
         "cold_times": round(rates[0] / rates[2], 1), "seen_times": round(rates[1] / rates[2], 1),

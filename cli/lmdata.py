@@ -39,6 +39,7 @@ from .summaries import (
     recipe_lines,
     report_lines,
     size,
+    tokenizer_check_lines,
     tokenizer_lines,
     tokenizer_summary,
 )
@@ -101,6 +102,10 @@ def sample_corpus(
     metavar="TOKEN",
     help="Padding, unknown, begin, separator, mask, then any others: give all or none.",
 )
+@click.option("--num-sentinels", type=click.IntRange(min=0),
+              help="Special tokens <extra_id_0> ..., which T5 has 100 of.")  # fmt: skip
+@click.option("--splits", type=click.Choice(["gpt2", "gpt4"]),
+              help="Of bpe: rules that cut text first.  [default: gpt2]")  # fmt: skip
 @reading_options
 @output_option("tokenizer")
 @num_workers_option
@@ -282,6 +287,32 @@ def verify(
     facts = {**json_values(report), "passed": report.passed}
     echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
     context.exit(0 if report.passed else 1)
+
+
+@main.group()
+def tokenizers() -> None:
+    """Look at tokenizers: `lmdata tokenizers check FILE`."""
+
+
+@tokenizers.command()
+@click.argument("tokenizer", type=FOLDER)
+@click.argument("corpus", nargs=-1)
+@json_option
+@quiet_option
+def check(tokenizer: Path, corpus: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+    """Say how a tokenizer's text is encoded, how fast, and what is odd about its files.
+
+    With files of yours, the first megabytes of theirs are encoded.
+
+    \b
+    Example: lmdata tokenizers check vocab.txt
+    Example: lmdata tokenizers check tokenizer.json corpus/
+    """
+    from lmdata.tokenizer_check import check_tokenizer
+
+    with ProgressLine("encoding a sample", quiet=quiet):
+        found = check_tokenizer(tokenizer, corpus)
+    echo_result(found, as_json=as_json, quiet=quiet, lines=tokenizer_check_lines(found))
 
 
 @main.command()

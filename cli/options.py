@@ -26,7 +26,7 @@ _USER_CAN_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
-        "Look and check": ("show", "stats", "verify", "recipes"),
+        "Look and check": ("show", "stats", "verify", "tokenizers", "recipes"),
     },
     "lmmodel": {
         "Make a model": ("train", "import", "finetune"),

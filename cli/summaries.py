@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lmdata.encoding import RoundTrip
     from lmdata.schema import Flow, Manifest
     from lmdata.tokenizer import Tokenizer
+    from lmdata.tokenizer_check import TokenizerCheck
     from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
     from lmmodel.saving.metrics import Progress
@@ -56,6 +57,19 @@ def tokenizer_lines(
     return [
         *lines,
         f"next: lmdata tokenize CORPUS --tokenizer {output}",
+    ]
+
+
+def tokenizer_check_lines(found: TokenizerCheck) -> list[str]:
+    """Return what is known of a tokenizer, and what is odd about it."""
+    speed = f"{found.mb_per_s:.1f} MB/s on one core, {found.plain_mb_per_s:.2f} by tokenizers"
+    return [
+        f"{found.path}  {found.vocab_size:,} ids, hash {found.hash}",
+        f"  encoder    {found.encoder}: {found.reason}",
+        *(f"  {name:<10} {value}" for name, value in found.rules.items()),
+        f"  sample     {size(found.sample_bytes)} of {found.sample}: {speed}; the ids are the same",
+        *(f"  odd        {oddity}" for oddity in found.oddities),
+        *([] if found.oddities else ["  nothing is odd about its files"]),
     ]
 
 

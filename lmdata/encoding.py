@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lmdata.encoders.encoded import I64, U8, DifferentIdsError, EncodedDocuments, Ids
+from lmdata.encoders.plain_encoding import I64, U8, DifferentIdsError, EncodedDocuments, Ids
 from lmdata.tokenizer import Tokenizer
 
 
@@ -51,22 +51,28 @@ def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
         num_threads: 1 in a worker process, so that workers do not compete; more lets gigatoken and
             `tokenizers` use the threads that they choose themselves
     """
-    from lmdata.encoders.plain_encoding import PlainEncoder
-    from lmdata.encoders.word_encoding import WordEncoder, find_obstacle
-
-    obstacle = find_obstacle(tokenizer.definition)
-    if obstacle is None:
-        return WordEncoder(tokenizer, num_threads=num_threads)
     from lmdata.encoders.bpe_encoding import GigatokenEncoder, find_bpe_obstacle
+    from lmdata.encoders.cuts import make_rule
+    from lmdata.encoders.plain_encoding import PlainEncoder
+    from lmdata.encoders.word_encoding import WordEncoder
+    from lmdata.encoders.wordpiece_matching import find_wordpiece_obstacle
 
-    bpe_obstacle = find_bpe_obstacle(tokenizer.definition)
+    definition = tokenizer.definition
+    if find_wordpiece_obstacle(definition) is None:
+        return WordEncoder(tokenizer, num_threads=num_threads)
+    rule, obstacle = make_rule(tokenizer.backend, definition)
+    encoder: Encoder = PlainEncoder(tokenizer, num_threads=num_threads)
+    if rule is not None:
+        encoder = WordEncoder(tokenizer, rule, num_threads=num_threads)
+    bpe_obstacle = find_bpe_obstacle(definition)
     if bpe_obstacle is None:
-        encoder = GigatokenEncoder(tokenizer, num_threads=num_threads)
-        if encoder.agrees():
-            return encoder
+        gigatoken = GigatokenEncoder(tokenizer, encoder)
+        if gigatoken.agrees():
+            return gigatoken
         bpe_obstacle = "it gives other ids for the pieces of this vocabulary"
-    reason = f"no word cache: {obstacle}; no gigatoken: {bpe_obstacle}"
-    return PlainEncoder(tokenizer, reason=reason, num_threads=num_threads)
+    if rule is None:
+        encoder.reason = f"no word cache: {obstacle}; no gigatoken: {bpe_obstacle}"
+    return encoder
 
 
 def check_encoding(

@@ -7,7 +7,11 @@ beside them, and of BERT or GPT-2 where it names none. The rules of a class are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,8 @@ QWEN2_RULE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+GPT4_RULE = QWEN2_RULE.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+"""Of GPT-4 and Llama-3, too."""
 CLIP_RULE = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -73,21 +79,59 @@ def read_flag(
     return default if value is None else value
 
 
+def steps_of(part: dict[str, Any] | None, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a normalizer or pre-tokenizer, those of sequences one by one."""
+    if part is not None and part["type"] == "Sequence":
+        for step in part[name]:
+            yield from steps_of(step, name)
+    elif part is not None:
+        yield part
+
+
 def spelling_of(value: Any) -> str | None:
     """Return the spelling of a token that is described by a string or an object."""
     found = value.get("content") if isinstance(value, dict) else value
     return found if isinstance(found, str) else None
 
 
-def ask_tokenizers(path: Path, what: str, make: Callable[[], Any]) -> Any:
-    """Return what `tokenizers` makes, whose panics are no `Exception`."""
+@contextlib.contextmanager
+def quiet_panics() -> Iterator[None]:
+    """Keep what the block writes to standard error, and write it only if the block succeeds.
+
+    A panic of `tokenizers` is caught, but Rust has then already printed its own lines.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+            sys.stderr.flush()
+            kept.seek(0)
+            os.write(terminal, kept.read())
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def ask_tokenizers(message: str, make: Callable[[], Any]) -> Any:
+    """Return what `tokenizers` makes, whose panics are no `Exception`.
+
+    Args:
+        message: what can't be done if it fails; the reason follows it
+        make: asks `tokenizers`
+
+    Raises:
+        TokenizerError: it fails or panics
+    """
     try:
-        return make()
+        with quiet_panics():
+            return make()
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TokenizerError(f"{path} is not a {what}: {reason}") from error
+        raise TokenizerError(f"{message}: {reason}") from error
 
 
 def check_ids(path: Path, vocabulary: Mapping[str, Any], num_others: int = 0) -> None:
@@ -223,7 +267,7 @@ def read_bpe(
     given = {}
     if class_name in suffixed:
         given = {"end_of_word_suffix": "</w>", "unk_token": unknown or suffixed[class_name]}
-    model = ask_tokenizers(path, f"BPE with {merges.name}",
+    model = ask_tokenizers(f"{path} is not a BPE with {merges.name}",
                  lambda: models.BPE.from_file(str(path), str(merges), **given))  # fmt: skip
     backend = tokenizers.Tokenizer(model)
     if given and backend.token_to_id(given["unk_token"]) is None:
@@ -234,7 +278,7 @@ def read_bpe(
         backend.decoder = decoders.ByteLevel()
     elif class_name == "Qwen2Tokenizer":
         backend.normalizer = normalizers.NFC()
-        backend.pre_tokenizer = _split_bytes(QWEN2_RULE, add_prefix_space=has_prefix)
+        backend.pre_tokenizer = split_bytes(QWEN2_RULE, add_prefix_space=has_prefix)
         backend.decoder = decoders.ByteLevel()
     elif class_name == "CLIPTokenizer":
         _make_clip(backend)
@@ -247,7 +291,8 @@ def read_bpe(
     return backend, _bpe_specials(class_name)
 
 
-def _split_bytes(rule: str, *, add_prefix_space: bool) -> pre_tokenizers.PreTokenizer:
+def split_bytes(rule: str, *, add_prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
+    """Return a pre-tokenizer that cuts by a regular expression and spells bytes."""
     split = pre_tokenizers.Split(tokenizers.Regex(rule), "isolated")
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=False)
     return pre_tokenizers.Sequence([split, as_bytes])

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lmdata.tokenizer_classes import (
     read_object,
     read_vocab_txt,
     spelling_of,
+    steps_of,
 )
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -71,7 +72,7 @@ def read_tokenizer_files(path: Path, *, lower_case: bool | None = None) -> Token
     Raises:
         TokenizerError: nothing is there, or it is not a tokenizer, or one that can't be built
     """
-    source = _find_tokenizer_file(path)
+    source = find_tokenizer_file(path)
     if lower_case is not None and source.suffix != ".txt":
         raise TokenizerError(f"{source} says itself whether it lower-cases; leave lower_case out")
     config = _read_beside(source, "tokenizer_config.json")
@@ -90,7 +91,7 @@ def read_tokenizer_files(path: Path, *, lower_case: bool | None = None) -> Token
     return TokenizerFiles(backend, special, notes)
 
 
-def _find_tokenizer_file(path: Path) -> Path:
+def find_tokenizer_file(path: Path) -> Path:
     """Return the tokenizer.json, vocab.txt or vocab.json that a path means."""
     if path.name == "merges.txt":
         path = path.with_name("vocab.json")
@@ -194,7 +195,7 @@ def _read_tokenizer_json(
     except (KeyError, TypeError, AttributeError) as error:
         raise TokenizerError(f"{path} is not a tokenizer.json: it lacks {error}") from error
     return ask_tokenizers(
-        path, "tokenizer.json", lambda: tokenizers.Tokenizer.from_str(text)
+        f"{path} is not a tokenizer.json", lambda: tokenizers.Tokenizer.from_str(text)
     ), tuple(notes)
 
 
@@ -223,7 +224,7 @@ def _check_definition(path: Path, definition: dict[str, Any]) -> None:
     check_ids(path, {str(token["content"]): token["id"] for token in definition["added_tokens"]},
               len(vocabulary))  # fmt: skip
     growth = 1.0
-    for step in _steps(definition.get("normalizer")):
+    for step in steps_of(definition.get("normalizer"), "normalizers"):
         if step["type"] == "Precompiled":
             _check_charsmap(path, step.get("precompiled_charsmap"))
         if step["type"] == "Replace":
@@ -234,14 +235,6 @@ def _check_definition(path: Path, definition: dict[str, Any]) -> None:
             f"{path}: its normalizer can make a text {growth:,.0f} times as long; at most "
             f"{_MOST_GROWTH} times is allowed"
         )
-
-
-def _steps(normalizer: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    if normalizer is not None and normalizer["type"] == "Sequence":
-        for step in normalizer["normalizers"]:
-            yield from _steps(step)
-    elif normalizer is not None:
-        yield normalizer
 
 
 def _check_charsmap(path: Path, encoded: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -13,15 +14,23 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from lmdata.encoders.words import NUM_CLASSES, SPACE, WORD, ascii_classes
+from lmdata.encoders.cut_kernels import NUM_CLASSES, SPACE, WORD
+from lmdata.encoders.cuts import CutRule
+from lmdata.encoders.words import ascii_classes
 from lmdata.encoding import RoundTrip, measure_round_trip
 from lmdata.errors import TokenizerError
-from lmdata.learning.chunks import cut_chunks
-from lmdata.learning.counting import CountingRule, DocumentBatch, count_words, split_text
+from lmdata.learning.counting import (
+    CountingRule,
+    DocumentBatch,
+    count_words,
+    cut_chunks,
+    split_text,
+)
 from lmdata.learning.merges import learn_merges
 from lmdata.learning.symbols import Symbols, choose_alphabet, split_into_symbols
 from lmdata.learning.unigram import learn_unigram
 from lmdata.tokenizer import Tokenizer
+from lmdata.tokenizer_classes import GPT4_RULE, split_bytes
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -46,6 +55,10 @@ class TokenizerConfig:
         min_frequency: a pair of pieces that occurs less often is not joined, >= 1; not for unigram
         special_tokens: padding, unknown, begin, separator and mask, in this order, then any others;
             they get the first ids
+        num_sentinels: special tokens `<extra_id_0>`, `<extra_id_1>` and so on behind those, which
+            stand for left out spans in T5
+        splits: rules that cut text before pieces are learned: "gpt2", or "gpt4", which joins
+            punctuation to letters, line ends to punctuation and cuts numbers in threes; bpe only
         limit_alphabet: keep that many characters, the most frequent ones; None: as
             `choose_alphabet` says; byte-level BPE has the 256 bytes and ignores nothing
         allow_smaller: where the text can't fill the vocabulary, make a smaller one, not an error
@@ -58,6 +71,8 @@ class TokenizerConfig:
     strip_accents: bool = False
     min_frequency: int = 2
     special_tokens: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    num_sentinels: int = 0
+    splits: Literal["gpt2", "gpt4"] = "gpt2"
     limit_alphabet: int | None = None
     allow_smaller: bool = False
     max_training_bytes: int = 1 << 30
@@ -71,6 +86,12 @@ class TokenizerConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.model == "bpe" and self.limit_alphabet is not None:
             raise ValueError("limit_alphabet has no effect on bpe, whose alphabet is the 256 bytes")
+        if self.splits not in ("gpt2", "gpt4"):
+            raise ValueError(f"splits must be one of gpt2, gpt4, got {self.splits!r}")
+        if self.model != "bpe" and self.splits != "gpt2":
+            raise ValueError(f"splits has no effect on {self.model}: leave it out")
+        if not 0 <= self.num_sentinels < 10_000:
+            raise ValueError(f"num_sentinels must be from 0 to 9,999, got {self.num_sentinels}")
         if self.model == "unigram" and self.min_frequency != 2:
             raise ValueError("min_frequency has no effect on unigram: leave it out")
         if self.model != "wordpiece" and self.strip_accents:
@@ -78,15 +99,21 @@ class TokenizerConfig:
         self._check_special_tokens()
 
     def _check_special_tokens(self) -> None:
-        tokens = self.special_tokens
-        if len(tokens) < 5 or "" in tokens:
+        tokens = self.all_special_tokens
+        if len(self.special_tokens) < 5 or "" in tokens:
             raise ValueError(
                 "special_tokens must name padding, unknown, begin, separator and mask, in this "
-                f"order, got {list(tokens)}"
+                f"order, got {list(self.special_tokens)}"
             )
         twice = sorted({token for token in tokens if tokens.count(token) > 1})
         if twice:
             raise ValueError(f"special_tokens must all differ, got {twice[0]!r} more than once")
+
+    @property
+    def all_special_tokens(self) -> tuple[str, ...]:
+        """The special tokens with the sentinels."""
+        sentinels = (f"<extra_id_{number}>" for number in range(self.num_sentinels))
+        return (*self.special_tokens, *sentinels)
 
     @property
     def purposes(self) -> dict[str, str]:
@@ -139,17 +166,13 @@ def train_tokenizer(
     """
     method = METHODS[config.model]
     backend = method.make_backend(config)
-    _check_no_text_spells(config.special_tokens, backend)
+    _check_no_text_spells(config.all_special_tokens, backend)
     counts = count_words(
-        batches,
-        backend,
-        method.rule,
-        max_bytes=config.max_training_bytes,
-        num_threads=num_threads,
-        progress=progress,
-    )
+        batches, backend, _counting_rule(config, backend), max_bytes=config.max_training_bytes,
+        num_threads=num_threads, progress=progress,
+    )  # fmt: skip
     backend.model = method.learn(counts.pre_tokens, config)
-    _add_special_tokens(backend, config.special_tokens)
+    _add_special_tokens(backend, config.all_special_tokens)
     tokenizer = Tokenizer(backend, config.purposes)
     if report is not None:
         words = counts.raw_words
@@ -200,8 +223,25 @@ def _make_bpe(config: TokenizerConfig) -> tokenizers.Tokenizer:
     if config.is_lowercase:
         backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if config.splits == "gpt4":
+        backend.pre_tokenizer = split_bytes(GPT4_RULE)
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _counting_rule(config: TokenizerConfig, backend: tokenizers.Tokenizer) -> CountingRule:
+    """Return how raw words are counted; for other rules than GPT-2's, the tokenizer is asked."""
+    rule = METHODS[config.model].rule
+    if config.splits == "gpt2":
+        return rule
+    asked = CutRule(backend, {"added_tokens": []})
+    assert asked.obstacle is None, asked.obstacle
+
+    def learn_characters(text: U8, offsets: I64) -> I64:
+        asked.learn(text)
+        return offsets
+
+    return dataclasses.replace(rule, classes=asked.classes, cut=learn_characters)
 
 
 def _make_unigram(config: TokenizerConfig) -> tokenizers.Tokenizer:
@@ -217,7 +257,7 @@ def _make_unigram(config: TokenizerConfig) -> tokenizers.Tokenizer:
         steps.append(normalizers.Lowercase())
     steps.append(normalizers.Replace(tokenizers.Regex(r"\s+"), " "))
     backend.normalizer = normalizers.Sequence(steps)
-    openings = sorted({token[0] for token in config.special_tokens} & set(string.punctuation))
+    openings = sorted({token[0] for token in config.all_special_tokens} & set(string.punctuation))
     splits = [pre_tokenizers.Split(opening, "isolated") for opening in openings]
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), *splits])
     backend.decoder = decoders.Metaspace()
@@ -258,9 +298,9 @@ def _learn_pieces(
     Raises:
         TokenizerError: the vocabulary is too small for its alphabet, or too large for the text
     """
-    names = [*config.special_tokens, *symbols.names]
+    names = [*config.all_special_tokens, *symbols.names]
     _check_has_room(len(symbols.names), config)
-    num_special = len(config.special_tokens)
+    num_special = len(config.all_special_tokens)
     pairs, pieces = learn_merges(
         symbols.ids,
         symbols.offsets,
@@ -280,7 +320,7 @@ def _learn_pieces(
 
 
 def _check_has_room(num_symbols: int, config: TokenizerConfig) -> None:
-    num_special = len(config.special_tokens)
+    num_special = len(config.all_special_tokens)
     if config.vocab_size < num_special + num_symbols:
         remedy = "" if config.model == "bpe" else " or limit_alphabet to fewer characters"
         raise TokenizerError(
@@ -302,10 +342,10 @@ def _check_is_filled(num_pieces: int, config: TokenizerConfig, condition: str) -
 def _learn_unigram(words: dict[str, int], config: TokenizerConfig) -> models.Model:
     alphabet = choose_alphabet(words, config.limit_alphabet, config.vocab_size)
     _check_has_room(len(alphabet), config)
-    num_special = len(config.special_tokens)
+    num_special = len(config.all_special_tokens)
     pieces = learn_unigram(words, alphabet, config.vocab_size - num_special)
     _check_is_filled(num_special + len(pieces), config, "that occur in it twice or more")
-    vocabulary: list[tuple[str, float]] = [(token, 0.0) for token in config.special_tokens]
+    vocabulary: list[tuple[str, float]] = [(token, 0.0) for token in config.all_special_tokens]
     return models.Unigram([*vocabulary, *pieces], unk_id=1, byte_fallback=False)
 
 

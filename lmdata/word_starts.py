@@ -16,7 +16,7 @@ import functools
 import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import tokenizers
 
 from lmdata.errors import TokenizerError
+from lmdata.tokenizer_classes import steps_of
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -167,21 +168,13 @@ def _pre_tokenizer_kinds(pre_tokenizer: dict[str, Any] | None) -> list[str]:
 
 def _space_mark(definition: dict[str, Any]) -> str | None:
     """Return what stands for a space in pieces that keep it, None if nothing does."""
-    for step in _steps(definition.get("pre_tokenizer"), "pretokenizers"):
+    for step in steps_of(definition.get("pre_tokenizer"), "pretokenizers"):
         if step["type"] == "Metaspace":
             return str(step["replacement"])
-    for step in _steps(definition.get("normalizer"), "normalizers"):
+    for step in steps_of(definition.get("normalizer"), "normalizers"):
         if step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"]:
             return str(step["content"])
     return METASPACE if definition["model"]["type"] == "Unigram" else None
-
-
-def _steps(part: dict[str, Any] | None, name: str) -> Iterator[dict[str, Any]]:
-    if part is not None and part["type"] == "Sequence":
-        for step in part[name]:
-            yield from _steps(step, name)
-    elif part is not None:
-        yield part
 
 
 @functools.cache

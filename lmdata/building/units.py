@@ -15,9 +15,13 @@ import pyarrow as pa
 from lmdata.building.plan import Piece, TokenizeConfig, Unit, assign_splits
 from lmdata.columns import to_column, to_list_column
 from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
-from lmdata.encoders.encoded import DifferentIdsError, EncodedDocuments, EncodingError
-from lmdata.encoders.intrinsics import start_numba
-from lmdata.encoders.plain_encoding import PlainEncoder
+from lmdata.encoders.cut_kernels import start_numba
+from lmdata.encoders.plain_encoding import (
+    DifferentIdsError,
+    EncodedDocuments,
+    EncodingError,
+    PlainEncoder,
+)
 from lmdata.encoding import RoundTrip, check_encoding, make_encoder, measure_round_trip
 from lmdata.errors import CorpusError, TokenizerError
 from lmdata.files import output_errors, write_atomically
@@ -134,7 +138,7 @@ class UnitRun:
     def __init__(self, setup: UnitSetup, tokenizer: Tokenizer, encoder: Any, unit: Unit) -> None:
         self._setup, self._unit = setup, unit
         self._tokenizer, self._encoder = tokenizer, encoder
-        self._receipt = UnitReceipt(number=unit.number, encoder=encoder.kind)
+        self._receipt = UnitReceipt(number=unit.number, encoder=f"{encoder.kind}: {encoder.reason}")
         self._schema = part_schema(np.dtype(tokenizer.id_dtype))
         self._parts: dict[str, ShardFile] = {}
         self._cleanup = ExitStack()

@@ -1,27 +1,31 @@
-"""The encoder for every tokenizer: `tokenizers` itself, with offsets to find the sentences."""
+"""The encoder for every tokenizer: `tokenizers` itself, with offsets to find the sentences.
+
+What every encoder returns is here too: the ids of documents and how they divide into sentences.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from lmdata.encoders.encoded import (
-    I64,
-    U8,
-    EncodedDocuments,
-    EncodingError,
-    assemble,
-    check_sentence_starts,
-)
+from lmdata.errors import TokenizerError
+from lmdata.ragged import Ragged, concatenate
 from lmdata.tokenizer import Tokenizer
+from lmdata.tokenizer_classes import ask_tokenizers
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+Ids = npt.NDArray[Any]
 
 GROUP_BYTES = 1 << 20
 """Text that `tokenizers` is given at a time; longer ones are cut where that changes nothing."""
@@ -30,6 +34,130 @@ MEMORY_PER_BYTE = 140
 WINDOW = 1 << 16
 AROUND = 1 << 9
 """Bytes in which a place to cut is looked for, and bytes on both sides that are encoded again."""
+
+
+class EncodingError(TokenizerError):
+    """A document can't be encoded, or comes out differently than `tokenizers` encodes it.
+
+    Attributes:
+        row: of the document among those that were encoded together
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+
+
+class DifferentIdsError(EncodingError):
+    """An encoder of ours gives other ids than `tokenizers`, which then encodes instead."""
+
+
+@dataclass(frozen=True)
+class EncodedDocuments:
+    """The ids of documents and how they divide into sentences.
+
+    A token belongs to the sentence in which its first byte lies; sentences without a token vanish.
+
+    Attributes:
+        ids: uint16 or uint32 (T,), of all documents
+        document_offsets: int64 (D + 1,), where documents begin in `ids`
+        sentence_lengths: uint32 (S,), tokens in each sentence, none of them 0
+        sentence_offsets: int64 (D + 1,), where documents begin in `sentence_lengths`
+    """
+
+    ids: Ids
+    document_offsets: I64
+    sentence_lengths: npt.NDArray[np.uint32]
+    sentence_offsets: I64
+
+
+def check_sentence_starts(offsets: I64, sentence_starts: I64) -> None:
+    """Check that every document with text begins a sentence.
+
+    Raises:
+        ValueError: one does not
+    """
+    begins = offsets[:-1][np.diff(offsets) > 0]
+    place = np.searchsorted(sentence_starts, begins)
+    found = place < len(sentence_starts)
+    if not np.all(found) or np.any(sentence_starts[place] != begins):
+        raise ValueError("sentence_starts must hold the start of every document that has text")
+
+
+def assemble(ids: Ids, before: I64, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
+    """Return ids divided into documents and sentences.
+
+    Args:
+        ids: uint16 or uint32 (T,)
+        before: int64 (S,), how many tokens have their first byte before each sentence start
+        offsets: int64 (D + 1,), where documents begin in the text
+        sentence_starts: int64 (S,), where sentences begin in the text
+
+    Example:
+        >>> two = assemble(np.arange(5), np.array([0, 2, 2]), np.array([0, 9, 9, 12]),
+        ...                np.array([0, 4, 9]))
+        >>> two.document_offsets.tolist(), two.sentence_lengths.tolist()
+        ([0, 2, 2, 5], [2, 3])
+    """
+    ends = np.append(before, len(ids))
+    lengths = np.diff(ends)
+    first_sentence = np.searchsorted(sentence_starts, offsets)
+    first_sentence[-1] = len(sentence_starts)
+    num_before = np.append(0, np.cumsum(lengths > 0))
+    return EncodedDocuments(
+        ids=ids,
+        document_offsets=ends[first_sentence].astype(np.int64),
+        sentence_lengths=lengths[lengths > 0].astype(np.uint32),
+        sentence_offsets=num_before[first_sentence].astype(np.int64),
+    )
+
+
+class Encodes(Protocol):
+    """What encodes documents; see `lmdata.encoding.Encoder`."""
+
+    def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
+        """Return the ids of documents."""
+        ...
+
+
+def take_documents(text: U8, offsets: I64, sentence_starts: I64, rows: I64) -> tuple[U8, I64, I64]:
+    """Return text, offsets and sentence starts of some documents.
+
+    Args:
+        text: uint8 (N,)
+        offsets: int64 (D + 1,), where documents begin
+        sentence_starts: int64 (S,), sorted
+        rows: int64 (R,), which documents
+
+    Example:
+        >>> text = np.frombuffer(b"One. Two.Three.", np.uint8)
+        >>> some = take_documents(text, np.array([0, 9, 15]), np.array([0, 4, 9]), np.array([1]))
+        >>> some[0].tobytes(), some[1].tolist(), some[2].tolist()
+        (b'Three.', [0, 6], [0])
+    """
+    documents = Ragged(text, offsets).take(rows)
+    own = np.searchsorted(offsets, sentence_starts, side="right") - 1
+    inside = Ragged(sentence_starts - offsets[own], np.searchsorted(sentence_starts, offsets))
+    taken = inside.take(rows)
+    starts = taken.values + np.repeat(documents.offsets[:-1], np.diff(taken.offsets))
+    return (
+        np.asarray(documents.values, np.uint8), np.asarray(documents.offsets, np.int64),
+        np.asarray(starts, np.int64),
+    )  # fmt: skip
+
+
+def put_in_order(parts: list[EncodedDocuments], order: I64) -> EncodedDocuments:
+    """Return documents that were encoded in parts, in another order: int64 (D,) rows of all."""
+    ids = concatenate([Ragged(part.ids, part.document_offsets) for part in parts]).take(order)
+    lengths = concatenate(
+        [Ragged(part.sentence_lengths, part.sentence_offsets) for part in parts]
+    ).take(order)
+    return EncodedDocuments(
+        ids=ids.values,
+        document_offsets=np.asarray(ids.offsets, np.int64),
+        sentence_lengths=np.asarray(lengths.values, np.uint32),
+        sentence_offsets=np.asarray(lengths.offsets, np.int64),
+    )
 
 
 @contextlib.contextmanager
@@ -67,6 +195,56 @@ def first_bytes(text: str, encoding: Any) -> I64:
     return np.maximum.accumulate(starts[characters]) if len(characters) else characters
 
 
+class Encodings:
+    """What `tokenizers` makes of texts, on as many threads as are allowed and without its noise.
+
+    Args:
+        tokenizer: encodes
+        num_threads: 1 keeps `tokenizers` on the calling thread
+    """
+
+    def __init__(self, tokenizer: Tokenizer, num_threads: int = 1) -> None:
+        self._tokenizer, self._num_threads = tokenizer, num_threads
+
+    @functools.cached_property
+    def _backend(self) -> tokenizers.Tokenizer:
+        return without_post_processor(self._tokenizer)
+
+    def ids(self, texts: list[str]) -> list[I64]:
+        """Return int64 (T,) for each text.
+
+        Raises:
+            EncodingError: `tokenizers` fails or panics, which is no `Exception`
+        """
+        encode = self._tokenizer.backend.encode_batch_fast
+        return [np.array(encoding.ids, np.int64) for encoding in self._ask(encode, texts)]
+
+    def with_offsets(self, texts: list[str]) -> list[tokenizers.Encoding]:
+        """Return ids and offsets of each text; raises as `ids` does."""
+        return self._ask(self._backend.encode_batch, texts)
+
+    def _ask(self, encode: Callable[..., Any], texts: list[str]) -> list[tokenizers.Encoding]:
+        with rust_threads(self._num_threads):
+            try:
+                encodings: list[tokenizers.Encoding] = ask_tokenizers(
+                    "`tokenizers` can't encode this text",
+                    lambda: list(encode(texts, add_special_tokens=False)),
+                )
+            except TokenizerError as error:
+                raise EncodingError(self._find_bad(encode, texts), str(error)) from error
+        return encodings
+
+    def _find_bad(self, encode: Callable[..., Any], texts: list[str]) -> int:
+        """Return the first of some texts that can't be encoded alone, 0 if each can."""
+        if len(texts) > 1:
+            for row, text in enumerate(texts):
+                try:
+                    self._ask(encode, [text])
+                except EncodingError:
+                    return row
+        return 0
+
+
 class PlainEncoder:
     """Encodes any tokenizer's text by `tokenizers`."""
 
@@ -74,10 +252,9 @@ class PlainEncoder:
 
     def __init__(self, tokenizer: Tokenizer, *, reason: str = "", num_threads: int = 1) -> None:
         self.reason = reason
-        self._backend = without_post_processor(tokenizer)
+        self._encodings = Encodings(tokenizer, num_threads)
         self._can_be_cut = tokenizer.definition.get("pre_tokenizer") is not None
         self._id_dtype = tokenizer.id_dtype
-        self._num_threads = num_threads
 
     def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
         """Return the ids of documents, as `lmdata.encoding.Encoder` says."""
@@ -90,7 +267,11 @@ class PlainEncoder:
                 text[start:stop].tobytes().decode("utf-8")
                 for start, stop in itertools.pairwise(bounds[first : last + 1].tolist())
             ]
-            encodings = self._encode(parts, rows[first:last])
+            try:
+                encodings = self._encodings.with_offsets(parts)
+            except EncodingError as error:
+                error.row = int(rows[first + error.row])
+                raise
             for start, part, encoding in zip(bounds[first:last], parts, encodings, strict=True):
                 ids.append(np.array(encoding.ids, self._id_dtype))
                 begins.append(first_bytes(part, encoding) + start)
@@ -101,26 +282,6 @@ class PlainEncoder:
         """Return about how many bytes encoding one document takes: most for its longest part."""
         bounds, _ = self._cut_documents(document, np.array([0, len(document)]))
         return 8 * len(document) + MEMORY_PER_BYTE * int(np.diff(bounds).max(initial=0))
-
-    def _encode(self, parts: list[str], rows: I64) -> list[tokenizers.Encoding]:
-        """Encode parts of documents.
-
-        Raises:
-            EncodingError: `tokenizers` fails or panics, which is no `Exception`
-        """
-        with rust_threads(self._num_threads):
-            try:
-                return list(self._backend.encode_batch(parts, add_special_tokens=False))
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-                    raise
-                if len(parts) > 1:  # find out which one it is
-                    for part, row in zip(parts, rows, strict=True):
-                        self._encode([part], np.array([row]))
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise EncodingError(
-                    int(rows[0]), f"`tokenizers` can't encode this text: {reason}"
-                ) from error
 
     def _cut_documents(self, text: U8, offsets: I64) -> tuple[I64, I64]:
         """Return where parts of documents begin, and the end; and the document of each part."""
@@ -156,10 +317,8 @@ class PlainEncoder:
     def _is_safe(self, text: U8, cut: int, stop: int) -> bool:
         left = text[max(0, cut - AROUND) : cut].tobytes().decode("utf-8", "ignore")
         right = text[cut : min(stop, cut + AROUND)].tobytes().decode("utf-8", "ignore")
-        whole, *parts = self._backend.encode_batch_fast(
-            [left + right, left, right], add_special_tokens=False
-        )
-        return bool(whole.ids == parts[0].ids + parts[1].ids)
+        whole, *parts = self._encodings.ids([left + right, left, right])
+        return np.array_equal(whole, np.concatenate(parts))
 
 
 def _is_letter(text: U8) -> npt.NDArray[np.bool_]:

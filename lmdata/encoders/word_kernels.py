@@ -1,9 +1,7 @@
 """The compiled passes behind `lmdata.encoders.words`: cut, hash, look up.
 
-A first pass marks ASCII letters and digits, one bit a byte (SWAR: Lamport, "Multiple byte
-processing with full-word instructions", 1975), so that the end of a run is one count of trailing
-zeros. Words are then cut and hashed a batch ahead of their look-up, with their slots prefetched,
-which hides the memory behind a table that is larger than the cache.
+Words are cut and hashed a batch ahead of their look-up, with their slots prefetched, which hides
+the memory behind a table that is larger than the cache.
 
 The table is open addressing with linear probing. A slot is two uint64: a key (the word itself if
 it has at most 8 bytes, else a 64-bit hash) and length << 32 | number + 1, 0 if empty.
@@ -11,23 +9,30 @@ it has at most 8 bytes, else a 64-bit hash) and length << 32 | number + 1, 0 if 
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numba
 import numpy as np
-import numpy.typing as npt
 
-from lmdata.encoders.intrinsics import load8, prefetch, trailing_zeros
+from lmdata.encoders.cut_kernels import (
+    BLANK,
+    I32,
+    I64,
+    NUM_CLASSES,
+    OTHER,
+    PUNCT,
+    SPACE,
+    U8,
+    U64,
+    WORD,
+    Int,
+    character_at,
+    is_solid,
+    load8,
+    prefetch,
+    run_end,
+    spaced_word_end,
+    word_end,
+)
 
-U8 = npt.NDArray[np.uint8]
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-U64 = npt.NDArray[np.uint64]
-Int: TypeAlias = Any
-"""An integer in compiled code, where NumPy's and Python's are one."""
-
-WORD, SPACE, ISOLATED = 0, 1, 2
-NUM_CLASSES = 0x30000
 BATCH = 128
 """Words cut ahead of their look-up: enough to hide a cache miss, few enough to stay in L1."""
 
@@ -35,74 +40,9 @@ BATCH = 128
 DOCUMENT, POSITION, FOUND, MARK, NUM_WORDS, NUM_BYTES = range(6)
 DONE, TABLE_FULL, BYTES_FULL = range(3)
 
-_ONES = np.uint64(0x0101010101010101)
-_HIGH = np.uint64(0x8080808080808080)
-_LOW = np.uint64(0x7F7F7F7F7F7F7F7F)
-_CASE = np.uint64(0x2020202020202020)
-_GATHER = np.uint64(0x0102040810204080)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _HALF = np.uint64(0xFFFFFFFF)
-
-
-@numba.njit(cache=True, nogil=True)
-def flag_alphanumeric(text: U8) -> U8:
-    """Return one bit a byte, lowest first: is it an ASCII letter or digit? Zeros follow."""
-    flags = np.zeros(len(text) // 8 + 17, np.uint8)
-    for block in range(len(text) // 8):
-        chunk = load8(text, 8 * block)
-        low = chunk & _LOW
-        letter = low | _CASE
-        letters = (letter + _ONES * np.uint64(31)) & ~(letter + _ONES * np.uint64(5))
-        digits = (low + _ONES * np.uint64(80)) & ~(low + _ONES * np.uint64(70))
-        both = ((letters | digits) & ~chunk & _HIGH) >> np.uint64(7)
-        flags[block] = np.uint8((both * _GATHER) >> np.uint64(56))
-    for index in range(len(text) // 8 * 8, len(text)):
-        byte = text[index]
-        if 48 <= byte <= 57 or 97 <= byte | 32 <= 122:
-            flags[index >> 3] |= np.uint8(1 << (index & 7))
-    return flags
-
-
-@numba.njit(cache=True, nogil=True)
-def character_at(text: U8, position: Int, stop: Int) -> tuple[Int, Int]:
-    """Return code point and length in bytes of the UTF-8 character at a position."""
-    first = np.int64(text[position])
-    if first < 0x80:
-        return first, 1
-    if first < 0xE0 or position + 2 >= stop:
-        length = min(2, stop - position)
-        return ((first & 0x1F) << 6) | (np.int64(text[position + length - 1]) & 0x3F), length
-    second, third = np.int64(text[position + 1]) & 0x3F, np.int64(text[position + 2]) & 0x3F
-    if first < 0xF0 or position + 3 >= stop:
-        return ((first & 0xF) << 12) | (second << 6) | third, 3
-    fourth = np.int64(text[position + 3]) & 0x3F
-    return ((first & 7) << 18) | (second << 12) | (third << 6) | fourth, 4
-
-
-@numba.njit(cache=True, nogil=True)
-def run_end(flags: U8, position: Int) -> Int:
-    """Return where the run of flagged bytes that begins at a position ends."""
-    while True:
-        clear = ~(load8(flags, position >> 3) >> np.uint64(position & 7))
-        run: Int = min(np.int64(trailing_zeros(clear)), 56)
-        position += run
-        if run < 56:
-            return position
-
-
-@numba.njit(cache=True, nogil=True)
-def word_end(text: U8, flags: U8, position: Int, stop: Int, classes: U8) -> Int:
-    """Return where the run of WORD characters that begins at a position ends."""
-    while position < stop:
-        position = run_end(flags, position)
-        if position >= stop:
-            return stop
-        code, length = character_at(text, position, stop)
-        if code < NUM_CLASSES and classes[code] != WORD:
-            return position
-        position += length
-    return stop
 
 
 @numba.njit(cache=True, nogil=True)
@@ -190,6 +130,50 @@ def cut_batch(
         keys[2 * found], keys[2 * found + 1] = key, mixed
         found += 1
         position = end + (end < stop and text[end] == 32)
+    state[DOCUMENT], state[POSITION] = document, position
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def cut_spaced_words(
+    text: U8, flags: U8, offsets: I64, classes: U8, slots: U64, state: I64, bounds: I64, keys: U64
+) -> Int:
+    """Cut the next words as `spaced_word_end` says, so that no byte is left out.
+
+    Args: as `cut_batch` takes them
+    """
+    document, position = state[DOCUMENT], state[POSITION]
+    stop = offsets[document + 1]
+    mask = np.uint64(len(slots) // 2 - 1)
+    found = 0
+    while found < BATCH:
+        if position >= stop:
+            document += 1
+            if document + 1 >= len(offsets):
+                document -= 1
+                break
+            position, stop = offsets[document], offsets[document + 1]
+            continue
+        begin = position + (text[position] == 32)
+        end = run_end(flags, begin)
+        if end < stop:
+            after = classes[text[end]] if text[end] < 0x80 else np.uint8(OTHER)
+            if end == begin:
+                end, _ = spaced_word_end(text, flags, position, stop, classes, OTHER)
+            elif after == BLANK:
+                following = text[end + 1] if end + 1 < stop else np.uint8(0x80)
+                if following >= 0x80 or not is_solid(classes[following]):
+                    end, _ = spaced_word_end(text, flags, end, stop, classes, WORD)
+            elif after != PUNCT:
+                end, _ = spaced_word_end(text, flags, end, stop, classes, WORD)
+        end = min(end, stop)
+        key = word_key(text, position, end)
+        mixed = hash_of(key, end - position)
+        prefetch(slots, np.int64(np.uint64(2) * (mixed & mask)))
+        bounds[2 * found], bounds[2 * found + 1] = position, end
+        keys[2 * found], keys[2 * found + 1] = key, mixed
+        found += 1
+        position = end
     state[DOCUMENT], state[POSITION] = document, position
     return found
 
@@ -312,7 +296,10 @@ def scan_words(
     next_mark = marks[mark] if mark < len(marks) else last
     num_cut = 1
     while num_cut > 0:
-        num_cut = cut_batch(text, flags, offsets, classes, slots, state, bounds, keys)
+        if classes[32] == BLANK:
+            num_cut = cut_spaced_words(text, flags, offsets, classes, slots, state, bounds, keys)
+        else:
+            num_cut = cut_batch(text, flags, offsets, classes, slots, state, bounds, keys)
         find_candidates(num_cut, bounds, keys, slots, starts, arena, numbers)
         for index in range(num_cut):
             start, end = bounds[2 * index], bounds[2 * index + 1]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.ragged import offsets_of
+
 I64 = npt.NDArray[np.int64]
 
 _MIN_ALPHABET = 1000  # the customary limit for WordPiece
@@ -87,7 +89,7 @@ def split_into_symbols(
         renumbered[inside] = len(alphabet) + np.arange(len(inside))
         ids = np.where(is_inside, renumbered[ids], ids)
         names += [continuing_prefix + alphabet[number] for number in inside]
-    offsets = np.concatenate([[0], np.cumsum(lengths[is_known])]).astype(np.int64)
+    offsets = offsets_of(lengths[is_known])
     return Symbols(names, ids[is_known[word_of]], offsets, counts[is_known])
 
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.errors import TokenizerError
-from lmdata.learning.chunks import cut_chunks
-from lmdata.learning.counting import count_words, split_text
+from lmdata.learning.counting import count_words, cut_chunks, split_text
 from lmdata.tokenizer_training import METHODS, TokenizerConfig
 from tests.lmdata.text_batches import Batch, batch
 

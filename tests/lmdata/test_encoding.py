@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
 from lmdata.encoders import bpe_encoding, plain_encoding, word_encoding
-from lmdata.encoders.encoded import EncodedDocuments, EncodingError, assemble
-from lmdata.encoders.plain_encoding import PlainEncoder
-from lmdata.encoders.word_encoding import (
-    WordEncoder,
-    ask_classes,
-    cut_classes,
-    find_obstacle,
-    find_separator,
+from lmdata.encoders.cut_kernels import ISOLATED
+from lmdata.encoders.plain_encoding import (
+    EncodedDocuments,
+    EncodingError,
+    PlainEncoder,
+    assemble,
 )
-from lmdata.encoders.word_kernels import ISOLATED
+from lmdata.encoders.word_encoding import WordEncoder, find_separator
+from lmdata.encoders.wordpiece_matching import ask_classes, cut_classes, find_wordpiece_obstacle
 from lmdata.encoding import (
     CHANGED,
     WITHOUT_PIECE,
@@ -42,8 +41,8 @@ KINDS = {
     "wordpiece": "word-cache",
     "wordpiece-cased": "word-cache",
     "byte-level": "gigatoken",
-    "bpe": "plain",
-    "unigram": "plain",
+    "bpe": "word-cache",
+    "unigram": "word-cache",
 }
 
 WORDS = ["fox", "Quick", "the", "naïve", "ABC", "1,234", "don't", "[MASK]", "[SEP]", "##s", "ﬁ"]
@@ -169,13 +168,14 @@ def test_a_document_that_begins_no_sentence_is_refused(kind):
         make_encoder(trained(kind)).encode(text, offsets, np.array([0]))
 
 
-def test_a_cut_in_an_unsafe_place_is_caught():
+def test_a_cut_in_an_unsafe_place_is_caught(monkeypatch):
     tokenizer = trained("wordpiece")
     classes = cut_classes(tokenizer.backend, tokenizer.definition)
     classes[ord("é")] = ISOLATED
     text, offsets, starts = with_starts(["the fox", "Déjà vu"])
     safe = WordEncoder(tokenizer).encode(text, offsets, starts)
-    unsafe = WordEncoder(tokenizer, classes=classes).encode(text, offsets, starts)
+    monkeypatch.setattr(word_encoding, "cut_classes", lambda *_: classes)
+    unsafe = WordEncoder(tokenizer).encode(text, offsets, starts)
     check_encoding(tokenizer, text, offsets, safe, [0, 1])
     check_encoding(tokenizer, text, offsets, unsafe, [0])
     with pytest.raises(TokenizerError, match=r"row 1: token \d+ differs from what"):
@@ -195,65 +195,17 @@ def test_a_changed_a_missing_and_an_extra_token_are_caught():
             check_encoding(tokenizer, text, offsets, bad, [0, 1])
 
 
-@pytest.mark.parametrize(
-    ("change", "obstacle"),
-    [
-        ({"normalizer": {"type": "NFC"}}, "normalizer is NFC"),
-        ({"normalizer": None}, "normalizer is None"),
-        ({"pre_tokenizer": {"type": "Whitespace"}}, "not BertPreTokenizer"),
-    ],
-)
-def test_a_tokenizer_with_other_rules_takes_the_plain_path_and_says_why(change, obstacle):
-    definition = {**trained("wordpiece").definition, **change}
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(definition)))
-    encoder = make_encoder(tokenizer)
-    assert encoder.kind == "plain"
-    assert obstacle in encoder.reason
-    assert_is_reference(tokenizer, encoder, ["The fox. naïve", "中文 [MASK]"])
-
-
-@pytest.mark.parametrize("kind_with_cache", ["wordpiece", "byte-level"])
-def test_an_added_token_that_is_not_special_takes_the_plain_path(kind_with_cache):
-    backend = tokenizers.Tokenizer.from_str(trained(kind_with_cache).backend.to_str())
-    backend.add_tokens(["x fo"])
-    tokenizer = Tokenizer(backend)
-    encoder = make_encoder(tokenizer)
-    assert encoder.kind == "plain"
-    assert "'x fo' is not special" in encoder.reason
-    assert_is_reference(tokenizer, encoder, ["the x fox", "x fo"])
-
-
-@pytest.mark.parametrize(
-    "pre_tokenizer",
-    [
-        pre_tokenizers.ByteLevel(add_prefix_space=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        ),
-    ],
-)
-def test_byte_level_bpe_with_other_rules_takes_the_plain_path(pre_tokenizer):
-    backend = tokenizers.Tokenizer.from_str(trained("byte-level").backend.to_str())
-    backend.pre_tokenizer = pre_tokenizer
-    tokenizer = Tokenizer(backend)
-    encoder = make_encoder(tokenizer)
-    assert encoder.kind == "plain"
-    assert "pre-tokenizer is not GPT-2's" in encoder.reason
-    assert_is_reference(tokenizer, encoder, ["The fox. naïve 1234", " a  b"], [3])
-
-
 def test_wordpiece_without_any_punctuation_is_exact():
     vocabulary = {"[UNK]": 0, "the": 1, "fox": 2, "##é": 3, "e": 4, "naive": 5}
     tokenizer = Tokenizer(wordpiece_backend(vocabulary, lower_case=True))
-    assert find_separator(tokenizer) == (None, -1)
+    assert find_separator(tokenizer) is None
     assert_is_reference(tokenizer, WordEncoder(tokenizer), ["the fox, naïve é. 中", "", "!?"], [4])
 
 
 def test_wordpiece_whose_unknown_piece_is_missing_takes_the_plain_path():
     definition = trained("wordpiece").definition
     model = {**definition["model"], "unk_token": "[NONE]"}
-    assert "[NONE]" in str(find_obstacle({**definition, "model": model}))
+    assert "[NONE]" in str(find_wordpiece_obstacle({**definition, "model": model}))
 
 
 def test_the_tokenizer_is_asked_which_characters_it_cuts_at():
@@ -420,8 +372,8 @@ def test_characters_younger_than_a_library_are_encoded_by_tokenizers(text):
     assert encoder.kind == "gigatoken"
     assert_is_reference(tokenizer, encoder, ["plain text", text, "é 中 😀", text], [3])
     raw, offsets = packed(["é 中 😀", text, ""])
-    flags = bpe_encoding.has_new_characters(raw, offsets, bpe_encoding.new_characters())
-    assert flags.tolist() == [False, True, False]
+    flags = bpe_encoding.find_unusual(raw, offsets, bpe_encoding.unusual_characters())
+    assert (flags & bpe_encoding.NEW).tolist() == [0, 1, 0]
 
 
 def test_pieces_that_merges_do_not_reach_are_left_to_tokenizers():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -16,7 +17,10 @@ import tokenizers
 import zstandard
 from tokenizers import models, trainers
 
+from lmdata import tokenizer_training
+from lmdata.encoding import make_encoder
 from lmdata.errors import TokenizerError
+from lmdata.learning.counting import count_words, split_text
 from lmdata.learning.symbols import choose_alphabet, split_into_symbols
 from lmdata.tokenizer import load_tokenizer, save_tokenizer
 from lmdata.tokenizer_training import METHODS, TokenizerConfig, train_tokenizer
@@ -305,3 +309,39 @@ def test_progress_is_told_in_bytes() -> None:
     train_tokenizer(batches, config, progress=seen.append)
     assert seen == [7, 12]
     assert isinstance(train("bpe").backend.model, models.BPE)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_pre_tokens_at_gpt4s_splits_are_those_of_whole_documents(num_threads: int) -> None:
+    documents = [*prose(), "12345 (abc)\n\n don't!\r\n\u00a0x \u0e19\u0e33 e\u0301.", "中文\n 中文"]
+    config = TokenizerConfig(model="bpe", splits="gpt4")
+    backend = METHODS["bpe"].make_backend(config)
+    rule = tokenizer_training._counting_rule(config, backend)
+    found = count_words([batch(documents)], backend, rule, max_bytes=1 << 30).pre_tokens
+    expected = Counter(token for text in documents for token in split_text(backend, text))
+    assert found == expected
+    tokenizer = train("bpe", documents, num_threads, splits="gpt4")
+    assert make_encoder(tokenizer).kind == "gigatoken"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_sentinels_are_special_tokens_behind_the_others(model: str) -> None:
+    tokenizer = train(model, num_sentinels=3)
+    assert tokenizer.pieces[5:8] == ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
+    assert tokenizer.is_special[:8].all()
+    assert tokenizer.vocab_size == SIZES[model]
+    ids = tokenizer.backend.encode("a <extra_id_0> b", add_special_tokens=False).ids
+    assert not tokenizer.is_special[[index for index in ids if index != 1]].any()
+    assert make_encoder(tokenizer).kind != "plain"
+
+
+def test_splits_and_sentinels_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="splits has no effect on unigram"):
+        TokenizerConfig(model="unigram", splits="gpt4")
+    with pytest.raises(ValueError, match="splits must be one of gpt2, gpt4, got 'gpt9'"):
+        TokenizerConfig(model="bpe", splits="gpt9")
+    with pytest.raises(ValueError, match="num_sentinels must be from 0 to 9,999, got -1"):
+        TokenizerConfig(num_sentinels=-1)
+    specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "<extra_id_0>")
+    with pytest.raises(ValueError, match="'<extra_id_0>' more than once"):
+        TokenizerConfig(num_sentinels=1, special_tokens=specials)

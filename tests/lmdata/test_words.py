@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmdata.encoders.words import (
-    ISOLATED,
-    NUM_CLASSES,
-    SPACE,
-    WORD,
-    WordTable,
-    ascii_classes,
-    frozen,
-)
+from lmdata.encoders.cut_kernels import ISOLATED, NUM_CLASSES, SPACE, WORD
+from lmdata.encoders.words import WordTable, ascii_classes, frozen
 
 ALPHABET = "aZ9 \t\n.,-é中ß\u3000\u2028、\U0001f600\U00020000\U000e0041\x00\x0b"
 
