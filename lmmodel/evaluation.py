@@ -169,7 +169,7 @@ def score_held_out(
     run: Run, held_out: HeldOut, progress: TokensDone | None = None
 ) -> list[MicroScores]:
     """Return the scores of each micro-batch, computed side by side."""
-    return _scores(prepare(run.model), held_out, run.device, progress)
+    return _scores(run.prepared(), held_out, run.device, progress)
 
 
 def _scores(

@@ -100,6 +100,22 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     return twin
 
 
+def state_of_weights(model: nn.Module) -> object:
+    """Return what is equal as long as the mode stays and no weight is written to or put elsewhere.
+
+    torch counts writes to a tensor and its views, but for those through `.data`.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> before = state_of_weights(layer)
+        >>> _ = layer.weight.detach().fill_(1.0)
+        >>> before == state_of_weights(layer)
+        False
+    """
+    weights = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+    return model.training, weights
+
+
 def _has_onednn() -> bool:
     is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return is_there and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import tokenizers
 import torch
 
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.device import resolve_device
 from lmmodel.errors import RunError
+from lmmodel.inference import Precision, prepare, state_of_weights
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import OBJECTIVES, Definition
 from lmmodel.saving.checkpoint import load_tensors, load_weights
@@ -26,6 +29,27 @@ class Run:
     model: Transformer  # float32, in evaluation mode
     tokenizer: Tokenizer
     device: torch.device
+    _prepared: dict[Precision, tuple[object, Transformer]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def prepared(self, precision: Precision = "fp32") -> Transformer:
+        """Return the model as `inference.prepare` lays it out: made at the first call, then kept.
+
+        It is made anew where the weights were changed since.
+        """
+        state = state_of_weights(self.model)
+        kept = self._prepared.get(precision)
+        if kept is None or kept[0] != state:
+            kept = self._prepared[precision] = (state, prepare(self.model, precision))
+        return kept[1]
+
+    @cached_property
+    def prompt_backend(self) -> tokenizers.Tokenizer:
+        """The tokenizer as prompts are read: special tokens that they spell are special."""
+        backend = tokenizers.Tokenizer.from_str(self.tokenizer.backend.to_str())
+        backend.encode_special_tokens = False
+        return backend
 
     @property
     def objective(self) -> Definition:
