@@ -95,7 +95,9 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     twin = _packed(model, dtype) if is_packed else copy.copy(model)
     assert isinstance(twin, Transformer)
-    twin._modules = {**twin._modules, "head": ExactHead(model, is_packed=is_packed)}
+    head = ExactHead(model, is_packed=is_packed)
+    # Modules of an objective compute as they please.
+    twin._modules = {**twin._modules, "head": head, "extras": model.extras}
     twin.compute_dtype = dtype
     return twin
 
