@@ -14,6 +14,7 @@ from lmmodel.errors import FitError
 from lmmodel.finetuning.folder import FineTuned
 from lmmodel.tasks.answering import SpanAnswer
 from lmmodel.tasks.classification import Classification
+from lmmodel.tasks.examples import Floats, TaskExamples
 from lmmodel.tasks.model import predict_logits
 from lmmodel.tasks.questions import make_question_rows
 from lmmodel.tasks.tagging import Tagging
@@ -63,6 +64,24 @@ def classify(
     Raises:
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
+    found = answer_rows(model, rows_to_classify(model, texts, pairs))
+    return Answered(
+        [
+            dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
+            for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
+        ],
+        found.counts,
+    )
+
+
+def rows_to_classify(
+    model: FineTuned, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> Any:
+    """Return texts, or pairs of them, as the rows of a task.
+
+    Raises:
+        FitError: as `classify`
+    """
     check_verb(model.path, model.task, "classify")
     reads_pairs = model.record.has_pairs
     if reads_pairs and pairs is None:
@@ -73,14 +92,7 @@ def classify(
         raise FitError(f"{len(texts)} texts and {len(pairs)} second texts: one each is needed")
     _check_texts("text", texts)
     _check_texts("second text", pairs or ())
-    found = answer_rows(model, make_text_rows(texts, pairs))
-    return Answered(
-        [
-            dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
-            for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
-        ],
-        found.counts,
-    )
+    return make_text_rows(texts, pairs)
 
 
 def split_words(text: str) -> tuple[list[str], list[bool]]:
@@ -129,6 +141,15 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
     Raises:
         FitError: another task, or a text without a word
     """
+    return answer_rows(model, rows_to_tag(model, texts))
+
+
+def rows_to_tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Any:
+    """Return texts, or lists of words, as the rows of a task.
+
+    Raises:
+        FitError: as `tag`
+    """
     check_verb(model.path, model.task, "tag")
     split = [
         split_words(text) if isinstance(text, str) else (list(text), [True] * len(text))
@@ -137,8 +158,7 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
     for index, (words, _) in enumerate(split):
         if not words or not all(word.strip() for word in words):
             raise FitError(f"text {index + 1} has no word, or an empty one: {texts[index]!r}")
-    rows = make_word_rows([words for words, _ in split], [space for _, space in split])
-    return answer_rows(model, rows)
+    return make_word_rows([words for words, _ in split], [space for _, space in split])
 
 
 def answer(
@@ -156,6 +176,22 @@ def answer(
     Raises:
         FitError: another task, a question or passage is blank, or not one passage a question
     """
+    found = answer_rows(model, rows_to_answer(model, questions, passages))
+    return Answered(
+        [
+            dataclasses.replace(one, question=question)
+            for one, question in zip(found.answers, questions, strict=True)
+        ],
+        found.counts,
+    )
+
+
+def rows_to_answer(model: FineTuned, questions: Sequence[str], passages: Sequence[str]) -> Any:
+    """Return questions and passages as the rows of a task.
+
+    Raises:
+        FitError: as `answer`
+    """
     check_verb(model.path, model.task, "answer")
     if len(passages) == 1:
         passages = [*passages] * len(questions)
@@ -166,14 +202,7 @@ def answer(
         )
     _check_texts("question", questions)
     _check_texts("passage", passages)
-    found = answer_rows(model, make_question_rows(questions, passages))
-    return Answered(
-        [
-            dataclasses.replace(one, question=question)
-            for one, question in zip(found.answers, questions, strict=True)
-        ],
-        found.counts,
-    )
+    return make_question_rows(questions, passages)
 
 
 def answer_rows(model: FineTuned, rows: Any) -> Answered[Any]:
@@ -186,16 +215,33 @@ def answer_rows(model: FineTuned, rows: Any) -> Answered[Any]:
     Raises:
         DivergedError: the weights are damaged
     """
-    record, task = model.record, model.task
     if not len(rows):
         return Answered([], {})
-    examples = encode_task(
-        task, rows, model.tokenizer, record.labels, record.max_seq_length, is_training=False
+    examples = encode_rows(model, rows)
+    return tell_rows(model, rows, examples, predict_logits(model.prepared(), examples))
+
+
+def encode_rows(model: FineTuned, rows: Any) -> TaskExamples:
+    """Return the examples of rows that the model is asked about."""
+    record = model.record
+    return encode_task(
+        model.task, rows, model.tokenizer, record.labels, record.max_seq_length, is_training=False
     )
-    logits = predict_logits(model.model, examples)
-    found = make_predictions(task, examples, logits, rows, record.labels)
+
+
+def tell_rows(model: FineTuned, rows: Any, examples: TaskExamples, logits: Floats) -> Answered[Any]:
+    """Return what logits say about rows.
+
+    Args:
+        model: of any task
+        rows: as its task reads them
+        examples: of these rows
+        logits: float32 (E, C), or (T, C) where the task is not over sequences
+    """
+    labels = model.record.labels
+    found = make_predictions(model.task, examples, logits, rows, labels)
     counts = {reason: count for reason, count in examples.counts.items() if count}
-    return Answered(task.answers(rows, found, record.labels), counts)
+    return Answered(model.task.answers(rows, found, labels), counts)
 
 
 def check_verb(path: Path, task: AnyTask, verb: str) -> None:
