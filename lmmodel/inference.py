@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.cores import map_in_order, num_cores
-from lmmodel.layers.key_values import KeyValues
+from lmmodel.layers.attention import KeyValues
 from lmmodel.model import Linear, Transformer, VocabularyHead
 
 BatchT = TypeVar("BatchT")
@@ -106,7 +106,9 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     assert isinstance(twin, Transformer)
     if is_packed and precision == "fp32":
         twin.__class__ = TiledTransformer
-    twin._modules = {**twin._modules, "head": ExactHead(model, is_packed=is_packed)}
+    head = ExactHead(model, is_packed=is_packed)
+    # Modules of an objective compute as they please.
+    twin._modules = {**twin._modules, "head": head, "extras": model.extras}
     twin.compute_dtype = dtype
     return twin
 
