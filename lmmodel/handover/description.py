@@ -295,6 +295,8 @@ def _pretraining_notes(run: Run) -> list[str]:
     notes = []
     if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
+    if names := sorted(run.model.extras):
+        notes.append(f"Modules of the objective are left out: {', '.join(names)}.")
     if run.is_causal and not config.is_causal:
         notes.append(
             "It was trained on next tokens only and the stock class sees both sides: "

@@ -14,7 +14,7 @@ from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
-from lmmodel.layers.key_values import KeyValues
+from lmmodel.layers.attention import KeyValues
 from lmmodel.trained import Run, check_finite, encode_given
 
 # Places, over all prompts of a batch, whose keys and values are remembered at once.

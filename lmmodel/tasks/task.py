@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
+from lmmodel.cores import dropout
 from lmmodel.errors import TaskError
 from lmmodel.families import ModelConfig
-from lmmodel.layers.dropout import dropout
 from lmmodel.model import LayerNorm, Linear
 from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, TaskExamples
 from lmmodel.tasks.task_files import TaskFile
