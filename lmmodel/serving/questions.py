@@ -29,11 +29,10 @@ from lmmodel.predicting.likelihood import (
     windows_of,
 )
 from lmmodel.predicting.mask_filling import Filling, fillings, masked_logits, read_masks
-from lmmodel.predicting.texts import encode_given, frame_of
 from lmmodel.serving.question import AnyQuestion, Model, Tokens, split_like
 from lmmodel.serving.task_questions import Answer, Classify, Tag
 from lmmodel.texts import TextIds, join_texts
-from lmmodel.trained import Run
+from lmmodel.trained import Run, encode_given, frame_of
 
 
 @dataclass(frozen=True, kw_only=True)
