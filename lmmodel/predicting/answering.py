@@ -71,13 +71,11 @@ def classify(
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
     found = answer_rows(model, rows_to_classify(model, texts, pairs))
-    return Answered(
-        [
-            dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
-            for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
-        ],
-        found.counts,
-    )
+    answers = [
+        dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
+        for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
+    ]
+    return Answered(answers, found.counts)
 
 
 def rows_to_classify(
@@ -183,13 +181,11 @@ def answer(
         FitError: another task, a question or passage is blank, or not one passage a question
     """
     found = answer_rows(model, rows_to_answer(model, questions, passages))
-    return Answered(
-        [
-            dataclasses.replace(one, question=question)
-            for one, question in zip(found.answers, questions, strict=True)
-        ],
-        found.counts,
-    )
+    answers = [
+        dataclasses.replace(one, question=question)
+        for one, question in zip(found.answers, questions, strict=True)
+    ]
+    return Answered(answers, found.counts)
 
 
 def rows_to_answer(model: FineTuned, questions: Sequence[str], passages: Sequence[str]) -> Any:
