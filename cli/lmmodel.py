@@ -166,6 +166,10 @@ def train(
         from lmdata.schema import read_manifest
 
         read_manifest(data)  # what is wrong with settings and data is said before torch is loaded
+    if not (resume or dry_run or is_helper()):
+        from lmmodel.record import check_output
+
+        check_output(output, overwrite=overwrite)
     from lmmodel.trainer import plan
     from lmmodel.trainer import train as run_training
 
@@ -180,10 +184,15 @@ def train(
             config, data, output, resume=resume, overwrite=overwrite,
             progress=lambda now: show_training(line, now),
         )  # fmt: skip
-    if os.environ.get("RANK", "0") != "0":  # torchrun's other processes have nothing to add
+    if is_helper():
         return None
     lines = training_lines(summary)
     return echo_result(summary, as_json=as_json, quiet=quiet, lines=lines)
+
+
+def is_helper() -> bool:
+    """Whether this is one of torchrun's processes but the first, which alone checks and tells."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def wanted_config(

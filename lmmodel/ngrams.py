@@ -132,7 +132,7 @@ class NgramModel:
             FitError: a text has no token in it
         """
         from lmmodel.predicting.likelihood import Likelihoods
-        from lmmodel.predicting.texts import encode_given
+        from lmmodel.trained import encode_given
 
         texts = [texts] if isinstance(texts, str) else texts
         encoded = encode_given(self.tokenizer, texts)
@@ -267,7 +267,7 @@ def evaluate_ngrams(
     from lmmodel.evaluation import Evaluation, vocabulary_of
     from lmmodel.gates import find_gates
     from lmmodel.objectives import ObjectiveConfig, make_objective
-    from lmmodel.saving.run import check_tokenizer
+    from lmmodel.trained import check_tokenizer
 
     model = load_ngrams(path)
     data = open_data(data_path or Path(model.record.data_path))

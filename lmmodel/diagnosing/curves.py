@@ -19,8 +19,12 @@ from lmmodel.gates import level_names
 
 Entries = Sequence[Mapping[str, Any]]
 
+SKIPPED_STEP = "skipped-step"
+"""The notice of a step that was left out."""
+
 # Steps before which a loss may still be above guessing by frequency.
 SETTLED_STEPS = 60
+MANY_SKIPPED = 8  # steps left out, whose loss or gradient was beyond use
 EARLY_STEPS = 150  # in which no sound model halves the loss of n-grams that know the same text
 
 
@@ -105,8 +109,11 @@ def sits_on_unigram_line(entries: Entries, num_steps: int) -> Finding | None:
 
 
 def rate_too_high(entries: Entries, num_steps: int) -> Finding | None:
-    """The loss went up again and stayed there, or never came below a uniform guess."""
+    """Steps exploded, the loss went up and stayed there, or never came below a uniform guess."""
     losses, levels = curve(entries, "lm_loss"), _levels(entries)
+    exploded = [entry["step"] for entry in entries if entry.get("notice") == SKIPPED_STEP]
+    if len(exploded) >= MANY_SKIPPED:
+        return _too_high(f"{len(exploded)} steps are left out since step {exploded[0]}")
     if len(losses) < 8:
         return None
     smoothed = np.array(
@@ -119,10 +126,16 @@ def rate_too_high(entries: Entries, num_steps: int) -> Finding | None:
     is_worse = last > levels.get("unigram", np.inf) + 0.15 and _jumps(losses.values) > 0.35
     if not (is_up or is_wild or is_worse):
         return None
-    seen = f"the loss was {smoothed[low]:.2f} at step {losses.steps[low]} and is {last:.2f} now"
+    return _too_high(
+        f"the loss was {smoothed[low]:.2f} at step {losses.steps[low]} and is {last:.2f} now, a "
+        f"uniform guess costs {uniform:.2f}"
+    )
+
+
+def _too_high(seen: str) -> Finding:
     return Finding(
         name="rate-too-high",
-        message=f"{seen}, a uniform guess costs {uniform:.2f}: the learning rate is too high",
+        message=f"{seen}: the learning rate is too high",
         advice="Lower optimizer.lr three- to tenfold, or lengthen schedule.warmup_ratio",
     )
 

@@ -25,13 +25,11 @@ from lmmodel.inference import (
     batch_tokens,
     label_log_probabilities,
     map_batches,
-    prepare,
     split_by_tokens,
 )
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
-from lmmodel.trained import Run
+from lmmodel.trained import Run, check_finite, encode_given, frame_of
 
 # Tokens of the masked copies that exist at once.
 _COPIED_TOKENS = 2**22
@@ -93,7 +91,7 @@ def log_likelihoods(
     """
     encoded, frame = encode_given(run.tokenizer, texts), frame_of(run, start_token=start_token)
     windows = windows_of(run, encoded, frame)
-    model = prepare(run.model, precision)
+    model = run.prepared(precision)
     scores = token_scores(run, model, encoded, frame, windows, progress=progress)
     num_texts = len(encoded)
     text = np.repeat(np.arange(num_texts), encoded.lengths)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmmodel.config import LoggingConfig, TrainConfig
+from lmmodel.diagnosing.curves import SKIPPED_STEP as SKIPPED_STEP
 from lmmodel.diagnosing.curves import Finding, examine
 from lmmodel.evaluation import Evaluation
 from lmmodel.gates import level_names
@@ -33,7 +34,7 @@ TENSORBOARD_NAME = "tensorboard"
 
 # What a notice in metrics.jsonl is about, for programs, or the name of a finding; its message is
 # for people.
-OUT_OF_MEMORY, SKIPPED_STEP = "out-of-memory", "skipped-step"
+OUT_OF_MEMORY = "out-of-memory"
 
 # Seconds that a picture stays as it is while training goes on: drawing takes half a second.
 REDRAW_S = 30.0
