@@ -30,8 +30,8 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "import", "finetune"),
-        "Judge it": ("evaluate",),
+        "Make a model": ("train", "import", "finetune", "count"),
+        "Judge it": ("evaluate", "diagnose"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),
         "Hand it over": ("export", "serve"),

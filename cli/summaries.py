@@ -214,12 +214,17 @@ def training_lines(summary: Summary) -> list[str]:
 
 def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
+    from lmmodel.gates import level_names
+
     rows = [
         ("held-out loss", f"{result.loss:.4f} nats a token" + (
             "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
         )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
          "nats a token: guessing by frequency"),
+        ("n-gram losses", ", ".join(
+            f"{name} {level:.4f}" for name, level in level_names(result.gates).items()
+        ) or None),
         ("perplexity", optional(result.perplexity, ",.1f")),
         ("accuracy", None if result.accuracy is None else f"{result.accuracy:.2%}, right one in "
          f"the top 5: {result.top5_accuracy:.2%}"),
