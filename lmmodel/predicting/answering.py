@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +24,9 @@ from lmmodel.tasks.tagging import Tagging
 from lmmodel.tasks.task import AnyTask, Scores, encode_task, make_predictions
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import make_text_rows
-from lmmodel.tasks.words import make_word_rows
+from lmmodel.tasks.words import make_word_rows, split_words
 
 T = TypeVar("T")
-
-# Words and signs of a text whose combining marks are all the same one, and whose joiners too.
-_MARK, _JOINER = "\u0301", "\u200d"
-_JOINERS = "\u200c\u200d"  # they stand inside words, as in Persian, and between parts of an emoji
-_SKIN_TONES = "\U0001f3fb-\U0001f3ff"
-_FLAG = "[\U0001f1e6-\U0001f1ff]{2}"
-_LETTER = rf"[^\W\d_]{_MARK}*"
-_PART = rf"(?:\w[{_MARK}{_JOINER}]*)+"
-_SIGN = rf"[^\w\s]{_MARK}*"
-_WORD = re.compile(
-    rf"(?:{_LETTER}\.){{2,}}|{_LETTER}(?:\.{_LETTER})+(?!\w)|{_FLAG}"
-    rf"|{_PART}(?:(?:['’]|(?<=\d)[.,](?=\d)){_PART})*"
-    rf"|{_SIGN}(?:{_JOINER}{_SIGN})*{_JOINER}*"
-)
-_BELONGS = re.compile(f"[{_SKIN_TONES}\U000e0020-\U000e007f]")  # tags spell flags of regions
 
 
 @dataclass(frozen=True)
@@ -97,40 +80,6 @@ def rows_to_classify(
     _check_texts("text", texts)
     _check_texts("second text", pairs or ())
     return make_text_rows(texts, pairs)
-
-
-def split_words(text: str) -> tuple[list[str], list[bool]]:
-    """Return words and punctuation marks, and whether white space stands before each.
-
-    A word is letters and digits, with apostrophes between them. A combining mark or joiner (of
-    Hindi, Arabic, Persian, "é" written as two) belongs to what it follows, a point or comma between
-    two digits to the number, points between single letters to the abbreviation ("U.S.A.", "e.g."),
-    and what makes one emoji stays one. Every other sign stands alone.
-
-    Example:
-        >>> split_words("Don't pay 3.50, now.")
-        (["Don't", 'pay', '3.50', ',', 'now', '.'], [False, True, True, False, True, False])
-    """
-    found = [match.span() for match in _WORD.finditer(_with_one_mark(text))]
-    words = [text[start:stop] for start, stop in found]
-    return words, [text[start - 1 : start].isspace() for start, _ in found]
-
-
-def _with_one_mark(text: str) -> str:
-    """Return a text of the same length, its combining marks and its joiners replaced by one each.
-
-    The colour of an emoji's skin is a mark like others.
-    """
-    if text.isascii():
-        return text
-    return "".join(
-        _JOINER
-        if sign in _JOINERS
-        else _MARK
-        if unicodedata.category(sign)[0] == "M" or _BELONGS.match(sign)
-        else sign
-        for sign in text
-    )
 
 
 def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Answered[Tagging]:
