@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
         "Look and check": ("show", "stats", "verify", "recipes"),
+        "Hand it over": ("export",),
     },
     "lmmodel": {
         "Make a model": ("train", "import", "finetune"),
