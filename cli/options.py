@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Look and check": ("show", "stats", "verify", "recipes"),
     },
     "lmmodel": {
-        "Make a model": ("train", "import", "finetune"),
+        "Make a model": ("train", "objectives", "import", "finetune"),
         "Judge it": ("evaluate",),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),

@@ -116,6 +116,7 @@ class MovedTerm:
 
 
 MOVED = Definition(
+    summary="whether a token was moved",
     make_parts=lambda config: (
         Part(terms=(MovedTerm(),), label=move_neighbours, pack=pack),
     ),
@@ -203,6 +204,7 @@ def generator_and_detector(config, model):
 
 
 REPLACED = Definition(
+    summary="masked tokens by a generator, and which tokens it replaced (ELECTRA)",
     make_parts=lambda config: (
         Part(terms=(GeneratorTerm("generator"), ReplacedTerm()), pack=ask_all, read=read),
     ),
