@@ -12,9 +12,8 @@ from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import batch_tokens, map_batches, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
-from lmmodel.trained import Run
+from lmmodel.trained import Run, check_finite, encode_given, frame_of
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
 from lmmodel.layers.attention import KeyValues
-from lmmodel.predicting.texts import check_finite, encode_given
-from lmmodel.trained import Run
+from lmmodel.trained import Run, check_finite, encode_given
 
 # Places, over all prompts of a batch, whose keys and values are remembered at once.
 _MAX_PLACES = 32_768
@@ -86,9 +85,9 @@ def generate(
     """
     if not run.can_generate:
         raise FitError(
-            f"{run.path} was trained on masked tokens (objective "
-            f"{run.record.config.objective.name}): it can't generate; train one with --set "
-            "objective.name=clm, or use fill-mask"
+            f"{run.path} learned by the objective {run.record.config.objective.name}, which does "
+            "not tell what comes next: to generate, train one with --objective clm; ask this by "
+            f"{'fill-mask, ' if run.objective.can_fill_masks else ''}score or embed"
         )
     config = config or GenerationConfig()
     encoded = _encode_prompts(run, prompts)

@@ -28,9 +28,8 @@ from lmmodel.inference import (
     split_by_tokens,
 )
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
-from lmmodel.trained import Run
+from lmmodel.trained import Run, check_finite, encode_given, frame_of
 
 # Tokens of the masked copies that exist at once.
 _COPIED_TOKENS = 2**22

@@ -14,8 +14,7 @@ from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import batch_tokens, map_batches, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import check_finite
-from lmmodel.trained import Run
+from lmmodel.trained import Run, check_finite
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,11 @@ def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[li
         ValueError: `top_k` is below 1
     """
     if not run.objective.can_fill_masks:
-        raise FitError(f"{run.path} was trained on next tokens: it can't fill in a mask")
+        raise FitError(
+            f"{run.path} learned by the objective {run.record.config.objective.name}, which fills "
+            "in no masks: to fill them in, train one with --objective mlm; ask this by "
+            f"{'generate, ' if run.can_generate else ''}score or embed"
+        )
     if top_k < 1:
         raise ValueError(f"top_k must be in [1, {run.tokenizer.vocab_size}], got {top_k}")
     if top_k > run.tokenizer.vocab_size:

@@ -24,10 +24,10 @@ import numpy.typing as npt
 from lmdata.ragged import offsets_of, ranges
 from lmmodel.batch import IGNORED
 from lmmodel.errors import TaskError
-from lmmodel.tasks.columns import Usual, find_columns
 from lmmodel.tasks.examples import unknown_label
-from lmmodel.tasks.files import MAX_TEXT, describe
+from lmmodel.tasks.tables import MAX_TEXT, describe
 from lmmodel.tasks.task_files import TaskFile
+from lmmodel.tasks.text_rows import Usual, find_columns
 from lmmodel.texts import Integers
 
 _NUM_COLUMNS = 10
