@@ -174,10 +174,9 @@ class TrainConfig:
     """Whether a step whose loss is not finite or explodes is left out instead of stopping."""
     init_from: str | None = None
     """Run folder whose weights training begins with; its model is this one's. None: fresh ones."""
-    vocabulary_bias: Literal["zeros", "frequencies"] | None = None
-    """What is added to the logits of fresh weights: nothing, or the logarithms of how often the
-    pieces are in the training split. None: frequencies where the head has a bias, unless a preset
-    is named, which keeps its numbers."""
+    vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
+    """What is added to the logits of fresh weights: nothing, as in BERT, or the logarithms of how
+    often the pieces are in the training split; families whose head has a bias only."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     preset: str | None = None
@@ -340,7 +339,7 @@ def _check_stages(stages: tuple[StageConfig, ...]) -> None:
 
 
 def _check_bias(config: TrainConfig) -> None:
-    if config.vocabulary_bias != "frequencies":
+    if config.vocabulary_bias == "zeros":
         return
     if not config.model.traits.has_head_transform:
         raise ValueError(

@@ -265,7 +265,7 @@ def test_the_whole_road_from_a_token_store(store, tmp_path):
     assert by_source.sources[0].num_labels == by_source.total.num_labels
     model = load_pretrained(tmp_path / "run")
     assert model.embed(["the cat sees the river."]).shape[1] == model.model.config.hidden_size
-    with pytest.raises(FitError, match="fill in a mask"):
+    with pytest.raises(FitError, match="objective moved, which fills in no masks"):
         model.fill_mask("the [MASK] sees the river.")
 
 

@@ -16,8 +16,6 @@ from lmdata.batch import ExampleBatch
 from lmdata.recipes import Recipe
 from lmmodel.objectives.objective import Definition, ObjectiveConfig, Part, Term
 
-MLM_PROBABILITY = 0.3
-"""More than BERT's 0.15: `python -m benchmarks recipe`; Wettig et al. (EACL 2023) found so too."""
 EVALUATION_MLM_PROBABILITY = 0.15
 
 
@@ -42,8 +40,7 @@ def standard_masks(recipe: Recipe) -> Recipe:
 
 MLM = Definition(
     summary="masked tokens (RoBERTa)",
-    make_parts=_masked_parts, can_fill_masks=True,
-    recipe=Recipe(view="packed", count="bernoulli", mlm_probability=MLM_PROBABILITY),
+    make_parts=_masked_parts, recipe=Recipe(view="packed", count="bernoulli"), can_fill_masks=True,
     hold_out=standard_masks,
 )  # fmt: skip
 MLM_NSP, MLM_SOP = (
@@ -113,7 +110,7 @@ def _hybrid_parts(config: ObjectiveConfig) -> tuple[Part, ...]:
 HYBRID = Definition(
     summary="masked tokens of some rows, the next token of others (GPT-BERT)",
     make_parts=_hybrid_parts,
-    recipe=Recipe(view="packed", count="bernoulli"),
+    recipe=MLM.recipe,
     can_generate=True,
     can_fill_masks=True,
     hold_out=standard_masks,

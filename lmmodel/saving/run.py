@@ -90,8 +90,7 @@ def read_record(folder: Path) -> RunRecord:
         RunError: no run there, or written by another version
     """
     values = read_values(folder)
-    config = {"vocabulary_bias": "zeros", **values["config"]}  # earlier versions began so
-    config = without_none(config, config_to_dict(TrainConfig()))
+    config = without_none(values["config"], config_to_dict(TrainConfig()))
     try:
         return build_config(RunRecord, {**values, "config": config})
     except ConfigError as error:

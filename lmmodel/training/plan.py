@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -77,7 +76,7 @@ def prepare(
 
 def _first_bias(config: TrainConfig, data: TrainingData, loader: Loader) -> torch.Tensor | None:
     """Return what the bias of the vocabulary begins with, where that follows from the data."""
-    if config.vocabulary_bias != "frequencies":
+    if config.vocabulary_bias == "zeros":
         return None
     sample = _sample(loader.stages)  # the same in every process
     labels = [part.label(sample).masked_labels for part in loader.objective.parts]
@@ -126,7 +125,6 @@ def resolve_config(
         device="cuda" if on_gpu else "cpu",
         precision=resolve_precision(config.precision, device),
         batch=batch,
-        vocabulary_bias=config.vocabulary_bias or _usual_bias(config),
         model=_resolve_model(config, data),
         recipe=_resolve_recipe(config, data),
         preset=None,
@@ -135,12 +133,6 @@ def resolve_config(
     _check_length(resolved, data)
     _check_step_memory(resolved, data, processes)
     return resolved
-
-
-def _usual_bias(config: TrainConfig) -> Literal["zeros", "frequencies"]:
-    has_bias = config.model.traits.has_head_transform
-    is_free = has_bias and config.init_from is None and config.preset is None
-    return "frequencies" if is_free else "zeros"
 
 
 def _resolve_model(config: TrainConfig, data: TrainingData) -> ModelConfig:

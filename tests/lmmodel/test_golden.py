@@ -20,9 +20,8 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_loss_curve_is_the_recorded_one(tiny, store, tmp_path, name):
     config = tiny(
-        "vocabulary_bias=zeros", f"optimizer.name={name}", "optimizer.lr=5e-3",
-        "budget.num_steps=30", "logging.every_steps=5", "evaluation.every_steps=30",
-        "checkpoint.every_steps=30",
+        f"optimizer.name={name}", "optimizer.lr=5e-3", "budget.num_steps=30",
+        "logging.every_steps=5", "evaluation.every_steps=30", "checkpoint.every_steps=30",
     )  # fmt: skip
     train(config, store, tmp_path / "run")
     entries = read_metrics(tmp_path / "run/metrics.jsonl")
