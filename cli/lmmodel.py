@@ -32,6 +32,7 @@ from .options import (
 from .progress import ProgressLine
 from .serving import serve
 from .summaries import (
+    objective_lines,
     plan_lines,
     training_lines,
     training_note,
@@ -92,7 +93,7 @@ def main() -> None:
     "--objective",
     "objective__name",
     metavar="NAME",
-    help="What it learns: mlm, mlm+nsp, mlm+sop, clm, hybrid.  [default: what the family is for]",
+    help="What it learns; `lmmodel objectives` lists them.  [default: what the family is for]",
 )
 @click.option(
     "--init-from",
@@ -189,6 +190,32 @@ def train(
         return None
     lines = training_lines(summary)
     return echo_result(summary, as_json=as_json, quiet=quiet, lines=lines)
+
+
+@main.command()
+@json_option
+def objectives(as_json: bool) -> None:
+    """Print what `--objective` may name: what is learned, and what such a model can do.
+
+    \b
+    Example: lmmodel objectives
+    """
+    from lmmodel.objectives import OBJECTIVES
+
+    facts = {
+        name: {
+            "learns": known.summary, "view": known.recipe.view,
+            "corruption": known.recipe.corruption, "can_fill_masks": known.can_fill_masks,
+            "can_generate": known.can_generate, "families": families_of(known.is_causal),
+        }
+        for name, known in OBJECTIVES.items()
+    }  # fmt: skip
+    echo_result(facts, as_json=as_json, quiet=False, lines=objective_lines(facts))
+
+
+def families_of(is_causal: bool) -> list[str]:
+    """Return the families that can learn an objective: causal ones learn causal ones only."""
+    return [name for name, family in FAMILIES.items() if is_causal or not family.is_causal]
 
 
 def is_helper() -> bool:

@@ -30,7 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "import", "finetune", "count"),
+        "Make a model": ("train", "objectives", "import", "finetune", "count"),
         "Judge it": ("evaluate", "diagnose"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),

@@ -90,11 +90,9 @@ def read_record(folder: Path) -> RunRecord:
         RunError: no run there, or written by another version
     """
     values = read_values(folder)
-    defaults = config_to_dict(TrainConfig())
+    config = without_none(values["config"], config_to_dict(TrainConfig()))
     try:
-        return build_config(
-            RunRecord, {**values, "config": without_none(values["config"], defaults)}
-        )
+        return build_config(RunRecord, {**values, "config": config})
     except ConfigError as error:
         raise RunError(
             f"{folder / RECORD_NAME} is not the record of a run of this version: {error}"
