@@ -5,6 +5,7 @@ config.json         the resolved configuration, the data's and the tokenizer's h
 tokenizer.json ...  the tokenizer's files
 metrics.jsonl       one line a logged step
 loss.png            the losses against the step
+report.html         a page about it all, where one was asked for
 checkpoints/        step-00001000/ ...
 """
 
@@ -44,8 +45,10 @@ from lmmodel.saving.starting import tokenizer_difference
 
 CHECKPOINTS_NAME = "checkpoints"
 EVENTS_NAME = "tensorboard"
+REPORT_NAME = "report.html"
 RUN_FILES = TOKENIZER_FILES | {
     RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
+    REPORT_NAME,
 }  # fmt: skip
 RUN = Kind("a run", is_run, RUN_FILES)
 
