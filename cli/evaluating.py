@@ -19,9 +19,9 @@ from .summaries_predicting import RESCORED, WINDOWED, count_lines
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lmmodel.evaluation import SourceEvaluation
     from lmmodel.minimal_pairs import MinimalPairScores, PairPrecision, ParadigmScore
     from lmmodel.predicting.scoring import FileScores
-    from lmmodel.sources import SourceEvaluation
 
 FOLDER = click.Path(path_type=Path)
 MAX_SHOWN = 12  # labels whose confusion is printed
@@ -139,8 +139,7 @@ def evaluate_data(
     run: Path, data: Path | None, *, by_source: bool, quiet: bool, **options: Any
 ) -> tuple[Any, list[str]]:
     """Return the held-out figures of a run, for machines and for people."""
-    from lmmodel.evaluation import evaluate_run
-    from lmmodel.sources import evaluate_sources
+    from lmmodel.evaluation import evaluate_run, evaluate_sources
 
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
         if by_source:

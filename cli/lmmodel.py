@@ -168,6 +168,10 @@ def train(
         from lmdata.schema import read_manifest
 
         read_manifest(data)  # what is wrong with settings and data is said before torch is loaded
+    if not (resume or dry_run or is_helper()):
+        from lmmodel.record import check_output
+
+        check_output(output, overwrite=overwrite)
     from lmmodel.trainer import plan
     from lmmodel.trainer import train as run_training
 
@@ -182,14 +186,14 @@ def train(
             config, data, output, resume=resume, overwrite=overwrite,
             progress=lambda now: show_training(line, now),
         )  # fmt: skip
-    if os.environ.get("RANK", "0") != "0":  # torchrun's other processes have nothing to add
+    if is_helper():
         return None
     lines = training_lines(summary)
     if has_report:
         from lmdata.page import write_page
+        from lmmodel.record import REPORT_NAME
         from lmmodel.report import model_report
         from lmmodel.report_page import model_page
-        from lmmodel.saving.run import REPORT_NAME
 
         write_page(model_page(model_report([output])), output / REPORT_NAME, overwrite=True)
         lines.append(f"  report          {output / REPORT_NAME}")
@@ -235,6 +239,11 @@ def report(
         )
         write_page(model_page(found), path, overwrite=overwrite)
     echo_page(found, path, is_opened=is_opened, as_json=as_json, quiet=quiet)
+
+
+def is_helper() -> bool:
+    """Whether this is one of torchrun's processes but the first, which alone checks and tells."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def wanted_config(

@@ -19,11 +19,12 @@ from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
 from lmmodel.config import TrainConfig
 from lmmodel.data import TrainingData
+from lmmodel.device import is_sharded
 from lmmodel.inference import Precision, prepare
 from lmmodel.model import Transformer
 from lmmodel.objectives import make_objective
+from lmmodel.objectives.objective import read_once
 from lmmodel.objectives.terms import TokenTerm
-from lmmodel.parallel import is_sharded
 
 NUM_PLACES = 5
 NUM_GUESSES = 5
@@ -73,7 +74,7 @@ def make_prompts(config: TrainConfig, data: TrainingData) -> Prompts | None:
     """
     objective = make_objective(config.objective)
     part = objective.parts[0]
-    if not isinstance(part.terms[0], TokenTerm):
+    if not (isinstance(part.terms[0], TokenTerm) and part.read is read_once):
         return None
     recipe = objective.definition.hold_out(config.recipe or Recipe())
     examples = data.held_out(recipe, _NUM_LOOKED_AT)

@@ -28,9 +28,9 @@ from lmmodel.handover.stock import (
     read_tokenizer,
 )
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
-from lmmodel.record import is_run
+from lmmodel.record import RUN, is_run
 from lmmodel.saving.checkpoint import save_tensors
-from lmmodel.saving.run import RUN, WEIGHTS_NAME, RunRecord, create_run
+from lmmodel.saving.run import WEIGHTS_NAME, RunRecord, create_run
 
 DEFAULT_MAX_SEQ_LENGTH = 128
 REMEDY = "config.json asks for something that this model is not, or the files are of several models"

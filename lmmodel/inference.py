@@ -95,9 +95,27 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     twin = _packed(model, dtype) if is_packed else copy.copy(model)
     assert isinstance(twin, Transformer)
-    twin._modules = {**twin._modules, "head": ExactHead(model, is_packed=is_packed)}
+    head = ExactHead(model, is_packed=is_packed)
+    # Modules of an objective compute as they please.
+    twin._modules = {**twin._modules, "head": head, "extras": model.extras}
     twin.compute_dtype = dtype
     return twin
+
+
+def state_of_weights(model: nn.Module) -> object:
+    """Return what is equal as long as the mode stays and no weight is written to or put elsewhere.
+
+    torch counts writes to a tensor and its views, but for those through `.data`.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> before = state_of_weights(layer)
+        >>> _ = layer.weight.detach().fill_(1.0)
+        >>> before == state_of_weights(layer)
+        False
+    """
+    weights = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+    return model.training, weights
 
 
 def _has_onednn() -> bool:

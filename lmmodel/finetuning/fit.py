@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from lmdata.order import permute
-from lmmodel.cores import add_gradients, num_cores
+from lmmodel.cores import SharedWeights, add_gradients, num_cores, seeded
 from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.layers.casting import SharedWeights
-from lmmodel.layers.dropout import seeded
+from lmmodel.optimizing import lr_ratio
 from lmmodel.packing import LEAST_TOKENS, deal_rows
-from lmmodel.schedule import lr_ratio
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.model import TaskModel, pack, pack_labels, predict_logits
 from lmmodel.tasks.task import Scores

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lmmodel.config import OptimizerConfig
-from lmmodel.schedule import ScheduleConfig
+from lmmodel.optimizing import ScheduleConfig
 from lmmodel.tasks.known import find_task
 from lmmodel.tasks.task_files import TaskFormat
 

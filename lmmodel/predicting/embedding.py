@@ -10,7 +10,7 @@ import torch
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
-from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
+from lmmodel.inference import batch_tokens, map_batches, split_by_tokens
 from lmmodel.model import Transformer
 from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
@@ -52,7 +52,7 @@ def embed(
         raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")
     windows = cut_windows(encoded.lengths, np.full(len(encoded), most), 0)
     sums = np.zeros((len(encoded), run.model.config.hidden_size))
-    model, num_done = prepare(run.model), 0
+    model, num_done = run.prepared(), 0
     groups = _groups(encoded, frame, windows, batch_tokens(run.device))
     jobs = map_batches(lambda job: (job[0], _sum_tokens(model, job[1], run)), groups, run.device)
     for group, own in jobs:

@@ -14,7 +14,7 @@ from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
-from lmmodel.layers.key_values import KeyValues
+from lmmodel.layers.attention import KeyValues
 from lmmodel.predicting.texts import check_finite, encode_given
 from lmmodel.trained import Run
 

@@ -25,7 +25,6 @@ from lmmodel.inference import (
     batch_tokens,
     label_log_probabilities,
     map_batches,
-    prepare,
     split_by_tokens,
 )
 from lmmodel.model import Transformer
@@ -93,7 +92,7 @@ def log_likelihoods(
     """
     encoded, frame = encode_given(run.tokenizer, texts), frame_of(run, start_token=start_token)
     windows = windows_of(run, encoded, frame)
-    model = prepare(run.model, precision)
+    model = run.prepared(precision)
     scores = token_scores(run, model, encoded, frame, windows, progress=progress)
     num_texts = len(encoded)
     text = np.repeat(np.arange(num_texts), encoded.lengths)

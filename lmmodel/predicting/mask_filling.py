@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tokenizers
 import torch
 from torch import Tensor
 
 from lmdata.errors import TokenizerError
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
-from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
+from lmmodel.inference import batch_tokens, map_batches, split_by_tokens
 from lmmodel.model import Transformer
 from lmmodel.predicting.texts import check_finite
 from lmmodel.trained import Run
@@ -76,9 +75,8 @@ def encode_prompts(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
     Raises:
         FitError: a text is longer than the model takes
     """
-    backend = tokenizers.Tokenizer.from_str(run.tokenizer.backend.to_str())
-    backend.encode_special_tokens = False
     most = run.model.config.max_position_embeddings
+    backend = run.prompt_backend
     encoded = [np.array(item.ids, np.int64) for item in backend.encode_batch(list(texts))]
     for text, ids in zip(texts, encoded, strict=True):
         if len(ids) > most:
@@ -103,7 +101,7 @@ def masked_logits(
     """
     lengths = np.array([len(ids) for ids in encoded], np.int64)
     groups = split_by_tokens(lengths, batch_tokens(run.device))
-    model = prepare(run.model)
+    model = run.prepared()
 
     def compute(group: np.ndarray) -> tuple[np.ndarray, Tensor]:
         batch = _pack([encoded[index] for index in group], [places[index] for index in group])

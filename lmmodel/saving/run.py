@@ -18,20 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from lmdata.config import build_config, config_to_dict, differences, json_text
-from lmdata.errors import ConfigError, OutputError
+from lmdata.errors import ConfigError
 from lmdata.files import (
-    Kind,
-    check_replaceable,
     output_errors,
     partial_path,
     remove,
     write_atomically,
 )
-from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, save_tokenizer
+from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmmodel.config import MOST_STEPS, TrainConfig, without_none
 from lmmodel.data import TrainingData
-from lmmodel.errors import FitError, ResumeError, RunError
-from lmmodel.record import FORMAT_VERSION, is_run, read_values
+from lmmodel.errors import ResumeError, RunError
+from lmmodel.record import CHECKPOINTS_NAME, FORMAT_VERSION, RUN_FILES, check_output, read_values
 from lmmodel.record import RECORD_NAME as RECORD_NAME
 from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.checkpoint import (
@@ -39,18 +37,7 @@ from lmmodel.saving.checkpoint import (
     list_checkpoints,
     save_checkpoint,
     save_tensors,
-    strangers_among,
 )
-from lmmodel.saving.starting import tokenizer_difference
-
-CHECKPOINTS_NAME = "checkpoints"
-EVENTS_NAME = "tensorboard"
-REPORT_NAME = "report.html"
-RUN_FILES = TOKENIZER_FILES | {
-    RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
-    REPORT_NAME,
-}  # fmt: skip
-RUN = Kind("a run", is_run, RUN_FILES)
 
 # What may differ when a run goes on: it does not change the weights.
 FREE_ON_RESUME = ("checkpoint", "logging", "evaluation", "batch.prefetch", "skip_bad_steps")
@@ -155,25 +142,6 @@ def save_weights(folder: Path, groups: TensorGroups) -> None:
     save_tensors(folder / WEIGHTS_NAME, groups.get("average", groups["model"]))
 
 
-def check_output(folder: Path, *, overwrite: bool) -> None:
-    """Check that a new run may be made here; anything but a run is never deleted.
-
-    Raises:
-        OutputError: there is a run already, or something that is not a run
-    """
-    resume = "--resume goes on with it, "
-    check_replaceable(folder, RUN, overwrite=overwrite, instead=resume)
-    events = folder / EVENTS_NAME
-    found = strangers_among(folder / CHECKPOINTS_NAME)
-    if events.is_dir() and not events.is_symlink():
-        found += [path for path in events.iterdir() if ".tfevents." not in path.name]
-    if found:
-        raise OutputError(
-            f"{folder} holds more than a run (such as {found[0].relative_to(folder)}), which "
-            "--overwrite would delete: move it away, or choose another place"
-        )
-
-
 def own_data(folder: Path, record: RunRecord) -> Path:
     """Return the dataset that a run was trained on.
 
@@ -186,19 +154,6 @@ def own_data(folder: Path, record: RunRecord) -> Path:
             f"made with `lmdata tokenize --tokenizer {folder}`"
         )
     return Path(record.data_path)
-
-
-def check_tokenizer(tokenizer: Tokenizer, data: TrainingData) -> None:
-    """Check that data was made with the tokenizer of the model.
-
-    Raises:
-        FitError: with another one
-    """
-    if difference := tokenizer_difference(tokenizer, data.tokenizer):
-        raise FitError(
-            f"{data.path} was made with tokenizer {data.tokenizer.hash}, the run with "
-            f"{tokenizer.hash}: {difference}. Tokenize with the tokenizer of the run folder"
-        )
 
 
 def check_has_checkpoint(folder: Path) -> None:

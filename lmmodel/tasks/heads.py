@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmmodel.cores import dropout
 from lmmodel.families import ModelConfig
-from lmmodel.layers.dropout import dropout
 from lmmodel.model import LayerNorm, Linear
 
 

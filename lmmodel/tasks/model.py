@@ -94,7 +94,7 @@ def adopt_weights(model: TaskModel, pretrained: Transformer) -> None:
         pretrained: a model with or without a head for sentence pairs
     """
     state = pretrained.state_dict()
-    own = {name: w for name, w in state.items() if not name.startswith("nsp_head.")}
+    own = {n: w for n, w in state.items() if not n.startswith(("nsp_head.", "extras."))}
     model.backbone.load_state_dict(own)
     prefix = "head." if model.config.traits.pooling == "mean" else "nsp_head."
     for name, weight in model.head.named_parameters():

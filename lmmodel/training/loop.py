@@ -17,13 +17,14 @@ from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
 from lmmodel.guesses import Prompts, guess
 from lmmodel.loader import Prefetcher, StepBatch
+from lmmodel.record import CHECKPOINTS_NAME
 from lmmodel.saving.checkpoint import load_latest
 from lmmodel.saving.metrics import finite_or_none
-from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state, save_weights
+from lmmodel.saving.run import RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
-from lmmodel.training.costs import batch_flops
 from lmmodel.training.learner import Learner, StepResult
 from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE, Reporter
+from lmmodel.training.step import batch_flops
 
 UNIGRAM_ADVICE = (
     "Train longer, or try optimizer.name=muon, another optimizer.lr or a longer "

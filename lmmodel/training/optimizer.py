@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmmodel.config import OptimizerConfig
+from lmmodel.device import as_rows_of, gather_stack, own_rows, put, take_stack
 from lmmodel.errors import CheckpointError
-from lmmodel.parallel import as_rows_of, gather_stack, own_rows, put, take_stack
+from lmmodel.optimizing import OptimizerConfig
 
 # The odd polynomial a x + b x^3 + c x^5 of Muon (Jordan et al., "Muon", 2024): five rounds bring
 # every singular value in (0, 1] to about [0.7, 1.2].

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmmodel.cores import add_gradients
-from lmmodel.layers.casting import SharedWeights, _copies, cast, look_up
+from lmmodel.cores import SharedWeights, _copies, add_gradients, cast, look_up
 
 
 class Tied(nn.Module):

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from lmmodel.batch import make_batch
-from lmmodel.cores import add_gradients, map_in_order, num_cores
+from lmmodel.cores import SharedWeights, add_gradients, map_in_order, num_cores
 from lmmodel.families import ModelConfig
-from lmmodel.layers.casting import SharedWeights
 from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective

@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lmmodel import cores
 from lmmodel.batch import IGNORED
-from lmmodel.layers import cross_entropy
-from lmmodel.layers.cross_entropy import summed_cross_entropy
+from lmmodel.cores import summed_cross_entropy
 
 
 def make_rows(num_rows: int, num_ids: int, scale: float = 5.0):
@@ -17,7 +17,7 @@ def make_rows(num_rows: int, num_ids: int, scale: float = 5.0):
 
 @pytest.mark.parametrize("chunk", [1, 3 * 97, 2**18])
 def test_loss_and_gradient_equal_torchs(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(cross_entropy, "CHUNK", chunk)
+    monkeypatch.setattr(cores, "CHUNK", chunk)
     logits, labels = make_rows(23, 97)
     (summed_cross_entropy(logits, labels) / 7).backward()
     twin = logits.detach().clone().requires_grad_()

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from lmmodel.layers.dropout import dropout, seeded
+from lmmodel.cores import dropout, seeded
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

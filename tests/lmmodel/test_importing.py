@@ -20,8 +20,7 @@ from lmmodel.exporting import export_run
 from lmmodel.importing import import_checkpoint
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.run import read_record
-from lmmodel.saving.starting import shape_differences, tokenizer_difference
-from lmmodel.trained import load_run
+from lmmodel.trained import load_run, shape_differences, tokenizer_difference
 from lmmodel.trainer import plan, train
 from tests.lmmodel.conftest import TINY
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned

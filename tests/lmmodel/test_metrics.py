@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from lmmodel.config import AveragingConfig
 from lmmodel.device import resolve_precision
 from lmmodel.families import ModelConfig
 from lmmodel.model import make_model
+from lmmodel.optimizing import AveragingConfig
 from lmmodel.saving.metrics import (
     MetricsLog,
     Stopwatch,

@@ -10,13 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lmmodel.batch import make_batch
-from lmmodel.config import AveragingConfig, OptimizerConfig
-from lmmodel.families import ModelConfig
-from lmmodel.loader import MicroBatch
-from lmmodel.model import Transformer, make_model
-from lmmodel.objectives import ObjectiveConfig, make_objective
-from lmmodel.objectives.terms import sum_losses
-from lmmodel.parallel import (
+from lmmodel.device import (
     is_sharded,
     own_rows,
     put,
@@ -25,6 +19,12 @@ from lmmodel.parallel import (
     whole,
     whole_groups,
 )
+from lmmodel.families import ModelConfig
+from lmmodel.loader import MicroBatch
+from lmmodel.model import Transformer, make_model
+from lmmodel.objectives import ObjectiveConfig, make_objective
+from lmmodel.objectives.terms import sum_losses
+from lmmodel.optimizing import AveragingConfig, OptimizerConfig
 from lmmodel.saving.checkpoint import load_weights
 from lmmodel.training.learner import WeightAverage
 from lmmodel.training.optimizer import Optimizer

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmmodel.schedule import ScheduleConfig, lr_ratio
+from lmmodel.optimizing import ScheduleConfig, lr_ratio
 
 configs = st.one_of(
     st.builds(ScheduleConfig, kind=st.just("constant"), warmup_ratio=st.floats(0, 0.99)),

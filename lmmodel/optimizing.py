@@ -1,10 +1,59 @@
-"""The learning rate as a pure function of the step."""
+"""How the weights move: the optimizer, its learning rate by the step, their average."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """What moves the weights."""
+
+    name: Literal["adamw", "muon"] = "muon"  # muon: on the layers' matrices; adamw on the rest
+    lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
+    betas: tuple[float, float] = (0.9, 0.98)  # decay of the mean and the mean square, in [0, 1)
+    eps: float = 1e-6  # added to the root of the mean square
+    weight_decay: float = 0.01  # share of a weight lost per step at learning rate 1, AdamW
+    decay_embeddings: bool = False  # whether embeddings decay too (BERT: yes); bias, norm never
+    muon_lr: float = 0.02  # Muon's peak learning rate, in (0, 1]
+    muon_momentum: float = 0.95  # decay of Muon's mean, in [0, 1)
+    muon_weight_decay: float = 0.05  # as weight_decay, Muon
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("lr", "muon_lr"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}; "
+                    "1e-4 to 2e-3 is usual for lr, 0.005 to 0.05 for muon_lr"
+                )
+        for name, value in (*zip(("betas[0]", "betas[1]"), self.betas, strict=True),
+                            ("muon_momentum", self.muon_momentum)):  # fmt: skip
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        for name in ("eps", "weight_decay", "muon_weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragingConfig:
+    """Averaging of the weights over steps; what is evaluated and exported is the average."""
+
+    kind: Literal["none", "ema", "tail"] = "none"
+    """ema: exponential moving average; tail: plain mean of the last part of the run."""
+    ema_decay: float = 0.999
+    """Of ema: weight of the past at each step, in (0, 1)."""
+    tail_share: float = 0.2
+    """Of tail: the share of the run that is averaged, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
+        if not 0 < self.tail_share <= 1:
+            raise ValueError(f"tail_share must be in (0, 1], got {self.tail_share}")
 
 
 @dataclass(frozen=True, kw_only=True)
