@@ -20,7 +20,7 @@ Cell = str | int | float | bool | None
 NUM_COLOURS = 8
 MOST_TIPS = 60  # points of a chart that say their numbers when pointed at
 _WIDTH, _HEIGHT = 420, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 408, 10, 204
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 408, 10, 204
 
 
 def escaped(text: object, most: int | None = None) -> str:

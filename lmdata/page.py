@@ -7,7 +7,6 @@ the same bytes for the same data. It is light or dark as the reader's system is,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,23 +281,13 @@ class Section:
     title: str
     blocks: Sequence[Block]
 
-    @property
-    def name(self) -> str:
-        """What a link calls it.
-
-        Example:
-            >>> Section(title="Where the time went", blocks=()).name
-            'where-the-time-went'
-        """
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
-
-    def html(self) -> str:
-        """Return the section as markup."""
+    def html(self, name: str) -> str:
+        """Return the section as markup; `name` is what links call it."""
         found = [(block, block.html()) for block in self.blocks]
         if not any(markup for block, markup in found if not isinstance(block, Note)):
             return ""
         body = "".join(markup for _, markup in found)
-        return f'<section id="{self.name}"><h2>{escaped(self.title)}</h2>{body}</section>'
+        return f'<section id="{name}"><h2>{escaped(self.title)}</h2>{body}</section>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,17 +322,19 @@ def page_html(page: Page) -> str:
         >>> "<h1>a &amp; b</h1>" in page_html(Page(title="a & b", subtitle="", sections=()))
         True
     """
-    sections = [(section, section.html()) for section in page.sections]
-    there = [(section, markup) for section, markup in sections if markup]
+    names = [f"part-{number}" for number, _ in enumerate(page.sections, 1)]
+    parts = [one.html(name) for one, name in zip(page.sections, names, strict=True)]
     links = "".join(
-        f'<li><a href="#{section.name}">{escaped(section.title)}</a></li>' for section, _ in there
+        f'<li><a href="#{name}">{escaped(section.title)}</a></li>'
+        for section, name, markup in zip(page.sections, names, parts, strict=True)
+        if markup
     )
     title = escaped(page.title, 200)
     return (
         f"<!DOCTYPE html>\n{_head(title)}<body>\n"
         f"<header><h1>{title}</h1><p>{escaped(page.subtitle, 400)}</p>"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>\n'
-        + "\n".join(markup for _, markup in there)
+        + "\n".join(filter(None, parts))
         + "\n</main>\n</body></html>\n"
     )
 

@@ -241,10 +241,11 @@ def _of_examples(rows: Rows, found: StoreStatistics | ExampleStatistics) -> dict
     recipe = read_settings(rows.manifest).recipe
     padded = found.examples * found.max_seq_length
     facts = rows.manifest.views.get(rows.split)
+    expected = None if facts is None else facts.expected_positive_share
     rates, reached = found.mask_rate_by_position, found.tokens_by_position
     enough = [(p, rate) for p, rate in enumerate(rates) if reached[p] >= _MIN_REACHED]
     return {
-        "shares": tuple(_shares(found, recipe, facts and facts.expected_positive_share)),
+        "shares": tuple(_shares(found, recipe, expected)),
         "mask_curve": thin(enough) if found.masked_share else (),
         "reach_curve": thin(list(enumerate(reached))),
         "padding": Padding(

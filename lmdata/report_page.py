@@ -97,7 +97,7 @@ def _stage_blocks(stage: Stage) -> Iterator[Block]:
     rows: list[Row] = []
     for quantity, flow in flows.items():
         rows.append((quantity, "read", flow.read))
-        rows += [(quantity, f"written to {name}", count) for name, count in flow.written.items()]
+        rows += [(quantity, f"written: {name}", count) for name, count in flow.written.items()]
         rows += [(quantity, f"dropped: {name}", count) for name, count in flow.dropped.items()]
     columns = ("quantity", "what became of it", "amount")
     yield Table(title=f"Ledger, {stage.name}", columns=columns, rows=rows)
@@ -243,7 +243,7 @@ def _pieces(report: SplitReport) -> Iterator[Block]:
 def _piece_bars(title: str, pieces: tuple[PieceInText, ...]) -> Bars:
     columns = ("piece", "occurrences", "of all tokens", "example")
     bars = [Bar(name=one.piece, value=one.count, notes=(one.ratio, one.example)) for one in pieces]
-    return Bars(title=title, columns=columns, bars=bars, note_forms=(".3%",))
+    return Bars(title=title, columns=columns, bars=bars, note_forms=(".4%",))
 
 
 def _samples(report: SplitReport) -> Iterator[Block]:

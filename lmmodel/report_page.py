@@ -28,7 +28,7 @@ from lmmodel.reporting.history import GuessedPlace, History, Points
 from lmmodel.reporting.tuned import Answers, Confusion, TunedReport
 
 _TITLES = {
-    "loss": "loss of a step (nats)",
+    "loss": "loss (nats)",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "tokens_per_s": "tokens a second",
@@ -166,7 +166,7 @@ def _main_loss(runs: Sequence[RunReport]) -> Curves:
 def _held_out(runs: Sequence[RunReport]) -> Section:
     charts = _overlaid(runs, lambda own: own.held_out, "dots")
     tables: list[Block] = []
-    forms = dict.fromkeys(_SHARES, ".2%")
+    forms = {**dict.fromkeys(_SHARES, ".2%"), "perplexity": ",.1f"}
     for _, run, history in _histories(runs):
         own = list(history.held_out)
         steps = sorted({step for points in history.held_out.values() for step, _ in points})

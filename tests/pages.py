@@ -16,9 +16,10 @@ FORBIDDEN = {"script", "link", "iframe", "img", "image", "object", "embed", "bas
 # Fields of blocks that say how to draw, not what was found.
 HOW = {"colour", "largest", "line", "y_low", "forms", "form", "note_forms"}
 # Tables whose keys are names of what was found, not of fields.
+OPEN = {"settings", "environment", "origin"}  # whatever there is
 MAPS = {
-    "settings", "flows", "written", "dropped", "quantiles", "curves", "smoothed", "held_out",
-    "gates", "environment", "origin", "facts", "mean", "spread", "guess", "scores",
+    "flows", "written", "dropped", "quantiles", "curves", "smoothed", "held_out",
+    "gates", "facts", "mean", "spread", "guess", "scores",
 }  # fmt: skip
 
 
@@ -92,6 +93,8 @@ def schema(value: Any, name: str = "") -> list[str]:
     """Return the fields of a JSON value, one a line."""
     if isinstance(value, dict):
         items = value.items()
+        if name.rpartition(".")[2] in OPEN:
+            return [f"{name}.*: any"]
         if name.rpartition(".")[2].removesuffix("[]") in MAPS:
             return sorted({line for item in value.values() for line in schema(item, f"{name}.*")})
         return [line for key, item in items for line in schema(item, f"{name}.{key}".lstrip("."))]

@@ -147,8 +147,8 @@ def _sample(rows: Rows, row: int, why: str) -> Sample:
             "tokens": len(ids), "sentences": len(lengths), "source": name,
             "line or record": position + 1,
         }  # fmt: skip
-        lines = islice(_sentences(ids, lengths, rows.tokenizer), _MOST_LINES)
-        return Sample(why=why, row=row, facts=facts, lines=tuple(lines))
+        sentences = islice(_sentences(ids, lengths, rows.tokenizer), _MOST_LINES)
+        return Sample(why=why, row=row, facts=facts, lines=tuple(sentences))
     batch = rows.rows(np.array([row]))
     original = piece_texts(rows.tokenizer, batch.original_ids())
     found = piece_texts(rows.tokenizer, batch.input_ids)

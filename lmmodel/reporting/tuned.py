@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,23 +184,20 @@ def find_answers(tuned: FineTuned) -> Answers:
     logits = predict_logits(tuned.model, examples)
     found = make_predictions(task, examples, logits, rows, record.labels)
     references = task.references(rows, record.labels)
-    facts = {"path": str(path), "num_rows": len(rows)}
+    answers = Answers(path=str(path), num_rows=len(rows))
     counts = task.confusion(found, references, len(record.labels))
-    probabilities = found.probabilities
-    if counts is None or probabilities is None or not task.is_over_sequences:
-        return Answers(**facts) if counts is None else Answers(**facts, **_merged(counts, record))
-    has_label = np.asarray(references) >= 0
-    return Answers(
-        **facts,
-        **_merged(counts, record),
-        calibration=calibrate(probabilities[has_label], np.asarray(references)[has_label]),
-        confusions=tuple(_confusions(counts, probabilities, references, rows, record.labels)),
-    )
-
-
-def _merged(counts: Any, record: FineTunedRecord) -> dict[str, Any]:
+    if counts is None:
+        return answers
     merged, names = merge_rare(counts, record.labels, MOST_LABELS)
-    return {"labels": tuple(names), "counts": tuple(map(tuple, merged.tolist()))}
+    answers = replace(answers, labels=tuple(names), counts=tuple(map(tuple, merged.tolist())))
+    if found.probabilities is None or not task.is_over_sequences:
+        return answers
+    has_label = np.asarray(references) >= 0
+    return replace(
+        answers,
+        calibration=calibrate(found.probabilities[has_label], np.asarray(references)[has_label]),
+        confusions=tuple(_confusions(counts, found.probabilities, references, rows, record.labels)),
+    )
 
 
 def calibrate(probabilities: Floats, references: Any) -> Calibration | None:

@@ -17,7 +17,9 @@ from lmdata.recipes import Recipe
 from lmdata.report import data_report, make_share
 from lmdata.report_page import data_page
 from lmdata.reporting.rows import find_samples, first_places
+from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from tests.lmdata.builds import build, random_documents, write_corpus
+from tests.lmdata.text_batches import batch
 from tests.pages import check_all_is_told, check_page, check_schema
 
 EVIL = "<script>alert(1)</script> the cat sat on the mat . & </style> <img src=x onerror=y>"
@@ -30,9 +32,11 @@ def folder(tmp_path_factory):
     documents = [*random_documents(240), "☃ ☃ ☃ cat", "☃"]
     corpus = write_corpus(folder / "corpus", {"a.txt": documents, "<b>.txt": [EVIL] * 2 + [" "]})
     build(corpus, folder / "tokens", sentences="rules", validation_ratio=0.2)
-    write_examples(folder / "tokens", Recipe(max_seq_length=32), folder / "nsp", num_workers=1)
+    write_examples(
+        folder / "tokens", Recipe(max_seq_length=32), folder / "nsp", seed=0, num_workers=1
+    )
     causal = Recipe(view="packed", corruption="none", max_seq_length=32)
-    write_examples(folder / "tokens", causal, folder / "causal", num_workers=1)
+    write_examples(folder / "tokens", causal, folder / "causal", seed=0, num_workers=1)
     return folder
 
 
@@ -44,10 +48,19 @@ def reports(folder):
 @pytest.mark.parametrize("name", ["tokens", "nsp", "causal"])
 def test_a_page_stands_alone_and_shows_only_what_the_json_tells(reports, name):
     page = data_page(reports[name])
-    text = check_page(page)
-    assert "&lt;script&gt;" in text or name != "tokens"
-    assert "<script" not in text
+    assert "&lt;b&gt;.txt" in check_page(page)
     check_all_is_told(page, reports[name])
+
+
+def test_a_corpus_of_scripts_is_shown_as_text(tmp_path):
+    documents = [f"{EVIL} {number}" for number in range(20)]
+    corpus = write_corpus(tmp_path / "corpus", {"a.txt": documents})
+    config = TokenizerConfig(model="bpe", vocab_size=400, allow_smaller=True)
+    build(corpus, tmp_path / "tokens", train_tokenizer([batch(documents)], config))
+    text = check_page(data_page(data_report(tmp_path / "tokens")))
+    assert text.count("&lt;script&gt;") >= 10
+    assert "onerror=y&gt;" in text
+    assert text.count("</style>") == 1
 
 
 def test_the_same_dataset_gives_the_same_report_and_page(folder, reports):
@@ -67,7 +80,7 @@ def test_every_stage_and_every_reason_of_loss_is_told(folder, reports):
     assert documents.dropped["empty"] == 1
     text = check_page(data_page(reports["nsp"]))
     assert "dropped: empty" in text
-    assert "written to validation" in text
+    assert "written: validation" in text
 
 
 def test_examples_without_their_store_say_what_they_know(folder, tmp_path, reports):
