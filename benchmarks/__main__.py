@@ -19,6 +19,7 @@ BENCHMARKS = {
     "finetune_study": "five tasks from a pretrained model and from random weights",
     "exactness": "the ids of every document of the real data against tokenizers",
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
+    "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 

@@ -10,20 +10,20 @@ import click
 from lmdata.config import json_values
 
 from .answering import usual_of
-from .inputs import TEXT, layout_options, open_table
+from .inputs import TEXT, WINDOWED, count_lines, layout_options, open_table
 from .options import device_option, echo_result, json_option, quiet_option
 from .progress import ProgressLine
 from .summaries import aligned, evaluation_lines, figure, optional
-from .summaries_predicting import RESCORED, WINDOWED, count_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lmmodel.evaluation import SourceEvaluation
     from lmmodel.minimal_pairs import MinimalPairScores, PairPrecision, ParadigmScore
-    from lmmodel.predicting.scoring import FileScores
+    from lmmodel.predicting.answering import FileScores
 
 FOLDER = click.Path(path_type=Path)
+RESCORED = "pairs close in bf16, scored again in float32"
 MAX_SHOWN = 12  # labels whose confusion is printed
 
 
@@ -123,7 +123,7 @@ def evaluate_file(
         click.UsageError: there is no file
     """
     from lmmodel.finetuning.folder import load_fine_tuned
-    from lmmodel.predicting.scoring import score_file
+    from lmmodel.predicting.answering import score_file
 
     if data is None:
         raise click.UsageError(f"{model} is fine-tuned: name the task file to score it on")

@@ -120,12 +120,12 @@ def finetune(
 
     \b
     Example: lmmodel finetune runs/wiki --task sequence-classification
-               --train reviews.tsv --validation held-out.tsv --text sentence --label label
+               --train reviews.tsv --text-field sentence --label-field label
     Example: lmmodel finetune runs/wiki --task token-classification
                --train train.conllu --validation dev.conllu --output tagger/
     """
     from lmmodel.finetune import finetune as run_finetuning
-    from lmmodel.finetuning.settings import FinetuneConfig
+    from lmmodel.finetuning.data import FinetuneConfig
 
     config = resolve(FinetuneConfig, config_path, overrides, **options)
     output = output or Path("runs") / f"{run.resolve().name}-{config.task}"

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .options import echo_result, overwrite_option, say
-from .summaries_predicting import count_lines
 
 if TYPE_CHECKING:
     from lmmodel.finetuning.folder import FineTunedRecord
-    from lmmodel.tasks.columns import Usual
     from lmmodel.tasks.task_files import TaskFile
+    from lmmodel.tasks.text_rows import Usual
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 STANDARD_INPUT = "-"
 BLANK_LINES = "blank lines left out"
+WINDOWED = "texts longer than the model takes, read in windows"
 
 
 class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -281,7 +281,7 @@ def _is_at_terminal() -> bool:
 
 
 def _read_lines(file: str, encoding: str) -> list[str]:
-    from lmmodel.tasks.files import decode, read_text
+    from lmmodel.tasks.tables import decode, read_text
 
     if file != STANDARD_INPUT:
         return read_text(Path(file), encoding).removesuffix("\n").split("\n")
@@ -321,3 +321,8 @@ def echo_answers(
         lines = [f"{output}  {len(records):,} texts"]
     lines = [*lines, *count_lines(counts)]
     echo_result(result, as_json=as_json, quiet=False, lines=lines)
+
+
+def count_lines(counts: Mapping[str, int]) -> list[str]:
+    """Return what was left out, cut or read in windows, a line each."""
+    return [f"note: {what}: {count:,}" for what, count in counts.items() if count]

@@ -31,6 +31,7 @@ from .options import (
     set_option,
 )
 from .progress import ProgressLine
+from .serving import serve
 from .summaries import (
     plan_lines,
     training_lines,
@@ -295,5 +296,6 @@ main.add_command(evaluate)
 main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
+main.add_command(serve)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

@@ -33,7 +33,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Judge it": ("evaluate", "report"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),
-        "Hand it over": ("export",),
+        "Hand it over": ("export", "serve"),
     },
 }
 """What `--help` lists of each program, in this order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from lmdata.config import json_values
 
 from .inputs import (
     TEXT,
+    WINDOWED,
     Given,
+    count_lines,
     echo_answers,
     read_given,
     text_options,
@@ -27,19 +30,15 @@ from .options import (
     seed_option,
 )
 from .progress import ProgressLine
-from .summaries_predicting import (
-    WINDOWED,
-    count_lines,
-    filling_columns,
-    filling_lines,
-    generation_columns,
-    generation_lines,
-    score_lines,
-    score_records,
-)
+from .summaries import aligned
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from lmmodel.predicting.embedding import Embeddings
+    from lmmodel.predicting.generation import Generation
+    from lmmodel.predicting.likelihood import Likelihoods
+    from lmmodel.predicting.mask_filling import Filling
 
 FOLDER = click.Path(path_type=Path)
 
@@ -241,6 +240,77 @@ def generate(
         write_answers(partial, output, given, generation_columns(found))
     lines = generation_lines(found)
     echo_answers(given, json_values(found), lines, output=output, as_json=as_json)
+
+
+# What they print, and the columns of a table of answers.
+
+
+def filling_lines(
+    prompts: Sequence[str], filled: Sequence[Sequence[Sequence[Filling]]]
+) -> list[str]:
+    """Return the guesses for each masked place of each prompt."""
+    lines = []
+    for prompt, places in zip(prompts, filled, strict=True):
+        lines.append(prompt)
+        for number, guesses in enumerate(places):
+            if len(places) > 1:
+                lines.append(f"  mask {number + 1}")
+            lines += [f"  {guess.probability:7.2%}  {guess.piece}" for guess in guesses]
+    return lines
+
+
+def score_records(texts: Sequence[str], found: Likelihoods) -> list[dict[str, Any]]:
+    """Return the log-likelihood of each text, in nats; None a token where none was scored."""
+    columns = zip(
+        texts, found.total, found.num_tokens, found.per_token, found.per_byte, strict=True
+    )
+    return [
+        {
+            "text": text,
+            "log_likelihood": float(total),
+            "num_tokens": int(num_tokens),
+            "per_token": None if math.isnan(per_token) else float(per_token),
+            "per_byte": float(per_byte),
+        }
+        for text, total, num_tokens, per_token, per_byte in columns
+    ]
+
+
+def score_lines(kind: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table: nats, nats a token, nats a byte, text."""
+    rows = [(kind, "a token", "a byte", "text")]
+    rows += [
+        (
+            f"{record['log_likelihood']:.4f}",
+            "" if record["per_token"] is None else f"{record['per_token']:.4f}",
+            f"{record['per_byte']:.4f}",
+            record["text"],
+        )
+        for record in records
+    ]
+    return aligned(rows)
+
+
+def generation_lines(generations: Sequence[Generation]) -> list[str]:
+    """Return each text as it went on, and why it stopped."""
+    return [
+        line
+        for one in generations
+        for line in (one.text, f"  [{len(one.ids)} tokens, stopped by: {one.stopped_by}]")
+    ]
+
+
+def filling_columns(filled: Sequence[Sequence[Sequence[Filling]]]) -> list[dict[str, Any]]:
+    """Return the text with the best guesses of its first mask, and the guesses for every mask."""
+    return [
+        {"filled": places[0][0].text, "guesses": [[one.piece for one in own] for own in places]}
+        for places in filled
+    ]
+
+
+def generation_columns(generations: Sequence[Generation]) -> list[dict[str, Any]]:
+    """Return how each text went on, and why it stopped."""
+    return [{"continuation": one.continuation, "stopped_by": one.stopped_by} for one in generations]
 
 
 VERBS = (fill_mask, score, embed, generate)

@@ -22,9 +22,8 @@ from lmmodel.device import resolve_precision
 from lmmodel.errors import TaskError
 from lmmodel.inference import Precision
 from lmmodel.predicting.likelihood import log_likelihoods
-from lmmodel.tasks.files import describe
 from lmmodel.tasks.scores import wilson_interval
-from lmmodel.tasks.tables import Table, detect_format
+from lmmodel.tasks.tables import Table, describe, detect_format
 from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.trained import Run
 

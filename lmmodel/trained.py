@@ -1,4 +1,7 @@
-"""A trained run as its folder holds it: data to be asked (`lmmodel.asking`), or to begin with."""
+"""A trained run as its folder holds it, and texts as it reads them: data.
+
+What it can be asked is `lmmodel.asking`; another run may begin with its weights.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 import torch
 from torch import Tensor
@@ -20,7 +24,7 @@ from lmdata.xxh3 import hash_file
 from lmmodel.config import OWN_SETTINGS
 from lmmodel.data import TrainingData
 from lmmodel.device import resolve_device
-from lmmodel.errors import FitError, ResumeError, RunError
+from lmmodel.errors import DivergedError, FitError, ResumeError, RunError
 from lmmodel.families import ModelConfig
 from lmmodel.inference import Precision, prepare, state_of_weights
 from lmmodel.model import Transformer, make_model
@@ -28,6 +32,7 @@ from lmmodel.objectives import OBJECTIVES, Definition, modules_of
 from lmmodel.record import WEIGHTS_NAME, read_values
 from lmmodel.saving.checkpoint import load_tensors, load_weights
 from lmmodel.saving.run import RunRecord, read_record
+from lmmodel.texts import Frame, TextIds, encode_texts, frame_around
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,59 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
 def listed(texts: Sequence[str] | str) -> Sequence[str]:
     """Return one text as a list of it, others as they are."""
     return [texts] if isinstance(texts, str) else texts
+
+
+def encode_given(tokenizer: Tokenizer, texts: Sequence[str]) -> TextIds:
+    """Return the ids of texts; special tokens that are spelled out in them are read as text.
+
+    Raises:
+        FitError: a text is empty, or nothing in it is a token
+    """
+    encoded = encode_texts(tokenizer.backend, texts)
+    for index in np.flatnonzero(encoded.lengths == 0)[:1]:
+        raise FitError(
+            f"text {index + 1} of {len(texts)} has no token in it: {texts[index]!r}; leave it out"
+        )
+    return encoded
+
+
+def frame_of(run: Run, *, start_token: str | None = None) -> Frame:
+    """Return what stands around a text; causal rows were trained without anything before them.
+
+    Args:
+        run: the model
+        start_token: of a causal model: the piece to begin with, so that the first token of a text
+            is predicted too; None: the first token is given
+
+    Raises:
+        TokenizerError: the tokenizer lacks a special token that the model was trained with
+        FitError: `start_token` is no piece, or the model is masked
+    """
+    tokenizer = run.tokenizer
+    if not run.is_causal:
+        if start_token is not None:
+            raise FitError("a masked model sees the whole text: it takes no start token")
+        return frame_around([tokenizer.require_special("cls")], [tokenizer.require_special("sep")])
+    if start_token is None:
+        return frame_around([], [])
+    index = tokenizer.backend.token_to_id(start_token)
+    if index is None:
+        raise FitError(f"{start_token!r} is no piece of the tokenizer of {run.path}")
+    return frame_around([index], [])
+
+
+def check_finite(run: Run, values: np.ndarray | Tensor) -> None:
+    """Check that what a model computed is numbers, as nothing may be said by others.
+
+    Raises:
+        DivergedError: one is not finite
+    """
+    is_finite = torch.isfinite(torch.as_tensor(values)).all()
+    if not is_finite:
+        raise DivergedError(
+            f"what {run.path} computes is not finite: its weights are damaged, or training went "
+            "astray; take an earlier checkpoint, or train again"
+        )
 
 
 # Beginning with the weights of an earlier run: what is taken over, and what must fit.

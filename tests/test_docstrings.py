@@ -25,7 +25,7 @@ WITH_EXAMPLES = {
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
     "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model",
     "lmmodel.objectives.objective", "lmmodel.objectives.terms",
-    "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.files", "lmmodel.tasks.scores",
+    "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.settings",
     "lmmodel.optimizing", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip

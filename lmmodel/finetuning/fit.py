@@ -16,7 +16,7 @@ from lmdata.order import permute
 from lmmodel.cores import SharedWeights, add_gradients, num_cores, seeded
 from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
-from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.optimizing import lr_ratio
 from lmmodel.packing import LEAST_TOKENS, deal_rows
 from lmmodel.tasks.examples import TaskExamples
@@ -48,12 +48,9 @@ class FitProgress:
     best: float | None  # best value so far of the score that decides
 
 
-Report = Callable[[FitProgress], None]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The model at one moment."""
+class Moment:
+    """A model as it is evaluated: its scores and its weights."""
 
     epoch: float
     scores: Scores
@@ -66,7 +63,7 @@ class Fit:
     """What one seed came to."""
 
     seed: int
-    best: Evaluation
+    best: Moment
     num_epochs: float  # trained until it was stopped
     log: list[dict[str, Any]]  # a line an evaluation
 
@@ -80,7 +77,7 @@ def fit(
     config: FinetuneConfig,
     *,
     seed: int,
-    report: Report | None = None,
+    report: Callable[[FitProgress], None] | None = None,
 ) -> Fit:
     """Train a model in place until the epochs are over or the score no longer rises.
 
@@ -102,7 +99,7 @@ def fit(
     ends = evaluation_steps(learner.steps_per_epoch, config)
     losses: list[float] = []
     log: list[dict[str, Any]] = []
-    best: Evaluation | None = None
+    best: Moment | None = None
     num_since = 0  # evaluations since the best one
     for rows in epoch_batches(train.lengths, config, seed):
         losses.append(learner.learn(rows))
@@ -258,7 +255,7 @@ class TaskLearner:
         labels = pack_labels(self.train, rows).to(self.device)
         return self.task.sum_loss(self.model(batch), labels, batch) / unit
 
-    def evaluate(self, examples: TaskExamples, score: Scorer) -> Evaluation:
+    def evaluate(self, examples: TaskExamples, score: Scorer) -> Moment:
         """Return scores and weights of this moment.
 
         The logits are taken in float32, as the saved weights give them, whatever training
@@ -268,7 +265,7 @@ class TaskLearner:
         number, backbone.compute_dtype = backbone.compute_dtype, torch.float32
         logits = predict_logits(self.model, examples)
         backbone.compute_dtype = number
-        return Evaluation(
+        return Moment(
             epoch=self.epoch,
             scores=score(logits),
             logits=logits,

@@ -207,7 +207,9 @@ def _recipe(record: RunRecord) -> Recipe | None:
     if record.config.recipe is not None or not record.num_steps:
         return record.config.recipe if record.num_steps else None
     manifest = _find_manifest(record)
-    return read_settings(manifest).recipe if manifest is not None else None
+    if manifest is None or manifest.kind != "examples":
+        return None
+    return read_settings(manifest).recipe
 
 
 def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
@@ -220,7 +222,7 @@ def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
     if recipe is None:
         return {}
     values = vars(recipe)
-    if values["corruption"] == "none":
+    if recipe.corruption == "none":
         masks = ("mlm_probability", "max_predictions", "count", "coverage",
                  "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
         values = {name: value for name, value in values.items() if name not in masks}

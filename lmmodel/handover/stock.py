@@ -21,7 +21,6 @@ from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.handover.names import REDUNDANT, from_their_weights, to_their_weights
 from lmmodel.handover.settings import (
     CONFIG_NAME,
     from_their_config,
@@ -30,7 +29,12 @@ from lmmodel.handover.settings import (
     read_their_json,
     to_their_config,
 )
-from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.stock_families import (
+    REDUNDANT,
+    from_their_weights,
+    stock_family,
+    to_their_weights,
+)
 from lmmodel.model import Transformer, make_model
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.tasks.model import TaskModel

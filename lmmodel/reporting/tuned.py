@@ -12,8 +12,7 @@ import numpy as np
 from lmdata.xxh3 import hash_file
 from lmmodel.errors import LmmodelError
 from lmmodel.finetuning.data import split_rows
-from lmmodel.finetuning.folder import FineTuned, FineTunedRecord, load_fine_tuned
-from lmmodel.finetuning.pictures import merge_rare
+from lmmodel.finetuning.folder import FineTuned, FineTunedRecord, load_fine_tuned, merge_rare
 from lmmodel.reporting.history import Points
 from lmmodel.tasks.examples import Floats
 from lmmodel.tasks.known import read_task_file

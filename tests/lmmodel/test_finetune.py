@@ -24,15 +24,16 @@ from lmmodel.errors import (
     TaskError,
 )
 from lmmodel.finetune import FinetuneResult, finetune, read_data, resolve_config, start_model
-from lmmodel.finetuning import pictures
+from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.finetuning.fit import TaskLearner, epoch_batches, evaluation_steps
 from lmmodel.finetuning.folder import (
+    drawable,
     is_fine_tuned,
     load_fine_tuned,
+    plot_confusion,
+    plot_scatter,
     read_fine_tuned_record,
 )
-from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
-from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.tasks.model import predict_logits
 from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.trained import load_run
@@ -387,7 +388,7 @@ def test_the_last_step_is_always_evaluated() -> None:
 
 
 def test_labels_that_the_font_lacks_are_drawn_without_a_word(tmp_path) -> None:
-    assert pictures.drawable("é 面 \U0001f469\t") == "é U+9762 U+1F469U+0009"
+    assert drawable("é 面 \U0001f469\t") == "é U+9762 U+1F469U+0009"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plot_confusion(np.eye(2, dtype=np.int64), ["面", "\U0001f469"], tmp_path / "a.png", "b")

@@ -100,7 +100,7 @@ def test_a_causal_model_fills_no_masks(tiny, store, tmp_path):
     from lmmodel.trainer import train
 
     train(tiny("objective.name=clm", "budget.num_steps=1"), store, tmp_path / "run")
-    with pytest.raises(FitError, match="was trained on next tokens"):
+    with pytest.raises(FitError, match="objective clm, which fills in no masks"):
         load_pretrained(tmp_path / "run").fill_mask("a [MASK].")
 
 

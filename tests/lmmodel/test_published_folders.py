@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from lmdata.tokenizer import load_tokenizer
 from lmmodel.errors import HuggingFaceError
-from lmmodel.handover.names import from_their_weights
 from lmmodel.handover.settings import from_their_config
 from lmmodel.handover.stock import import_model, read_tokenizer
+from lmmodel.handover.stock_families import from_their_weights
 from lmmodel.importing import import_checkpoint
 
 transformers = pytest.importorskip("transformers")

@@ -14,7 +14,7 @@ from lmdata.config import json_text
 from lmmodel import finetune as face
 from lmmodel.errors import LmmodelError, RunError
 from lmmodel.finetune import finetune
-from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.report import MOST_RUNS, model_report
 from lmmodel.report_page import model_page
 from lmmodel.reporting.history import read_history
