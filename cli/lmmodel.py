@@ -179,6 +179,8 @@ def train(
     if dry_run:
         if config is None or data is None:
             raise click.UsageError("--dry-run plans a new run: leave --resume out")
+        if has_report:
+            raise click.UsageError("--dry-run trains nothing to report on: leave --report out")
         with ProgressLine("planning", quiet=quiet):
             result = plan(config, data)
         return echo_result(result, as_json=as_json, quiet=quiet, lines=plan_lines(result))

@@ -39,7 +39,6 @@ _TITLES = {
 }
 _SHARES = ("accuracy", "top5_accuracy", "pair_accuracy")
 _SPEED = ("lr", "grad_norm", "tokens_per_s", "mfu", "memory_bytes")
-_MOST_MOMENTS = 12
 
 Curved = Callable[[History], Mapping[str, Points]]
 
@@ -209,7 +208,7 @@ def _guesses(runs: Sequence[RunReport]) -> Section:
     for _, run, history in _histories(runs):
         if not history.guesses:
             continue
-        blocks.append(Passages(title=run, passages=[_place(one) for one in history.guesses]))
+        blocks.append(Passages(title=run, passages=_places(history)))
         for number, one in enumerate(history.guesses, 1):
             blocks.append(_moments(f"{run}, place {number}: {one.right}", one))
         charted = [
@@ -223,15 +222,20 @@ def _guesses(runs: Sequence[RunReport]) -> Section:
     return Section(title="What it fills in over time", blocks=blocks)
 
 
-def _place(one: GuessedPlace) -> Passage:
-    line = (Span(f"{one.before} "), Span(one.right, "strong"), Span(f" {one.after}"))
-    return Passage(title="Text", lines=(line,))
+def _places(history: History) -> list[Passage]:
+    return [
+        Passage(
+            title=f"Place {number}",
+            lines=((Span(f"{one.before} "), Span(one.right, "strong"), Span(f" {one.after}")),),
+        )
+        for number, one in enumerate(history.guesses, 1)
+    ]
 
 
 def _moments(title: str, one: GuessedPlace) -> Table:
     rows: list[Row] = [
         (moment.step, moment.probability, moment.rank, *_likeliest(moment.pieces))
-        for moment in one.moments[-_MOST_MOMENTS:]
+        for moment in one.moments
     ]
     columns = ("step", "probability of the right one", "its rank", "likeliest", "then")
     return Table(title=title, columns=columns, rows=rows, forms=("", ".2%"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from lmmodel.saving.metrics import smooth
 
 Entry = Mapping[str, Any]
 Points = tuple[tuple[float, float], ...]
+
+T = TypeVar("T")
+
+MOST_EVALUATIONS, MOST_MOMENTS = 60, 12  # that are shown of a run
 
 _PREFIX = "validation_"
 _GATE = re.compile(r"(.*(?:uniform|gram))_loss")
@@ -46,7 +50,7 @@ class GuessedPlace:
     before: str
     right: str
     after: str
-    moments: tuple[Moment, ...]
+    moments: tuple[Moment, ...]  # evenly apart, at most `MOST_MOMENTS`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,18 @@ def _points(entries: Iterable[Entry], name: str) -> Points:
     return tuple((e["step"], e[name]) for e in entries if _is_number(e.get(name)))
 
 
+def sampled(items: Sequence[T], most: int) -> tuple[T, ...]:
+    """Return at most `most` items that lie evenly apart, the first and the last among them.
+
+    Example:
+        >>> sampled(range(100), 4), sampled([1, 2], 4)
+        ((0, 33, 66, 99), (1, 2))
+    """
+    if len(items) <= most:
+        return tuple(items)
+    return tuple(items[index] for index in np.linspace(0, len(items) - 1, most).astype(int))
+
+
 def smooth_points(points: Points) -> Points:
     """Return points smoothed over a fiftieth of them, as loss.png draws them.
 
@@ -137,7 +153,7 @@ def _held_out(entries: Sequence[Entry]) -> tuple[dict[str, Points], dict[str, fl
         if points and (gate := _GATE.fullmatch(name)):
             gates[gate[1].replace("_", " ")] = points[-1][1]
         elif points and not name.startswith("num_"):
-            figures[name] = points
+            figures[name] = sampled(points, MOST_EVALUATIONS)
     return figures, gates
 
 
@@ -179,6 +195,8 @@ def _guesses(entries: Sequence[Entry]) -> tuple[GuessedPlace, ...]:
             )  # fmt: skip
             found.setdefault(key, []).append(moment)
     return tuple(
-        GuessedPlace(before=before, right=right, after=after, moments=tuple(moments))
+        GuessedPlace(
+            before=before, right=right, after=after, moments=sampled(moments, MOST_MOMENTS)
+        )
         for (before, right, after), moments in found.items()
     )

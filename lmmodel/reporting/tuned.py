@@ -13,7 +13,7 @@ from lmdata.xxh3 import hash_file
 from lmmodel.errors import LmmodelError
 from lmmodel.finetuning.data import split_rows
 from lmmodel.finetuning.folder import FineTuned, FineTunedRecord, load_fine_tuned, merge_rare
-from lmmodel.reporting.history import Points
+from lmmodel.reporting.history import MOST_EVALUATIONS, Points, sampled
 from lmmodel.tasks.examples import Floats
 from lmmodel.tasks.known import read_task_file
 from lmmodel.tasks.model import predict_logits
@@ -148,7 +148,7 @@ def _curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
             if name not in ("seed", "step", "epoch") and isinstance(value, int | float):
                 key = f"seed {entry.get('seed')}: {name}"
                 curves.setdefault(key, []).append((entry["step"], value))
-    return {name: tuple(points) for name, points in curves.items()}
+    return {name: sampled(points, MOST_EVALUATIONS) for name, points in curves.items()}
 
 
 def _why_not(record: FineTunedRecord) -> str | None:

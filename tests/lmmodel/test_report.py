@@ -182,7 +182,7 @@ def test_eight_long_runs_side_by_side_stay_small(trained):
          "evaluation_ratio": 0.1}
         for step in range(1, 20_000)
     ]  # fmt: skip
-    held_out = [{"step": step, "validation_loss": 1 / step} for step in range(1, 200)]
+    held_out = [{"step": step, "validation_loss": 1 / step} for step in range(1, 20_000)]
     history = read_history([*long, *held_out])
     runs = tuple(dataclasses.replace(run, name=f"run {n}", history=history) for n in range(8))
     check_page(model_page(dataclasses.replace(model_report([trained]), runs=runs)))
