@@ -27,10 +27,11 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
         "Look and check": ("show", "stats", "report", "verify", "recipes"),
+        "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "import", "finetune"),
-        "Judge it": ("evaluate", "report"),
+        "Make a model": ("train", "import", "finetune", "count"),
+        "Judge it": ("evaluate", "diagnose", "report"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),
         "Hand it over": ("export", "serve"),
