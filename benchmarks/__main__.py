@@ -20,6 +20,7 @@ BENCHMARKS = {
     "ngrams": "lmmodel count over real Wikipedia against lmplz: seconds, memory, probabilities",
     "exactness": "the ids of every document of the real data against tokenizers",
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
+    "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 

@@ -30,6 +30,7 @@ from .options import (
     set_option,
 )
 from .progress import ProgressLine
+from .serving import serve
 from .summaries import (
     plan_lines,
     training_lines,
@@ -246,5 +247,6 @@ main.add_command(diagnose)
 main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
+main.add_command(serve)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)
