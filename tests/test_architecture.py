@@ -30,7 +30,7 @@ FORBIDDEN = {
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
     "arrow_text", "batch", "config", "dataset", "errors", "files", "masking", "order", "packing",
-    "pairs", "ragged", "reading", "recipes", "rng", "schema", "stored", "tokenizer", "views",
+    "pairs", "ragged", "recipes", "rng", "schema", "settings", "stored", "tokenizer", "views",
     "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
