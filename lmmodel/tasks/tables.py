@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lmdata.arrow_text import check_text, is_text, text_lengths
-from lmdata.reading.sources import COMPRESSIONS
+from lmdata.settings import COMPRESSIONS
 from lmdata.stored import CompressionError, read_decompressed
 from lmmodel.errors import TaskError
 

@@ -14,8 +14,8 @@ import torch
 
 import lmmodel.objectives.tokens as tokens
 from lmdata.batch import ExampleBatch
-from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig, find_sources
+from lmdata.settings import TokenizeConfig
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
 from lmmodel.config import load_train_config
