@@ -22,20 +22,16 @@ from .inputs import (
     writing_answers,
 )
 from .options import device_option, json_option
-from .summaries_predicting import (
-    answer_columns,
-    answer_lines,
-    classification_columns,
-    classification_lines,
-    tagging_columns,
-    tagging_lines,
-)
+from .summaries import aligned, figure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lmmodel.finetuning.folder import FineTuned, FineTunedRecord
-    from lmmodel.tasks.columns import Usual
+    from lmmodel.tasks.answering import SpanAnswer
+    from lmmodel.tasks.classification import Classification
+    from lmmodel.tasks.tagging import Tagging
+    from lmmodel.tasks.text_rows import Usual
 
 FOLDER = click.Path(path_type=Path)
 PAIR_FIELD = "Column of a table with the second text or the passage."
@@ -137,7 +133,7 @@ def answer(
     Example: lmmodel answer runs/wiki-question-answering --file questions.jsonl --json
     """
     from lmmodel.predicting.answering import answer as answer_questions
-    from lmmodel.tasks.files import read_text
+    from lmmodel.tasks.tables import read_text
 
     if passage is not None and passage_file is not None:
         raise click.UsageError("give --passage or --passage-file, not both")
@@ -200,8 +196,8 @@ def usual_of(record: FineTunedRecord, num_texts: int | None = None) -> Usual:
     """
     import dataclasses
 
-    from lmmodel.tasks.columns import TEXTS
     from lmmodel.tasks.known import find_task
+    from lmmodel.tasks.text_rows import TEXTS
 
     usual = find_task(record.task).usual
     if num_texts is None:
@@ -214,6 +210,76 @@ def usual_of(record: FineTunedRecord, num_texts: int | None = None) -> Usual:
         num_texts=(num_texts,),
         guesses_by_value=True,
     )
+
+
+# What they print, and the columns of a table of answers.
+
+
+def classification_lines(answers: Sequence[Classification]) -> list[str]:
+    """Return a line a text: class, probability, text; or the number and the text."""
+    rows: list[tuple[str, ...]] = []
+    for one in answers:
+        shown = one.text if one.pair is None else f"{one.text} | {one.pair}"
+        if one.labels is not None:
+            told = ", ".join(f"{n} {one.probabilities[n]:.2%}" for n in one.labels)
+            rows.append((told or "(none)", shown))
+        elif one.label is None:
+            rows.append(("" if one.value is None else figure(one.value), shown))
+        else:
+            rows.append((one.label, f"{one.probabilities[one.label]:.2%}", shown))
+    return aligned(rows)
+
+
+def tagging_lines(answers: Sequence[Tagging]) -> list[str]:
+    """Return a line a word: word, tag, probability; a blank line between texts."""
+    lines: list[str] = []
+    for one in answers:
+        columns = zip(one.words, one.tags, one.probabilities, strict=True)
+        rows = [(word, tag or "-", f"{probability:.2%}") for word, tag, probability in columns]
+        lines += [*([""] if lines else []), *aligned(rows)]
+    return lines
+
+
+def answer_lines(answers: Sequence[SpanAnswer]) -> list[str]:
+    """Return each question, its answer and where in the passage it stands."""
+    return [
+        line
+        for one in answers
+        for line in (
+            one.question,
+            f"  {one.answer or '(no answer)'}  [{one.probability:.2%}, characters {one.start} to "
+            f"{one.end}]",
+        )
+    ]
+
+
+def classification_columns(answers: Sequence[Classification]) -> list[dict[str, Any]]:
+    """Return the class of each text and its probability; all classes where there are several."""
+    rows: list[dict[str, Any]] = []
+    for one in answers:
+        if one.label is None:
+            rows.append({"value": one.value})
+        elif one.labels is not None:
+            rows.append({"labels": list(one.labels), "probabilities": one.probabilities})
+        else:
+            rows.append({"label": one.label, "probability": one.probabilities[one.label]})
+    return rows
+
+
+def tagging_columns(answers: Sequence[Tagging]) -> list[dict[str, Any]]:
+    """Return the words of each text with their tags and the probabilities of these."""
+    return [
+        {"words": one.words, "tags": one.tags, "probabilities": one.probabilities}
+        for one in answers
+    ]
+
+
+def answer_columns(answers: Sequence[SpanAnswer]) -> list[dict[str, Any]]:
+    """Return each answer, where in the passage it stands, and its probability."""
+    return [
+        {"answer": one.answer, "start": one.start, "end": one.end, "probability": one.probability}
+        for one in answers
+    ]
 
 
 VERBS = (classify, tag, answer)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import echo_result, json_option, overwrite_option, quiet_option
 from .progress import ProgressLine
+from .summaries import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,27 +25,47 @@ MAX_LISTED = 3
 @click.argument("run", type=FOLDER)
 @click.argument("output", type=FOLDER)
 @click.option("--onnx", is_flag=True, help="Write onnx/model.onnx as well, and check it.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["hf", "arpa"]),
+    help="arpa: of an n-gram model, a text file that KenLM and others read.  [default: what fits]",
+)
 @overwrite_option
 @json_option
 @quiet_option
 def export(
-    run: Path, output: Path, onnx: bool, overwrite: bool, as_json: bool, quiet: bool
-) -> None:
+    run: Path, output: Path, onnx: bool, form: str | None, overwrite: bool, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Write a folder that stock Hugging Face classes open, and prove that the numbers agree.
 
     RUN is a run or a fine-tuned model. OUTPUT gets config.json, model.safetensors, the tokenizer
-    and a model card, README.md; no code.
+    and a model card, README.md; no code. Of an n-gram model it is one file in the ARPA format.
 
     \b
     Example: lmmodel export runs/wiki wiki-bert/
     Example: lmmodel export runs/wiki-token-classification tagger/ --onnx
+    Example: lmmodel export runs/5gram wiki.arpa --format arpa
     """
+    from lmmodel.counting.folder import is_ngrams
+
+    if is_ngrams(run) != (form == "arpa" if form else is_ngrams(run)) or (onnx and is_ngrams(run)):
+        raise click.UsageError("--format arpa is for n-gram models, hf and --onnx for all others")
+    if is_ngrams(run):
+        from lmmodel.ngrams import export_arpa
+
+        arpa = export_arpa(run, output, overwrite=overwrite)
+        return echo_result(
+            arpa, as_json=as_json, quiet=quiet,
+            lines=[f"{output}  {arpa.num_ngrams:,} n-grams of orders 1 to {arpa.order}"],
+        )  # fmt: skip
     from lmmodel.exporting import export_run
 
     with ProgressLine("exporting", quiet=quiet):
         result = export_run(run, output, overwrite=overwrite, onnx=onnx)
     lines = export_lines(result)
-    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+    return echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @click.command("import")
@@ -73,6 +94,55 @@ def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: b
     with ProgressLine("importing", quiet=quiet):
         result = import_checkpoint(folder, output, overwrite=overwrite)
     lines = import_lines(result)
+    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+
+
+class Weights(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        """Return the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(map(float, value.split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers such as 0.5,0.5.")
+
+
+@click.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+@click.option("--weights", type=Weights(), help="One for each RUN.  [default: equal ones]")
+@click.option("--output", type=FOLDER, required=True, help="Run folder to write.")
+@overwrite_option
+@json_option
+@quiet_option
+def merge(
+    runs: tuple[Path, ...], weights: tuple[float, ...] | None, output: Path, overwrite: bool,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Merge runs that began with the same one: the parent, and what each changed, by weight.
+
+    Weights that add up to 1 average the runs; a negative one takes away what its run has learned.
+
+    \b
+    Example: lmmodel merge runs/law runs/medicine --weights 0.5,0.5 --output runs/both
+    """
+    from lmmodel.merging import merge_runs
+
+    weights = weights or (1 / len(runs),) * len(runs)
+    with ProgressLine("merging", quiet=quiet):
+        result = merge_runs(runs, weights, output, overwrite=overwrite)
+    lines = [
+        f"{result.output}/  {result.num_parameters:,} parameters, of {result.parent} and what "
+        "changed in"
+    ]
+    lines += aligned([
+        (f"  {one.run}", f"weight {one.weight:g}", f"it moved by {one.change:.2%}")
+        for one in result.branches
+    ])  # fmt: skip
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .options import echo_result, overwrite_option, say
-from .summaries_predicting import count_lines
 
 if TYPE_CHECKING:
     from lmmodel.finetuning.folder import FineTunedRecord
-    from lmmodel.tasks.columns import Usual
     from lmmodel.tasks.task_files import TaskFile
+    from lmmodel.tasks.text_rows import Usual
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 STANDARD_INPUT = "-"
 BLANK_LINES = "blank lines left out"
+WINDOWED = "texts longer than the model takes, read in windows"
 
 
 class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -234,8 +234,8 @@ def read_texts(texts: Sequence[str], file: str | None, *, encoding: str | None =
         texts, file = (), STANDARD_INPUT
     for text in texts:
         check_is_text(
-            text, f"--file {text} reads the texts in it; a text that is called as a file is, goes "
-            "to standard input",
+            text, f"--file {text} reads the texts in it; if these letters are the text, give them "
+            "on standard input",
         )  # fmt: skip
     lines = [] if file is None else _read_lines(file, encoding or "auto")
     kept = [line for line in lines if line.strip()]
@@ -281,7 +281,7 @@ def _is_at_terminal() -> bool:
 
 
 def _read_lines(file: str, encoding: str) -> list[str]:
-    from lmmodel.tasks.files import decode, read_text
+    from lmmodel.tasks.tables import decode, read_text
 
     if file != STANDARD_INPUT:
         return read_text(Path(file), encoding).removesuffix("\n").split("\n")
@@ -321,3 +321,8 @@ def echo_answers(
         lines = [f"{output}  {len(records):,} texts"]
     lines = [*lines, *count_lines(counts)]
     echo_result(result, as_json=as_json, quiet=False, lines=lines)
+
+
+def count_lines(counts: Mapping[str, int]) -> list[str]:
+    """Return what was left out, cut or read in windows, a line each."""
+    return [f"note: {what}: {count:,}" for what, count in counts.items() if count]

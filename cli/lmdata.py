@@ -12,17 +12,20 @@ import click
 
 from lmdata.config import json_values
 
+from .exporting import export
 from .options import (
     FriendlyGroup,
     Size,
     by_key,
     config_option,
+    echo_page,
     echo_result,
     json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
+    page_options,
     quiet_option,
     reading_options,
     resolve,
@@ -58,6 +61,9 @@ def main() -> None:
       lmdata mask --rate 0.15
       lmmodel train shards/
     """
+
+
+main.add_command(export)
 
 
 @main.command("sample-corpus")
@@ -124,17 +130,18 @@ def train_tokenizer(
     \b
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
-    from lmdata.build import build_tokenizer
     from lmdata.config import build_config, gather
-    from lmdata.corpus import CorpusConfig
-    from lmdata.encoding import RoundTrip
-    from lmdata.tokenizer_training import TokenizerConfig
+    from lmdata.settings import CorpusConfig, TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
     settings = gather(config_path, overrides, options=by_key(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
+
+    from lmdata.build import build_tokenizer
+    from lmdata.encoding import RoundTrip
+
     found: list[RoundTrip] = []
     with ProgressLine("training the tokenizer", unit="bytes", quiet=quiet) as line:
         tokenizer = build_tokenizer(
@@ -193,16 +200,16 @@ def tokenize(
     Example: lmdata tokenize 'wiki/*.jsonl.zst' --tokenizer vocab.txt --output wiki-tokens
     """
     from lmdata.building.workers import start_tokenizing
+    from lmdata.settings import TokenizeConfig
 
     start = time.perf_counter()
+    config = resolve(
+        TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
+    )
     # The workers load their kernels while this process imports what it needs.
     with contextlib.closing(start_tokenizing(num_workers or num_cores())) as workers:
         from lmdata.build import build_store
-        from lmdata.building.plan import TokenizeConfig
 
-        config = resolve(
-            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
-        )
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
                 corpus, output, config, tokenizer_path=tokenizer_path,
@@ -251,12 +258,14 @@ def mask(
     Example: lmdata mask tokens/ --recipe roberta --max-seq-length 512 --output packed
     """
     from lmdata.config import config_to_dict
-    from lmdata.examples import write_examples
     from lmdata.recipes import Recipe, named_recipe
 
     base = {k: v for k, v in config_to_dict(named_recipe(recipe_name)).items() if v is not None}
     recipe = resolve(Recipe, config_path, overrides, base=base, **options)
     start = time.perf_counter()
+
+    from lmdata.examples import write_examples
+
     with ProgressLine("making examples", unit="examples", quiet=quiet) as line:
         manifest = write_examples(
             tokens, recipe, output, seed=seed or 0, epoch=epoch,
@@ -350,6 +359,33 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
             write_report(statistics, plot)
     lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
     echo_result(statistics, as_json=as_json, quiet=quiet, lines=lines)
+
+
+@main.command()
+@click.argument("dataset", type=FOLDER)
+@page_options
+@json_option
+@quiet_option
+def report(
+    dataset: Path, output: Path | None, overwrite: bool, is_opened: bool, as_json: bool, quiet: bool
+) -> None:
+    """Write one page about a token store or shards: flow, lengths, pieces, masks, rows to read.
+
+    The page is a file of its own: nothing is fetched, nothing is sent. --json prints what it holds.
+
+    \b
+    Example: lmdata report tokens/ --open
+    """
+    from lmdata.page import check_writable, write_page
+    from lmdata.report import data_report
+    from lmdata.report_page import data_page
+
+    path = output or Path(f"{dataset.resolve().name}-report.html")
+    check_writable(path, overwrite=overwrite)
+    with ProgressLine("reporting", quiet=quiet):
+        found = data_report(dataset)
+        write_page(data_page(found), path, overwrite=overwrite)
+    echo_page(found, path, is_opened=is_opened, as_json=as_json, quiet=quiet)
 
 
 @main.command()

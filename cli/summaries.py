@@ -100,7 +100,7 @@ def manifest_lines(manifest: Manifest, output: Path, elapsed_s: float, rows: str
             f"  {split:<10} {count:>12,} {rows} {tokens:>15,} tokens "
             f"{facts['shards'][split]:>4} shard{'s' if facts['shards'][split] != 1 else ''}"
         )
-    lines += [_flow_line(name, flow) for name, flow in manifest.ledger.flows.items()]
+    lines += [flow_line(name, flow) for name, flow in manifest.ledger.flows.items()]
     return lines + [f"  note       {note}" for note in manifest.notes]
 
 
@@ -118,7 +118,14 @@ def passed_over_lines(skipped: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def _flow_line(name: str, flow: Flow) -> str:
+def flow_line(name: str, flow: Flow) -> str:
+    """Return where an amount went.
+
+    Example:
+        >>> from lmdata.schema import Flow
+        >>> flow_line("tokens", Flow(read=5, written={"train": 3}, dropped={"empty": 2}))
+        '  tokens                5 in = 3 out + 2 dropped (2 empty)'
+    """
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in flow.dropped.items() if count)
     return (
         f"  {name:<10} {flow.read:>12,} in = {flow.total_written:,} out + "
@@ -145,6 +152,17 @@ def recipe_lines(recipes: dict[str, Any]) -> list[str]:
         lines += [f"{key} = {json.dumps(value)}" for key, value in given.items()]
         lines.append("")
     return lines[:-1]
+
+
+def objective_lines(objectives: dict[str, Any]) -> list[str]:
+    """Return a row an objective: its name, what it learns, from what view, what for."""
+    rows: list[tuple[str, ...]] = [("objective", "learns", "of a store", "for", "families")]
+    for name, facts in objectives.items():
+        view = facts["view"] + ("" if facts["corruption"] == "none" else ", masked")
+        skills = {"fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"]}
+        can = ", ".join(skill for skill, is_there in skills.items() if is_there)
+        rows.append((name, facts["learns"], view, can, ", ".join(facts["families"])))
+    return aligned(rows)
 
 
 def figure(value: float) -> str:
@@ -221,12 +239,17 @@ def training_lines(summary: Summary) -> list[str]:
 
 def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
+    from lmmodel.gates import level_names
+
     rows = [
         ("held-out loss", f"{result.loss:.4f} nats a token" + (
             "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
         )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
          "nats a token: guessing by frequency"),
+        ("n-gram losses", ", ".join(
+            f"{name} {level:.4f}" for name, level in level_names(result.gates).items()
+        ) or None),
         ("perplexity", optional(result.perplexity, ",.1f")),
         ("accuracy", None if result.accuracy is None else f"{result.accuracy:.2%}, right one in "
          f"the top 5: {result.top5_accuracy:.2%}"),

@@ -162,6 +162,11 @@ class Batch:
         (name,) = self.streams
         return replace(self, streams={name: replace(self.stream, position_ids=position_ids)})
 
+    def with_ids(self, input_ids: Tensor) -> Batch:
+        """Return the batch with other tokens in its only stream."""
+        (name,) = self.streams
+        return replace(self, streams={name: replace(self.stream, input_ids=input_ids)})
+
     def with_labels(self, name: str, rows: Tensor, values: Tensor) -> Batch:
         """Return the batch with labels of one more kind in its only stream."""
         (stream_name,) = self.streams

@@ -17,8 +17,15 @@ from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
+from lmmodel.optimizing import (
+    AveragingConfig,
+    LoraConfig,
+    OptimizerConfig,
+    Part,
+    ScheduleConfig,
+    check_lora,
+)
 from lmmodel.record import read_values
-from lmmodel.schedule import ScheduleConfig
 
 DEFAULT_NUM_STEPS = 1000
 MOST_STEPS = 10**9  # more is a slip: they would take years
@@ -153,55 +160,6 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """What moves the weights."""
-
-    name: Literal["adamw", "muon"] = "muon"  # muon: on the layers' matrices; adamw on the rest
-    lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
-    betas: tuple[float, float] = (0.9, 0.98)  # decay of the mean and the mean square, in [0, 1)
-    eps: float = 1e-6  # added to the root of the mean square
-    weight_decay: float = 0.01  # share of a weight lost per step at learning rate 1, AdamW
-    decay_embeddings: bool = False  # whether embeddings decay too (BERT: yes); bias, norm never
-    muon_lr: float = 0.02  # Muon's peak learning rate, in (0, 1]
-    muon_momentum: float = 0.95  # decay of Muon's mean, in [0, 1)
-    muon_weight_decay: float = 0.05  # as weight_decay, Muon
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("lr", "muon_lr"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}; "
-                    "1e-4 to 2e-3 is usual for lr, 0.005 to 0.05 for muon_lr"
-                )
-        for name, value in (*zip(("betas[0]", "betas[1]"), self.betas, strict=True),
-                            ("muon_momentum", self.muon_momentum)):  # fmt: skip
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-        for name in ("eps", "weight_decay", "muon_weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AveragingConfig:
-    """Averaging of the weights over steps; what is evaluated and exported is the average."""
-
-    kind: Literal["none", "ema", "tail"] = "none"
-    """ema: exponential moving average; tail: plain mean of the last part of the run."""
-    ema_decay: float = 0.999
-    """Of ema: weight of the past at each step, in (0, 1)."""
-    tail_share: float = 0.2
-    """Of tail: the share of the run that is averaged, in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in (0, 1), got {self.ema_decay}")
-        if not 0 < self.tail_share <= 1:
-            raise ValueError(f"tail_share must be in (0, 1], got {self.tail_share}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run."""
 
@@ -223,6 +181,14 @@ class TrainConfig:
     """Whether a step whose loss is not finite or explodes is left out instead of stopping."""
     init_from: str | None = None
     """Run folder whose weights training begins with; its model is this one's. None: fresh ones."""
+    trainable: Part = "full"
+    """What of the model of `init_from` is trained: full, ffn (the feed-forward networks), head,
+    bias, or lora (thin pairs beside the matrices, added to them in what is kept)."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Of trainable=lora."""
+    vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
+    """What is added to the logits of fresh weights: nothing, as in BERT, or the logarithms of how
+    often the pieces are in the training split; families whose head has a bias only."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     preset: str | None = None
@@ -247,8 +213,10 @@ class TrainConfig:
             raise ValueError(f"max_grad_norm must be above 0 or none, got {self.max_grad_norm}")
         if self.compile and self.parallel == "fsdp2":
             raise ValueError("compile=true does not go with parallel=fsdp2: leave one of them out")
+        _check_trainable(self)
         _check_stages(self.stages)
         _check_recipe(self)
+        _check_bias(self)
         if self.model.is_causal and not OBJECTIVES[self.objective.name].is_causal:
             fitting = " or ".join(name for name, known in OBJECTIVES.items() if known.is_causal)
             raise ValueError(
@@ -381,6 +349,34 @@ def _check_stages(stages: tuple[StageConfig, ...]) -> None:
     ends = [stage.until for stage in stages]
     if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
         raise ValueError(f"stages must end at growing shares of the run, the last at 1, got {ends}")
+
+
+def _check_trainable(config: TrainConfig) -> None:
+    check_lora(config.trainable, config.lora)
+    if config.trainable == "full":
+        return
+    if config.init_from is None:
+        raise ValueError(
+            f"trainable={config.trainable} leaves the rest of a model as it is, and that would be "
+            "random here: name the run to begin with by init_from (--init-from)"
+        )
+    if config.trainable == "lora" and config.parallel == "fsdp2":
+        raise ValueError("trainable=lora does not go with parallel=fsdp2: leave one of them out")
+
+
+def _check_bias(config: TrainConfig) -> None:
+    if config.vocabulary_bias == "zeros":
+        return
+    if not config.model.traits.has_head_transform:
+        raise ValueError(
+            f"vocabulary_bias=frequencies has no effect: the head of model.family="
+            f"{config.model.family} has no bias; leave it out"
+        )
+    if config.init_from is not None:
+        raise ValueError(
+            "vocabulary_bias=frequencies has no effect: the weights are those of init_from; leave "
+            "one of them out"
+        )
 
 
 def _check_recipe(config: TrainConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
 from lmdata.recipes import Recipe
-from lmdata.schema import Manifest, read_manifest
+from lmdata.schema import Manifest, read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import FitError
 
@@ -94,6 +95,11 @@ class TrainingData:
         """Whether the folder holds example shards, whose masks are fixed, not a token store."""
         return self.manifest.kind == "examples"
 
+    @property
+    def frozen_recipe(self) -> Recipe | None:
+        """What frozen examples were made by; None: of a store any recipe can be asked."""
+        return read_settings(self.manifest).recipe if self.is_frozen else None
+
     def rows(self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0) -> Rows:
         """Return the rows of a split.
 
@@ -132,8 +138,9 @@ class TrainingData:
         rows = self.rows(split, recipe, seed=EVALUATION_SEED, first_epoch=EVALUATION_EPOCH)
         return rows.take(EVALUATION_EPOCH, np.arange(min(num_examples, rows.num_rows)))
 
-    def count_tokens(self) -> np.ndarray:
-        """Return how often each id occurs in the training split, before corruption: int64 (V,)."""
+    @cached_property
+    def token_counts(self) -> np.ndarray:
+        """How often each id occurs in the training split, before corruption: int64 (V,)."""
         size = self.tokenizer.vocab_size
         if not self.is_frozen:
             store = open_store(self.path, "train")

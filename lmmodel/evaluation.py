@@ -1,4 +1,4 @@
-"""How good a model is on text it was not trained on, at masks that never change."""
+"""How good a model is on text it was not trained on, at masks that never change; also by source."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import numpy as np
 import torch
 
 from lmdata.batch import ExampleBatch
+from lmdata.dataset import open_store
 from lmdata.recipes import Recipe
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data, piece_bytes
-from lmmodel.errors import DivergedError
+from lmmodel.device import is_sharded
+from lmmodel.errors import DivergedError, FitError
+from lmmodel.gates import find_gates
 from lmmodel.inference import Precision, batch_tokens, map_batches, prepare
 from lmmodel.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective
-from lmmodel.objectives.objective import TermScores, Vocabulary
-from lmmodel.objectives.terms import score_terms
-from lmmodel.parallel import is_sharded
-from lmmodel.saving.run import check_tokenizer, own_data
-from lmmodel.trained import Run, load_run
+from lmmodel.objectives.objective import TermScores, Vocabulary, join_scores
+from lmmodel.objectives.terms import TokenTerm, score_terms
+from lmmodel.saving.run import own_data
+from lmmodel.trained import Run, check_tokenizer, load_run
 
 TokensDone = Callable[[int, int], None]
 
@@ -55,6 +57,8 @@ class Evaluation:
     causal_loss: float | None = None  # of hybrid: nats per next token
     pair_loss: float | None = None  # nats per pair
     pair_accuracy: float | None = None  # in [0, 1]
+    gates: Mapping[str, float] = field(default_factory=dict)
+    """Nats per token of guessing the same tokens by n-grams, by name; see `lmmodel.gates`."""
     others: Mapping[str, float] = field(default_factory=dict)
     """What the terms of an objective score besides, by name."""
 
@@ -64,9 +68,9 @@ class Evaluation:
         return self.unigram_loss is not None and self.loss > self.unigram_loss - UNIGRAM_MARGIN
 
     def figures(self) -> dict[str, float | None]:
-        """Return all figures by name, those of `others` beside the rest."""
-        values = {**vars(self), **self.others}
-        return {name: value for name, value in values.items() if name != "others"}
+        """Return all figures by name, those of `gates` and `others` beside the rest."""
+        values = {**vars(self), **self.gates, **self.others}
+        return {name: value for name, value in values.items() if name not in ("gates", "others")}
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class HeldOut:
         np.ndarray
     )  # uint64 (P,), store row of each main label's document; packed rows: the first
     vocabulary: Vocabulary
+    gates: Mapping[str, float] = field(default_factory=dict)  # of the main labels
 
 
 @dataclass(frozen=True)
@@ -124,15 +129,24 @@ def make_held_out(
         for index, (part, own) in enumerate(zip(objective.parts, labelled, strict=True))
         for batch in split_micro_batches(own, Shape(tokens), part.pack)
     ]
+    vocabulary = vocabulary_of(data)
+    gates = {}
+    if isinstance(objective.terms[0], TokenTerm):
+        gates = find_gates(data, labelled[0], vocabulary, is_causal=objective.parts[0].is_causal)
     return HeldOut(
         objective=objective,
         micro_batches=tuple(micro_batches),
         num_examples=len(examples),
         documents=_documents_of(labelled[0], objective.terms[0].places(labelled[0])),
-        vocabulary=Vocabulary(
-            piece_bytes(data.tokenizer), data.count_tokens(), data.tokenizer.is_special
-        ),
+        vocabulary=vocabulary,
+        gates=gates,
     )
+
+
+def vocabulary_of(data: TrainingData) -> Vocabulary:
+    """Return what figures need to know of the pieces of some data."""
+    tokenizer = data.tokenizer
+    return Vocabulary(piece_bytes(tokenizer), data.token_counts, tokenizer.is_special)
 
 
 def _documents_of(examples: ExampleBatch, places: np.ndarray) -> np.ndarray:
@@ -169,7 +183,7 @@ def score_held_out(
     run: Run, held_out: HeldOut, progress: TokensDone | None = None
 ) -> list[MicroScores]:
     """Return the scores of each micro-batch, computed side by side."""
-    return _scores(prepare(run.model), held_out, run.device, progress)
+    return _scores(run.prepared(), held_out, run.device, progress)
 
 
 def _scores(
@@ -225,7 +239,9 @@ def summarize(held_out: HeldOut, scores: Sequence[MicroScores]) -> Evaluation:
     own = {item.name for item in dataclasses.fields(Evaluation)}
     known: dict[str, Any] = {name: value for name, value in found.items() if name in own}
     others = {name: value for name, value in found.items() if name not in own}
-    return Evaluation(num_examples=held_out.num_examples, others=others, **known)
+    return Evaluation(
+        num_examples=held_out.num_examples, gates=held_out.gates, others=others, **known
+    )
 
 
 def evaluate_run(
@@ -276,3 +292,98 @@ def held_out_for(
         config = dataclasses.replace(config, recipe=None, stages=())
     count = num_examples or config.evaluation.num_examples or 256
     return make_held_out(config, data, num_examples=count, split=split, view=view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFigures:
+    """Of the documents of one source file."""
+
+    source: str
+    num_documents: int  # that have a label
+    num_labels: int  # predicted tokens
+    loss: float  # nats per predicted token
+    nats_per_byte: float | None
+    accuracy: float | None  # in [0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEvaluation:
+    """Of all documents, and of each source file, the hardest first."""
+
+    total: Evaluation
+    sources: tuple[SourceFigures, ...]
+
+
+def evaluate_sources(
+    run_path: Path, data_path: Path | None = None, *, split: str = "validation",
+    num_examples: int | None = None, device: str = "auto", progress: TokensDone | None = None,
+) -> SourceEvaluation:  # fmt: skip
+    """Return the held-out figures of a run for each source file of a token store.
+
+    Where training packs several documents into a row, examples are of one document each here.
+
+    Args:
+        run_path: runs/NAME
+        data_path: a token store; None: what the run was trained on
+        split: of the data
+        num_examples: None: as many as during training
+        device: "auto", "cpu" or "cuda"
+        progress: called with the tokens done and those of all
+
+    Raises:
+        RunError: no run there
+        FitError: the split is empty, the data is frozen, or made with another tokenizer
+    """
+    run = load_run(run_path, device=device)
+    data = data_for(run, data_path)
+    if data.is_frozen:
+        raise FitError(
+            f"{data.path} holds frozen examples, which do not say what file they come from: "
+            "evaluate by source on the token store that they were made from"
+        )
+    view = None if run.objective.pair_view else "single"
+    held_out = held_out_for(run, data, split=split, num_examples=num_examples, view=view)
+    scores = score_held_out(run, held_out, progress)
+    sources = sources_of(data.path, split, held_out.documents)
+    main = join_scores(scores_by_term(held_out.objective, scores)[0])
+    total = summarize(held_out, scores)
+    return SourceEvaluation(total=total, sources=_group(held_out, main, sources))
+
+
+def _group(held_out: HeldOut, scores: TermScores, sources: np.ndarray) -> tuple[SourceFigures, ...]:
+    """Return the figures of each source, the hardest first.
+
+    Args:
+        held_out: what was scored
+        scores: of the main term, (P, ...) each
+        sources: str (P,), of each label
+    """
+    figures = []
+    for name in sorted(set(sources.tolist())):
+        own = np.flatnonzero(sources == name)
+        found = held_out.objective.terms[0].figures(
+            {kind: values[own] for kind, values in scores.items()}, held_out.vocabulary
+        )
+        figures.append(SourceFigures(
+            source=name,
+            num_documents=len(np.unique(held_out.documents[own])),
+            num_labels=len(own),
+            loss=found["loss"],
+            nats_per_byte=found.get("nats_per_byte"),
+            accuracy=found.get("accuracy"),
+        ))  # fmt: skip
+    return tuple(sorted(figures, key=lambda found: -(found.nats_per_byte or found.loss)))
+
+
+def sources_of(path: Path, split: str, documents: np.ndarray) -> np.ndarray:
+    """Return the name of the source file of each document: str (P,).
+
+    Args:
+        path: of a token store
+        split: of it
+        documents: uint64 (P,) rows of the split
+    """
+    store = open_store(path, split)
+    rows, place = np.unique(documents, return_inverse=True)
+    names = [store.provenance(int(row))[0] for row in rows]
+    return np.array(names, dtype=np.str_)[place]

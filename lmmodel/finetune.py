@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmdata.config import json_text
 from lmdata.files import Kind, output_errors, write_atomically, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES
 from lmdata.xxh3 import hash_file
+from lmmodel.adapters import Trained
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError
 from lmmodel.families import ModelConfig
-from lmmodel.finetuning.data import TaskData, best_score, read_data
-from lmmodel.finetuning.fit import Fit, Report, fit
-from lmmodel.finetuning.folder import FineTunedRecord, is_fine_tuned, save_model
-from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
-from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.finetuning.data import FinetuneConfig, TaskData, best_score, read_data
+from lmmodel.finetuning.fit import Fit, FitProgress, fit
+from lmmodel.finetuning.folder import (
+    FineTunedRecord,
+    is_fine_tuned,
+    plot_confusion,
+    plot_scatter,
+    save_model,
+)
 from lmmodel.saving.metrics import METRICS_NAME
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.tasks.examples import Predictions, TaskExamples
@@ -72,6 +77,7 @@ class FinetuneResult:
     num_validation: int
     counts: dict[str, dict[str, int]]  # of each file, what was truncated, windowed or left out
     notes: tuple[str, ...]  # what was guessed, or is remarkable
+    trained: Trained  # what of the model moved
     picture: Path | None
     elapsed_s: float
 
@@ -84,7 +90,7 @@ def finetune(
     output: Path | str,
     *,
     overwrite: bool = False,
-    report: Report | None = None,
+    report: Callable[[FitProgress], None] | None = None,
 ) -> FinetuneResult:
     """Fine-tune a pretrained model on a task, once a seed, and write the best into a folder.
 
@@ -122,9 +128,9 @@ def finetune(
         record = make_record(config, source, data, (train, validation or train), result)
         with output_errors(output):
             save_model(folder, record, best.best.weights, source.tokenizer)
-            lines = [json.dumps(line) + "\n" for one in fits for line in one.log]
+            lines = [json_text(line) + "\n" for one in fits for line in one.log]
             write_atomically(folder / METRICS_NAME, "".join(lines))
-            write_atomically(folder / SCORES_NAME, json.dumps(_figures(result), indent=1) + "\n")
+            write_atomically(folder / SCORES_NAME, json_text(_figures(result), indent=1) + "\n")
             if result.picture is not None:
                 draw(folder / result.picture.name, data, best, config)
     return dataclasses.replace(result, elapsed_s=time.perf_counter() - started_s)
@@ -225,6 +231,7 @@ def _make_result(
         num_validation=len(data.validation),
         counts={"train": dict(data.train.counts), "validation": dict(data.validation.counts)},
         notes=data.notes,
+        trained=best.trained,
         picture=_picture(data, best, output),
         elapsed_s=0.0,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmmodel.batch import Batch
+from lmmodel.cores import cast, dropout, look_up
 from lmmodel.device import memory_bytes
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import ModelConfig
-from lmmodel.layers.attention import Kernel, attention
-from lmmodel.layers.casting import cast, look_up
-from lmmodel.layers.dropout import dropout
-from lmmodel.layers.key_values import KeyValues
+from lmmodel.layers.attention import Kernel, KeyValues, attention
 from lmmodel.layers.masks import Mask, Side
 
 
@@ -226,7 +225,8 @@ class Transformer(nn.Module):
     global_angles: Tensor  # float32 (max_position_embeddings, K / 2), rotary positions only
     local_angles: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, extras: Mapping[str, nn.Module] | None = None) -> None:
+        """`extras` are what an objective adds: see `objectives.Definition.make_modules`."""
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is not set: take it from the tokenizer")
@@ -243,6 +243,7 @@ class Transformer(nn.Module):
         self.head = VocabularyHead(config)
         if config.has_nsp_head:
             self.nsp_head = SentenceHead(config)
+        self.extras = nn.ModuleDict(extras)
         if config.positions == "rotary":
             for name in ("global", "local"):
                 angles = rotary_angles(config, getattr(config, f"{name}_rope_theta"))
@@ -348,8 +349,15 @@ def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
-def make_model(config: ModelConfig, *, seed: int) -> Transformer:
+def make_model(
+    config: ModelConfig, *, seed: int, extras: Mapping[str, nn.Module] | None = None
+) -> Transformer:
     """Return a model with fresh weights, the same on every machine for the same seed.
+
+    Args:
+        config: the architecture
+        seed: of every number that is drawn
+        extras: modules that an objective adds, by name; their weights are filled too
 
     Raises:
         MemoryLimitError: this machine's memory does not hold the weights, told before they are made
@@ -360,7 +368,7 @@ def make_model(config: ModelConfig, *, seed: int) -> Transformer:
             f"a model of {config.num_parameters:,} parameters takes {needed / 2**30:.0f} GiB, this "
             f"machine has {there / 2**30:.0f} GiB: make it smaller"
         )
-    model = Transformer(config)
+    model = Transformer(config, extras)
     init_weights(model, config, seed=seed)
     return model
 

@@ -1,16 +1,29 @@
-"""config.json of a run folder, as it is written: names, version, and how it is told from others."""
+"""What a run folder holds, by name, and how it is told from others; needs no torch."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from lmdata.config import read_json
+from lmdata.errors import OutputError
+from lmdata.files import Kind, check_replaceable
+from lmdata.tokenizer import TOKENIZER_FILES
 from lmmodel.errors import RunError
 
 FORMAT_VERSION = 1
 RECORD_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+NGRAM_KIND = "n-gram"
+CHECKPOINTS_NAME = "checkpoints"
+STEP_FOLDER = re.compile(r"step-(\d{8,})$")
+EVENTS_NAME = "tensorboard"
+REPORT_NAME = "report.html"
+RUN_FILES = TOKENIZER_FILES | {
+    RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
+    REPORT_NAME,
+}  # fmt: skip
 
 
 def read_values(folder: Path) -> dict[str, Any]:
@@ -30,6 +43,11 @@ def read_values(folder: Path) -> dict[str, Any]:
         )
     if values.get("kind") == "fine-tuned":
         raise RunError(f"{folder} holds a fine-tuned model, a run is needed here")
+    if values.get("kind") == NGRAM_KIND:
+        raise RunError(
+            f"{folder} holds an n-gram model, which evaluate, score, generate and export take: a "
+            "run of a Transformer is needed here"
+        )
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
@@ -79,3 +97,33 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise RunError(f"{path} is not the record of a run of this version: it holds no table")
     return values
+
+
+RUN = Kind("a run", is_run, RUN_FILES)
+
+
+def check_output(folder: Path, *, overwrite: bool) -> None:
+    """Check that a new run may be made here; anything but a run is never deleted.
+
+    Raises:
+        OutputError: there is a run already, or something that is not a run
+    """
+    resume = "--resume goes on with it, "
+    check_replaceable(folder, RUN, overwrite=overwrite, instead=resume)
+    events = folder / EVENTS_NAME
+    found = _strangers_among(folder / CHECKPOINTS_NAME)
+    if events.is_dir() and not events.is_symlink():
+        found += [path for path in events.iterdir() if ".tfevents." not in path.name]
+    if found:
+        raise OutputError(
+            f"{folder} holds more than a run (such as {found[0].relative_to(folder)}), which "
+            "--overwrite would delete: move it away, or choose another place"
+        )
+
+
+def _strangers_among(folder: Path) -> list[Path]:
+    """Return what lies among checkpoints and is none, nor one that was not finished."""
+    if not folder.is_dir() or folder.is_symlink():
+        return []
+    own = re.compile(rf"\.?{STEP_FOLDER.pattern[:-1]}(\.partial)?$")
+    return sorted(path for path in folder.iterdir() if not own.match(path.name))

@@ -27,19 +27,19 @@ from lmmodel.device import (
 )
 from lmmodel.errors import ResumeError
 from lmmodel.layers.attention import Kernel
+from lmmodel.objectives import num_parameters
+from lmmodel.record import CHECKPOINTS_NAME, check_output
 from lmmodel.saving.checkpoint import list_checkpoints
 from lmmodel.saving.run import (
-    CHECKPOINTS_NAME,
     RunRecord,
     check_has_checkpoint,
-    check_output,
     check_same_config,
     check_same_data,
     create_run,
     new_record,
     read_record,
 )
-from lmmodel.saving.starting import check_own_place, find_start, first_weights
+from lmmodel.trained import check_own_place, find_start, first_weights
 from lmmodel.training.budget import (
     LIMIT_RATIO,
     LIMIT_S,
@@ -49,11 +49,11 @@ from lmmodel.training.budget import (
     epochs_per_step,
     existing_folder,
 )
-from lmmodel.training.costs import attention_kernels, batch_flops, estimate_memory
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Summary, Trainer
 from lmmodel.training.plan import Prepared, Probe, prepare, probe, resolve_config
 from lmmodel.training.reporting import Report, Reporter, check_can_report
+from lmmodel.training.step import attention_kernels, batch_flops, estimate_memory
 
 # Seconds of the steps that a plan times.
 PLAN_LIMIT_S = 5.0
@@ -196,7 +196,7 @@ def _make_trainer(
 ) -> Trainer:
     config, device, processes = prepared.config, prepared.device, prepared.processes
     loader = prepared.loader.lasting(record.num_steps)
-    learner = Learner(config, loader, device, weights)
+    learner = Learner(config, loader, device, weights, prepared.first_bias)
     reporter = Reporter(
         config,
         loader.objective,
@@ -206,8 +206,9 @@ def _make_trainer(
         report=report if processes.is_main else None,
     )
     trainer = Trainer(
-        config, record, learner, reporter, prepared.held_out, output, is_main=processes.is_main
-    )
+        config, record, learner, reporter, prepared.held_out, prepared.prompts, output,
+        is_main=processes.is_main,
+    )  # fmt: skip
     trainer.notes += prepared.notes
     return trainer
 
@@ -284,7 +285,7 @@ def _make_plan(prepared: Prepared, probed: Probe, pace: Pace, flops: int) -> Pla
     tokens = probed.mean(lambda batch: batch.num_tokens)
     return Plan(
         config=config,
-        num_parameters=config.model.num_parameters,
+        num_parameters=num_parameters(config.objective, config.model),
         num_steps=num_steps,
         tokens_per_step=tokens,
         num_tokens=round(tokens * num_steps),

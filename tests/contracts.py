@@ -21,7 +21,7 @@ from lmmodel.data import open_data
 from lmmodel.families import ModelConfig
 from lmmodel.loader import Shape, split_micro_batches
 from lmmodel.model import make_model
-from lmmodel.objectives import Objective
+from lmmodel.objectives import Objective, ObjectiveConfig
 from lmmodel.objectives.objective import Vocabulary, join_scores
 from lmmodel.objectives.terms import combine, score_terms, sum_losses
 
@@ -128,7 +128,8 @@ def check_objective(objective: Objective, store: Path, num_examples: int = 11) -
         size="tiny", vocab_size=data.tokenizer.vocab_size, initializer_range=0.3,
         has_nsp_head=objective.definition.pair_view is not None,
     )  # fmt: skip
-    model = make_model(config, seed=5).double()
+    extras = objective.definition.make_modules(ObjectiveConfig(name=objective.name), config)
+    model = make_model(config, seed=5, extras=extras).double()
     model.compute_dtype = torch.float64
     assert abs(sum(part.share for part in objective.parts) - 1) < 1e-12
     for part in objective.parts:

@@ -20,15 +20,25 @@ from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.rng import PURPOSES, draw, stream_key
 from lmmodel.asking import load_pretrained
-from lmmodel.batch import TOKENS, Batch
+from lmmodel.batch import IGNORED, TOKENS, Batch
 from lmmodel.config import load_train_config
 from lmmodel.errors import FitError
-from lmmodel.evaluation import evaluate_run
-from lmmodel.objectives import OBJECTIVES, Definition, ObjectiveConfig, Part, make_objective
+from lmmodel.evaluation import evaluate_run, evaluate_sources
+from lmmodel.exporting import export_run
+from lmmodel.model import Linear, Transformer, make_model
+from lmmodel.objectives import (
+    OBJECTIVES,
+    Definition,
+    ObjectiveConfig,
+    Part,
+    make_objective,
+    modules_of,
+)
+from lmmodel.objectives.terms import TokenTerm
 from lmmodel.packing import pack_examples
+from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.metrics import read_metrics
-from lmmodel.sources import evaluate_sources
-from lmmodel.trainer import train
+from lmmodel.trainer import plan, train
 from tests.contracts import check_objective
 from tests.lmmodel.conftest import TINY, make_store
 
@@ -66,7 +76,7 @@ def pack(examples: ExampleBatch, max_seqlen: int | None) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class MovedTerm:
-    """Whether a token was moved, by the logits of two pieces that no text has."""
+    """Whether a token was moved, by a head of its own."""
 
     name: str = "moved"
     weight: float = 1.0
@@ -102,14 +112,104 @@ class MovedTerm:
         }
 
     def _logits(self, model, hidden):
-        return model.lm_logits(hidden)[:, :2].float()
+        return model.extras["moved"](hidden).float()
 
 
 MOVED = Definition(
+    summary="whether a token was moved",
     make_parts=lambda config: (
         Part(terms=(MovedTerm(),), label=move_neighbours, pack=pack),
     ),
+    make_modules=lambda config, model: {"moved": Linear(model.hidden_size, 2)},
     recipe=Recipe(view="single", corruption="none"),
+)  # fmt: skip
+
+
+# Another one, whose module makes the input: a small generator fills masks, each token is asked
+# whether it is the original (ELECTRA; Clark et al., 2020), here with the likeliest guess.
+
+
+def ask_all(examples: ExampleBatch, max_seqlen: int | None) -> Batch:
+    """Return a batch in which every token will be asked whether it was replaced."""
+    batch = pack_examples(examples, max_seqlen)
+    num_tokens = len(batch.input_ids)
+    return batch.with_labels(
+        "replaced", torch.arange(num_tokens), torch.zeros(num_tokens, dtype=torch.int64)
+    )
+
+
+def read(model: Transformer, part: Part, batch: Batch) -> tuple[Batch, tuple[torch.Tensor, ...]]:
+    """Fill masked places with the generator's guesses, and read what that makes."""
+    generator = model.extras["generator"]
+    generator.compute_dtype = model.compute_dtype
+    rows, labels = batch.masked_positions, batch.masked_labels
+    hidden = generator(batch, rows=rows)
+    is_label = labels != IGNORED
+    guesses = generator.lm_logits(hidden.detach()).argmax(1)[is_label].to(batch.input_ids.dtype)
+    ids = batch.input_ids.index_copy(0, rows[is_label], guesses)
+    is_new = torch.zeros(len(ids), dtype=torch.int64)
+    is_new[rows[is_label]] = (guesses != labels[is_label]).long()
+    asked = batch.stream.labels["replaced"]
+    values = torch.where(asked.values == IGNORED, IGNORED, is_new[asked.rows])
+    batch = batch.with_ids(ids).with_labels("replaced", asked.rows, values)
+    return batch, (hidden, model(batch, rows=asked.rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorTerm(TokenTerm):
+    """Masked tokens, guessed by the generator."""
+
+    def loss(self, model, hidden, batch):
+        return super().loss(model.extras["generator"], hidden, batch)
+
+    def score(self, model, hidden, batch):
+        return super().score(model.extras["generator"], hidden, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedTerm:
+    """Whether a token is the original."""
+
+    name: str = "replaced"
+    weight: float = 5.0
+    needs: str = "texts, and {source} has none: build it from other text"
+
+    def places(self, examples):
+        return np.arange(len(examples.input_ids))
+
+    def rows(self, batch):
+        return batch.stream.labels["replaced"].rows
+
+    def loss(self, model, hidden, batch):
+        labels, logits = batch.stream.labels["replaced"].values, model.extras["detector"](hidden)
+        return F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
+
+    def head_products(self, config):
+        return 2 * config.hidden_size
+
+    def score(self, model, hidden, batch):
+        labels, logits = batch.stream.labels["replaced"].values, model.extras["detector"](hidden)
+        return {"hits": (logits.argmax(1) == labels).numpy()}
+
+    def figures(self, scores, vocabulary):
+        return {"replaced_accuracy": float(scores["hits"].mean())}
+
+
+def generator_and_detector(config, model):
+    small = dataclasses.replace(
+        model, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32,
+        has_nsp_head=False,
+    )  # fmt: skip
+    return {"generator": Transformer(small), "detector": Linear(model.hidden_size, 2)}
+
+
+REPLACED = Definition(
+    summary="masked tokens by a generator, and which tokens it replaced (ELECTRA)",
+    make_parts=lambda config: (
+        Part(terms=(GeneratorTerm("generator"), ReplacedTerm()), pack=ask_all, read=read),
+    ),
+    make_modules=generator_and_detector,
+    recipe=Recipe(view="single", count="bernoulli"),
 )  # fmt: skip
 
 
@@ -131,6 +231,7 @@ def store(tmp_path_factory):
 def moved(monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setitem(OBJECTIVES, "moved", MOVED)
+    monkeypatch.setitem(OBJECTIVES, "replaced", REPLACED)
     monkeypatch.setitem(PURPOSES, "move", 1001)  # the address of its random numbers
 
 
@@ -164,7 +265,7 @@ def test_the_whole_road_from_a_token_store(store, tmp_path):
     assert by_source.sources[0].num_labels == by_source.total.num_labels
     model = load_pretrained(tmp_path / "run")
     assert model.embed(["the cat sees the river."]).shape[1] == model.model.config.hidden_size
-    with pytest.raises(FitError, match="fill in a mask"):
+    with pytest.raises(FitError, match="objective moved, which fills in no masks"):
         model.fill_mask("the [MASK] sees the river.")
 
 
@@ -180,14 +281,46 @@ def test_the_whole_road_from_frozen_shards(store, tmp_path):
 def test_the_page_shows_what_is_run_here():
     page = (ROOT / "docs" / "adding-an-objective.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     own = Path(__file__).read_text(encoding="utf-8")
     for block in blocks:
         assert block in own
 
 
-def test_it_keeps_the_contract_of_objectives(store):
-    check_objective(make_objective(ObjectiveConfig(name="moved")), store)
+@pytest.mark.parametrize("name", ["moved", "replaced"])
+def test_it_keeps_the_contract_of_objectives(store, name):
+    check_objective(make_objective(ObjectiveConfig(name=name)), store)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_module_that_makes_the_input_goes_the_same_road(store, tmp_path, precision):
+    """Its weights learn, are counted, resumed, left out of exports and of other objectives."""
+    config = make_config("objective.name=replaced", f"precision={precision}")
+    planned = plan(config, store)
+    train(config, store, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(config, store, tmp_path / "run", progress=crash)
+    train(config, store, tmp_path / "run", resume=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]
+    state = load_tensors(tmp_path / "run/model.safetensors")
+    assert planned.num_parameters == sum(tensor.numel() for tensor in state.values())
+    first = make_model(planned.config.model, seed=0, extras=modules_of(
+        planned.config.objective, planned.config.model)).state_dict()  # fmt: skip
+    extras = [name for name in state if name.startswith("extras.")]
+    assert {name.split(".")[1] for name in extras} == {"generator", "detector"}
+    assert not any(torch.equal(state[name], first[name]) for name in extras)
+    found = evaluate_run(tmp_path / "run", store)
+    assert 0.8 < found.others["replaced_accuracy"] <= 1
+    assert found.loss < found.unigram_loss
+    result = export_run(tmp_path / "run", tmp_path / "hf")
+    assert result.max_logit_difference is None or result.max_logit_difference < 1e-4
+    card = (tmp_path / "hf/README.md").read_text()
+    assert "Modules of the objective are left out: detector, generator." in card
+    other = make_config("objective.name=mlm", f"init_from={tmp_path / 'run'}", "budget.num_steps=2")
+    train(other, store, tmp_path / "other")
+    assert not any(name.startswith("extras.") for name in load_tensors(
+        tmp_path / "other/model.safetensors"))  # fmt: skip
 
 
 def test_what_is_drawn_does_not_depend_on_the_packing(store, tmp_path):

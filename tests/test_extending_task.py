@@ -16,10 +16,9 @@ from lmmodel.config import load_train_config
 from lmmodel.errors import HuggingFaceError
 from lmmodel.exporting import export_run
 from lmmodel.finetune import finetune
+from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.finetuning.folder import load_fine_tuned
-from lmmodel.finetuning.settings import FinetuneConfig
-from lmmodel.predicting.answering import answer_rows
-from lmmodel.predicting.scoring import score_file
+from lmmodel.predicting.answering import answer_rows, score_file
 from lmmodel.tasks.known import TASKS, read_task_file
 from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.trainer import train

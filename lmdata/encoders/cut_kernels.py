@@ -1,27 +1,19 @@
-"""Where words begin and end, in compiled code; and what Numba lacks for it.
+"""Where words begin and end, in compiled code.
 
 A first pass marks ASCII letters and digits, one bit a byte (SWAR: Lamport, "Multiple byte
 processing with full-word instructions", 1975), so that the end of a run is one count of trailing
-zeros. That, reading eight bytes at once and asking for a cache line are three machine instructions
-that Numba has no name for.
-
-Before it runs the first compiled function, Numba loads every extension that any installed package
-registers (awkward's takes 0.2 s) and SciPy's linear algebra (another 0.2 s). Our functions use
-neither. A process that is a user's own is left alone: there, somebody else may need them.
+zeros.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any, TypeAlias
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
-from numba.core import cgutils, entrypoints
-from numba.extending import intrinsic
+
+from lmdata.intrinsics import load8, trailing_zeros
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -40,70 +32,6 @@ _HIGH = np.uint64(0x8080808080808080)
 _LOW = np.uint64(0x7F7F7F7F7F7F7F7F)
 _CASE = np.uint64(0x2020202020202020)
 _GATHER = np.uint64(0x0102040810204080)
-
-
-def start_numba() -> None:
-    """Run a first compiled function with extensions and SciPy out of sight."""
-    entrypoints._already_initialized = True
-    hidden = {name: sys.modules[name] for name in ("scipy",) if name in sys.modules}
-    sys.modules["scipy"] = None  # type: ignore[assignment]
-    try:
-        _successor(0)
-    finally:
-        del sys.modules["scipy"]
-        sys.modules.update(hidden)
-
-
-@numba.njit(cache=True)
-def _successor(number: int) -> int:
-    return number + 1
-
-
-def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.gep(array.data, [arguments[1]])
-
-
-def _load8(_context: Any, array: Any, index: Any) -> Any:
-    """Return 8 bytes of a uint8 array from an index on as a little-endian uint64, unaligned."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = _address(context, builder, signature, arguments)
-        value = builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()))
-        value.align = 1
-        return value
-
-    return types.uint64(array, types.intp), generate
-
-
-def _prefetch(_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of an array element that is about to be read."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, integer, integer, integer])
-        insert: Any = cgutils.get_or_insert_function
-        function = insert(builder.module, kind, "llvm.prefetch.p0i8")
-        address = builder.bitcast(_address(context, builder, signature, arguments), pointer)
-        builder.call(function, [address, integer(0), integer(3), integer(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), generate
-
-
-def _trailing_zeros(_context: Any, value: Any) -> Any:
-    """Return the number of zero bits below the lowest one of a uint64 (64 for 0)."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.uint64(types.uint64), generate
-
-
-# Callers see the signature without the typing context, which no annotation of Numba's can say.
-load8: Any = intrinsic(_load8)
-prefetch: Any = intrinsic(_prefetch)
-trailing_zeros: Any = intrinsic(_trailing_zeros)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -26,12 +26,11 @@ from lmdata.encoders.cut_kernels import (
     Int,
     character_at,
     is_solid,
-    load8,
-    prefetch,
     run_end,
     spaced_word_end,
     word_end,
 )
+from lmdata.intrinsics import load8, prefetch
 
 BATCH = 128
 """Words cut ahead of their look-up: enough to hide a cache miss, few enough to stay in L1."""

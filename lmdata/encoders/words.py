@@ -29,7 +29,6 @@ from lmdata.encoders.cut_kernels import (
     U64,
     Int,
     flag_alphanumeric,
-    prefetch,
 )
 from lmdata.encoders.word_kernels import (
     BYTES_FULL,
@@ -41,6 +40,7 @@ from lmdata.encoders.word_kernels import (
     move_slots,
     scan_words,
 )
+from lmdata.intrinsics import prefetch
 
 Ids = npt.NDArray[Any]
 Array = TypeVar("Array", U8, I64)

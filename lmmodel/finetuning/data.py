@@ -1,11 +1,12 @@
-"""Both files of a task as examples: what is learned from, and what is scored."""
+"""What decides a fine-tuning: its settings, and both files as what is learned and scored."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,12 +14,134 @@ from lmdata.order import permute
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.errors import FitError
-from lmmodel.finetuning.settings import FinetuneConfig
+from lmmodel.optimizing import LoraConfig, OptimizerConfig, Part, ScheduleConfig, check_lora
 from lmmodel.tasks.examples import Predictions, TaskExamples
 from lmmodel.tasks.known import find_task, read_task_file
 from lmmodel.tasks.task import AnyTask, Scores, encode_task, make_predictions
-from lmmodel.tasks.task_files import TaskFile
+from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.texts import Integers
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A fine-tuning."""
+
+    task: str
+    """What is learned: the name of a task."""
+    columns: TaskFormat = field(default_factory=TaskFormat)
+    """Where the task files have their texts and labels."""
+    validation_has_header: bool | None = None
+    """Whether the validation file has a header; None: as `columns.has_header` says."""
+    validation_ratio: float = 0.1
+    """Share of the training file that validates where no other file does, in (0, 1)."""
+    score: str | None = None
+    """Score of the validation file that decides on the best weights; None: the task's first."""
+    max_seq_length: int | None = None
+    """Tokens of the longest example, special ones included; None: 128, or what the model takes."""
+    num_epochs: int = 4
+    """Passes over the training file, at least 1."""
+    batch_size: int = 16
+    """Examples of a step, at least 1."""
+    num_seeds: int = 3
+    """Trainings with the seeds `seed`, `seed` + 1, ...: at least 1."""
+    seed: int = 0
+    """Of the head's weights, the order and dropout: in [0, 2**63)."""
+    trainable: Part = "full"
+    """What is trained beside the head of the task: full, ffn (the feed-forward networks), head
+    (nothing else), bias, or lora (thin pairs beside the matrices, added to them at the end)."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Of trainable=lora."""
+    from_scratch: bool = False
+    """Whether the model starts from random weights of the same shape, to compare."""
+    evaluations_per_epoch: int = 1
+    """How often the validation file is scored, at least 1."""
+    patience: int | None = 2
+    """Evaluations in a row without a better score after which training stops, at least 1; none:
+    never."""
+    lr: float | None = None
+    """AdamW's peak learning rate, in (0, 1]; None: what suits the model's size, `default_lr`."""
+    weight_decay: float = 0.01
+    """Share of a weight lost per step at learning rate 1."""
+    warmup_ratio: float = 0.1
+    """Share of the steps in which the rate rises, in [0, 1); then it falls to 0 in a line."""
+    dropout: float = 0.1
+    """Probability of dropout everywhere in the model, in [0, 1)."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm, above 0; none: never."""
+    micro_batch_tokens: int = 4096
+    """Tokens of one forward pass, at least 1; nearly no effect on the result."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers of the products; weights stay fp32. auto: bf16 where the hardware has it."""
+
+    def __post_init__(self) -> None:
+        scores = find_task(self.task).stopping_scores
+        if self.score is not None and self.score not in scores:
+            raise ValueError(
+                f"score must be one of {', '.join(scores)} for {self.task}, got {self.score!r}"
+            )
+        if not 0 < self.validation_ratio < 1:
+            raise ValueError(f"validation_ratio must be in (0, 1), got {self.validation_ratio}")
+        check_lora(self.trainable, self.lora)
+        for name in ("num_epochs", "batch_size", "num_seeds", "evaluations_per_epoch",
+                     "micro_batch_tokens"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63 - self.num_seeds:
+            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 or none, got {self.patience}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be above 0 or none, got {self.max_grad_norm}")
+        if self.max_seq_length is not None and self.max_seq_length < 4:
+            raise ValueError(f"max_seq_length must be at least 4, got {self.max_seq_length}")
+        if not self.columns.has_labels:
+            raise ValueError("columns.has_labels must be true: there is nothing to learn without")
+        _ = self.optimizer_config(self.peak_lr(768)), self.schedule_config  # check their own ranges
+
+    @property
+    def validation_columns(self) -> TaskFormat:
+        """Where the validation file has its texts and labels."""
+        if self.validation_has_header is None:
+            return self.columns
+        return dataclasses.replace(self.columns, has_header=self.validation_has_header)
+
+    @property
+    def best_score(self) -> str:
+        """The score that decides."""
+        return find_task(self.task).stopping_scores[0] if self.score is None else self.score
+
+    def peak_lr(self, hidden_size: int) -> float:
+        """Return AdamW's peak learning rate for a model of this width."""
+        return default_lr(hidden_size, self.trainable) if self.lr is None else self.lr
+
+    def optimizer_config(self, lr: float) -> OptimizerConfig:
+        """Return AdamW with the settings of BERT's fine-tuning (Devlin et al., 2019, A.3)."""
+        return OptimizerConfig(
+            name="adamw", lr=lr, betas=(0.9, 0.999), weight_decay=self.weight_decay
+        )
+
+    @property
+    def schedule_config(self) -> ScheduleConfig:
+        """A line up and a line down."""
+        return ScheduleConfig(kind="linear", warmup_ratio=self.warmup_ratio)
+
+
+def default_lr(hidden_size: int, trainable: Part = "full") -> float:
+    """Return a peak learning rate by the model's width; small parts alone take ten times as much.
+
+    It falls with the square of the width: near the 5e-5 of BERT base (Devlin et al., 2019, A.3) at
+    768 features, 4e-4 at 256, where 3e-4 to 1e-3 was measured to be best.
+
+    Example:
+        >>> [default_lr(size) for size in (128, 256, 512, 768)]
+        [0.001, 0.0004, 9.9e-05, 4.4e-05]
+    """
+    lr = min(26 / hidden_size**2, 1e-3) * (10 if trainable in ("head", "bias", "lora") else 1)
+    return float(f"{lr:.2g}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmdata.errors import LmdataError
 from lmdata.recipes import Recipe
-from lmdata.schema import Manifest, read_manifest
+from lmdata.schema import Manifest, read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.families import ModelConfig
@@ -24,6 +24,10 @@ from lmmodel.trained import Run
 
 # More rows than this make no page that anyone reads.
 MAX_LISTED = 12
+WHAT_IS_TRAINED = {
+    "full": "all weights", "ffn": "the feed-forward networks and the head", "head": "the head only",
+    "bias": "biases and the head", "lora": "LoRA pairs beside the matrices, and the head",
+}  # fmt: skip
 FIGURE_NAMES = {
     "loss": "held-out loss, nats a token",
     "nats_per_byte": "held-out loss, nats a byte",
@@ -202,16 +206,17 @@ def manifest_table(manifest: Manifest) -> dict[str, Any]:
     return {**table, "made with": manifest.created_with}
 
 
-def _recipe(record: RunRecord) -> Recipe | Mapping[str, Any] | None:
+def _recipe(record: RunRecord) -> Recipe | None:
     """Return the recipe that a run saw examples by: its own, or that of frozen examples."""
     if record.config.recipe is not None or not record.num_steps:
         return record.config.recipe if record.num_steps else None
     manifest = _find_manifest(record)
-    recipe = manifest.configuration.get("recipe") if manifest is not None else None
-    return recipe if isinstance(recipe, Mapping) else None
+    if manifest is None or manifest.kind != "examples":
+        return None
+    return read_settings(manifest).recipe
 
 
-def recipe_table(recipe: Recipe | Mapping[str, Any] | None) -> dict[str, Any]:
+def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
     """Return a recipe without what is not set.
 
     Example:
@@ -220,8 +225,8 @@ def recipe_table(recipe: Recipe | Mapping[str, Any] | None) -> dict[str, Any]:
     """
     if recipe is None:
         return {}
-    values = vars(recipe) if isinstance(recipe, Recipe) else recipe
-    if values["corruption"] == "none":
+    values = vars(recipe)
+    if recipe.corruption == "none":
         masks = ("mlm_probability", "max_predictions", "count", "coverage",
                  "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
         values = {name: value for name, value in values.items() if name not in masks}
@@ -294,6 +299,8 @@ def _pretraining_notes(run: Run) -> list[str]:
     notes = []
     if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
+    if names := sorted(run.model.extras):
+        notes.append(f"Modules of the objective are left out: {', '.join(names)}.")
     if run.is_causal and not config.is_causal:
         notes.append(
             "It was trained on next tokens only and the stock class sees both sides: "
@@ -355,7 +362,7 @@ def _fine_tuning_table(tuned: FineTuned) -> dict[str, Any]:
         "began with": "random weights"
         if config.from_scratch
         else f"`{Path(record.origin['run']).name}`, weights `{record.origin['weights_xxh3']}`",
-        "trained": "the head only" if config.freeze else "all weights",
+        "trained": WHAT_IS_TRAINED[config.trainable],
         "epochs at most": config.num_epochs,
         "examples a step": config.batch_size,
         "peak learning rate": config.lr,

@@ -1,24 +1,180 @@
-"""A model to an ONNX file, checked by onnxruntime. Needs the extra `onnx`."""
+"""A model over padded rows, as ONNX wants it, to a file that onnxruntime checks: the extra `onnx`.
+
+Weights, norms and feed-forwards are the model's own; only attention is computed over rows of equal
+length with a mask. Shapes: B rows, L tokens of a row, H heads, K features of a head, D hidden_size.
+"""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.export import Dim
 
 from lmmodel.errors import HuggingFaceError
-from lmmodel.handover.padded import make_padded
+from lmmodel.families import ModelConfig
 from lmmodel.handover.parity import Sample, largest_difference, make_sample
-from lmmodel.model import Transformer
+from lmmodel.model import Attention, Transformer, rotate
 from lmmodel.tasks.model import TaskModel
+
+
+@dataclass(frozen=True)
+class PaddedView:
+    """What the attention of a layer sees."""
+
+    is_seen: Tensor  # bool (B, 1, L, L)
+    rotary: tuple[Tensor, Tensor] | None  # cos and sin (L, 1, K / 2)
+
+
+class PaddedAttention(nn.Module):
+    """Multi-head self-attention over padded rows, with the weights of a packed one."""
+
+    def __init__(self, packed: Attention) -> None:
+        super().__init__()
+        self.qkv = packed.qkv
+        self.output = packed.output
+        self.window = packed.window
+        self.config = packed.config
+
+    def forward(
+        self, x: Tensor, views: tuple[PaddedView, PaddedView], rows: Tensor | None = None
+    ) -> Tensor:
+        """Return floats (B, L, D); `rows` is what packed attention takes, and always None."""
+        view = views[self.window is not None]
+        qkv = self.qkv(x).unflatten(-1, (3, self.config.num_attention_heads, self.config.head_size))
+        q, k, v = qkv.unbind(dim=2)  # (B, L, H, K) each
+        if view.rotary is not None:
+            q, k = rotate(q, view.rotary), rotate(k, view.rotary)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, L, K)
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=view.is_seen)
+        out: Tensor = self.output(heads.transpose(1, 2).flatten(2))
+        return out
+
+
+class PaddedTransformer(nn.Module):
+    """A Transformer that reads padded rows."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        model = copy.deepcopy(model).float().eval()
+        self.config = model.config
+        self.embeddings = model.embeddings
+        self.layers = model.layers
+        for layer in self.layers:
+            assert isinstance(layer.attention, Attention)
+            layer.attention = PaddedAttention(layer.attention)
+        self.final_norm = model.final_norm
+        for name in ("global_angles", "local_angles"):
+            self.register_buffer(name, getattr(model, name, None), persistent=False)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Return hidden states: float32 (B, L, D).
+
+        Args:
+            input_ids: int64 (B, L)
+            attention_mask: int64 (B, L), 1 where there is a token; padding follows the tokens
+            token_type_ids: int64 (B, L); bert only, None: all 0
+        """
+        window = self.config.local_window // 2 if self.config.traits.has_windows else None
+        views = (
+            self._view(attention_mask, None, "global"),
+            self._view(attention_mask, window, "local"),
+        )
+        x = self._embed(input_ids, token_type_ids)
+        for layer in self.layers:
+            x = layer(x, views)
+        hidden: Tensor = self.final_norm(x)
+        return hidden
+
+    def _embed(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        config, parts = self.config, self.embeddings
+        x = parts.tokens(input_ids)
+        if config.traits.has_segments:
+            segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            x = x + parts.segments(segments)
+        if config.positions == "learned":
+            x = x + parts.positions.weight[: input_ids.shape[1]]
+        elif config.positions == "sinusoidal":
+            x = x + parts.sinusoids[: input_ids.shape[1]]
+        return parts.norm(x) if config.traits.has_embedding_norm else x  # type: ignore[no-any-return]
+
+    def _view(self, attention_mask: Tensor, window: int | None, kind: str) -> PaddedView:
+        is_seen = visible(attention_mask, self.config, window)
+        if self.config.positions != "rotary":
+            return PaddedView(is_seen, None)
+        angles = getattr(self, f"{kind}_angles")[: attention_mask.shape[1], None]  # (L, 1, K / 2)
+        return PaddedView(is_seen, (angles.cos(), angles.sin()))
+
+
+def visible(attention_mask: Tensor, config: ModelConfig, window: int | None) -> Tensor:
+    """Return which places each place sees: bool (B, 1, L, L); every place sees itself.
+
+    A padding place that sees nothing would be NaN, and NaN times weight 0 is NaN in its neighbours.
+
+    Example:
+        >>> visible(torch.tensor([[1, 1, 0]]), ModelConfig(), None)[0, 0].int().tolist()
+        [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
+    """
+    place = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    distance = place[:, None] - place[None, :]  # (L, L)
+    is_seen = (attention_mask > 0)[:, None, None, :]  # (B, 1, 1, L)
+    if config.is_causal:
+        is_seen = is_seen & (distance >= 0)
+    if window is not None:
+        is_seen = is_seen & (distance.abs() <= window)
+    return is_seen | (distance == 0)
+
+
+class PaddedTaskModel(nn.Module):
+    """A fine-tuned model that reads padded rows."""
+
+    def __init__(self, model: TaskModel) -> None:
+        super().__init__()
+        self.backbone = PaddedTransformer(model.backbone)
+        self.head = copy.deepcopy(model.head).float().eval()
+        self.is_over_sequences = model.task.is_over_sequences
+        self.config = model.config
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Return logits: float32 (B, C) for tasks over sequences, (B, L, C) for those over tokens.
+
+        Args as for `PaddedTransformer`.
+        """
+        hidden = self.backbone(input_ids, attention_mask, token_type_ids)
+        pooling = self.config.traits.pooling if self.is_over_sequences else None
+        if pooling == "mean":
+            weights = attention_mask[:, :, None].to(hidden.dtype)
+            hidden = (hidden * weights).sum(dim=1) / weights.sum(dim=1)  # (B, D)
+        elif pooling == "last":
+            last = attention_mask.sum(dim=1) - 1
+            place = last[:, None, None].expand(-1, 1, hidden.shape[-1])
+            hidden = hidden.gather(1, place)[:, 0]  # (B, D)
+        elif pooling == "first":
+            hidden = hidden[:, 0]
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+def make_padded(model: Transformer | TaskModel) -> PaddedTransformer | PaddedTaskModel:
+    """Return a copy of a model that reads padded rows; the model itself stays as it is."""
+    if isinstance(model, TaskModel):
+        return PaddedTaskModel(model)
+    return PaddedTransformer(model)
+
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18

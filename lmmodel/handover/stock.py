@@ -16,12 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lmdata.config import LFS_MARK
-from lmdata.errors import TokenizerError
-from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.handover.names import REDUNDANT, from_their_weights, to_their_weights
 from lmmodel.handover.settings import (
     CONFIG_NAME,
     from_their_config,
@@ -30,7 +28,12 @@ from lmmodel.handover.settings import (
     read_their_json,
     to_their_config,
 )
-from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.stock_families import (
+    REDUNDANT,
+    from_their_weights,
+    stock_family,
+    to_their_weights,
+)
 from lmmodel.model import Transformer, make_model
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.tasks.model import TaskModel
@@ -337,18 +340,3 @@ def _why_no_weights(folder: Path) -> str:
         "convert it with `AutoModel.from_pretrained(...).save_pretrained(..., "
         f"safe_serialization=True)` on a machine where that is safe, or get {WEIGHTS_NAME}"
     )
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer in a folder.
-
-    Raises:
-        HuggingFaceError: there is none, or it can't be read
-    """
-    try:
-        return load_tokenizer(folder)
-    except TokenizerError as error:
-        raise HuggingFaceError(
-            f"{error}. Get the tokenizer's files as well, or save them there by "
-            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
-        ) from error

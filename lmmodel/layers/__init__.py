@@ -1,1 +1,1 @@
-"""What the Transformer computes with: attention and its kernels, dropout, the loss, a memory."""
+"""Attention over packed sequences: its kernels, what is seen, what is remembered."""

@@ -1,11 +1,8 @@
-"""What a model learns: view x corruption x head. One file for each kind; nothing else names one.
+"""What a model learns: view x corruption x head. Nothing else names one.
 
 Needs no torch until an objective's parts are asked for. To add one: an entry in `OBJECTIVES`.
 """
 
-from lmmodel.objectives.causal import CLM
-from lmmodel.objectives.hybrid import HYBRID
-from lmmodel.objectives.masked import MLM, MLM_NSP, MLM_SOP
 from lmmodel.objectives.objective import (
     OBJECTIVES,
     Definition,
@@ -14,7 +11,10 @@ from lmmodel.objectives.objective import (
     Part,
     Term,
     make_objective,
+    modules_of,
+    num_parameters,
 )
+from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP
 
 OBJECTIVES |= {
     "mlm": MLM, "mlm+nsp": MLM_NSP, "mlm+sop": MLM_SOP, "clm": CLM, "hybrid": HYBRID,
@@ -22,4 +22,5 @@ OBJECTIVES |= {
 
 __all__ = [
     "OBJECTIVES", "Definition", "Objective", "ObjectiveConfig", "Part", "Term", "make_objective",
+    "modules_of", "num_parameters",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from lmmodel.errors import FitError
 from lmmodel.families import ModelConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lmmodel.batch import Batch
     from lmmodel.model import Transformer
@@ -111,6 +111,20 @@ def pack_as_they_are(examples: ExampleBatch, max_seqlen: int | None) -> Batch:
     return pack_examples(examples, max_seqlen)
 
 
+def read_once(model: Transformer, part: Part, batch: Batch) -> tuple[Batch, Sequence[Tensor]]:
+    """Return the batch, and the hidden states of each term by one pass of the model."""
+    import torch
+
+    rows = [term.rows(batch) for term in part.terms]
+    hidden = model(batch, is_causal=part.is_causal, rows=torch.cat(rows))
+    return batch, torch.split(hidden, [len(own) for own in rows])
+
+
+def no_modules(config: ObjectiveConfig, model: ModelConfig) -> Mapping[str, nn.Module]:
+    """Return nothing: the heads that every model has are enough."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """The rows that are read one way, and the terms they are trained on."""
@@ -126,6 +140,10 @@ class Part:
     """Examples as the view made them to those that the terms learn from."""
     pack: Callable[[ExampleBatch, int | None], Batch] = pack_as_they_are
     """Labelled examples, and the longest sequence there may be, to a batch."""
+    read: Callable[[Transformer, Part, Batch], tuple[Batch, Sequence[Tensor]]] = read_once
+    """A batch to the hidden states that each term asks for, (R, D) each, and to the batch that the
+    terms then see: the same, or one that a module of the objective has made of it. What is drawn
+    there is addressed by the batch. Sharded weights are whole from the model's forward on."""
 
     def count(self, examples: ExampleBatch) -> list[int]:
         """Return the labels that each term finds in labelled examples."""
@@ -136,8 +154,14 @@ class Part:
 class Definition:
     """What an objective is whatever its settings, and how it reads a token store unless told."""
 
+    summary: str
+    """What is learned, in a few words, for people."""
     make_parts: Callable[[ObjectiveConfig], tuple[Part, ...]]
     recipe: Recipe
+    make_modules: Callable[[ObjectiveConfig, ModelConfig], Mapping[str, nn.Module]] = no_modules
+    """Modules of its own for a model, by name: a head, a generator. They lie in `model.extras`,
+    begin as `model.init_weights` fills them by their names, and learn with all else. A run keeps
+    them; fine-tuning, export and a run of another objective that begins with it leave them out."""
     is_causal: bool = False
     """Whether every row is read causally, as a decoder must."""
     can_generate: bool = False
@@ -240,6 +264,26 @@ def make_objective(config: ObjectiveConfig) -> Objective:
     """
     definition = OBJECTIVES[config.name]
     return Objective(config.name, definition, definition.make_parts(config))
+
+
+def modules_of(config: ObjectiveConfig, model: ModelConfig) -> Mapping[str, nn.Module]:
+    """Return fresh modules that an objective adds to a model, their weights not yet filled."""
+    return OBJECTIVES[config.name].make_modules(config, model)
+
+
+def num_parameters(config: ObjectiveConfig, model: ModelConfig) -> int:
+    """Return how many weights a model has with the modules of an objective, without making them.
+
+    Example:
+        >>> num_parameters(ObjectiveConfig(name="mlm"), ModelConfig(size="base", vocab_size=30522))
+        109514298
+    """
+    import torch
+
+    with torch.device("meta"):
+        extras = modules_of(config, model).values()
+    own = sum(weight.numel() for module in extras for weight in module.parameters())
+    return model.num_parameters + own
 
 
 def join_scores(parts: Sequence[TermScores]) -> TermScores:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lmdata.batch import ExampleBatch
 from lmmodel.batch import IGNORED, Batch
+from lmmodel.cores import summed_cross_entropy
 from lmmodel.families import ModelConfig
 from lmmodel.inference import chunk_rows
-from lmmodel.layers.cross_entropy import summed_cross_entropy
 from lmmodel.model import Transformer, sentence_products, vocabulary_products
 from lmmodel.objectives.objective import Part, TermScores, Vocabulary
 
@@ -113,22 +113,17 @@ class PairTerm:
         }
 
 
-def hidden_of_terms(model: Transformer, part: Part, batch: Batch) -> tuple[Tensor, ...]:
-    """Return the hidden states that each term of a part reads: floats (R, D) each."""
-    rows = [term.rows(batch) for term in part.terms]
-    hidden = model(batch, is_causal=part.is_causal, rows=torch.cat(rows))
-    return torch.split(hidden, [len(own) for own in rows])
-
-
 def sum_losses(model: Transformer, part: Part, batch: Batch) -> Tensor:
     """Return the summed loss of each term of a part, in nats: float32 (terms of the part,)."""
-    losses = zip(part.terms, hidden_of_terms(model, part, batch), strict=True)
+    batch, states = part.read(model, part, batch)
+    losses = zip(part.terms, states, strict=True)
     return torch.stack([term.loss(model, hidden, batch) for term, hidden in losses])
 
 
 def score_terms(model: Transformer, part: Part, batch: Batch) -> tuple[TermScores, ...]:
     """Return what each term of a part finds for each label of a batch, without gradients."""
-    scores = zip(part.terms, hidden_of_terms(model, part, batch), strict=True)
+    batch, states = part.read(model, part, batch)
+    scores = zip(part.terms, states, strict=True)
     return tuple(term.score(model, hidden, batch) for term, hidden in scores)
 
 
@@ -205,12 +200,35 @@ def unigram_cross_entropy(labels: np.ndarray, counts: np.ndarray, is_special: np
         0.4055
     """
     found = np.bincount(labels, minlength=len(counts))
-    smoothed = np.where(is_special, 0, counts + 1).astype(np.float64)
-    per_label = smoothed.sum() / max(found[~is_special].sum(), 1)
-    smoothed[is_special] = found[is_special] * per_label
+    smoothed = _smoothed_counts(found, counts, is_special)
     is_guessed = found > 0
     costs = -np.log(smoothed[is_guessed] / smoothed.sum())
     return float(costs @ found[is_guessed] / max(len(labels), 1))
+
+
+def log_frequencies(labels: np.ndarray, counts: np.ndarray, is_special: np.ndarray) -> np.ndarray:
+    """Return the logits of guessing labels by their frequency in the training split: float64 (V,).
+
+    Args:
+        labels: integers (P,), a sample of those to guess, which tells how many are special
+        counts: int64 (V,) of each id in the training split
+        is_special: bool (V,)
+
+    Example:
+        >>> counts, special = np.array([9, 0, 2]), np.array([True, False, False])
+        >>> np.exp(log_frequencies(np.array([2, 2]), counts, special)).tolist()
+        [0.25, 0.25, 0.75]
+    """
+    smoothed = _smoothed_counts(np.bincount(labels, minlength=len(counts)), counts, is_special)
+    return np.asarray(np.log(np.maximum(smoothed, 1.0) / smoothed.sum()))
+
+
+def _smoothed_counts(found: np.ndarray, counts: np.ndarray, is_special: np.ndarray) -> np.ndarray:
+    """Return counts and 1, of special tokens by their share in the labels: float64 (V,)."""
+    smoothed = np.where(is_special, 0, counts + 1).astype(np.float64)
+    per_label = smoothed.sum() / max(found[~is_special].sum(), 1)
+    smoothed[is_special] = found[is_special] * per_label
+    return smoothed
 
 
 def per_byte(losses: np.ndarray, num_bytes: np.ndarray) -> float:

@@ -10,11 +10,10 @@ import torch
 
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
-from lmmodel.inference import batch_tokens, map_batches, prepare, split_by_tokens
+from lmmodel.inference import batch_tokens, map_batches, split_by_tokens
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
-from lmmodel.trained import Run
+from lmmodel.trained import Run, check_finite, encode_given, frame_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Embeddings:
 
 def embed(
     run: Run,
-    texts: Sequence[str],
+    texts: Sequence[str] | TextIds,
     *,
     normalize: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -39,20 +38,21 @@ def embed(
 
     Args:
         run: any model
-        texts: each with a token at least
+        texts: each with a token at least; or their ids
         normalize: whether vectors get length 1, so that their product is the cosine
         progress: called with windows finished and their number
 
     Raises:
         FitError: a text is empty
     """
-    encoded, frame = encode_given(run.tokenizer, texts), frame_of(run)
+    encoded = texts if isinstance(texts, TextIds) else encode_given(run.tokenizer, texts)
+    frame = frame_of(run)
     most = run.model.config.max_position_embeddings - frame.num_tokens
     if most < 1:
         raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")
     windows = cut_windows(encoded.lengths, np.full(len(encoded), most), 0)
     sums = np.zeros((len(encoded), run.model.config.hidden_size))
-    model, num_done = prepare(run.model), 0
+    model, num_done = run.prepared(), 0
     groups = _groups(encoded, frame, windows, batch_tokens(run.device))
     jobs = map_batches(lambda job: (job[0], _sum_tokens(model, job[1], run)), groups, run.device)
     for group, own in jobs:

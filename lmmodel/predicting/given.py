@@ -6,20 +6,21 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from lmdata.config import json_values
 from lmdata.errors import OutputError
 from lmdata.files import lease, writing_file
 from lmmodel.errors import FitError, TaskError
-from lmmodel.tasks.columns import TEXTS, Usual, find_columns
-from lmmodel.tasks.files import parse_text
-from lmmodel.tasks.tables import detect_format
+from lmmodel.tasks.tables import detect_format, parse_text
 from lmmodel.tasks.task import AnyTask, GivenTexts
 from lmmodel.tasks.task_files import TaskFile
+from lmmodel.tasks.text_rows import TEXTS, Usual, find_columns
 from lmmodel.tasks.words import parse_words
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -129,7 +130,7 @@ def write_rows(path: Path, suffix: str, rows: Sequence[Mapping[str, Any]]) -> No
     if suffix.lower() == ".parquet":
         _write_parquet(path, rows)
     elif suffix.lower() == ".jsonl":
-        lines = [json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n" for row in rows]
+        lines = [_text(row) + "\n" for row in rows]
         path.write_text("".join(lines), encoding="utf-8")
     else:
         text = io.StringIO()
@@ -140,7 +141,6 @@ def write_rows(path: Path, suffix: str, rows: Sequence[Mapping[str, Any]]) -> No
 
 
 def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     arrays = {}
@@ -150,19 +150,23 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             flat = pa.array(np.concatenate(values))
             arrays[name] = pa.FixedSizeListArray.from_arrays(flat, len(values[0]))
         else:
-            is_nested = any(isinstance(value, dict) for value in values)
-            arrays[name] = pa.array([_cell(v) for v in values] if is_nested else values)
+            arrays[name] = _column(values)
     pq.write_table(pa.table(arrays), path)
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()}
+def _column(values: Sequence[Any]) -> pa.Array:
+    """Return values as an Arrow array; objects, and values of several kinds, as their JSON."""
+    if not any(isinstance(value, dict) for value in values):
+        with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+            return pa.array(values)
+    return pa.array([value if isinstance(value, str | None) else _text(value) for value in values])
 
 
 def _cell(value: Any) -> Any:
     """Return a value as one cell of CSV."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value
+    return _text(value) if isinstance(value, np.ndarray | list | tuple | dict) else value
+
+
+def _text(value: Any) -> str:
+    """Return a value as JSON; what JSON has no word for, such as a date, as text."""
+    return json.dumps(json_values(value), ensure_ascii=False, default=str)

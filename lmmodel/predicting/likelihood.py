@@ -25,13 +25,11 @@ from lmmodel.inference import (
     batch_tokens,
     label_log_probabilities,
     map_batches,
-    prepare,
     split_by_tokens,
 )
 from lmmodel.model import Transformer
-from lmmodel.predicting.texts import check_finite, encode_given, frame_of
 from lmmodel.texts import Frame, TextIds, Windows, cut_windows
-from lmmodel.trained import Run
+from lmmodel.trained import Run, check_finite, encode_given, frame_of
 
 # Tokens of the masked copies that exist at once.
 _COPIED_TOKENS = 2**22
@@ -93,16 +91,29 @@ def log_likelihoods(
     """
     encoded, frame = encode_given(run.tokenizer, texts), frame_of(run, start_token=start_token)
     windows = windows_of(run, encoded, frame)
-    model = prepare(run.model, precision)
+    model = run.prepared(precision)
     scores = token_scores(run, model, encoded, frame, windows, progress=progress)
-    num_texts = len(encoded)
-    text = np.repeat(np.arange(num_texts), encoded.lengths)
+    return sum_scores(texts, encoded, scores, windows.num_cut)
+
+
+def sum_scores(
+    texts: Sequence[str], encoded: TextIds, scores: np.ndarray, num_windowed: int
+) -> Likelihoods:
+    """Return the likelihood of each text from those of its tokens.
+
+    Args:
+        texts: N
+        encoded: their ids, T in all
+        scores: float64 (T,), NaN of tokens that are given
+        num_windowed: texts longer than the model takes
+    """
+    text = np.repeat(np.arange(len(encoded)), encoded.lengths)
     is_scored = ~np.isnan(scores)
     return Likelihoods(
-        total=np.bincount(text[is_scored], scores[is_scored], minlength=num_texts),
-        num_tokens=np.bincount(text[is_scored], minlength=num_texts),
+        total=np.bincount(text[is_scored], scores[is_scored], minlength=len(encoded)),
+        num_tokens=np.bincount(text[is_scored], minlength=len(encoded)),
         num_bytes=np.array([len(t.encode("utf-8", "surrogatepass")) for t in texts], np.int64),
-        num_windowed=windows.num_cut,
+        num_windowed=num_windowed,
     )
 
 

@@ -33,12 +33,12 @@ from lmdata.files import (
     writing_file,
 )
 from lmdata.xxh3 import hash_file, xxh3_128
+from lmmodel.device import put
 from lmmodel.errors import CheckpointError
-from lmmodel.parallel import put
+from lmmodel.record import STEP_FOLDER
 
 FORMAT_VERSION = 1
 INDEX_NAME = "checkpoint.json"
-_STEP_FOLDER = re.compile(r"step-(\d{8,})$")
 
 TensorGroups = Mapping[str, Mapping[str, torch.Tensor]]
 
@@ -204,16 +204,8 @@ def _own_memory(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous() if is_alone else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def strangers_among(folder: Path) -> list[Path]:
-    """Return what lies among checkpoints and is none, nor one that was not finished."""
-    if not folder.is_dir() or folder.is_symlink():
-        return []
-    own = re.compile(rf"\.?{_STEP_FOLDER.pattern[:-1]}(\.partial)?$")
-    return sorted(path for path in folder.iterdir() if not own.match(path.name))
-
-
 def _match(path: Path) -> re.Match[str] | None:
-    return _STEP_FOLDER.match(path.name) if path.is_dir() else None
+    return STEP_FOLDER.match(path.name) if path.is_dir() else None
 
 
 def _fingerprint(path: Path) -> dict[str, int | str]:

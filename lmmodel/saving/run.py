@@ -5,6 +5,7 @@ config.json         the resolved configuration, the data's and the tokenizer's h
 tokenizer.json ...  the tokenizer's files
 metrics.jsonl       one line a logged step
 loss.png            the losses against the step
+report.html         a page about it all, where one was asked for
 checkpoints/        step-00001000/ ...
 """
 
@@ -17,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from lmdata.config import build_config, config_to_dict, differences, json_text
-from lmdata.errors import ConfigError, OutputError
+from lmdata.errors import ConfigError
 from lmdata.files import (
-    Kind,
-    check_replaceable,
     output_errors,
     partial_path,
     remove,
     write_atomically,
 )
-from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, save_tokenizer
+from lmdata.tokenizer import Tokenizer, save_tokenizer
+from lmmodel.adapters import merged
 from lmmodel.config import MOST_STEPS, TrainConfig, without_none
 from lmmodel.data import TrainingData
-from lmmodel.errors import FitError, ResumeError, RunError
-from lmmodel.record import FORMAT_VERSION, is_run, read_values
+from lmmodel.errors import ResumeError, RunError
+from lmmodel.optimizing import LoraConfig
+from lmmodel.record import CHECKPOINTS_NAME, FORMAT_VERSION, RUN_FILES, check_output, read_values
 from lmmodel.record import RECORD_NAME as RECORD_NAME
 from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
 from lmmodel.saving.checkpoint import (
@@ -38,16 +39,7 @@ from lmmodel.saving.checkpoint import (
     list_checkpoints,
     save_checkpoint,
     save_tensors,
-    strangers_among,
 )
-from lmmodel.saving.starting import tokenizer_difference
-
-CHECKPOINTS_NAME = "checkpoints"
-EVENTS_NAME = "tensorboard"
-RUN_FILES = TOKENIZER_FILES | {
-    RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
-}  # fmt: skip
-RUN = Kind("a run", is_run, RUN_FILES)
 
 # What may differ when a run goes on: it does not change the weights.
 FREE_ON_RESUME = ("checkpoint", "logging", "evaluation", "batch.prefetch", "skip_bad_steps")
@@ -101,11 +93,9 @@ def read_record(folder: Path) -> RunRecord:
         RunError: no run there, or written by another version
     """
     values = read_values(folder)
-    defaults = config_to_dict(TrainConfig())
+    config = without_none(values["config"], config_to_dict(TrainConfig()))
     try:
-        return build_config(
-            RunRecord, {**values, "config": without_none(values["config"], defaults)}
-        )
+        return build_config(RunRecord, {**values, "config": config})
     except ConfigError as error:
         raise RunError(
             f"{folder / RECORD_NAME} is not the record of a run of this version: {error}"
@@ -132,43 +122,26 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
 
 
 def save_state(
-    folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int
-) -> None:
+    folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int,
+    lora: LoraConfig | None = None,
+) -> None:  # fmt: skip
     """Write a checkpoint, and beside the checkpoints the weights that are used: see its arguments.
 
     Raises:
         CheckpointError: the disk is full
     """
     save_checkpoint(folder / CHECKPOINTS_NAME, step, groups, state, keep=keep)
-    save_weights(folder, groups)
+    save_weights(folder, groups, lora)
 
 
-def save_weights(folder: Path, groups: TensorGroups) -> None:
-    """Write the weights that are used: the averaged ones where there are.
+def save_weights(folder: Path, groups: TensorGroups, lora: LoraConfig | None = None) -> None:
+    """Write the weights that are used: the averaged ones where there are, what pairs add in them.
 
     Raises:
         CheckpointError: the disk is full
     """
-    save_tensors(folder / WEIGHTS_NAME, groups.get("average", groups["model"]))
-
-
-def check_output(folder: Path, *, overwrite: bool) -> None:
-    """Check that a new run may be made here; anything but a run is never deleted.
-
-    Raises:
-        OutputError: there is a run already, or something that is not a run
-    """
-    resume = "--resume goes on with it, "
-    check_replaceable(folder, RUN, overwrite=overwrite, instead=resume)
-    events = folder / EVENTS_NAME
-    found = strangers_among(folder / CHECKPOINTS_NAME)
-    if events.is_dir() and not events.is_symlink():
-        found += [path for path in events.iterdir() if ".tfevents." not in path.name]
-    if found:
-        raise OutputError(
-            f"{folder} holds more than a run (such as {found[0].relative_to(folder)}), which "
-            "--overwrite would delete: move it away, or choose another place"
-        )
+    weights = merged(groups.get("average", groups["model"]), lora or LoraConfig())
+    save_tensors(folder / WEIGHTS_NAME, weights)
 
 
 def own_data(folder: Path, record: RunRecord) -> Path:
@@ -183,19 +156,6 @@ def own_data(folder: Path, record: RunRecord) -> Path:
             f"made with `lmdata tokenize --tokenizer {folder}`"
         )
     return Path(record.data_path)
-
-
-def check_tokenizer(tokenizer: Tokenizer, data: TrainingData) -> None:
-    """Check that data was made with the tokenizer of the model.
-
-    Raises:
-        FitError: with another one
-    """
-    if difference := tokenizer_difference(tokenizer, data.tokenizer):
-        raise FitError(
-            f"{data.path} was made with tokenizer {data.tokenizer.hash}, the run with "
-            f"{tokenizer.hash}: {difference}. Tokenize with the tokenizer of the run folder"
-        )
 
 
 def check_has_checkpoint(folder: Path) -> None:

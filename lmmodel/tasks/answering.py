@@ -5,7 +5,8 @@ R questions; E examples of T tokens: a question with its passage, or with a wind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +27,27 @@ from lmmodel.tasks.examples import (
     make_examples,
     unlabelled,
 )
-from lmmodel.tasks.passages import encode_passages, find_answers, place_answers
-from lmmodel.tasks.questions import USUAL, QuestionRows, is_squad, read_questions, read_squad
+from lmmodel.tasks.questions import (
+    USUAL,
+    Passages,
+    QuestionRows,
+    encode_passages,
+    is_squad,
+    read_questions,
+    read_squad,
+)
 from lmmodel.tasks.scores import score_answers
 from lmmodel.tasks.task import GivenTexts, Scores, StockClass, Task
 from lmmodel.tasks.task_files import TaskFile
-from lmmodel.texts import Framed, Integers, cut_windows, encode_texts, find_frame, put_into_frame
+from lmmodel.texts import (
+    Framed,
+    Integers,
+    Windows,
+    cut_windows,
+    encode_texts,
+    find_frame,
+    put_into_frame,
+)
 
 MAX_ANSWER_TOKENS = 30
 UNANSWERABLE = "unanswerable"
@@ -211,6 +227,70 @@ class AnsweringTask(Task[QuestionRows]):
             )
             for row, (question, text, (start, end), probability) in enumerate(columns)
         ]  # fmt: skip
+
+
+# Right answers.
+
+
+@dataclass(frozen=True)
+class RightAnswers:
+    """Where the answers of R questions are."""
+
+    spans: Integers  # (R, 2) first and last token, counted from the passage's first; 0 if not found
+    is_found: npt.NDArray[np.bool_]  # (R,)
+    can_teach: npt.NDArray[np.bool_]  # (R,) found, or known not to be there
+    reasons: Mapping[str, int]  # questions that can't be learned from, by why
+
+
+def find_answers(rows: QuestionRows, passages: Passages) -> RightAnswers:
+    """Return the tokens of each question's answer.
+
+    The answer is the first of the alternatives that the passage has where they say.
+    """
+    spans = np.zeros((len(rows), 2), np.int64)
+    is_found, can_teach = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+    reasons: collections.Counter[str] = collections.Counter()
+    for row, question in enumerate(rows.questions):
+        span = _find_answer(rows, passages, row)
+        has_none = rows.answers is not None and not rows.answers[row]
+        if not question.strip():
+            reasons["empty question"] += 1
+        elif span is not None:
+            spans[row], is_found[row], can_teach[row] = span, True, True
+        elif has_none:
+            can_teach[row] = True
+        elif rows.answers is not None:
+            reasons["answer not in its passage"] += 1
+    return RightAnswers(spans, is_found, can_teach, reasons)
+
+
+def _find_answer(rows: QuestionRows, passages: Passages, row: int) -> tuple[int, int] | None:
+    for answer in () if rows.answers is None else rows.answers[row]:
+        if answer.text.strip() and answer.is_in(rows.passage(row)):
+            span = passages.find(int(rows.passage_of[row]), answer)
+            if span is not None:
+                return span
+    return None
+
+
+def place_answers(
+    answers: RightAnswers, row: Integers, windows: Windows, begins: Integers
+) -> Integers:
+    """Return where in each example its answer is: int64 (E, 2), (0, 0) where it is not inside.
+
+    Args:
+        answers: of the questions
+        row: int64 (E,) the question of each example
+        windows: E of them, of the passages
+        begins: int64 (E,) where in the example the window begins
+    """
+    spans = answers.spans[row]
+    first, last = spans[:, 0] - windows.starts, spans[:, 1] - windows.starts
+    is_inside = answers.is_found[row] & (first >= 0) & (last < windows.lengths)
+    return np.where(is_inside[:, None], np.stack([first, last], axis=1) + begins[:, None], 0)
+
+
+# Logits.
 
 
 def _spread(framed: Framed, values: npt.NDArray[np.generic]) -> Integers:

@@ -1,4 +1,4 @@
-"""Texts, or pairs of them, to classes: one each, or any number.
+"""Texts, or pairs of them, to classes, one each or any number, or to numbers.
 
 R rows of the file; C classes.
 """
@@ -6,6 +6,7 @@ R rows of the file; C classes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,35 +15,37 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmmodel.batch import IGNORED, Batch
 from lmmodel.errors import TaskError
-from lmmodel.tasks.columns import CLASSES, PAIRS, TEXTS, Usual
 from lmmodel.tasks.examples import (
     Encoding,
     Floats,
     Labels,
     Predictions,
     TaskExamples,
-    enough_labels,
     most_frequent,
     softmax,
-    unknown_label,
     unlabelled,
 )
-from lmmodel.tasks.scores import confusion, score_classes, score_truths
-from lmmodel.tasks.task import Scores, StockClass, Task
+from lmmodel.tasks.scores import confusion, score_classes, score_numbers, score_truths
+from lmmodel.tasks.tables import describe
+from lmmodel.tasks.task import Scores, StockClass, Task, TaskHead
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import (
-    ABSENT,
+    CLASSES,
+    PAIRS,
+    TEXTS,
     TextRows,
-    check_pairs,
+    Usual,
+    class_number,
     encode_text_rows,
-    label_key,
+    find_classes,
+    label_ids,
+    label_numbers,
     parse_classes,
     read_text_rows,
-    take_text_rows,
 )
 from lmmodel.texts import Integers
 
@@ -57,61 +60,6 @@ class Classification:
     value: float | None  # of regression
     probabilities: dict[str, float]  # of every label, likeliest first; empty of regression
     labels: tuple[str, ...] | None = None  # those likelier than not, where there may be several
-
-
-# Names of classes.
-
-
-def label_numbers(labels: Sequence[str], unlabelled: Sequence[str]) -> dict[str, int]:
-    """Return the id of each class by the key of its name, IGNORED for those that stand for none."""
-    ids = {label_key(name): number for number, name in enumerate(labels)}
-    return {ABSENT: IGNORED, **{label_key(name): IGNORED for name in unlabelled}, **ids}
-
-
-def label_ids(rows: TextRows, labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the id of every row's class: int64 (R,), IGNORED where it stands for none.
-
-    Args:
-        rows: with one class each
-        labels: in the order of their ids
-
-    Raises:
-        TaskError: a class is not among `labels`
-    """
-    numbers = label_numbers(labels, rows.unlabelled)
-    assert rows.labels is not None
-    return np.array(
-        [_number(rows, row, name, numbers, labels) for row, (name,) in enumerate(rows.labels)],
-        np.int64,
-    )
-
-
-def _number(
-    rows: TextRows, row: int, name: str, numbers: dict[str, int], labels: Sequence[str]
-) -> int:
-    """Return the id of a class of a row."""
-    number = numbers.get(label_key(name))
-    if number is None:
-        raise unknown_label(f"{rows.path}, line {rows.lines[row]}", name, labels)
-    return number
-
-
-def find_classes(rows: TextRows) -> tuple[str, ...]:
-    """Return the classes in the order of their ids, each as it is spelled first.
-
-    Those that stand for none are no classes, as long as two others are there.
-
-    Raises:
-        TaskError: there are fewer than two
-    """
-    spelled: dict[str, str] = {}
-    for names in rows.labels if rows.labels is not None else ():
-        for name in names:
-            spelled.setdefault(label_key(name), name)
-    spelled.pop(ABSENT, None)
-    without = {label_key(name) for name in rows.unlabelled}
-    real = [name for key, name in spelled.items() if key not in without]
-    return enough_labels(rows.path, real if len(real) > 1 else spelled.values())
 
 
 def read_class_rows(file: TaskFile, usual: Usual) -> TextRows:
@@ -135,12 +83,34 @@ _STOCK = StockClass(
 )
 
 
-class ClassificationTask(Task[TextRows]):
-    """One class for each text, or for each pair of texts."""
+class TextTask(Task[TextRows]):
+    """What is said of a text, or of a pair of them."""
 
     verb = "classify"
-    stopping_scores = ("accuracy", "f1_macro", "matthews")
     is_over_sequences = True
+
+    def check_validation(self, train: TextRows, validation: TextRows) -> None:
+        """Check that both files have pairs, or neither."""
+        if (train.pairs is None) != (validation.pairs is None):
+            one, other = (train, validation) if train.pairs is not None else (validation, train)
+            raise TaskError(
+                f"{one.path} has pairs, {other.path} single texts: name the columns of both by "
+                "--text-field and --pair-field, or of single texts by --text-field"
+            )
+
+    def has_pairs(self, rows: TextRows) -> bool:
+        """Whether texts come in pairs."""
+        return rows.pairs is not None
+
+    def take_rows(self, rows: TextRows, which: Integers) -> TextRows:
+        """Return some rows."""
+        return rows.take(which)
+
+
+class ClassificationTask(TextTask):
+    """One class for each text, or for each pair of texts."""
+
+    stopping_scores = ("accuracy", "f1_macro", "matthews")
     stock = _STOCK
 
     def __init__(self, name: str, *, reads_pairs: bool) -> None:
@@ -170,11 +140,7 @@ class ClassificationTask(Task[TextRows]):
         """Check that both files have lists of classes, or neither."""
         if validation.has_lists and not train.has_lists:
             raise TaskError(f"{validation.path} has lists of classes, {train.path} has none")
-        check_pairs(train, validation)
-
-    def has_pairs(self, rows: TextRows) -> bool:
-        """Whether texts come in pairs."""
-        return rows.pairs is not None
+        super().check_validation(train, validation)
 
     def encode(self, rows: TextRows, how: Encoding) -> TaskExamples:
         """Return a text or two a row; labels are class ids, int64 (E,)."""
@@ -182,10 +148,6 @@ class ClassificationTask(Task[TextRows]):
             return encode_text_rows(rows, how, None, np.ones(len(rows), np.bool_))
         ids = label_ids(rows, how.labels)
         return encode_text_rows(rows, how, ids, ids != IGNORED)
-
-    def take_rows(self, rows: TextRows, which: Integers) -> TextRows:
-        """Return some rows."""
-        return take_text_rows(rows, which)
 
     def sum_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """Return the summed cross-entropy; labels int64 (B,)."""
@@ -237,13 +199,11 @@ def _ranked(probabilities: Floats, labels: Sequence[str]) -> dict[str, float]:
     return {labels[place]: float(probabilities[place]) for place in np.argsort(-probabilities)}
 
 
-class MultiLabelTask(Task[TextRows]):
+class MultiLabelTask(TextTask):
     """Any number of classes for each text or pair of texts: C yes or no questions."""
 
     name = "multi-label-classification"
-    verb = "classify"
     stopping_scores = ("f1_micro", "f1_macro", "exact_match")
-    is_over_sequences = True
     stock = dataclasses.replace(_STOCK, problem_type="multi_label_classification")
     usual = Usual(texts=(*TEXTS, *PAIRS), labels=(*CLASSES, "labels"), num_texts=(1, 2))
 
@@ -254,18 +214,6 @@ class MultiLabelTask(Task[TextRows]):
     def find_labels(self, rows: TextRows) -> tuple[str, ...]:
         """Return the classes of a training file."""
         return find_classes(rows)
-
-    def check_validation(self, train: TextRows, validation: TextRows) -> None:
-        """Check that both files have pairs, or neither."""
-        check_pairs(train, validation)
-
-    def has_pairs(self, rows: TextRows) -> bool:
-        """Whether texts come in pairs."""
-        return rows.pairs is not None
-
-    def take_rows(self, rows: TextRows, which: Integers) -> TextRows:
-        """Return some rows."""
-        return take_text_rows(rows, which)
 
     def encode(self, rows: TextRows, how: Encoding) -> TaskExamples:
         """Return a text or two a row; labels are 0 or 1 for each class, float32 (E, C)."""
@@ -297,7 +245,7 @@ class MultiLabelTask(Task[TextRows]):
         truths = np.zeros((len(rows), len(labels)), np.bool_)
         for row, names in enumerate(rows.labels):
             for name in names:
-                number = _number(rows, row, name, numbers, labels)
+                number = class_number(rows, row, name, numbers, labels)
                 truths[row, number] |= number != IGNORED
         return truths
 
@@ -326,3 +274,110 @@ class MultiLabelTask(Task[TextRows]):
 
 
 MULTI_LABEL = MultiLabelTask()
+
+
+# Numbers.
+
+
+MAX_NUMBER = 1e15  # squares of larger ones leave float32
+NUMBERS = ("label", "score", "similarity", "value", "rating")
+
+
+def parse_number(where: str, name: str, value: Any) -> float:
+    """Return a number.
+
+    Raises:
+        TaskError: it is none, or too large
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    except OverflowError:
+        number = math.inf
+    if math.isnan(number) or (math.isinf(number) and not isinstance(value, int)):
+        raise TaskError(f"{where}: {name!r} is {describe(value)}, a number is wanted")
+    if abs(number) > MAX_NUMBER:
+        shown = f"{number:g}" if math.isfinite(number) else describe(value)
+        raise TaskError(
+            f"{where}: {name!r} is {shown}, at most {MAX_NUMBER:g} is: choose another unit"
+        )
+    return number
+
+
+class RegressionTask(TextTask):
+    """A number for each text, or for each pair of texts."""
+
+    name = "regression"
+    stopping_scores = ("pearson", "spearman")
+    stock = dataclasses.replace(ClassificationTask.stock, problem_type="regression")
+    usual = Usual(texts=(*TEXTS, *PAIRS), labels=NUMBERS, num_texts=(1, 2))
+
+    def read(self, file: TaskFile) -> TextRows:
+        """Return texts or pairs with their numbers."""
+        rows = read_text_rows(file, self.usual, parse_number)
+        if rows.labels is None:
+            return rows
+        return dataclasses.replace(rows, labels=np.array(rows.labels, np.float64))
+
+    def encode(self, rows: TextRows, how: Encoding) -> TaskExamples:
+        """Return a text or two a row; labels are numbers, float32 (E,)."""
+        labels = None if rows.labels is None else np.asarray(rows.labels, np.float32)
+        return encode_text_rows(rows, how, labels, np.ones(len(rows), np.bool_))
+
+    def output_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return what the only output is called."""
+        return ("value",)
+
+    def prepare_head(self, head: nn.Module, labels: Labels | None) -> None:
+        """Have the head begin in the unit of the labels."""
+        assert isinstance(head, TaskHead)
+        assert labels is not None
+        head.scale = float(np.std(labels)) or 1.0
+        if head.classifier.bias is not None:  # it is where the offset will be kept
+            head.offset = float(np.mean(labels))
+
+    def saved_head(self, head: nn.Module) -> dict[str, Tensor]:
+        """Return the weights with the unit of the labels in the classifier's."""
+        assert isinstance(head, TaskHead)
+        return head.plain_weights()
+
+    def loss_unit(self, labels: Labels | None) -> float:
+        """Return the variance of the labels."""
+        return float(np.var(labels)) or 1.0 if labels is not None else 1.0
+
+    def sum_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        """Return the sum of squared differences; labels float32 (B,)."""
+        return F.mse_loss(logits[:, 0], labels, reduction="sum")
+
+    def predict(
+        self, examples: TaskExamples, logits: Floats, rows: TextRows, labels: Sequence[str]
+    ) -> Predictions:
+        """Return the number of each row, float64 (R,)."""
+        return Predictions(values=logits.reshape(len(rows)).astype(np.float64))
+
+    def references(self, rows: TextRows, labels: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return numbers float64 (R,)."""
+        if rows.labels is None:
+            raise unlabelled(rows.path)
+        return np.asarray(rows.labels, np.float64)
+
+    def score(self, found: Predictions, references: Any, labels: Sequence[str]) -> Scores:
+        """Return Pearson, Spearman and the mean squared error."""
+        return score_numbers(found.values, references)
+
+    def draws_numbers(self) -> bool:
+        """Return True."""
+        return True
+
+    def answers(
+        self, rows: TextRows, found: Predictions, labels: Sequence[str]
+    ) -> list[Classification]:
+        """Return the number of each text."""
+        return [
+            Classification(
+                text=text, pair=rows.pairs[row] if rows.pairs else None, label=None,
+                value=float(found.values[row]), probabilities={},
+            )
+            for row, text in enumerate(rows.texts)
+        ]  # fmt: skip

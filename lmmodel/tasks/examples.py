@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import TaskError
-from lmmodel.tasks.files import suggest
+from lmmodel.tasks.tables import suggest
 from lmmodel.texts import Framed, Integers, Windows
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]

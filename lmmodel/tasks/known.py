@@ -7,8 +7,7 @@ from typing import Any
 
 from lmmodel.errors import TaskError
 from lmmodel.tasks.answering import AnsweringTask
-from lmmodel.tasks.classification import MULTI_LABEL, ClassificationTask
-from lmmodel.tasks.regression import RegressionTask
+from lmmodel.tasks.classification import MULTI_LABEL, ClassificationTask, RegressionTask
 from lmmodel.tasks.tagging import TaggingTask
 from lmmodel.tasks.task import AnyTask
 from lmmodel.tasks.task_files import TaskFile, TaskFormat

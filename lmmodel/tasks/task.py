@@ -1,4 +1,4 @@
-"""What a task is: the object that fine-tuning, prediction, scoring and export ask.
+"""What a task is: the object that fine-tuning, prediction, scoring and export ask; and its head.
 
 R rows of a file; E examples of T tokens in all, made of them; C outputs of the head.
 """
@@ -10,17 +10,70 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
+from lmmodel.cores import dropout
 from lmmodel.errors import TaskError
 from lmmodel.families import ModelConfig
-from lmmodel.tasks.columns import Usual
+from lmmodel.model import LayerNorm, Linear
 from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, TaskExamples
-from lmmodel.tasks.heads import TaskHead
 from lmmodel.tasks.task_files import TaskFile
+from lmmodel.tasks.text_rows import Usual
 from lmmodel.texts import Integers
+
+
+class TaskHead(nn.Module):
+    """Hidden states to logits.
+
+    Attributes:
+        scale, offset: what logits are multiplied by and what is added, while the head is trained:
+            standard deviation and mean of regression's labels, so that one learning rate suits any
+            unit; 1 and 0 in what is saved
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_outputs: int,
+        *,
+        is_over_sequences: bool,
+        has_bias: bool,
+        has_dropout: bool,
+    ) -> None:
+        super().__init__()
+        size = config.hidden_size
+        if config.traits.pooling == "first" and is_over_sequences:
+            self.pooler = Linear(size, size)
+        if config.traits.pooling == "mean":
+            self.dense = Linear(size, size, bias=False)
+            self.norm = LayerNorm(size, config.norm_eps, bias=False)
+        self.classifier = Linear(size, num_outputs, bias=has_bias)
+        self.dropout = config.dropout if has_dropout else 0.0
+        self.scale, self.offset = 1.0, 0.0
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return floats (N, C) from hidden states (N, D)."""
+        if hasattr(self, "pooler"):
+            hidden = torch.tanh(self.pooler(hidden))
+        if hasattr(self, "dense"):
+            hidden = self.norm(F.gelu(self.dense(hidden)))
+        hidden = dropout(hidden, self.dropout if self.training else 0.0)
+        logits: Tensor = self.classifier(hidden)
+        is_plain = (self.scale, self.offset) == (1.0, 0.0)
+        return logits if is_plain else self.scale * logits + self.offset
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the weights with scale and offset in the classifier's."""
+        state = self.state_dict()
+        state["classifier.weight"] = self.scale * state["classifier.weight"]
+        if self.classifier.bias is not None:
+            state["classifier.bias"] = self.scale * state["classifier.bias"] + self.offset
+        return state
+
 
 Scores = dict[str, float]
 

@@ -12,10 +12,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lmdata.reading.sources import CorpusConfig
+from lmdata.settings import CorpusConfig
 from lmmodel.errors import TaskError
-from lmmodel.tasks.files import parse_json, read_text
-from lmmodel.tasks.tables import SKIPPED, FileFormat, Table, detect_format, read_parquet
+from lmmodel.tasks.tables import (
+    SKIPPED,
+    FileFormat,
+    Table,
+    detect_format,
+    parse_json,
+    read_parquet,
+    read_text,
+)
 
 TagColumn = Literal["upos", "xpos"]
 _DELIMITERS: dict[str, str] = {"tsv": "\t", "csv": ","}

@@ -10,18 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmmodel.config import AveragingConfig, TrainConfig
-from lmmodel.device import is_out_of_memory, sum_over_processes
+from lmmodel.adapters import add_pairs_to_weights, choose_trained
+from lmmodel.config import TrainConfig
+from lmmodel.cores import SharedWeights
+from lmmodel.device import (
+    is_out_of_memory,
+    put,
+    release_weights,
+    shard_model,
+    sum_gradients,
+    sum_over_processes,
+    whole_groups,
+)
 from lmmodel.errors import DivergedError, MemoryLimitError
-from lmmodel.layers.casting import SharedWeights
 from lmmodel.loader import Loader, StepBatch
 from lmmodel.model import Transformer, make_model
+from lmmodel.objectives import modules_of
 from lmmodel.objectives.terms import sum_losses
-from lmmodel.parallel import put, release_weights, shard_model, sum_gradients, whole_groups
+from lmmodel.optimizing import AveragingConfig, lr_ratio
 from lmmodel.saving.checkpoint import TensorGroups, load_weights
 from lmmodel.saving.metrics import Stopwatch
-from lmmodel.schedule import lr_ratio
-from lmmodel.training.costs import num_at_once, shares_weights
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.step import (
     StepLoss,
@@ -31,6 +39,8 @@ from lmmodel.training.step import (
     dropout_seeds,
     even_out,
     find_fault,
+    num_at_once,
+    shares_weights,
     step_loss,
 )
 
@@ -63,12 +73,17 @@ class Learner:
         loader: Loader,
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
+        first_bias: Tensor | None = None,
     ) -> None:
-        """`weights` are what it begins with; None: fresh ones."""
+        """`weights` are what it begins with; None: fresh ones, with a bias of the vocabulary."""
         self.config = config
         self.loader = loader
         self.device = device
-        self.model = _make_model(config, device, weights or {})
+        self.model = _make_model(config, device, weights or {}, first_bias)
+        self.trained = choose_trained(
+            self.model, config.trainable, config.lora, new=("nsp_head.", "extras."),
+            seed=config.seed,
+        )  # fmt: skip
         self.is_sharded = config.parallel == "fsdp2" and loader.num_processes > 1
         if self.is_sharded:
             shard_model(self.model)
@@ -116,11 +131,14 @@ class Learner:
 
     @contextlib.contextmanager
     def exported(self) -> Iterator[None]:
-        """Put what is evaluated and exported, the average if there is one, into the model."""
-        own = {}
-        if self.average is not None:
+        """Put what is evaluated into the model: the average if there is one, and what pairs add."""
+        own, has_pairs = {}, self.config.trainable == "lora"
+        if self.average is not None or has_pairs:
             own = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
+        if self.average is not None:
             load_weights(self.model, self.average.tensors)
+        if has_pairs:
+            add_pairs_to_weights(self.model, self.config.lora)
         try:
             yield
         finally:
@@ -263,14 +281,24 @@ def newest_weight(step: int, num_steps: int, config: AveragingConfig) -> float:
 
 
 def _make_model(
-    config: TrainConfig, device: torch.device, weights: Mapping[str, Tensor]
-) -> Transformer:
-    """Return a model with these weights; a head for sentence pairs that they lack is fresh."""
-    model = make_model(config.model, seed=config.seed).to(device)
+    config: TrainConfig, device: torch.device, weights: Mapping[str, Tensor],
+    first_bias: Tensor | None,
+) -> Transformer:  # fmt: skip
+    """Return a model with these weights.
+
+    A head for sentence pairs and modules of the objective that they lack are fresh; those of
+    another objective are left out.
+    """
+    extras = modules_of(config.objective, config.model)
+    model = make_model(config.model, seed=config.seed, extras=extras).to(device)
     if weights:
         own = dict(model.named_parameters())
-        fresh = {name: weight for name, weight in own.items() if name.startswith("nsp_head.")}
-        load_weights(model, {**fresh, **weights})
+        fresh = {n: weight for n, weight in own.items() if n.startswith(("nsp_head.", "extras."))}
+        taken = {n: w for n, w in weights.items() if n in own or not n.startswith("extras.")}
+        load_weights(model, {**fresh, **taken})
+    elif first_bias is not None:
+        with torch.no_grad():
+            model.head.bias.copy_(first_bias)
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.train()
 

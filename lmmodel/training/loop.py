@@ -15,19 +15,16 @@ from types import FrameType
 from lmmodel.config import TrainConfig
 from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
+from lmmodel.guesses import Prompts, guess
 from lmmodel.loader import Prefetcher, StepBatch
+from lmmodel.record import CHECKPOINTS_NAME
 from lmmodel.saving.checkpoint import load_latest
 from lmmodel.saving.metrics import finite_or_none
-from lmmodel.saving.run import CHECKPOINTS_NAME, RunRecord, save_state, save_weights
+from lmmodel.saving.run import RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
-from lmmodel.training.costs import batch_flops
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE, Reporter
-
-UNIGRAM_ADVICE = (
-    "Train longer, or try optimizer.name=muon, another optimizer.lr or a longer "
-    "schedule.warmup_ratio"
-)
+from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, Reporter
+from lmmodel.training.step import batch_flops
 
 # So many steps in a row may be skipped as bad before the run stops.
 MAX_SKIPPED_IN_A_ROW = 20
@@ -61,6 +58,7 @@ class Trainer:
         learner: Learner,
         reporter: Reporter,
         held_out: HeldOut | None,
+        prompts: Prompts | None,
         output: Path,
         *,
         is_main: bool,
@@ -70,6 +68,7 @@ class Trainer:
         self.learner = learner
         self.reporter = reporter
         self.held_out = held_out
+        self.prompts = prompts
         self.output = output
         self.is_main = is_main
         self.step = 0  # optimizer steps done
@@ -88,7 +87,7 @@ class Trainer:
         if checkpoint is None:
             return
         if self.is_main:  # a kill may have come between a checkpoint and the weights beside it
-            save_weights(self.output, checkpoint.groups)
+            save_weights(self.output, checkpoint.groups, self.config.lora)
         self.learner.load(checkpoint.groups)
         self.learner.loader = self.learner.loader.with_tokens(
             checkpoint.state["micro_batch_tokens"]
@@ -175,17 +174,14 @@ class Trainer:
     def _evaluate(self, *, is_logged: bool) -> None:
         if self.held_out is None:
             return
+        model, device = self.learner.model, self.learner.device
         with self.learner.exported():
-            self.evaluation = evaluate(self.learner.model, self.held_out, self.learner.device)
+            self.evaluation = evaluate(model, self.held_out, device)
+            guesses = guess(model, self.prompts, device) if self.prompts and is_logged else []
         if is_logged and self.is_main:
-            self.reporter.evaluated(self.step, self.evaluation)
-            since = self.reporter.on_unigram_line_since()
-            if since is not None:
-                self._note(
-                    f"held-out loss has been on the unigram line since step {since}: the model "
-                    f"guesses by frequency alone. {UNIGRAM_ADVICE}",
-                    UNIGRAM_LINE,
-                )
+            self.reporter.evaluated(self.step, self.evaluation, guesses)
+            for found in self.reporter.new_findings():
+                self._note(f"{found.message}. {found.advice}", found.name)
 
     def _save(self) -> None:
         if self.step == self.saved_step:
@@ -199,7 +195,7 @@ class Trainer:
             "micro_batch_tokens": self.learner.loader.shape.num_tokens,
         }
         keep = self.config.checkpoint.keep
-        save_state(self.output, self.step, groups, state, keep=keep)
+        save_state(self.output, self.step, groups, state, keep=keep, lora=self.config.lora)
 
     def _leave(self) -> None:
         self._save()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
+from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
 from lmmodel.config import TrainConfig, stage_recipe
@@ -20,9 +20,14 @@ from lmmodel.device import Processes, memory_bytes, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
+from lmmodel.guesses import Prompts, make_prompts
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.objectives import OBJECTIVES, make_objective
-from lmmodel.training.costs import check_memory
+from lmmodel.objectives.terms import log_frequencies
+from lmmodel.training.step import check_memory
+
+# Rows that tell what labels there are.
+_NUM_SAMPLED = 64
 
 # Steps of a stage whose mean tells how many tokens its steps have.
 _NUM_PROBED_STEPS = 4
@@ -47,6 +52,8 @@ class Prepared:
     processes: Processes
     loader: Loader  # of `PROBE_STEPS`; `loader.lasting` gives that of a run
     held_out: HeldOut | None  # what this process evaluates on
+    prompts: Prompts | None  # what it is asked beside
+    first_bias: torch.Tensor | None  # float32 (V,) of the vocabulary head; None: as other biases
     notes: tuple[str, ...] = ()
 
 
@@ -62,24 +69,41 @@ def prepare(
     loader = make_loader(config, data, PROBE_STEPS, processes)
     for step in loader.first_steps:
         check_memory(config, loader.batch(step), device, processes)
-    held_out, notes = _hold_out(config, data, processes)
+    held_out, prompts, notes = _hold_out(config, data, processes)
     return Prepared(
         config=config, data=data, device=device, processes=processes, loader=loader,
-        held_out=held_out, notes=notes,
+        held_out=held_out, prompts=prompts, first_bias=_first_bias(config, data, loader),
+        notes=notes,
     )  # fmt: skip
+
+
+def _first_bias(config: TrainConfig, data: TrainingData, loader: Loader) -> torch.Tensor | None:
+    """Return what the bias of the vocabulary begins with, where that follows from the data."""
+    if config.vocabulary_bias == "zeros":
+        return None
+    sample = _sample(loader.stages)  # the same in every process
+    labels = [part.label(sample).masked_labels for part in loader.objective.parts]
+    num_unused = config.model.vocab_size - data.tokenizer.vocab_size
+    bias = log_frequencies(
+        np.concatenate(labels),
+        np.pad(data.token_counts, (0, num_unused)),
+        np.pad(data.tokenizer.is_special, (0, num_unused), constant_values=True),
+    )
+    return torch.from_numpy(bias).float()
 
 
 def _hold_out(
     config: TrainConfig, data: TrainingData, processes: Processes
-) -> tuple[HeldOut | None, tuple[str, ...]]:
+) -> tuple[HeldOut | None, Prompts | None, tuple[str, ...]]:
     """Return what this process evaluates on, and a note where the data holds too little."""
     has_part = processes.is_main or config.parallel == "fsdp2"
     if not has_part or not config.evaluation.num_examples:
-        return None, ()
+        return None, None, ()
     try:
-        return make_held_out(config, data, num_examples=config.evaluation.num_examples), ()
+        held_out = make_held_out(config, data, num_examples=config.evaluation.num_examples)
+        return held_out, make_prompts(config, data), ()
     except FitError as error:  # a few documents may leave none to hold out
-        return None, (f"trained without held-out figures: {error}",)
+        return None, None, (f"trained without held-out figures: {error}",)
 
 
 def resolve_config(
@@ -169,9 +193,10 @@ def _batch_sizes(config: TrainConfig) -> list[int]:
 
 def _check_step_memory(config: TrainConfig, data: TrainingData, processes: Processes) -> None:
     """Refuse a step whose ids alone no memory holds, before any of it is read."""
-    recipe = config.recipe
-    usual = recipe.max_seq_length if recipe else frozen_setting(data, "max_seq_length", 1)
-    lengths = [stage.max_seq_length or usual for stage in config.stages] or [usual]
+    recipe = config.recipe or data.frozen_recipe
+    assert recipe is not None
+    lengths = [stage_recipe(recipe, stage).max_seq_length for stage in config.stages]
+    lengths = lengths or [recipe.max_seq_length]
     most = max(zip(_batch_sizes(config), lengths, strict=True), key=math.prod)
     size, length, there = most[0] // processes.size, most[1], memory_bytes(torch.device("cpu"))
     if size * length * BYTES_OF_TOKEN > there:
@@ -182,34 +207,21 @@ def _check_step_memory(config: TrainConfig, data: TrainingData, processes: Proce
 
 
 def _check_length(config: TrainConfig, data: TrainingData) -> None:
-    most = config.model.max_position_embeddings
-    lengths = (
-        [stage_recipe(config.recipe, s).max_seq_length for s in config.stages]
-        if (config.recipe)
-        else []
-    )
-    lengths.append(
-        config.recipe.max_seq_length if config.recipe else frozen_setting(data, "max_seq_length", 0)
-    )
-    if max(lengths) > most:
+    recipe, most = config.recipe or data.frozen_recipe, config.model.max_position_embeddings
+    assert recipe is not None
+    stages = [stage_recipe(recipe, stage) for stage in config.stages]
+    longest = max(each.max_seq_length for each in (recipe, *stages))
+    if longest > most:
         raise FitError(
-            f"examples of {data.path} have up to {max(lengths)} tokens, the model takes {most}: "
-            f"set model.max_position_embeddings={max(lengths)} or make shorter examples"
+            f"examples of {data.path} have up to {longest} tokens, the model takes {most}: "
+            f"set model.max_position_embeddings={longest} or make shorter examples"
         )
-    view = frozen_setting(data, "view", None) if data.is_frozen else None
     wanted = _pair_view(config)
-    if view is not None and wanted is not None and view != wanted:
+    if data.is_frozen and wanted not in (None, recipe.view):
         raise FitError(
             f"objective.name={config.objective.name} learns from {wanted} pairs, the examples of "
-            f"{data.path} are of view {view}: choose a fitting objective, or mask again"
+            f"{data.path} are of view {recipe.view}: choose a fitting objective, or mask again"
         )
-
-
-def frozen_setting(data: TrainingData, name: str, default: Any) -> Any:
-    """Return a setting of the recipe that frozen examples were made by."""
-    configuration = data.manifest.configuration
-    recipe = configuration.get("recipe", configuration)
-    return recipe.get(name, default) if isinstance(recipe, dict) else default
 
 
 def make_loader(
@@ -222,9 +234,7 @@ def make_loader(
     """
     objective = make_objective(config.objective)
     stages = tuple(_make_stages(config, data))
-    first = stages[0].rows
-    sample = first.take(stages[0].first_epoch, np.arange(min(64, first.num_rows)))
-    objective.check_labels(sample, str(data.path))
+    objective.check_labels(_sample(stages), str(data.path))
     return Loader(
         stages=stages,
         objective=objective,
@@ -235,6 +245,12 @@ def make_loader(
         num_processes=processes.size,
         pin_memory=config.device == "cuda",
     )
+
+
+def _sample(stages: Sequence[Stage]) -> ExampleBatch:
+    """Return the first rows of a run."""
+    first = stages[0].rows
+    return first.take(stages[0].first_epoch, np.arange(min(_NUM_SAMPLED, first.num_rows)))
 
 
 def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:

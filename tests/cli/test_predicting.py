@@ -215,7 +215,7 @@ def test_answer_finds_stretches_of_a_passage(tuned: dict[str, Path], tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["generate", "run", "a"], "was trained on masked tokens"),
+        (["generate", "run", "a"], "does not tell what comes next"),
         (["generate", "gpt", "a " * 9000], "leaves no room"),
         (["generate", "gpt", "a", "--top-p", "2"], "top_p must be in (0, 1], got 2.0"),
         (["score", "run", "a", "--start-token", "[SEP]"], "it takes no start token"),
@@ -226,7 +226,7 @@ def test_answer_finds_stretches_of_a_passage(tuned: dict[str, Path], tmp_path: P
             ["embed", "run", "a", "--output", "v.txt"],
             "answers go to .npy, .csv, .jsonl or .parquet",
         ),
-        (["fill-mask", "gpt", "[MASK]"], "was trained on next tokens"),
+        (["fill-mask", "gpt", "[MASK]"], "fills in no masks"),
         (["fill-mask", "run", "[MASK]", "--top-k", "100000"], "has only 100 pieces: ask for fewer"),
         (["classify", "regression/config.json", "a"], "is a file: name the folder"),
         (["embed", "run/config.json", "a"], "is a file: name the folder"),

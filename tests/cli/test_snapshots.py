@@ -77,8 +77,12 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
     "said-by-lmmodel": (
         "lmmodel train SHARDS --dry-run --device cpu --set precision=fp32",
         "lmmodel evaluate RUN --device cpu --num-examples 4",
+        "lmmodel diagnose RUN",
         "lmmodel export RUN OUT/hf",
         "lmmodel import OUT/hf OUT/run",
+        "lmmodel count TOKENS --order 3 --output OUT/3gram",
+        "lmmodel evaluate OUT/3gram --num-examples 4",
+        "lmmodel export OUT/3gram OUT/text.arpa --format arpa",
     ),
 }
 
@@ -88,6 +92,8 @@ MISTAKES = (
     "lmmodel tokenize corpus",
     "lmdata train shards",
     "lmdata frobnicate",
+    "lmdata version",
+    "lmmodel help",
     "lmmodel train --lerning-rate 3",
     "lmdata tokenize nowhere",
     "lmdata tokenize CORPUS --encoding klingon",
@@ -108,9 +114,14 @@ MISTAKES = (
     "lmmodel fill-mask RUN words",
     "lmmodel generate RUN words",
     "lmmodel classify RUN words",
+    "lmmodel classify nowhere words",
     "lmmodel export RUN CORPUS --overwrite",
     "lmmodel import RUN OUT/run",
     "lmmodel import CORPUS OUT/run",
+    "lmmodel count SHARDS --output OUT/5gram",
+    "lmmodel count TOKENS --output RUN",
+    "lmmodel diagnose TOKENS",
+    "lmmodel import bert-base-uncased OUT/run",
 )
 
 

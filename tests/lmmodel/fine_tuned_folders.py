@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.families import ModelConfig
+from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.finetuning.folder import FineTunedRecord, save_model
-from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.tasks.known import TASKS
 from lmmodel.tasks.model import make_task_model
 

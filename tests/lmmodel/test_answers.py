@@ -18,8 +18,7 @@ from lmmodel.tasks import task as tasks
 from lmmodel.tasks.answering import best_spans
 from lmmodel.tasks.examples import Predictions, TaskExamples
 from lmmodel.tasks.known import TASKS, read_task_file
-from lmmodel.tasks.passages import encode_passages
-from lmmodel.tasks.questions import Answer, QuestionRows, make_question_rows
+from lmmodel.tasks.questions import Answer, QuestionRows, encode_passages, make_question_rows
 from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.tasks.text_rows import TextRows, make_text_rows
 from lmmodel.tasks.words import WordRows, make_word_rows

@@ -61,6 +61,7 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["vocabulary_bias=frequencies", "model.family=gpt2"], "gpt2 has no bias; leave it out"),
         (["optimizer.lr=0"], "optimizer: lr must be above 0 and at most 1, got 0.0"),
         (["optimizer.lr=10"], "optimizer: lr must be above 0 and at most 1, got 10.0"),
         (["optimiser.lr=1"], "unknown key optimiser, did you mean optimizer"),

@@ -10,9 +10,9 @@ import pytest
 import tokenizers
 import torch
 
-from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
+from lmdata.settings import TokenizeConfig
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.data import open_data, piece_bytes
@@ -21,6 +21,7 @@ from lmmodel.errors import CheckpointError, DivergedError, FitError, RunError
 from lmmodel.evaluation import (
     evaluate,
     evaluate_run,
+    evaluate_sources,
     make_held_out,
 )
 from lmmodel.inference import prepare
@@ -28,7 +29,6 @@ from lmmodel.model import make_model
 from lmmodel.objectives.terms import per_byte, score_labels, unigram_cross_entropy
 from lmmodel.saving.checkpoint import load_tensors, save_tensors
 from lmmodel.saving.metrics import read_metrics
-from lmmodel.sources import evaluate_sources
 from lmmodel.trainer import train
 from lmmodel.training.plan import resolve_config
 
@@ -112,7 +112,7 @@ def test_training_that_sits_on_the_unigram_line_is_told_so(tiny, store, tmp_path
 
 
 def test_sitting_on_the_line_is_said_once_while_training(tiny, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmmodel.training.reporting.UNIGRAM_MARGIN", 9.0)
+    monkeypatch.setattr("lmmodel.diagnosing.curves.UNIGRAM_MARGIN", 9.0)
     reports = []
     config = tiny("evaluation.every_steps=1", "logging.every_steps=1")
     summary = train(config, store, tmp_path / "run", progress=reports.append)
@@ -253,7 +253,7 @@ def test_rows_of_one_document_serve_where_training_packs_several(
     make_untrained_run, two_file_store, monkeypatch, objective
 ):
     run = make_untrained_run(f"objective.name={objective}")
-    monkeypatch.setattr("lmmodel.sources.load_run", lambda *_, **__: run)
+    monkeypatch.setattr("lmmodel.evaluation.load_run", lambda *_, **__: run)
     found = evaluate_sources(run.path, two_file_store, split="train", num_examples=400)
     assert sorted(source.num_documents for source in found.sources) == [12, 12]
 

@@ -24,15 +24,16 @@ from lmmodel.errors import (
     TaskError,
 )
 from lmmodel.finetune import FinetuneResult, finetune, read_data, resolve_config, start_model
-from lmmodel.finetuning import pictures
+from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.finetuning.fit import TaskLearner, epoch_batches, evaluation_steps
 from lmmodel.finetuning.folder import (
+    drawable,
     is_fine_tuned,
     load_fine_tuned,
+    plot_confusion,
+    plot_scatter,
     read_fine_tuned_record,
 )
-from lmmodel.finetuning.pictures import plot_confusion, plot_scatter
-from lmmodel.finetuning.settings import FinetuneConfig
 from lmmodel.tasks.model import predict_logits
 from lmmodel.tasks.task_files import TaskFormat
 from lmmodel.trained import load_run
@@ -276,7 +277,7 @@ def test_frozen_trains_the_head_alone_and_from_scratch_takes_no_pretrained_weigh
     runs, tmp_path
 ) -> None:
     pretrained = load_run(runs["modern"], device="cpu").model.state_dict()
-    frozen = weights_of(runs["modern"], tmp_path / "frozen", freeze=True)
+    frozen = weights_of(runs["modern"], tmp_path / "frozen", trainable="head")
     for name, weight in pretrained.items():
         assert torch.equal(frozen[f"backbone.{name}"], weight), name
     assert not torch.equal(frozen["head.dense.weight"], pretrained["head.dense.weight"])
@@ -285,6 +286,34 @@ def test_frozen_trains_the_head_alone_and_from_scratch_takes_no_pretrained_weigh
     name = "layers.0.attention.qkv.weight"
     torch.testing.assert_close(full[f"backbone.{name}"], pretrained[name], atol=1e-6, rtol=0)
     assert (random[f"backbone.{name}"] - pretrained[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("part", "moves"), [("ffn", ".mlp."), ("bias", ".bias"), ("lora", "")])
+def test_what_is_frozen_is_equal_to_the_bit_afterwards(part, moves, runs, tmp_path) -> None:
+    pretrained = load_run(runs["bert"], device="cpu").model.state_dict()
+    tuned = weights_of(runs["bert"], tmp_path / part, trainable=part)
+    for name, weight in pretrained.items():
+        now, is_layer = tuned.get(f"backbone.{name}", weight), name.startswith("layers.")
+        difference = now - weight
+        if part == "lora" and is_layer and weight.ndim == 2:
+            num_pairs = 3 if ".qkv." in name else 1
+            assert 0 < torch.linalg.matrix_rank(difference) <= 8 * num_pairs, name
+        elif part != "lora" and moves in name and (is_layer or name == "embeddings.norm.bias"):
+            assert difference.any(), name
+        else:
+            assert torch.equal(now, weight), name
+
+
+def test_a_folder_that_calls_it_freeze_opens(runs, tmp_path) -> None:
+    files = write_files(tmp_path, "sequence-classification")
+    config = make_config("sequence-classification", trainable="head")
+    finetune(runs["bert"], config, *files, tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["trainable"], record["config"]["lora"]
+    record["config"]["freeze"] = True
+    path.write_text(json.dumps(record))
+    assert read_fine_tuned_record(tmp_path / "out").config.trainable == "head"
 
 
 def make_learner(runs, folder: Path, task: str, **changes) -> TaskLearner:
@@ -387,7 +416,7 @@ def test_the_last_step_is_always_evaluated() -> None:
 
 
 def test_labels_that_the_font_lacks_are_drawn_without_a_word(tmp_path) -> None:
-    assert pictures.drawable("é 面 \U0001f469\t") == "é U+9762 U+1F469U+0009"
+    assert drawable("é 面 \U0001f469\t") == "é U+9762 U+1F469U+0009"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plot_confusion(np.eye(2, dtype=np.int64), ["面", "\U0001f469"], tmp_path / "a.png", "b")
@@ -586,7 +615,7 @@ def test_a_damaged_fine_tuned_folder_is_refused(runs, tmp_path) -> None:
     path.write_text(json.dumps(record | {"taks": 1}))
     with pytest.raises(RunError, match="was not written by this version: unknown key taks"):
         load_fine_tuned(result.output)
-    with pytest.raises(RunError, match="holds no fine-tuned model: lmmodel finetune makes one"):
+    with pytest.raises(RunError, match="holds no fine-tuned model: `lmmodel finetune` makes one"):
         load_fine_tuned(runs["bert"])
 
 

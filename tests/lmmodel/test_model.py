@@ -9,10 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmmodel import families
 from lmmodel.batch import Batch, make_batch, pad_batch
-from lmmodel.config import OptimizerConfig
+from lmmodel.cores import summed_cross_entropy
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import MODEL_SIZES, Family, ModelConfig
-from lmmodel.layers.cross_entropy import summed_cross_entropy
 from lmmodel.model import (
     forward_flops,
     make_model,
@@ -23,6 +22,7 @@ from lmmodel.model import (
 )
 from lmmodel.objectives import ObjectiveConfig, make_objective
 from lmmodel.objectives.terms import sum_losses
+from lmmodel.optimizing import OptimizerConfig
 from lmmodel.training.optimizer import Optimizer
 
 FAMILIES = ["bert", "modern", "gpt2"]

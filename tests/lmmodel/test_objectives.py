@@ -14,9 +14,9 @@ from lmmodel.families import ModelConfig
 from lmmodel.loader import Shape, to_batch
 from lmmodel.model import make_model
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, make_objective
-from lmmodel.objectives.causal import next_token_labels
 from lmmodel.objectives.objective import draw_parts
 from lmmodel.objectives.terms import combine, sum_losses
+from lmmodel.objectives.tokens import next_token_labels
 from tests.contracts import check_objective
 
 

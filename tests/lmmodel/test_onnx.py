@@ -9,8 +9,7 @@ import torch
 
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.handover.onnx_file import check_onnx, export_onnx
-from lmmodel.handover.padded import make_padded
+from lmmodel.handover.onnx_file import check_onnx, export_onnx, make_padded
 from lmmodel.handover.parity import make_sample
 from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN

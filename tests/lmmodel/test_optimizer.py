@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from lmmodel.config import OptimizerConfig
 from lmmodel.errors import CheckpointError
 from lmmodel.families import ModelConfig
 from lmmodel.model import make_model
+from lmmodel.optimizing import OptimizerConfig
 from lmmodel.training.optimizer import (
     NEWTON_SCHULZ,
     Optimizer,

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from lmmodel.batch import IGNORED, Batch, make_batch
-from lmmodel.config import OptimizerConfig
 from lmmodel.families import ModelConfig
-from lmmodel.handover.names import to_their_weights
 from lmmodel.handover.settings import architecture, to_their_config
+from lmmodel.handover.stock_families import to_their_weights
 from lmmodel.model import Transformer, make_model
+from lmmodel.optimizing import OptimizerConfig
 from lmmodel.training.optimizer import Optimizer
 
 transformers = pytest.importorskip("transformers")

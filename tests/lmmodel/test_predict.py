@@ -36,6 +36,20 @@ def test_batching_changes_nothing(trained):
             assert left[0].probability == pytest.approx(right[0].probability, abs=1e-6)
 
 
+def test_weights_are_prepared_once_and_again_when_they_change(trained):
+    run = load_run(trained)
+    before = fill_mask(run, PROMPTS)
+    kept = run.prepared()
+    assert fill_mask(run, PROMPTS) == before
+    assert run.prepared() is kept
+    assert run.prepared("bf16") is not kept
+    with torch.no_grad():
+        run.model.embeddings.tokens.weight[7:] *= 0.5
+    assert run.prepared() is not kept
+    assert fill_mask(run, PROMPTS) != before
+    assert run.prompt_backend is run.prompt_backend
+
+
 def test_logits_are_those_of_transformers_on_the_export(trained, tmp_path):
     transformers = pytest.importorskip("transformers")
     from lmmodel.handover.stock import export_model
@@ -86,7 +100,7 @@ def test_a_causal_model_fills_no_masks(tiny, store, tmp_path):
     from lmmodel.trainer import train
 
     train(tiny("objective.name=clm", "budget.num_steps=1"), store, tmp_path / "run")
-    with pytest.raises(FitError, match="was trained on next tokens"):
+    with pytest.raises(FitError, match="objective clm, which fills in no masks"):
         load_pretrained(tmp_path / "run").fill_mask("a [MASK].")
 
 

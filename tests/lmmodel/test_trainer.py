@@ -15,6 +15,7 @@ import torch
 from lmdata import views
 from lmdata.errors import DatasetError, OutputError
 from lmmodel import data
+from lmmodel.device import Processes
 from lmmodel.errors import DeviceError, DivergedError, FitError, MemoryLimitError, RunError
 from lmmodel.saving.checkpoint import list_checkpoints, load_tensors
 from lmmodel.saving.metrics import read_metrics
@@ -22,6 +23,7 @@ from lmmodel.saving.run import read_record
 from lmmodel.trainer import plan, train
 from lmmodel.training.budget import Pace
 from lmmodel.training.loop import Interrupted
+from lmmodel.training.plan import prepare, resolve_config
 
 
 def weights(run: Path) -> bytes:
@@ -93,6 +95,35 @@ def test_every_objective_family_and_option_learns(tiny, store, tmp_path, overrid
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_the_vocabulary_bias_may_begin_at_the_frequencies(tiny, store, tmp_path):
+    """From the first step on it guesses by frequency, in every process and after any crash."""
+    settings = ("vocabulary_bias=frequencies", "checkpoint.every_steps=4", "logging.every_steps=1")
+    train(tiny(*settings), store, tmp_path / "whole")
+    zeros = tiny("vocabulary_bias=zeros", "logging.every_steps=1")
+    train(zeros, store, tmp_path / "zeros")
+    first, usual = (read_metrics(tmp_path / name / "metrics.jsonl")[0]["mlm_loss"]
+                    for name in ("whole", "zeros"))  # fmt: skip
+    assert first < usual - 0.3
+
+    def crash(progress) -> None:
+        if progress.step == 2 + 4 * (tmp_path / "run/checkpoints").exists():
+            raise KeyboardInterrupt
+
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(*settings), store, tmp_path / "run", resume=resume, progress=crash)
+    train(tiny(*settings), store, tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    opened = data.open_data(store)
+    config = resolve_config(tiny(*settings), opened, torch.device("cpu"), Processes())
+    for rank in range(2):
+        bias = prepare(config, opened, torch.device("cpu"), Processes(rank, 2)).first_bias
+        chances = bias.double().exp().numpy()
+        assert chances.sum() == pytest.approx(1, abs=0.01)
+        counts = opened.token_counts / opened.token_counts.sum()
+        np.testing.assert_allclose(chances[counts > 0.001], counts[counts > 0.001], rtol=0.1)
+
+
 def test_a_model_overfits_a_single_batch(tiny, tmp_path):
     from tests.lmmodel.conftest import make_store
 
@@ -124,6 +155,14 @@ def test_a_budget_in_tokens_epochs_or_minutes_becomes_steps(tiny, store, tmp_pat
         summary = train(config, store, tmp_path / name)
         assert summary.num_steps == read_record(tmp_path / name).num_steps >= 1
     assert read_record(tmp_path / "t").num_steps < 8
+
+
+def test_the_least_budget_is_one_step(tiny, store, tmp_path):
+    for name in ("num_epochs=1e-9", "num_tokens=1", "num_minutes=1e-9"):
+        config = tiny("budget.num_steps=none", f"budget.{name}")
+        assert plan(config, store).num_steps == 1
+        summary = train(config, store, tmp_path / name)
+        assert (summary.num_steps, summary.num_tokens > 0) == (1, True)
 
 
 def test_a_plan_says_what_would_happen(tiny, store, monkeypatch):
