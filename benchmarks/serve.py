@@ -127,7 +127,7 @@ def make_model(folder: Path, exported: Path) -> list[str]:
     create_run(folder, record, tokenizer, overwrite=False)
     weights = dict(fresh(config.model, seed=0).named_parameters())
     save_tensors(folder / WEIGHTS_NAME, weights)
-    export_model(load_run(folder, "cpu"), exported)
+    export_model(load_run(folder, "cpu").model, tokenizer, exported)
     pieces = sorted(piece for piece in tokenizer.backend.get_vocab() if piece.isascii())
     words = [piece for piece in pieces if piece.isalpha() and len(piece) > 2]
     draw = random.Random(0)

@@ -13,7 +13,8 @@ import click
 from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import answering, predicting
-from .evaluating import evaluate
+from .counting import count
+from .evaluating import diagnose, evaluate
 from .finetuning import finetune
 from .handing_over import export, import_
 from .options import (
@@ -39,7 +40,7 @@ from .summaries import (
 
 if TYPE_CHECKING:
     from lmmodel.config import TrainConfig
-    from lmmodel.saving.metrics import Progress
+    from lmmodel.saving.metrics import TrainProgress
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_SIZE = "mini"
@@ -243,7 +244,7 @@ def wanted_config(
     return change_config(read_record(resumed).config, overrides, options=options)
 
 
-def show_training(line: ProgressLine, now: Progress) -> None:
+def show_training(line: ProgressLine, now: TrainProgress) -> None:
     """Show a report of a running training; what is said once stays on a line of its own."""
     if now.message is not None:
         line.say(f"step {now.step}: {now.message}")
@@ -267,7 +268,9 @@ def saying_what_is_kept(output: Path) -> Iterator[None]:
         raise KeyboardInterrupt(text) from error
 
 
+main.add_command(count)
 main.add_command(evaluate)
+main.add_command(diagnose)
 main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)

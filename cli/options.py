@@ -27,10 +27,11 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
         "Look and check": ("show", "stats", "verify", "recipes"),
+        "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "objectives", "import", "finetune"),
-        "Judge it": ("evaluate",),
+        "Make a model": ("train", "objectives", "import", "finetune", "count"),
+        "Judge it": ("evaluate", "diagnose"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),
         "Hand it over": ("export", "serve"),

@@ -54,13 +54,11 @@ def classify(
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
     found = answer_rows(model, rows_to_classify(model, texts, pairs))
-    return Answered(
-        [
-            dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
-            for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
-        ],
-        found.counts,
-    )
+    answers = [
+        dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
+        for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
+    ]
+    return Answered(answers, found.counts)
 
 
 def rows_to_classify(
@@ -132,13 +130,11 @@ def answer(
         FitError: another task, a question or passage is blank, or not one passage a question
     """
     found = answer_rows(model, rows_to_answer(model, questions, passages))
-    return Answered(
-        [
-            dataclasses.replace(one, question=question)
-            for one, question in zip(found.answers, questions, strict=True)
-        ],
-        found.counts,
-    )
+    answers = [
+        dataclasses.replace(one, question=question)
+        for one, question in zip(found.answers, questions, strict=True)
+    ]
+    return Answered(answers, found.counts)
 
 
 def rows_to_answer(model: FineTuned, questions: Sequence[str], passages: Sequence[str]) -> Any:
@@ -273,10 +269,8 @@ def score_file(tuned: FineTuned, file: TaskFile) -> FileScores:
         kind = "pairs of texts" if record.has_pairs else "single texts"
         raise FitError(f"{tuned.path} was fine-tuned on {kind}: name such columns of {file.path}")
     references = task.references(rows, record.labels)
-    examples = encode_task(
-        task, rows, tuned.tokenizer, record.labels, record.max_seq_length, is_training=False
-    )
-    logits = predict_logits(tuned.model, examples)
+    examples = encode_rows(tuned, rows)
+    logits = predict_logits(tuned.prepared(), examples)
     found = make_predictions(task, examples, logits, rows, record.labels)
     try:
         scores = task.score(found, references, record.labels)

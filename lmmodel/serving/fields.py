@@ -13,11 +13,14 @@ class InvalidError(Exception):
 
     Attributes:
         param: the field
+        wanted: what kind of value it may be, where another was sent
     """
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, *, wanted: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.param = param
+        self.param, self.wanted = param, wanted
 
 
 class Shape(Protocol):
@@ -176,19 +179,22 @@ class Many:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """One of some shapes: the first that fits."""
+    """One of some shapes, each of another kind: the first that fits."""
 
     shapes: tuple[Shape, ...]
 
     def check(self, value: Any, where: str) -> Any:
-        """Return the value by the shape of its kind; the error is that of the nearest."""
+        """Return the value by the shape of its kind; so is the error, if there is one of it."""
         errors = []
         for shape in self.shapes:
             try:
                 return shape.check(value, where)
             except InvalidError as error:
                 errors.append(error)
-        raise max(errors, key=lambda error: (error.param or "").count("["))
+        of_its_kind = [e for e in errors if e.wanted is None or e.param != where]
+        if of_its_kind:
+            raise max(of_its_kind, key=lambda error: (error.param or "").count("["))
+        raise _wrong(where, value, " or ".join(dict.fromkeys(str(e.wanted) for e in errors)))
 
     def schema(self) -> dict[str, Any]:
         """Return it as JSON Schema."""
@@ -266,4 +272,4 @@ def _wrong(where: str, found: Any, wanted: str) -> InvalidError:
     is_short = isinstance(found, str | bool | int | float) and len(str(found)) <= 60
     shown = repr(found) if is_short and not isinstance(found, str) else str(found)
     shown = shown if is_short else _name(found)
-    return InvalidError(f"{where} must be {wanted}, got {shown}", where)
+    return InvalidError(f"{where} must be {wanted}, got {shown}", where, wanted=wanted)

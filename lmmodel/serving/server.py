@@ -113,17 +113,15 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         remedy = "choose another --host"
         if error.errno == errno.EADDRINUSE:
             remedy = "another program listens there: choose another --port (0: any that is free)"
         elif error.errno == errno.EACCES:
             remedy = "choose a --port above 1023"
-        raise ServeError(f"can't listen at {host}:{port}: {error.strerror}; {remedy}") from error
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ServeError(f"can't listen at {host}:{port}: {reason}; {remedy}") from error
     listener.setblocking(False)
     return listener
 

@@ -37,6 +37,7 @@ class Browser:
         self._rest, self._number, self._session = b"", 0, None
         self.requested: list[str] = []
         self.said: list[str] = []
+        self._is_loaded = False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -57,6 +58,13 @@ class Browser:
         self._process.terminate()
         self._process.wait(30)
         os.close(self._read), os.close(self._write)
+
+    def go(self, address: str) -> None:
+        """Open an address, and return when it is loaded."""
+        self._is_loaded = False
+        self.call("Page.navigate", url=address)
+        while not self._is_loaded:
+            self._note(self._next())
 
     def call(self, method: str, **given: Any) -> Any:
         """Return what the browser answers; events on the way are noted."""
@@ -84,6 +92,8 @@ class Browser:
         given = event.get("params", {})
         if event.get("method") == "Network.requestWillBeSent":
             self.requested.append(given["request"]["url"])
+        elif event.get("method") == "Page.loadEventFired":
+            self._is_loaded = True
         elif event.get("method") == "Runtime.exceptionThrown":
             self.said.append(str(given["exceptionDetails"]))
         elif event.get("method") == "Log.entryAdded":

@@ -45,7 +45,7 @@ def ask(page: Browser, model: str, verb: str) -> str:
 def test_every_tab_answers_by_keyboard_and_on_a_phone(server: Server, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{server.port}/"
     with Browser(tmp_path / "profile", width=380, is_phone=True) as page:
-        page.call("Page.navigate", url=address)
+        page.go(address)
         page.wait_for("!document.querySelector('#locked').hidden")
         assert "send the server's key" in page.run(PROBLEM)
         page.run("$('key').value = 'secret'; begin()")
@@ -71,7 +71,7 @@ def test_every_tab_answers_by_keyboard_and_on_a_phone(server: Server, tmp_path: 
 
 def test_what_is_wrong_is_told_on_the_page(server: Server, tmp_path: Path) -> None:
     with Browser(tmp_path / "profile") as page:
-        page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+        page.go(f"http://127.0.0.1:{server.port}/")
         page.wait_for("!document.querySelector('#locked').hidden")
         page.run("$('key').value = 'secret'; begin()")
         page.wait_for("$('tab-fill-mask')")
