@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import finetune_study, gpu, gpu_checks, ngrams, recipe, stores, train, training_runs
+from benchmarks import (
+    finetune_study,
+    gpu,
+    gpu_checks,
+    ngrams,
+    recipe,
+    stores,
+    train,
+    training_runs,
+)  # fmt: skip
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
 from lmdata.dataset import open_examples, open_store

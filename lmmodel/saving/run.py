@@ -5,6 +5,7 @@ config.json         the resolved configuration, the data's and the tokenizer's h
 tokenizer.json ...  the tokenizer's files
 metrics.jsonl       one line a logged step
 loss.png            the losses against the step
+report.html         a page about it all, where one was asked for
 checkpoints/        step-00001000/ ...
 """
 
