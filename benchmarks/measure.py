@@ -17,7 +17,8 @@ RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).parents[1] / "../shared/data"
 PACKAGES = (
     "tokenizers", "datasets", "transformers", "gigatoken", "blingfire", "pysbd",
-    "torch", "accelerate", "polars", "pyarrow", "numba", "numpy",
+    "torch", "accelerate", "polars", "pyarrow", "numba", "numpy", "starlette", "uvicorn",
+    "sentence-transformers", "fastapi",
 )  # fmt: skip
 
 

@@ -139,7 +139,17 @@ def evaluate_data(
     run: Path, data: Path | None, *, by_source: bool, quiet: bool, **options: Any
 ) -> tuple[Any, list[str]]:
     """Return the held-out figures of a run, for machines and for people."""
+    from lmmodel.counting.folder import is_ngrams
     from lmmodel.evaluation import evaluate_run, evaluate_sources
+
+    if is_ngrams(run):
+        from lmmodel.ngrams import evaluate_ngrams
+
+        if by_source:
+            raise click.UsageError(f"{run} holds an n-gram model: leave --by-source out")
+        del options["device"]  # it has no choice
+        found = evaluate_ngrams(run, data, **options)
+        return found.figures(), evaluation_lines(found)
 
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
         if by_source:
@@ -154,9 +164,15 @@ def evaluate_pairs(
     run: Path, path: Path, *, device: str, quiet: bool, **options: Any
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how often a run finds acceptable sentences likelier, for machines and for people."""
-    from lmmodel.minimal_pairs import read_pairs, score_pairs, table_of
+    from lmmodel.counting.folder import is_ngrams
+    from lmmodel.minimal_pairs import read_pairs, score_pairs, score_pairs_by, table_of
     from lmmodel.trained import load_run
 
+    if is_ngrams(run):
+        from lmmodel.ngrams import load_ngrams
+
+        found = score_pairs_by(load_ngrams(run).score, read_pairs(path))
+        return table_of(found), minimal_pair_lines(found)
     pairs, model = read_pairs(path), load_run(run, device=device)
     with ProgressLine("scoring", unit="tokens", quiet=quiet) as line:
         result = score_pairs(model, pairs, progress=line.update, **options)
@@ -218,3 +234,27 @@ def task_score_lines(result: FileScores) -> list[str]:
         head += [(n, *map(str, row)) for n, row in zip(result.labels, counts, strict=True)]
         lines += ["", *aligned(head)]
     return [*lines, *count_lines(result.counts), *[f"note: {note}" for note in result.notes]]
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@json_option
+@quiet_option
+def diagnose(run: Path, as_json: bool, quiet: bool) -> None:
+    """What is wrong with a run, told from its curves, its data and its model; nothing is changed.
+
+    The exit status is 1 where something is found.
+
+    \b
+    Example: lmmodel diagnose runs/wiki
+    """
+    from lmmodel.doctor import diagnose as examine
+
+    with ProgressLine("examining", quiet=quiet):
+        found = examine(run)
+    lines = [f"{run}  {found.summary}"]
+    for finding in found.findings:
+        lines += [f"  {finding.name}: {finding.message}", f"    {finding.advice}"]
+    echo_result(found, as_json=as_json, quiet=quiet, lines=lines)
+    if found.findings:
+        raise SystemExit(1)

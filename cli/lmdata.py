@@ -12,6 +12,7 @@ import click
 
 from lmdata.config import json_values
 
+from .exporting import export
 from .options import (
     FriendlyGroup,
     Size,
@@ -57,6 +58,9 @@ def main() -> None:
       lmdata mask --rate 0.15
       lmmodel train shards/
     """
+
+
+main.add_command(export)
 
 
 @main.command("sample-corpus")

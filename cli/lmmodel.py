@@ -13,7 +13,8 @@ import click
 from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import answering, predicting
-from .evaluating import evaluate
+from .counting import count
+from .evaluating import diagnose, evaluate
 from .finetuning import finetune
 from .handing_over import export, import_, merge
 from .options import (
@@ -29,6 +30,7 @@ from .options import (
     set_option,
 )
 from .progress import ProgressLine
+from .serving import serve
 from .summaries import (
     plan_lines,
     training_lines,
@@ -245,10 +247,13 @@ def saying_what_is_kept(output: Path) -> Iterator[None]:
         raise KeyboardInterrupt(text) from error
 
 
+main.add_command(count)
 main.add_command(evaluate)
+main.add_command(diagnose)
 main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
 main.add_command(merge)
+main.add_command(serve)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

@@ -27,13 +27,14 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
         "Look and check": ("show", "stats", "verify", "recipes"),
+        "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "import", "finetune", "merge"),
-        "Judge it": ("evaluate",),
+        "Make a model": ("train", "import", "finetune", "merge", "count"),
+        "Judge it": ("evaluate", "diagnose"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),
-        "Hand it over": ("export",),
+        "Hand it over": ("export", "serve"),
     },
 }
 """What `--help` lists of each program, in this order."""

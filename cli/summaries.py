@@ -86,7 +86,7 @@ def manifest_lines(manifest: Manifest, output: Path, elapsed_s: float, rows: str
             f"  {split:<10} {count:>12,} {rows} {tokens:>15,} tokens "
             f"{facts['shards'][split]:>4} shard{'s' if facts['shards'][split] != 1 else ''}"
         )
-    lines += [_flow_line(name, flow) for name, flow in manifest.ledger.flows.items()]
+    lines += [flow_line(name, flow) for name, flow in manifest.ledger.flows.items()]
     return lines + [f"  note       {note}" for note in manifest.notes]
 
 
@@ -104,7 +104,14 @@ def passed_over_lines(skipped: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def _flow_line(name: str, flow: Flow) -> str:
+def flow_line(name: str, flow: Flow) -> str:
+    """Return where an amount went.
+
+    Example:
+        >>> from lmdata.schema import Flow
+        >>> flow_line("tokens", Flow(read=5, written={"train": 3}, dropped={"empty": 2}))
+        '  tokens                5 in = 3 out + 2 dropped (2 empty)'
+    """
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in flow.dropped.items() if count)
     return (
         f"  {name:<10} {flow.read:>12,} in = {flow.total_written:,} out + "
@@ -207,12 +214,17 @@ def training_lines(summary: Summary) -> list[str]:
 
 def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
+    from lmmodel.gates import level_names
+
     rows = [
         ("held-out loss", f"{result.loss:.4f} nats a token" + (
             "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
         )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
          "nats a token: guessing by frequency"),
+        ("n-gram losses", ", ".join(
+            f"{name} {level:.4f}" for name, level in level_names(result.gates).items()
+        ) or None),
         ("perplexity", optional(result.perplexity, ",.1f")),
         ("accuracy", None if result.accuracy is None else f"{result.accuracy:.2%}, right one in "
          f"the top 5: {result.top5_accuracy:.2%}"),

@@ -9,6 +9,7 @@ LmmodelError
   DivergedError       the loss is not finite or has exploded
   MemoryLimitError    no micro-batch is small enough for the memory there is
   HuggingFaceError    a Hugging Face folder can't be read, written or represented here
+  ServeError          a server can't listen, or its models can't be told apart
   TaskError           a task file lacks a column, holds an unknown label or does not align
 """
 
@@ -49,6 +50,10 @@ class MemoryLimitError(LmmodelError):
 
 class HuggingFaceError(LmmodelError):
     """A Hugging Face folder can't be read, written or represented here."""
+
+
+class ServeError(LmmodelError):
+    """A server can't listen, or its models can't be told apart."""
 
 
 class TaskError(LmmodelError):

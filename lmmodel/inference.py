@@ -2,7 +2,9 @@
 
 On a CPU each core computes batches of its own, one thread each: nothing waits for the slowest at
 every product. float32 products go to oneDNN with the weights laid out for it once, where torch has
-that; it is 1.4 times as fast as the library torch takes otherwise on the machines measured.
+that; it is 1.4 times as fast as the library torch takes otherwise on the machines measured. There
+rows are filled up to whole tiles, so that what is said of a sequence does not depend on its batch:
+no product has a remainder of rows for another kernel, no element lies behind the last whole vector.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.cores import map_in_order, num_cores
+from lmmodel.layers.attention import KeyValues
 from lmmodel.model import Linear, Transformer, VocabularyHead
 
 BatchT = TypeVar("BatchT")
@@ -26,6 +31,9 @@ Precision = Literal["fp32", "bf16"]
 # Tokens of one batch: enough that products, not calls, take the time.
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 65_536
+
+TILE = 32
+"""Rows of float32 products on a CPU are a multiple of it, and so are elements of two vectors."""
 
 # Logits that exist at once: 8 MiB of float32 on a CPU.
 CPU_CHUNK = 2**21
@@ -38,8 +46,9 @@ def batch_tokens(device: torch.device) -> int:
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Return of how many rows the logits should exist at once, at least 1."""
-    return max(1, (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK) // vocab_size)
+    """Return of how many rows the logits should exist at once: whole tiles, at least one."""
+    num_rows = (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK) // vocab_size
+    return max(TILE, num_rows // TILE * TILE)
 
 
 def split_by_tokens(lengths: np.ndarray, most: int) -> Iterator[np.ndarray]:
@@ -93,8 +102,10 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     if model.training or not (is_packed or precision == "bf16"):
         return model
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    twin = _packed(model, dtype) if is_packed else copy.copy(model)
+    twin = packed(model, dtype) if is_packed else copy.copy(model)
     assert isinstance(twin, Transformer)
+    if is_packed and precision == "fp32":
+        twin.__class__ = TiledTransformer
     head = ExactHead(model, is_packed=is_packed)
     # Modules of an objective compute as they please.
     twin._modules = {**twin._modules, "head": head, "extras": model.extras}
@@ -123,16 +134,73 @@ def _has_onednn() -> bool:
     return is_there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _packed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return the module with every product in it packed; the original stays as it is."""
+def packed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a twin with every product in it laid out for oneDNN; the module stays as it is."""
     if isinstance(module, Linear):
         return PackedLinear(module.weight, module.bias, dtype)
     twin = copy.copy(module)
     twin._modules = {
-        name: None if child is None else _packed(child, dtype)
+        name: None if child is None else packed(child, dtype)
         for name, child in module._modules.items()
     }
     return twin
+
+
+class TiledTransformer(Transformer):
+    """A Transformer whose tokens, and rows that are asked for, are filled up to whole tiles."""
+
+    def forward(
+        self, batch: Batch, *, is_causal: bool | None = None, rows: Tensor | None = None,
+        past: KeyValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return floats (T, D) or (R, D), as `Transformer.forward`."""
+        num_rows = batch.num_tokens if rows is None else len(rows)
+        if past is None:
+            batch = fill_batch(batch)
+        if rows is not None:
+            rows = F.pad(rows, (0, -num_rows % TILE))
+        return super().forward(batch, is_causal=is_causal, rows=rows, past=past)[:num_rows]
+
+
+def fill_batch(batch: Batch) -> Batch:
+    """Return the batch with its tokens filled up to whole tiles by sequences of their own.
+
+    Example:
+        >>> from lmmodel.batch import make_batch
+        >>> fill_batch(make_batch(torch.arange(30), torch.tensor([30]))).cu_seqlens.tolist()
+        [0, 30, 32]
+    """
+    num_more = -batch.num_tokens % TILE
+    if not num_more:
+        return batch
+    return pad_batch(
+        batch, num_tokens=batch.num_tokens + num_more, num_masked=batch.num_labels,
+        num_sequences=batch.num_sequences + spare_sequences(num_more, batch.max_seqlen),
+    )  # fmt: skip
+
+
+def fill_rows(x: Tensor) -> Tensor:
+    """Return floats (R, D) with rows of zeros behind them, up to whole tiles.
+
+    Example:
+        >>> fill_rows(torch.ones(3, 2)).shape, fill_rows(torch.ones(64, 2)).shape
+        (torch.Size([32, 2]), torch.Size([64, 2]))
+    """
+    num_more = -len(x) % TILE
+    return F.pad(x, (0, 0, 0, num_more)) if num_more else x
+
+
+class TiledHead(nn.Module):
+    """A head of a task, laid out for oneDNN, whose rows are filled up to whole tiles."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = packed(head, torch.float32)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return float32 (N, C) from hidden states (N, D)."""
+        logits: Tensor = self.head(fill_rows(hidden))
+        return logits[: len(hidden)]
 
 
 class PackedLinear(nn.Module):
@@ -158,9 +226,9 @@ class ExactHead(nn.Module):
 
     def __init__(self, model: Transformer, *, is_packed: bool) -> None:
         super().__init__()
-        packed = _packed(model.head, torch.float32) if is_packed else model.head
-        assert isinstance(packed, VocabularyHead)
-        self.head = packed
+        head = packed(model.head, torch.float32) if is_packed else model.head
+        assert isinstance(head, VocabularyHead)
+        self.head = head
         weight, bias = model.embeddings.tokens.weight, getattr(model.head, "bias", None)
         self.product = PackedLinear(weight, bias) if is_packed else None
 
@@ -169,8 +237,8 @@ class ExactHead(nn.Module):
         if self.product is None:
             exact: Tensor = self.head(hidden.float(), embeddings)
             return exact
-        logits: Tensor = self.product(self.head.transform(hidden.float()))
-        return logits
+        logits: Tensor = self.product(self.head.transform(fill_rows(hidden.float())))
+        return logits[: len(hidden)]
 
 
 def logsumexp_in_place(logits: Tensor) -> Tensor:
@@ -195,7 +263,7 @@ def label_log_probabilities(
         rows: int64 (P,) ascending, the row of `hidden` that each label is predicted from
         labels: int64 (P,) ids
     """
-    num_rows = chunk_rows(model.config.vocab_size, hidden.device)
+    num_rows, hidden = chunk_rows(model.config.vocab_size, hidden.device), fill_rows(hidden)
     ends = torch.searchsorted(
         rows, torch.arange(num_rows, len(hidden) + num_rows, num_rows).to(rows)
     )

@@ -67,6 +67,18 @@ class TextIds:
         return Span(self.ids, self.offsets[:-1][texts] + starts, lengths)
 
 
+def join_texts(parts: Sequence[TextIds]) -> TextIds:
+    """Return the texts of all parts, in their order.
+
+    Example:
+        >>> one = TextIds(np.array([7, 8], np.int32), np.array([0, 2]))
+        >>> join_texts([one, one]).offsets.tolist()
+        [0, 2, 4]
+    """
+    ids = np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)])
+    return TextIds(ids, offsets_of(np.concatenate([part.lengths for part in parts])))
+
+
 def encode_texts(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> TextIds:
     """Return the ids of texts; special tokens that are spelled out in them are read as text.
 

@@ -1,4 +1,7 @@
-"""A trained run as its folder holds it: data to be asked (`lmmodel.asking`), or to begin with."""
+"""A trained run as its folder holds it, and texts as it reads them: data.
+
+What it can be asked is `lmmodel.asking`; another run may begin with its weights.
+"""
 
 from __future__ import annotations
 
@@ -100,9 +103,6 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
 def listed(texts: Sequence[str] | str) -> Sequence[str]:
     """Return one text as a list of it, others as they are."""
     return [texts] if isinstance(texts, str) else texts
-
-
-# Texts as a run reads them.
 
 
 def encode_given(tokenizer: Tokenizer, texts: Sequence[str]) -> TextIds:

@@ -1,4 +1,4 @@
-"""docs/using-a-model.md is true: its examples run, in an empty folder, on what it says is there."""
+"""docs/using-a-model.md and serving.md are true: their examples run on what they say is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.cli.commands import make_text, succeed
 from tests.lmdata.builds import InlineWorkers
 
 PAGE = (Path(__file__).parents[1] / "docs" / "using-a-model.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+SERVING = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE + SERVING, re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^(lm(?:data|model) .*)$", PAGE.split("## 5.")[1], re.MULTILINE)
 
 FAST = "--device cpu --num-steps 3 --set batch.size=4 --set evaluation.num_examples=4"
@@ -87,4 +88,4 @@ def test_ten_commands_lead_from_text_to_a_classifier(
 
 def test_there_are_five_examples() -> None:
     assert len(re.findall(r"^## \d\.", PAGE, re.MULTILINE)) == 5
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 4 + 1

@@ -99,6 +99,10 @@ def test_the_wheel_works_away_from_the_checkout(archives: Path, tmp_path: Path) 
             assert any((tmp_path / "it").glob("*.txt"))
 
 
+def test_the_wheel_holds_the_page_that_is_served(wheel: set[str]) -> None:
+    assert "lmmodel/serving/page.html" in wheel
+
+
 def test_every_package_of_the_checkout_is_listed_for_installation() -> None:
     """The quick form of the test of the wheel, for those who add a subpackage."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

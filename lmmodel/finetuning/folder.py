@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from lmmodel.device import resolve_device
 from lmmodel.errors import CheckpointError, RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.data import FinetuneConfig
+from lmmodel.inference import state_of_weights
 from lmmodel.saving.checkpoint import load_tensors, save_tensors
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.tasks.known import TASKS
-from lmmodel.tasks.model import TaskModel
+from lmmodel.tasks.model import TaskModel, prepare_task
 from lmmodel.tasks.task import AnyTask
 
 # 2: whether numbers are of pairs was not said; 1: modern models spoke by their first token.
@@ -66,6 +67,19 @@ class FineTuned:
     model: TaskModel  # float32, in evaluation mode
     tokenizer: Tokenizer
     device: torch.device
+    _prepared: list[tuple[object, TaskModel]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+
+    def prepared(self) -> TaskModel:
+        """Return the model with its products laid out: made at the first call, then kept.
+
+        It is made anew where the weights were changed since.
+        """
+        state = state_of_weights(self.model)
+        if not self._prepared or self._prepared[0][0] != state:
+            self._prepared[:] = [(state, prepare_task(self.model))]
+        return self._prepared[0][1]
 
     @property
     def task(self) -> AnyTask:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from lmmodel.errors import FitError
 from lmmodel.finetuning.folder import FineTuned
 from lmmodel.tasks.answering import SpanAnswer
 from lmmodel.tasks.classification import Classification
-from lmmodel.tasks.examples import Predictions
+from lmmodel.tasks.examples import Floats, Predictions, TaskExamples
 from lmmodel.tasks.known import read_task_file
 from lmmodel.tasks.model import predict_logits
 from lmmodel.tasks.questions import make_question_rows
@@ -26,24 +24,9 @@ from lmmodel.tasks.tagging import Tagging
 from lmmodel.tasks.task import AnyTask, Scores, encode_task, make_predictions
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import make_text_rows
-from lmmodel.tasks.words import make_word_rows
+from lmmodel.tasks.words import make_word_rows, split_words
 
 T = TypeVar("T")
-
-# Words and signs of a text whose combining marks are all the same one, and whose joiners too.
-_MARK, _JOINER = "\u0301", "\u200d"
-_JOINERS = "\u200c\u200d"  # they stand inside words, as in Persian, and between parts of an emoji
-_SKIN_TONES = "\U0001f3fb-\U0001f3ff"
-_FLAG = "[\U0001f1e6-\U0001f1ff]{2}"
-_LETTER = rf"[^\W\d_]{_MARK}*"
-_PART = rf"(?:\w[{_MARK}{_JOINER}]*)+"
-_SIGN = rf"[^\w\s]{_MARK}*"
-_WORD = re.compile(
-    rf"(?:{_LETTER}\.){{2,}}|{_LETTER}(?:\.{_LETTER})+(?!\w)|{_FLAG}"
-    rf"|{_PART}(?:(?:['’]|(?<=\d)[.,](?=\d)){_PART})*"
-    rf"|{_SIGN}(?:{_JOINER}{_SIGN})*{_JOINER}*"
-)
-_BELONGS = re.compile(f"[{_SKIN_TONES}\U000e0020-\U000e007f]")  # tags spell flags of regions
 
 
 @dataclass(frozen=True)
@@ -70,6 +53,22 @@ def classify(
     Raises:
         FitError: another task, a text is blank, or pairs are missing, too many or without effect
     """
+    found = answer_rows(model, rows_to_classify(model, texts, pairs))
+    answers = [
+        dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
+        for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
+    ]
+    return Answered(answers, found.counts)
+
+
+def rows_to_classify(
+    model: FineTuned, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> Any:
+    """Return texts, or pairs of them, as the rows of a task.
+
+    Raises:
+        FitError: as `classify`
+    """
     check_verb(model.path, model.task, "classify")
     reads_pairs = model.record.has_pairs
     if reads_pairs and pairs is None:
@@ -80,48 +79,7 @@ def classify(
         raise FitError(f"{len(texts)} texts and {len(pairs)} second texts: one each is needed")
     _check_texts("text", texts)
     _check_texts("second text", pairs or ())
-    found = answer_rows(model, make_text_rows(texts, pairs))
-    return Answered(
-        [
-            dataclasses.replace(one, text=text, pair=pairs[index] if pairs else None)
-            for index, (one, text) in enumerate(zip(found.answers, texts, strict=True))
-        ],
-        found.counts,
-    )
-
-
-def split_words(text: str) -> tuple[list[str], list[bool]]:
-    """Return words and punctuation marks, and whether white space stands before each.
-
-    A word is letters and digits, with apostrophes between them. A combining mark or joiner (of
-    Hindi, Arabic, Persian, "é" written as two) belongs to what it follows, a point or comma between
-    two digits to the number, points between single letters to the abbreviation ("U.S.A.", "e.g."),
-    and what makes one emoji stays one. Every other sign stands alone.
-
-    Example:
-        >>> split_words("Don't pay 3.50, now.")
-        (["Don't", 'pay', '3.50', ',', 'now', '.'], [False, True, True, False, True, False])
-    """
-    found = [match.span() for match in _WORD.finditer(_with_one_mark(text))]
-    words = [text[start:stop] for start, stop in found]
-    return words, [text[start - 1 : start].isspace() for start, _ in found]
-
-
-def _with_one_mark(text: str) -> str:
-    """Return a text of the same length, its combining marks and its joiners replaced by one each.
-
-    The colour of an emoji's skin is a mark like others.
-    """
-    if text.isascii():
-        return text
-    return "".join(
-        _JOINER
-        if sign in _JOINERS
-        else _MARK
-        if unicodedata.category(sign)[0] == "M" or _BELONGS.match(sign)
-        else sign
-        for sign in text
-    )
+    return make_text_rows(texts, pairs)
 
 
 def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Answered[Tagging]:
@@ -136,6 +94,15 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
     Raises:
         FitError: another task, or a text without a word
     """
+    return answer_rows(model, rows_to_tag(model, texts))
+
+
+def rows_to_tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Any:
+    """Return texts, or lists of words, as the rows of a task.
+
+    Raises:
+        FitError: as `tag`
+    """
     check_verb(model.path, model.task, "tag")
     split = [
         split_words(text) if isinstance(text, str) else (list(text), [True] * len(text))
@@ -144,8 +111,7 @@ def tag(model: FineTuned, texts: Sequence[str] | Sequence[Sequence[str]]) -> Ans
     for index, (words, _) in enumerate(split):
         if not words or not all(word.strip() for word in words):
             raise FitError(f"text {index + 1} has no word, or an empty one: {texts[index]!r}")
-    rows = make_word_rows([words for words, _ in split], [space for _, space in split])
-    return answer_rows(model, rows)
+    return make_word_rows([words for words, _ in split], [space for _, space in split])
 
 
 def answer(
@@ -163,6 +129,20 @@ def answer(
     Raises:
         FitError: another task, a question or passage is blank, or not one passage a question
     """
+    found = answer_rows(model, rows_to_answer(model, questions, passages))
+    answers = [
+        dataclasses.replace(one, question=question)
+        for one, question in zip(found.answers, questions, strict=True)
+    ]
+    return Answered(answers, found.counts)
+
+
+def rows_to_answer(model: FineTuned, questions: Sequence[str], passages: Sequence[str]) -> Any:
+    """Return questions and passages as the rows of a task.
+
+    Raises:
+        FitError: as `answer`
+    """
     check_verb(model.path, model.task, "answer")
     if len(passages) == 1:
         passages = [*passages] * len(questions)
@@ -173,14 +153,7 @@ def answer(
         )
     _check_texts("question", questions)
     _check_texts("passage", passages)
-    found = answer_rows(model, make_question_rows(questions, passages))
-    return Answered(
-        [
-            dataclasses.replace(one, question=question)
-            for one, question in zip(found.answers, questions, strict=True)
-        ],
-        found.counts,
-    )
+    return make_question_rows(questions, passages)
 
 
 def answer_rows(model: FineTuned, rows: Any) -> Answered[Any]:
@@ -193,16 +166,33 @@ def answer_rows(model: FineTuned, rows: Any) -> Answered[Any]:
     Raises:
         DivergedError: the weights are damaged
     """
-    record, task = model.record, model.task
     if not len(rows):
         return Answered([], {})
-    examples = encode_task(
-        task, rows, model.tokenizer, record.labels, record.max_seq_length, is_training=False
+    examples = encode_rows(model, rows)
+    return tell_rows(model, rows, examples, predict_logits(model.prepared(), examples))
+
+
+def encode_rows(model: FineTuned, rows: Any) -> TaskExamples:
+    """Return the examples of rows that the model is asked about."""
+    record = model.record
+    return encode_task(
+        model.task, rows, model.tokenizer, record.labels, record.max_seq_length, is_training=False
     )
-    logits = predict_logits(model.model, examples)
-    found = make_predictions(task, examples, logits, rows, record.labels)
+
+
+def tell_rows(model: FineTuned, rows: Any, examples: TaskExamples, logits: Floats) -> Answered[Any]:
+    """Return what logits say about rows.
+
+    Args:
+        model: of any task
+        rows: as its task reads them
+        examples: of these rows
+        logits: float32 (E, C), or (T, C) where the task is not over sequences
+    """
+    labels = model.record.labels
+    found = make_predictions(model.task, examples, logits, rows, labels)
     counts = {reason: count for reason, count in examples.counts.items() if count}
-    return Answered(task.answers(rows, found, record.labels), counts)
+    return Answered(model.task.answers(rows, found, labels), counts)
 
 
 def check_verb(path: Path, task: AnyTask, verb: str) -> None:
@@ -279,10 +269,8 @@ def score_file(tuned: FineTuned, file: TaskFile) -> FileScores:
         kind = "pairs of texts" if record.has_pairs else "single texts"
         raise FitError(f"{tuned.path} was fine-tuned on {kind}: name such columns of {file.path}")
     references = task.references(rows, record.labels)
-    examples = encode_task(
-        task, rows, tuned.tokenizer, record.labels, record.max_seq_length, is_training=False
-    )
-    logits = predict_logits(tuned.model, examples)
+    examples = encode_rows(tuned, rows)
+    logits = predict_logits(tuned.prepared(), examples)
     found = make_predictions(task, examples, logits, rows, record.labels)
     try:
         scores = task.score(found, references, record.labels)

@@ -26,7 +26,7 @@ class Embeddings:
 
 def embed(
     run: Run,
-    texts: Sequence[str],
+    texts: Sequence[str] | TextIds,
     *,
     normalize: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -38,14 +38,15 @@ def embed(
 
     Args:
         run: any model
-        texts: each with a token at least
+        texts: each with a token at least; or their ids
         normalize: whether vectors get length 1, so that their product is the cosine
         progress: called with windows finished and their number
 
     Raises:
         FitError: a text is empty
     """
-    encoded, frame = encode_given(run.tokenizer, texts), frame_of(run)
+    encoded = texts if isinstance(texts, TextIds) else encode_given(run.tokenizer, texts)
+    frame = frame_of(run)
     most = run.model.config.max_position_embeddings - frame.num_tokens
     if most < 1:
         raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,30 +84,33 @@ def generate(
     Raises:
         FitError: the model is masked, or a prompt is empty or leaves no room
     """
-    if not run.can_generate:
-        raise FitError(
-            f"{run.path} learned by the objective {run.record.config.objective.name}, which does "
-            "not tell what comes next: to generate, train one with --objective clm; ask this by "
-            f"{'fill-mask, ' if run.objective.can_fill_masks else ''}score or embed"
-        )
     config = config or GenerationConfig()
-    encoded = _encode_prompts(run, prompts)
-    lengths = np.array([len(ids) for ids in encoded], np.int64)
-    room = np.minimum(config.max_new_tokens, run.model.config.max_position_embeddings - lengths)
+    encoded = encode_beginnings(run, prompts)
+    lengths, room = room_after(run, encoded, config)
     results: list[Generation | None] = [None] * len(prompts)
     num_done = 0
     for group in split_by_tokens(lengths + room, _MAX_PLACES):
-        loop = _Loop(run, config, [encoded[index] for index in group], group, room[group])
-        for index, ids, stopped_by in loop.run_out():
-            results[index] = _describe(run, prompts[index], encoded[index], ids, stopped_by)
+        loop = GenerationLoop(run, config, [encoded[index] for index in group], group, room[group])
+        for index, ids, stopped_by in itertools.chain.from_iterable(loop.steps()):
+            results[index] = describe(run, prompts[index], encoded[index], ids, stopped_by)
             num_done += 1
             if progress is not None:
                 progress(num_done, len(prompts))
     return [result for result in results if result is not None]
 
 
-def _encode_prompts(run: Run, prompts: Sequence[str]) -> list[np.ndarray]:
-    """Return the ids of each prompt, int64 (T_i,); rows of hybrid training begin with cls."""
+def encode_beginnings(run: Run, prompts: Sequence[str]) -> list[np.ndarray]:
+    """Return the ids of each prompt, int64 (T_i,); rows of hybrid training begin with cls.
+
+    Raises:
+        FitError: the model is masked, or a prompt is empty or leaves no room
+    """
+    if not run.can_generate:
+        raise FitError(
+            f"{run.path} learned by the objective {run.record.config.objective.name}, which does "
+            "not tell what comes next: to generate, train one with --objective clm; ask this by "
+            f"{'fill-mask, ' if run.objective.can_fill_masks else ''}score or embed"
+        )
     texts = encode_given(run.tokenizer, prompts)
     before = [] if run.is_causal else [run.tokenizer.require_special("cls")]
     most = run.model.config.max_position_embeddings
@@ -123,9 +127,19 @@ def _encode_prompts(run: Run, prompts: Sequence[str]) -> list[np.ndarray]:
     return encoded
 
 
-def _describe(
+def room_after(
+    run: Run, encoded: Sequence[np.ndarray], config: GenerationConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of each prompt, and how many may follow: int64 (S,) each."""
+    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    most = run.model.config.max_position_embeddings
+    return lengths, np.minimum(config.max_new_tokens, most - lengths)
+
+
+def describe(
     run: Run, prompt: str, prompt_ids: np.ndarray, ids: list[int], stopped_by: Stop
 ) -> Generation:
+    """Return one prompt and what the model went on with."""
     tokenizer = run.tokenizer
     return Generation(
         prompt=prompt,
@@ -136,8 +150,19 @@ def _describe(
     )
 
 
-class _Loop:
-    """Prompts that go on side by side, each until it ends."""
+class GenerationLoop:
+    """Prompts that go on side by side, each until it ends.
+
+    Args:
+        run: of a model that generates
+        config: how tokens are chosen
+        prompts: int64 (T_i,) ids of each
+        indices: int64 (S,), addresses of their random numbers
+        room: int64 (S,), tokens that may be added, at least 1
+
+    Attributes:
+        ids: of each prompt's continuation so far
+    """
 
     def __init__(
         self,
@@ -150,17 +175,21 @@ class _Loop:
         self._run = run
         self._config = config
         self._prompts = prompts
-        self._indices = indices  # int64 (S,), addresses of the random numbers
-        self._room = room  # int64 (S,), tokens that may be added
+        self._indices = indices
+        self._room = room
         self._end_id = _end_id(run)
+        self.ids: list[list[int]] = [[] for _ in prompts]
 
     @torch.inference_mode()
-    def run_out(self) -> list[tuple[int, list[int], Stop]]:
-        """Return (index, ids of the continuation, why it stopped) of each prompt."""
-        run, finished = self._run, []
+    def steps(self) -> Iterator[list[tuple[int, list[int], Stop]]]:
+        """Yield after each token (index, ids of the continuation, why it stopped) of the finished.
+
+        Raises:
+            DivergedError: what the model computes is not finite
+        """
+        run, ids = self._run, self.ids
         past, batch = self._start()
         rows = batch.cu_seqlens[1:].long() - 1
-        ids: list[list[int]] = [[] for _ in self._prompts]
         alive = list(range(len(self._prompts)))
         while alive:
             hidden = run.model(batch, is_causal=True, rows=rows, past=past)
@@ -168,7 +197,7 @@ class _Loop:
             check_finite(run, logits)
             chosen = self._choose(logits, alive, len(ids[alive[0]]))
             stopped = [self._stop(ids[i], i, token) for i, token in zip(alive, chosen, strict=True)]
-            finished += [
+            yield [
                 (int(self._indices[i]), ids[i], why)
                 for i, why in zip(alive, stopped, strict=True)
                 if why is not None
@@ -179,7 +208,6 @@ class _Loop:
             alive = [alive[row] for row in going]
             batch = self._next(ids, alive)
             rows = torch.arange(len(alive), device=run.device)
-        return finished
 
     def _start(self) -> tuple[KeyValues, Batch]:
         config, device = self._run.model.config, self._run.device

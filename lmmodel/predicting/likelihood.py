@@ -93,14 +93,27 @@ def log_likelihoods(
     windows = windows_of(run, encoded, frame)
     model = run.prepared(precision)
     scores = token_scores(run, model, encoded, frame, windows, progress=progress)
-    num_texts = len(encoded)
-    text = np.repeat(np.arange(num_texts), encoded.lengths)
+    return sum_scores(texts, encoded, scores, windows.num_cut)
+
+
+def sum_scores(
+    texts: Sequence[str], encoded: TextIds, scores: np.ndarray, num_windowed: int
+) -> Likelihoods:
+    """Return the likelihood of each text from those of its tokens.
+
+    Args:
+        texts: N
+        encoded: their ids, T in all
+        scores: float64 (T,), NaN of tokens that are given
+        num_windowed: texts longer than the model takes
+    """
+    text = np.repeat(np.arange(len(encoded)), encoded.lengths)
     is_scored = ~np.isnan(scores)
     return Likelihoods(
-        total=np.bincount(text[is_scored], scores[is_scored], minlength=num_texts),
-        num_tokens=np.bincount(text[is_scored], minlength=num_texts),
+        total=np.bincount(text[is_scored], scores[is_scored], minlength=len(encoded)),
+        num_tokens=np.bincount(text[is_scored], minlength=len(encoded)),
         num_bytes=np.array([len(t.encode("utf-8", "surrogatepass")) for t in texts], np.int64),
-        num_windowed=windows.num_cut,
+        num_windowed=num_windowed,
     )
 
 

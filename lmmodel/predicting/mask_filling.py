@@ -44,6 +44,22 @@ def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[li
             has fewer pieces than `top_k`
         ValueError: `top_k` is below 1
     """
+    encoded, places = read_masks(run, texts, top_k=top_k)
+    logits = masked_logits(run, encoded, places)  # one (P_i, V) each
+    return [
+        fillings(run, ids, at, rows, top_k)
+        for ids, at, rows in zip(encoded, places, logits, strict=True)
+    ]
+
+
+def read_masks(
+    run: Run, texts: Sequence[str], *, top_k: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the ids of each text, int64 (T_i,), and its masked places, int64 (P_i,).
+
+    Raises:
+        TokenizerError, FitError, ValueError: as `fill_mask`
+    """
     if not run.objective.can_fill_masks:
         raise FitError(
             f"{run.path} learned by the objective {run.record.config.objective.name}, which fills "
@@ -65,11 +81,7 @@ def fill_mask(run: Run, texts: Sequence[str], *, top_k: int = 5) -> list[list[li
                 f"{text!r} has no {run.tokenizer.special_tokens['mask']}: put it where a word is "
                 "to be filled in"
             )
-    logits = masked_logits(run, encoded, places)  # one (P_i, V) each
-    return [
-        [_fillings(run, ids, int(place), row, top_k) for place, row in zip(at, rows, strict=True)]
-        for ids, at, rows in zip(encoded, places, logits, strict=True)
-    ]
+    return encoded, places
 
 
 def encode_prompts(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
@@ -143,13 +155,31 @@ def _mask_id(run: Run) -> int:
     return index
 
 
-def _fillings(run: Run, ids: np.ndarray, place: int, logits: Tensor, top_k: int) -> list[Filling]:
+def fillings(
+    run: Run, ids: np.ndarray, places: np.ndarray, logits: Tensor, top_k: int
+) -> list[list[Filling]]:
+    """Return guesses for each masked place of a text, best first.
+
+    Args:
+        run: the model
+        ids: int64 (T,) of the text
+        places: int64 (P,) where it is masked
+        logits: float32 (P, V)
+        top_k: guesses of each place
+    """
+    return [
+        _guesses(run, ids, int(place), row, top_k)
+        for place, row in zip(places, logits, strict=True)
+    ]
+
+
+def _guesses(run: Run, ids: np.ndarray, place: int, logits: Tensor, top_k: int) -> list[Filling]:
     logits = logits[: run.tokenizer.vocab_size]  # a model may have rows that no piece uses
     probabilities, best = logits.softmax(0).topk(top_k)
-    fillings = []
+    guesses = []
     for probability, index in zip(probabilities.tolist(), best.tolist(), strict=True):
         filled = ids.copy()
         filled[place] = index
         text = run.tokenizer.decode(filled, skip_special_tokens=True)
-        fillings.append(Filling(run.tokenizer.piece(index), index, probability, text))
-    return fillings
+        guesses.append(Filling(run.tokenizer.piece(index), index, probability, text))
+    return guesses

@@ -5,17 +5,20 @@ B sequences of T tokens in all; D hidden_size; C outputs of the head.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmdata.ragged import ranges
+from lmdata.ragged import offsets_of, ranges
 from lmmodel.adapters import merged
 from lmmodel.batch import Batch, make_batch
 from lmmodel.cores import num_cores
 from lmmodel.errors import DivergedError
 from lmmodel.families import ModelConfig
-from lmmodel.inference import map_batches, split_by_tokens
+from lmmodel.inference import TiledHead, TiledTransformer, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer, init_weights
 from lmmodel.optimizing import LoraConfig
 from lmmodel.packing import LEAST_TOKENS
@@ -106,6 +109,20 @@ def adopt_weights(model: TaskModel, pretrained: Transformer) -> None:
             weight.copy_(theirs)
 
 
+def prepare_task(model: TaskModel) -> TaskModel:
+    """Return the model for many answers: itself, or a twin as `inference.prepare` makes it.
+
+    Args:
+        model: float32, in evaluation mode
+    """
+    backbone = prepare(model.backbone)
+    if not isinstance(backbone, TiledTransformer):
+        return model
+    twin = copy.copy(model)
+    twin._modules = {**model._modules, "backbone": backbone, "head": TiledHead(model.head)}
+    return twin
+
+
 # Examples as packed batches, and the logits of all of them.
 
 
@@ -129,6 +146,23 @@ def pack_labels(examples: TaskExamples, rows: np.ndarray) -> Tensor:
     assert examples.labels is not None
     places = token_places(examples, rows) if examples.labels_are_by_token else rows
     return torch.from_numpy(examples.labels[places])
+
+
+def join_examples(parts: Sequence[TaskExamples]) -> TaskExamples:
+    """Return the examples of all parts for `predict_logits`: their tokens, and nothing else.
+
+    Args:
+        parts: at least one
+    """
+    lengths = np.concatenate([part.lengths for part in parts])
+    return TaskExamples(
+        num_rows=len(lengths),
+        input_ids=np.concatenate([part.input_ids for part in parts]),
+        token_type_ids=np.concatenate([part.token_type_ids for part in parts]),
+        offsets=offsets_of(lengths),
+        row=np.arange(len(lengths)),
+        labels=None,
+    )
 
 
 def predict_logits(

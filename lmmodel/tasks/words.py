@@ -13,6 +13,8 @@ R rows of the file; W words of all of them.
 from __future__ import annotations
 
 import collections
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -339,3 +341,55 @@ def _join_words(
     has_space_after[inside[-1]] = token.has_space_after
     read.counts["multiword tokens"] += 1
     read.counts["multiword tokens whose words do not spell them"] += not is_spelled
+
+
+# Words of running text.
+
+# Words and signs of a text whose combining marks are all the same one, and whose joiners too.
+_MARK, _JOINER = "\u0301", "\u200d"
+_JOINERS = "\u200c\u200d"  # they stand inside words, as in Persian, and between parts of an emoji
+_SKIN_TONES = "\U0001f3fb-\U0001f3ff"
+_FLAG = "[\U0001f1e6-\U0001f1ff]{2}"
+_LETTER = rf"[^\W\d_]{_MARK}*"
+_PART = rf"(?:\w[{_MARK}{_JOINER}]*)+"
+_SIGN = rf"[^\w\s]{_MARK}*"
+_WORD = re.compile(
+    rf"(?:{_LETTER}\.){{2,}}|{_LETTER}(?:\.{_LETTER})+(?!\w)|{_FLAG}"
+    rf"|{_PART}(?:(?:['’]|(?<=\d)[.,](?=\d)){_PART})*"
+    rf"|{_SIGN}(?:{_JOINER}{_SIGN})*{_JOINER}*"
+)
+_BELONGS = re.compile(f"[{_SKIN_TONES}\U000e0020-\U000e007f]")  # tags spell flags of regions
+
+
+def split_words(text: str) -> tuple[list[str], list[bool]]:
+    """Return words and punctuation marks, and whether white space stands before each.
+
+    A word is letters and digits, with apostrophes between them. A combining mark or joiner (of
+    Hindi, Arabic, Persian, "é" written as two) belongs to what it follows, a point or comma between
+    two digits to the number, points between single letters to the abbreviation ("U.S.A.", "e.g."),
+    and what makes one emoji stays one. Every other sign stands alone.
+
+    Example:
+        >>> split_words("Don't pay 3.50, now.")
+        (["Don't", 'pay', '3.50', ',', 'now', '.'], [False, True, True, False, True, False])
+    """
+    found = [match.span() for match in _WORD.finditer(_with_one_mark(text))]
+    words = [text[start:stop] for start, stop in found]
+    return words, [text[start - 1 : start].isspace() for start, _ in found]
+
+
+def _with_one_mark(text: str) -> str:
+    """Return a text of the same length, its combining marks and its joiners replaced by one each.
+
+    The colour of an emoji's skin is a mark like others.
+    """
+    if text.isascii():
+        return text
+    return "".join(
+        _JOINER
+        if sign in _JOINERS
+        else _MARK
+        if unicodedata.category(sign)[0] == "M" or _BELONGS.match(sign)
+        else sign
+        for sign in text
+    )

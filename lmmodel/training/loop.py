@@ -22,13 +22,8 @@ from lmmodel.saving.metrics import finite_or_none
 from lmmodel.saving.run import RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE, Reporter
+from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, TRAINED_PART, Reporter
 from lmmodel.training.step import batch_flops
-
-UNIGRAM_ADVICE = (
-    "Train longer, or try optimizer.name=muon, another optimizer.lr or a longer "
-    "schedule.warmup_ratio"
-)
 
 # So many steps in a row may be skipped as bad before the run stops.
 MAX_SKIPPED_IN_A_ROW = 20
@@ -103,6 +98,8 @@ class Trainer:
         num_before = self.reporter.num_tokens
         if self.is_main:
             self.reporter.open(self.step)
+            if self.learner.trained.part != "full":
+                self._note(self.learner.trained.sentence, TRAINED_PART)
         try:
             with _patience() as stop, _no_garbage_collection():
                 self._loop(stop)
@@ -180,13 +177,8 @@ class Trainer:
             self.evaluation = evaluate(self.learner.model, self.held_out, self.learner.device)
         if is_logged and self.is_main:
             self.reporter.evaluated(self.step, self.evaluation)
-            since = self.reporter.on_unigram_line_since()
-            if since is not None:
-                self._note(
-                    f"held-out loss has been on the unigram line since step {since}: the model "
-                    f"guesses by frequency alone. {UNIGRAM_ADVICE}",
-                    UNIGRAM_LINE,
-                )
+            for found in self.reporter.new_findings():
+                self._note(f"{found.message}. {found.advice}", found.name)
 
     def _save(self) -> None:
         if self.step == self.saved_step:

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from lmmodel.config import LoggingConfig, TrainConfig
-from lmmodel.evaluation import UNIGRAM_MARGIN, Evaluation
+from lmmodel.diagnosing.curves import SKIPPED_STEP as SKIPPED_STEP
+from lmmodel.diagnosing.curves import Finding, examine
+from lmmodel.evaluation import Evaluation
+from lmmodel.gates import level_names
 from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
     METRICS_NAME,
@@ -21,7 +24,6 @@ from lmmodel.saving.metrics import (
     check_can_draw,
     find_tensorboard,
     finite_or_none,
-    on_line_since,
     plot_losses,
     read_metrics,
 )
@@ -30,8 +32,10 @@ from lmmodel.training.learner import StepResult
 PICTURE_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
 
-# What a notice in metrics.jsonl is about, for programs; its message is for people.
-OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE = "out-of-memory", "skipped-step", "unigram-line"
+# What a notice in metrics.jsonl is about, for programs, or the name of a finding; its message is
+# for people.
+OUT_OF_MEMORY = "out-of-memory"
+TRAINED_PART = "trained-part"
 
 # Seconds that a picture stays as it is while training goes on: drawing takes half a second.
 REDRAW_S = 30.0
@@ -161,16 +165,14 @@ class Reporter:
         figures = {f"validation_{name}": value for name, value in evaluation.figures().items()}
         self._write({"step": step, **figures})
 
-    def on_unigram_line_since(self) -> int | None:
-        """Return since which step the held-out loss sits on the line, once: for a tenth of the run.
+    def new_findings(self) -> list[Finding]:
+        """Return what the curves say is wrong, each thing once in a run.
 
         Told from metrics.jsonl, so a resumed run says it where it would have said it.
         """
         entries = read_metrics(self.output / METRICS_NAME)
-        since = on_line_since(entries, UNIGRAM_MARGIN)
-        is_short = since is None or entries[-1]["step"] - since < self.num_steps / 10
-        was_said = any(entry.get("notice") == UNIGRAM_LINE for entry in entries)
-        return None if is_short or was_said else since
+        said = {entry.get("notice") for entry in entries}
+        return [found for found in examine(entries, self.num_steps) if found.name not in said]
 
     def draw(self, evaluation: Evaluation | None, *, is_last: bool) -> None:
         """Draw the losses so far, where a picture is wanted, if the last one is old, or the end."""
@@ -179,8 +181,8 @@ class Reporter:
             return
         self._drawn_s = time.monotonic()
         entries = read_metrics(self.output / METRICS_NAME)
-        unigram_loss = None if evaluation is None else evaluation.unigram_loss
-        plot_losses(entries, self.output / PICTURE_NAME, unigram_loss)
+        levels = {} if evaluation is None else level_names(evaluation.figures())
+        plot_losses(entries, self.output / PICTURE_NAME, levels)
 
     def say(self, step: int, message: str, notice: str) -> None:
         """Say something once: in metrics.jsonl and on the progress display."""

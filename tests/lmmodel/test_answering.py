@@ -13,7 +13,8 @@ from lmdata.tokenizer import load_tokenizer
 from lmmodel.asking import Pretrained, Specialist
 from lmmodel.errors import FitError, RunError
 from lmmodel.handover.stock import export_model
-from lmmodel.predicting.answering import answer, classify, split_words, tag
+from lmmodel.predicting.answering import answer, classify, tag
+from lmmodel.tasks.words import split_words
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 
 TEXTS = ["the cat sees the river.", "a dog", "one bird paints green apples without a word."]

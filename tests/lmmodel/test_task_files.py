@@ -837,5 +837,5 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path, extension: str) -> 
     piece = b"sentence\tlabel\n" + b"a" * (1 << 20)
     path = write(tmp_path / f"a.tsv{extension}", COMPRESS[extension](piece + bytes(100 << 20)))
     assert path.stat().st_size < 200_000
-    with pytest.raises(TaskError, match="read as .*: it holds more than the"):
+    with pytest.raises(TaskError, match=r"read as .*: it holds more than the"):
         read_task_file(path, "sequence-classification", TaskFormat())

@@ -1,0 +1,1 @@
+"""How token stores are written in the formats of other trainers."""

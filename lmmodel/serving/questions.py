@@ -1,0 +1,242 @@
+"""What models can be asked, by the functions that the command line calls one after the other.
+
+A question is the request of one client; those of one class and model share batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lmdata.ragged import offsets_of
+from lmmodel.errors import FitError
+from lmmodel.predicting.embedding import Embeddings, embed
+from lmmodel.predicting.generation import (
+    Generation,
+    GenerationConfig,
+    GenerationLoop,
+    describe,
+    encode_beginnings,
+    room_after,
+)
+from lmmodel.predicting.likelihood import (
+    Likelihoods,
+    sum_scores,
+    token_scores,
+    windows_of,
+)
+from lmmodel.predicting.mask_filling import Filling, fillings, masked_logits, read_masks
+from lmmodel.serving.question import AnyQuestion, Model, Tokens, split_like
+from lmmodel.serving.task_questions import Answer, Classify, Tag
+from lmmodel.texts import TextIds, join_texts
+from lmmodel.trained import Run, encode_given, frame_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """A vector for each text; the answer is `embedding.Embeddings`."""
+
+    verb: ClassVar[str] = "embed"
+    texts: Sequence[str] | Sequence[Sequence[int]]
+    """Each a text or, all of them, ids of the model's tokenizer."""
+    normalize: bool = True
+
+    @classmethod
+    def is_for(cls, model: Model) -> bool:
+        """Whether it is pretrained."""
+        return isinstance(model, Run)
+
+    def read(self, model: Model) -> TextIds:
+        """Return the ids of the texts."""
+        assert isinstance(model, Run)
+        if self.texts and isinstance(self.texts[0], str):
+            return encode_given(model.tokenizer, self.texts)  # type: ignore[arg-type]
+        return given_ids(model, self.texts)  # type: ignore[arg-type]
+
+    def count_tokens(self, model: Model, reading: TextIds) -> Tokens:
+        """Return the tokens of the texts, special ones included."""
+        assert isinstance(model, Run)
+        num = len(reading.ids) + len(reading) * frame_of(model).num_tokens
+        return Tokens(num, num)
+
+    @classmethod
+    def compute(cls, model: Model, asked: Sequence[tuple[Embed, TextIds]]) -> list[Embeddings]:
+        """Return the vectors of each question."""
+        assert isinstance(model, Run)
+        most = model.model.config.max_position_embeddings - frame_of(model).num_tokens
+        answers: list[Any] = [None] * len(asked)
+        for normalize in (True, False):
+            own = [i for i, (question, _) in enumerate(asked) if question.normalize == normalize]
+            readings = [asked[i][1] for i in own]
+            if own:
+                found = embed(model, join_texts(readings), normalize=normalize).vectors
+                parts = split_like(found, list(map(len, readings)))
+                for i, ids, vectors in zip(own, readings, parts, strict=True):
+                    answers[i] = Embeddings(vectors, int((ids.lengths > most).sum()))
+        return answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillMask:
+    """Guesses for each masked place of each text, as `mask_filling.fill_mask` returns them."""
+
+    verb: ClassVar[str] = "fill-mask"
+    texts: Sequence[str]
+    top_k: int = 5
+
+    @classmethod
+    def is_for(cls, model: Model) -> bool:
+        """Whether it was trained on masked tokens."""
+        return isinstance(model, Run) and model.objective.can_fill_masks
+
+    def read(self, model: Model) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the ids of each text, and its masked places."""
+        assert isinstance(model, Run)
+        return read_masks(model, self.texts, top_k=self.top_k)
+
+    def count_tokens(
+        self, model: Model, reading: tuple[list[np.ndarray], list[np.ndarray]]
+    ) -> Tokens:
+        """Return the tokens of the texts."""
+        num = sum(map(len, reading[0]))
+        return Tokens(num, num)
+
+    @classmethod
+    def compute(
+        cls,
+        model: Model,
+        asked: Sequence[tuple[FillMask, tuple[list[np.ndarray], list[np.ndarray]]]],
+    ) -> list[list[list[list[Filling]]]]:
+        """Return the guesses of each question."""
+        assert isinstance(model, Run)
+        encoded = [ids for _, reading in asked for ids in reading[0]]
+        places = [own for _, reading in asked for own in reading[1]]
+        logits = iter(masked_logits(model, encoded, places))
+        return [
+            [
+                fillings(model, ids, own, next(logits), question.top_k)
+                for ids, own in zip(*reading, strict=True)
+            ]
+            for question, reading in asked
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How likely a model finds each text: `likelihood.Likelihoods`."""
+
+    verb: ClassVar[str] = "score"
+    texts: Sequence[str]
+
+    @classmethod
+    def is_for(cls, model: Model) -> bool:
+        """Whether it is pretrained."""
+        return isinstance(model, Run)
+
+    def read(self, model: Model) -> TextIds:
+        """Return the ids of the texts."""
+        assert isinstance(model, Run)
+        return encode_given(model.tokenizer, self.texts)
+
+    def count_tokens(self, model: Model, reading: TextIds) -> Tokens:
+        """Return the tokens of the texts, and those computed: of a masked model each copy's."""
+        assert isinstance(model, Run)
+        lengths = reading.lengths + frame_of(model).num_tokens
+        computed = lengths.sum() if model.is_causal else (lengths * reading.lengths).sum()
+        return Tokens(int(lengths.sum()), int(computed))
+
+    @classmethod
+    def compute(cls, model: Model, asked: Sequence[tuple[Score, TextIds]]) -> list[Likelihoods]:
+        """Return the likelihoods of each question."""
+        assert isinstance(model, Run)
+        joined, frame = join_texts([ids for _, ids in asked]), frame_of(model)
+        windows = windows_of(model, joined, frame)
+        scores = token_scores(model, model.prepared(), joined, frame, windows)
+        most = model.model.config.max_position_embeddings - frame.num_tokens
+        return [
+            sum_scores(question.texts, ids, own, int((ids.lengths > most).sum()))
+            for (question, ids), own in zip(
+                asked, split_like(scores, [len(ids.ids) for _, ids in asked]), strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """A continuation of each prompt: `generation.Generation`; one token of each at a time.
+
+    Its steps take turns with what others ask; prompts of one request share them.
+    """
+
+    verb: ClassVar[str] = "generate"
+    prompts: Sequence[str]
+    config: GenerationConfig = field(default_factory=GenerationConfig)
+
+    @classmethod
+    def is_for(cls, model: Model) -> bool:
+        """Whether it was trained on next tokens."""
+        return isinstance(model, Run) and model.can_generate
+
+    def read(self, model: Model) -> list[np.ndarray]:
+        """Return the ids of the prompts."""
+        assert isinstance(model, Run)
+        return encode_beginnings(model, self.prompts)
+
+    def count_tokens(self, model: Model, reading: list[np.ndarray]) -> Tokens:
+        """Return the tokens of the prompts, and those with all that may follow."""
+        assert isinstance(model, Run)
+        lengths, room = room_after(model, reading, self.config)
+        return Tokens(int(lengths.sum()), int(lengths.sum() + room.sum()))
+
+    def steps(
+        self, model: Model, reading: list[np.ndarray]
+    ) -> Iterator[tuple[list[list[int]], list[Generation | None]]]:
+        """Yield after each token the ids of the continuations, and what is finished of them."""
+        assert isinstance(model, Run)
+        found: list[Generation | None] = [None] * len(reading)
+        _, room = room_after(model, reading, self.config)
+        loop = GenerationLoop(model, self.config, reading, np.arange(len(reading)), room)
+        for finished in loop.steps():
+            for index, ids, why in finished:
+                found[index] = describe(model, self.prompts[index], reading[index], ids, why)
+            yield loop.ids, found
+
+    @classmethod
+    def compute(
+        cls, model: Model, asked: Sequence[tuple[Generate, list[np.ndarray]]]
+    ) -> list[list[Generation]]:
+        """Return the continuations of each question, one question after the other."""
+        answers = []
+        for question, reading in asked:
+            found: list[Generation | None] = []
+            for _, found in question.steps(model, reading):  # noqa: B007 - the last one counts
+                pass
+            answers.append([one for one in found if one is not None])
+        return answers
+
+
+QUESTIONS: tuple[type[AnyQuestion], ...] = (Embed, FillMask, Score, Generate, Classify, Tag, Answer)
+
+
+def can_do(model: Model) -> list[str]:
+    """Return the verbs that a model can be asked."""
+    return [kind.verb for kind in QUESTIONS if kind.is_for(model)]
+
+
+def given_ids(model: Run, texts: Sequence[Sequence[int]]) -> TextIds:
+    """Return ids that a client gives itself.
+
+    Raises:
+        FitError: one is no piece of the tokenizer, or a text has none
+    """
+    lengths = np.array([len(ids) for ids in texts], np.int64)
+    for index in np.flatnonzero(lengths == 0)[:1]:
+        raise FitError(f"text {index + 1} of {len(texts)} has no token in it; leave it out")
+    flat = np.array([number for ids in texts for number in ids], np.int64)
+    most = model.tokenizer.vocab_size
+    for number in flat[(flat < 0) | (flat >= most)][:1]:
+        raise FitError(f"{number} is no piece of the tokenizer: ids are in [0, {most})")
+    return TextIds(flat.astype(np.int32), offsets_of(lengths))
