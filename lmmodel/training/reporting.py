@@ -37,6 +37,7 @@ TENSORBOARD_NAME = "tensorboard"
 # What a notice in metrics.jsonl is about, for programs, or the name of a finding; its message is
 # for people.
 OUT_OF_MEMORY = "out-of-memory"
+TRAINED_PART = "trained-part"
 
 # Seconds that a picture stays as it is while training goes on: drawing takes half a second.
 REDRAW_S = 30.0
