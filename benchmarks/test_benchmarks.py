@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import finetune_study, gpu, gpu_checks, stores, train, training_runs
+from benchmarks import (
+    finetune_study,
+    gpu,
+    gpu_checks,
+    ngrams,
+    recipe,
+    stores,
+    train,
+    training_runs,
+)  # fmt: skip
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
 from lmdata.dataset import open_examples, open_store
@@ -44,7 +53,7 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, recipe, train, training_runs])
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted
@@ -297,3 +306,20 @@ def test_on_a_card(name, store):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     gpu_checks.CHECKS[name]("cuda", str(store))
+
+
+def test_a_part_of_a_store_is_counted_and_compared_figure_by_figure(store, tmp_path):
+    part = ngrams.write_part(store, tmp_path / "part", 2_000)
+    row = ngrams.count(part, tmp_path / "model", 3)
+    assert 2_000 <= row["tokens"] < 9_001
+    assert row["MiB"] > 10
+    ngrams.write_ours(part, tmp_path / "theirs.arpa", 3)
+    found = ngrams.compare(part, tmp_path / "theirs.arpa", 3)
+    assert found["largest_difference"] == 0
+    path = tmp_path / "theirs.arpa"
+    lines = path.read_text().splitlines()
+    place = lines.index("\\3-grams:") + 1
+    p, gram = lines[place].split("\t")
+    path.write_text("\n".join([*lines[:place], f"{float(p) - 0.25}\t{gram}", *lines[place + 1 :]]))
+    found = ngrams.compare(part, path, 3)
+    assert found["largest_difference"] == pytest.approx(0.25)

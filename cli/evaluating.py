@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lmmodel.evaluation import SourceEvaluation
     from lmmodel.minimal_pairs import MinimalPairScores, PairPrecision, ParadigmScore
     from lmmodel.predicting.answering import FileScores
+    from lmmodel.reading_times import ReadingScores
 
 FOLDER = click.Path(path_type=Path)
 RESCORED = "pairs close in bf16, scored again in float32"
@@ -41,7 +42,8 @@ MAX_SHOWN = 12  # labels whose confusion is printed
     "--minimal-pairs",
     "pairs_path",
     type=FOLDER,
-    help="Score pairs of sentences instead: a file in BLiMP's form, or a folder of them.",
+    help="Score pairs of sentences instead: a file in BLiMP's form, or a folder of them; or the "
+    "reading times of BabyLM.",
 )
 @click.option(
     "--precision",
@@ -139,7 +141,17 @@ def evaluate_data(
     run: Path, data: Path | None, *, by_source: bool, quiet: bool, **options: Any
 ) -> tuple[Any, list[str]]:
     """Return the held-out figures of a run, for machines and for people."""
+    from lmmodel.counting.folder import is_ngrams
     from lmmodel.evaluation import evaluate_run, evaluate_sources
+
+    if is_ngrams(run):
+        from lmmodel.ngrams import evaluate_ngrams
+
+        if by_source:
+            raise click.UsageError(f"{run} holds an n-gram model: leave --by-source out")
+        del options["device"]  # it has no choice
+        found = evaluate_ngrams(run, data, **options)
+        return found.figures(), evaluation_lines(found)
 
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
         if by_source:
@@ -154,9 +166,21 @@ def evaluate_pairs(
     run: Path, path: Path, *, device: str, quiet: bool, **options: Any
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how often a run finds acceptable sentences likelier, for machines and for people."""
-    from lmmodel.minimal_pairs import read_pairs, score_pairs, table_of
+    from lmmodel.counting.folder import is_ngrams
+    from lmmodel.minimal_pairs import read_pairs, score_pairs, score_pairs_by, table_of
+    from lmmodel.reading_times import reads_times, score_reading
     from lmmodel.trained import load_run
 
+    if reads_times(path):
+        if set(options.values()) - {None, "auto"}:
+            raise click.UsageError("--precision and --start-token are for pairs, not reading times")
+        scores = score_reading(load_run(run, device=device), path)
+        return json_values(scores), reading_lines(scores)
+    if is_ngrams(run):
+        from lmmodel.ngrams import load_ngrams
+
+        found = score_pairs_by(load_ngrams(run).score, read_pairs(path))
+        return table_of(found), minimal_pair_lines(found)
     pairs, model = read_pairs(path), load_run(run, device=device)
     with ProgressLine("scoring", unit="tokens", quiet=quiet) as line:
         result = score_pairs(model, pairs, progress=line.update, **options)
@@ -178,6 +202,23 @@ def source_lines(result: SourceEvaluation) -> list[str]:
         for found in result.sources
     ]
     return [*evaluation_lines(result.total), "", *aligned(rows)]
+
+
+def reading_lines(scores: ReadingScores) -> list[str]:
+    """Return a row a measure, then what BabyLM reports of them."""
+    rows: list[tuple[str, ...]] = [("measure", "words", "R2 without", "R2 with", "score")]
+    rows += [
+        (one.measure, f"{one.num_words:,}", f"{one.r2_without:.4f}", f"{one.r2:.4f}",
+         f"{one.score:.2%}")
+        for one in scores.measures
+    ]  # fmt: skip
+    means = {"eye tracking": scores.eye_tracking, "self-paced reading": scores.self_paced}
+    return [
+        *aligned(rows),
+        *[f"{name}: {value:.2%}" for name, value in means.items() if value is not None],
+        "score: of the variance left by frequency, length and place, the share that surprisal "
+        "explains",
+    ]
 
 
 def minimal_pair_lines(scores: MinimalPairScores) -> list[str]:
@@ -218,3 +259,27 @@ def task_score_lines(result: FileScores) -> list[str]:
         head += [(n, *map(str, row)) for n, row in zip(result.labels, counts, strict=True)]
         lines += ["", *aligned(head)]
     return [*lines, *count_lines(result.counts), *[f"note: {note}" for note in result.notes]]
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@json_option
+@quiet_option
+def diagnose(run: Path, as_json: bool, quiet: bool) -> None:
+    """What is wrong with a run, told from its curves, its data and its model; nothing is changed.
+
+    The exit status is 1 where something is found.
+
+    \b
+    Example: lmmodel diagnose runs/wiki
+    """
+    from lmmodel.doctor import diagnose as examine
+
+    with ProgressLine("examining", quiet=quiet):
+        found = examine(run)
+    lines = [f"{run}  {found.summary}"]
+    for finding in found.findings:
+        lines += [f"  {finding.name}: {finding.message}", f"    {finding.advice}"]
+    echo_result(found, as_json=as_json, quiet=quiet, lines=lines)
+    if found.findings:
+        raise SystemExit(1)

@@ -24,27 +24,47 @@ MAX_LISTED = 3
 @click.argument("run", type=FOLDER)
 @click.argument("output", type=FOLDER)
 @click.option("--onnx", is_flag=True, help="Write onnx/model.onnx as well, and check it.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["hf", "arpa"]),
+    help="arpa: of an n-gram model, a text file that KenLM and others read.  [default: what fits]",
+)
 @overwrite_option
 @json_option
 @quiet_option
 def export(
-    run: Path, output: Path, onnx: bool, overwrite: bool, as_json: bool, quiet: bool
-) -> None:
+    run: Path, output: Path, onnx: bool, form: str | None, overwrite: bool, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Write a folder that stock Hugging Face classes open, and prove that the numbers agree.
 
     RUN is a run or a fine-tuned model. OUTPUT gets config.json, model.safetensors, the tokenizer
-    and a model card, README.md; no code.
+    and a model card, README.md; no code. Of an n-gram model it is one file in the ARPA format.
 
     \b
     Example: lmmodel export runs/wiki wiki-bert/
     Example: lmmodel export runs/wiki-token-classification tagger/ --onnx
+    Example: lmmodel export runs/5gram wiki.arpa --format arpa
     """
+    from lmmodel.counting.folder import is_ngrams
+
+    if is_ngrams(run) != (form == "arpa" if form else is_ngrams(run)) or (onnx and is_ngrams(run)):
+        raise click.UsageError("--format arpa is for n-gram models, hf and --onnx for all others")
+    if is_ngrams(run):
+        from lmmodel.ngrams import export_arpa
+
+        arpa = export_arpa(run, output, overwrite=overwrite)
+        return echo_result(
+            arpa, as_json=as_json, quiet=quiet,
+            lines=[f"{output}  {arpa.num_ngrams:,} n-grams of orders 1 to {arpa.order}"],
+        )  # fmt: skip
     from lmmodel.exporting import export_run
 
     with ProgressLine("exporting", quiet=quiet):
         result = export_run(run, output, overwrite=overwrite, onnx=onnx)
     lines = export_lines(result)
-    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+    return echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @click.command("import")

@@ -53,22 +53,39 @@ FOLDER = click.Path(path_type=Path)
     show_default=True,
     help="Guesses for each mask.",
 )
+@click.option(
+    "--held-out",
+    type=FOLDER,
+    help="Instead of texts: words of held-out sentences of this token store, chosen by a rule, "
+    "with the right one marked.",
+)
+@click.option(
+    "--num-texts", type=click.IntRange(min=1), help="Of --held-out: sentences.  [default: 10]"
+)
 @device_option
 @json_option
 def fill_mask(
     run: Path, texts: tuple[str, ...], file: str | None, output: Path | None, overwrite: bool,
-    top_k: int, device: str | None, as_json: bool, **layout: Any,
+    top_k: int, held_out: Path | None, num_texts: int | None, device: str | None, as_json: bool,
+    **layout: Any,
 ) -> None:  # fmt: skip
     """Fill in the masked places of texts; one longer than the model takes is an error.
 
     \b
     Example: lmmodel fill-mask runs/wiki "The capital of France is [MASK]."
+    Example: lmmodel fill-mask runs/wiki --held-out tokens/ --num-texts 8
     Example: lmmodel fill-mask runs/wiki --file prompts.txt --top-k 3 --json
     """
     from lmmodel.predicting.given import PLAIN
     from lmmodel.predicting.mask_filling import fill_mask as fill
     from lmmodel.trained import load_run
 
+    if held_out is not None:
+        if texts or file or output:
+            raise click.UsageError("--held-out brings its own sentences: it takes no texts")
+        return _fill_held_out(run, held_out, num_texts or 10, top_k, device or "auto", as_json)
+    if num_texts is not None:
+        raise click.UsageError("--num-texts is for --held-out")
     with writing_answers(output, overwrite=overwrite) as partial:
         given = read_given(texts, file, PLAIN, **layout)
         filled = fill(load_run(run, device=device or "auto"), given.texts, top_k=top_k)
@@ -78,7 +95,27 @@ def fill_mask(
         for text, places in zip(given.texts, filled, strict=True)
     ]
     lines = filling_lines(given.texts, filled)
-    echo_answers(given, records, lines, output=output, as_json=as_json)
+    return echo_answers(given, records, lines, output=output, as_json=as_json)
+
+
+def _fill_held_out(
+    run: Path, store: Path, num_texts: int, top_k: int, device: str, as_json: bool
+) -> None:
+    from lmmodel.predicting.held_out import RULE, fill_held_out
+    from lmmodel.trained import load_run
+
+    found = fill_held_out(load_run(run, device=device), store, num_texts=num_texts, top_k=top_k)
+    lines = [f"sentences by a rule: {RULE}", ""]
+    for one in found:
+        lines.append(" ".join(part for part in (one.before, f"[{one.word}]", one.behind) if part))
+        lines += [f"  {guess.probability:7.2%}  {guess.word}{'  <- right' * guess.is_right}"
+                  for guess in one.guesses]  # fmt: skip
+    num_right = sum(one.is_right for one in found)
+    num_near = sum(any(guess.is_right for guess in one.guesses) for one in found)
+    lines += ["", f"the first guess is right in {num_right} of {len(found)}, one of the first "
+              f"{top_k} in {num_near}"]  # fmt: skip
+    result = {"rule": RULE, "num_right": num_right, "sentences": json_values(found)}
+    echo_result(result, as_json=as_json, quiet=False, lines=lines)
 
 
 @click.command()
@@ -98,7 +135,8 @@ def score(
 ) -> None:  # fmt: skip
     """How likely a model finds texts, in nats: in all, per token and per byte.
 
-    A causal model gives the log-likelihood; its first token is given, not scored. A masked model
+    A causal model gives the log-likelihood; its first token is given, not scored (an n-gram model
+    knows what begins a text, and scores it). A masked model
     gives the pseudo-log-likelihood: each token masked in turn. Texts longer than the model takes
     are read in windows that overlap by half; how many is in the result.
 
@@ -107,25 +145,38 @@ def score(
     Example: lmmodel score runs/wiki --file reviews.csv --text-field body --output scored.csv
     """
     from lmmodel.predicting.given import PLAIN
-    from lmmodel.predicting.likelihood import log_likelihoods
-    from lmmodel.trained import load_run
 
     with writing_answers(output, overwrite=overwrite) as partial:
         given = read_given(texts, file, PLAIN, **layout)
-        model = load_run(run, device=device or "auto")
-        with ProgressLine("scoring", unit="tokens", quiet=as_json) as line:
-            found = log_likelihoods(
-                model, given.texts, start_token=start_token, progress=line.update
-            )
+        kind, found = _score(run, given.texts, start_token, device or "auto", quiet=as_json)
         records = score_records(given.texts, found)
         columns = [{n: v for n, v in record.items() if n != "text"} for record in records]
         write_answers(partial, output, given, columns)
-    kind = "log-likelihood" if model.is_causal else "pseudo-log-likelihood"
     counts = {WINDOWED: found.num_windowed} if found.num_windowed else {}
     echo_answers(
         given, records, score_lines(kind, records), counts, output=output, as_json=as_json,
         score=kind,
     )  # fmt: skip
+
+
+def _score(
+    run: Path, texts: Sequence[str], start_token: str | None, device: str, *, quiet: bool
+) -> tuple[str, Likelihoods]:
+    """Return what the scores of texts are, and the scores."""
+    from lmmodel.counting.folder import is_ngrams
+    from lmmodel.predicting.likelihood import log_likelihoods
+    from lmmodel.trained import load_run
+
+    if is_ngrams(run):
+        from lmmodel.ngrams import load_ngrams
+
+        if start_token is not None:
+            raise click.UsageError(f"{run} holds an n-gram model: leave --start-token out")
+        return "log-likelihood", load_ngrams(run).score(texts)
+    model = load_run(run, device=device)
+    with ProgressLine("scoring", unit="tokens", quiet=quiet) as line:
+        found = log_likelihoods(model, texts, start_token=start_token, progress=line.update)
+    return "log-likelihood" if model.is_causal else "pseudo-log-likelihood", found
 
 
 @click.command()
@@ -215,7 +266,7 @@ def generate(
     device: str | None, as_json: bool, text: str | None, delimiter: str | None,
     encoding: str | None, has_header: bool | None, errors: str | None, **settings: Any,
 ) -> None:  # fmt: skip
-    """Go on with texts, up to the token that ends one; causal models only.
+    """Go on with texts, up to the token that ends one; causal and n-gram models only.
 
     A text must be shorter than the model takes; where it is full, the text stops and says so.
 
@@ -223,6 +274,8 @@ def generate(
     Example: lmmodel generate runs/gpt "The river flows into"
     Example: lmmodel generate runs/gpt "Once" --temperature 0.8 --top-p 0.95 --seed 7
     """
+    from lmmodel.counting.folder import is_ngrams
+    from lmmodel.ngrams import load_ngrams
     from lmmodel.predicting.generation import GenerationConfig
     from lmmodel.predicting.generation import generate as go_on
     from lmmodel.predicting.given import PLAIN
@@ -234,9 +287,12 @@ def generate(
             texts, file, PLAIN, text=text, delimiter=delimiter, encoding=encoding,
             has_header=has_header, errors=errors,
         )  # fmt: skip
-        model = load_run(run, device=device or "auto")
-        with ProgressLine("generating", unit="texts", quiet=as_json) as line:
-            found = go_on(model, given.texts, config, progress=line.update)
+        if is_ngrams(run):
+            found = load_ngrams(run).generate(given.texts, config)
+        else:
+            model = load_run(run, device=device or "auto")
+            with ProgressLine("generating", unit="texts", quiet=as_json) as line:
+                found = go_on(model, given.texts, config, progress=line.update)
         write_answers(partial, output, given, generation_columns(found))
     lines = generation_lines(found)
     echo_answers(given, json_values(found), lines, output=output, as_json=as_json)

@@ -140,6 +140,17 @@ def recipe_lines(recipes: dict[str, Any]) -> list[str]:
     return lines[:-1]
 
 
+def objective_lines(objectives: dict[str, Any]) -> list[str]:
+    """Return a row an objective: its name, what it learns, from what view, what for."""
+    rows: list[tuple[str, ...]] = [("objective", "learns", "of a store", "for", "families")]
+    for name, facts in objectives.items():
+        view = facts["view"] + ("" if facts["corruption"] == "none" else ", masked")
+        skills = {"fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"]}
+        can = ", ".join(skill for skill, is_there in skills.items() if is_there)
+        rows.append((name, facts["learns"], view, can, ", ".join(facts["families"])))
+    return aligned(rows)
+
+
 def figure(value: float) -> str:
     """Return a number with four digits behind the point, or four in all where it is tiny or huge.
 
@@ -214,12 +225,17 @@ def training_lines(summary: Summary) -> list[str]:
 
 def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
+    from lmmodel.gates import level_names
+
     rows = [
         ("held-out loss", f"{result.loss:.4f} nats a token" + (
             "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
         )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
          "nats a token: guessing by frequency"),
+        ("n-gram losses", ", ".join(
+            f"{name} {level:.4f}" for name, level in level_names(result.gates).items()
+        ) or None),
         ("perplexity", optional(result.perplexity, ",.1f")),
         ("accuracy", None if result.accuracy is None else f"{result.accuracy:.2%}, right one in "
          f"the top 5: {result.top5_accuracy:.2%}"),

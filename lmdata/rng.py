@@ -41,6 +41,7 @@ PURPOSES = {
     "objective": 15,
     "generate": 16,
     "resample": 17,
+    "yardstick": 18,
 }
 
 

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lmmodel.asking import Pretrained, Specialist
+    from lmmodel.ngrams import NgramModel
 
 __all__ = ["load"]
 
 
-def load(path: Path | str, device: str = "auto") -> Pretrained | Specialist:
+def load(path: Path | str, device: str = "auto") -> Pretrained | Specialist | NgramModel:
     """Return the model in a folder, ready to answer.
 
     Args:
         path: what `lmmodel train` or `lmmodel import` wrote: a `Pretrained`, with `.fill_mask`,
             `.score`, `.embed` and `.generate`; or what `lmmodel finetune` wrote: a `Specialist`,
-            with `.classify`, `.tag` and `.answer`
+            with `.classify`, `.tag` and `.answer`; or what `lmmodel count` wrote: an `NgramModel`,
+            with `.score` and `.generate`
         device: "auto" (a GPU if there is one), "cpu" or "cuda"
 
     Raises:
@@ -33,6 +35,11 @@ def load(path: Path | str, device: str = "auto") -> Pretrained | Specialist:
         DeviceError: a GPU is asked for and there is none
     """
     from lmmodel.asking import load_pretrained, load_specialist
+    from lmmodel.counting.folder import is_ngrams
     from lmmodel.finetuning.folder import is_fine_tuned
 
+    if is_ngrams(path):
+        from lmmodel.ngrams import load_ngrams
+
+        return load_ngrams(path)
     return load_specialist(path, device) if is_fine_tuned(path) else load_pretrained(path, device)

@@ -17,8 +17,7 @@ from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
-from lmmodel.optimizing import AveragingConfig, ScheduleConfig
-from lmmodel.optimizing import OptimizerConfig as OptimizerConfig
+from lmmodel.optimizing import AveragingConfig, OptimizerConfig, ScheduleConfig
 from lmmodel.record import read_values
 
 DEFAULT_NUM_STEPS = 1000

@@ -21,12 +21,13 @@ from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData, open_data, piece_bytes
 from lmmodel.device import is_sharded
 from lmmodel.errors import DivergedError, FitError
+from lmmodel.gates import find_gates
 from lmmodel.inference import Precision, batch_tokens, map_batches, prepare
 from lmmodel.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective
 from lmmodel.objectives.objective import TermScores, Vocabulary, join_scores
-from lmmodel.objectives.terms import score_terms
+from lmmodel.objectives.terms import TokenTerm, score_terms
 from lmmodel.saving.run import own_data
 from lmmodel.trained import Run, check_tokenizer, load_run
 
@@ -56,6 +57,8 @@ class Evaluation:
     causal_loss: float | None = None  # of hybrid: nats per next token
     pair_loss: float | None = None  # nats per pair
     pair_accuracy: float | None = None  # in [0, 1]
+    gates: Mapping[str, float] = field(default_factory=dict)
+    """Nats per token of guessing the same tokens by n-grams, by name; see `lmmodel.gates`."""
     others: Mapping[str, float] = field(default_factory=dict)
     """What the terms of an objective score besides, by name."""
 
@@ -65,9 +68,9 @@ class Evaluation:
         return self.unigram_loss is not None and self.loss > self.unigram_loss - UNIGRAM_MARGIN
 
     def figures(self) -> dict[str, float | None]:
-        """Return all figures by name, those of `others` beside the rest."""
-        values = {**vars(self), **self.others}
-        return {name: value for name, value in values.items() if name != "others"}
+        """Return all figures by name, those of `gates` and `others` beside the rest."""
+        values = {**vars(self), **self.gates, **self.others}
+        return {name: value for name, value in values.items() if name not in ("gates", "others")}
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class HeldOut:
         np.ndarray
     )  # uint64 (P,), store row of each main label's document; packed rows: the first
     vocabulary: Vocabulary
+    gates: Mapping[str, float] = field(default_factory=dict)  # of the main labels
 
 
 @dataclass(frozen=True)
@@ -125,15 +129,24 @@ def make_held_out(
         for index, (part, own) in enumerate(zip(objective.parts, labelled, strict=True))
         for batch in split_micro_batches(own, Shape(tokens), part.pack)
     ]
+    vocabulary = vocabulary_of(data)
+    gates = {}
+    if isinstance(objective.terms[0], TokenTerm):
+        gates = find_gates(data, labelled[0], vocabulary, is_causal=objective.parts[0].is_causal)
     return HeldOut(
         objective=objective,
         micro_batches=tuple(micro_batches),
         num_examples=len(examples),
         documents=_documents_of(labelled[0], objective.terms[0].places(labelled[0])),
-        vocabulary=Vocabulary(
-            piece_bytes(data.tokenizer), data.token_counts, data.tokenizer.is_special
-        ),
+        vocabulary=vocabulary,
+        gates=gates,
     )
+
+
+def vocabulary_of(data: TrainingData) -> Vocabulary:
+    """Return what figures need to know of the pieces of some data."""
+    tokenizer = data.tokenizer
+    return Vocabulary(piece_bytes(tokenizer), data.token_counts, tokenizer.is_special)
 
 
 def _documents_of(examples: ExampleBatch, places: np.ndarray) -> np.ndarray:
@@ -226,7 +239,9 @@ def summarize(held_out: HeldOut, scores: Sequence[MicroScores]) -> Evaluation:
     own = {item.name for item in dataclasses.fields(Evaluation)}
     known: dict[str, Any] = {name: value for name, value in found.items() if name in own}
     others = {name: value for name, value in found.items() if name not in own}
-    return Evaluation(num_examples=held_out.num_examples, others=others, **known)
+    return Evaluation(
+        num_examples=held_out.num_examples, gates=held_out.gates, others=others, **known
+    )
 
 
 def evaluate_run(

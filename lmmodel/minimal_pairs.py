@@ -5,13 +5,15 @@ al., CoNLL 2023), told by their columns:
     sentence_good, sentence_bad     BLiMP and its supplements
     sentences, label                two or more, and which is right, from 0
     input_prefix, options           entity tracking: what goes on; the first is right, or `label`
-and perhaps `UID`, the name of a row's paradigm; where there is none it is the file's.
+and perhaps `UID`, the name of a row's paradigm; where there is none it is the file's. Reading
+times are no pairs: `lmmodel.reading_times`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +23,14 @@ import numpy as np
 from lmmodel.device import resolve_precision
 from lmmodel.errors import TaskError
 from lmmodel.inference import Precision
-from lmmodel.predicting.likelihood import log_likelihoods
+from lmmodel.predicting.likelihood import Likelihoods, log_likelihoods
 from lmmodel.tasks.scores import wilson_interval
 from lmmodel.tasks.tables import Table, describe, detect_format
 from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.trained import Run
 
 PairPrecision = Literal["auto", "fp32", "bf16"]
+Likely = Callable[[Sequence[str]], Likelihoods]
 
 TIE_NATS = 1e-4
 """Two sentences whose scores differ by no more are a tie: it is what rounding can do."""
@@ -190,19 +193,38 @@ def score_pairs(
     """
 
     def score(which: np.ndarray, number: Precision) -> tuple[np.ndarray, int]:
-        return _score_sentences(
-            run, [pairs.choices[int(pair)] for pair in which],
-            start_token=start_token, precision=number, progress=progress,
-        )  # fmt: skip
+        likely = partial(
+            log_likelihoods, run, start_token=start_token, precision=number, progress=progress
+        )
+        return _score_sentences(likely, [pairs.choices[int(pair)] for pair in which])
 
     number = resolve_precision(precision, run.device)
     scores, num_windowed = score(np.arange(len(pairs)), number)
     num_rescored = 0
     if precision == "auto" and number == "bf16":
         num_rescored = _settle_close_ones(scores, lambda which: score(which, "fp32")[0])
+    kind = "log-likelihood" if run.is_causal else "pseudo-log-likelihood"
+    return _verdicts(pairs, scores, kind, num_windowed, num_rescored)
+
+
+def score_pairs_by(likely: Likely, pairs: Pairs) -> MinimalPairScores:
+    """Return the same of what scores texts by itself, as an n-gram model does.
+
+    Args:
+        likely: texts to their log-likelihoods
+        pairs: at least one
+    """
+    scores, num_windowed = _score_sentences(likely, pairs.choices)
+    return _verdicts(pairs, scores, "log-likelihood", num_windowed, 0)
+
+
+def _verdicts(
+    pairs: Pairs, scores: np.ndarray, kind: str, num_windowed: int, num_rescored: int
+) -> MinimalPairScores:
+    """Return how often the first of two scores, float64 (N, 2), is the higher one."""
     good, bad = scores.T
     return MinimalPairScores(
-        score="log-likelihood" if run.is_causal else "pseudo-log-likelihood",
+        score=kind,
         total=judge("all", good - bad),
         paradigms=tuple(
             judge(name, (good - bad)[pairs.paradigm == index])
@@ -215,16 +237,14 @@ def score_pairs(
     )
 
 
-def _score_sentences(
-    run: Run, choices: list[tuple[str, ...]], **options: Any
-) -> tuple[np.ndarray, int]:
+def _score_sentences(likely: Likely, choices: Sequence[tuple[str, ...]]) -> tuple[np.ndarray, int]:
     """Return the scores of the first and of the best other sentence of N choices.
 
     Returns:
         float64 (N, 2), and how many sentences were read in windows.
     """
     texts = {text: index for index, text in enumerate(dict.fromkeys(chain.from_iterable(choices)))}
-    found = log_likelihoods(run, list(texts), **options)
+    found = likely(list(texts))
     scores = [[float(found.total[texts[text]]) for text in choice] for choice in choices]
     return np.array([(right, max(others)) for right, *others in scores]), found.num_windowed
 

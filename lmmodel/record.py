@@ -15,11 +15,14 @@ from lmmodel.errors import RunError
 FORMAT_VERSION = 1
 RECORD_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+NGRAM_KIND = "n-gram"
 CHECKPOINTS_NAME = "checkpoints"
 STEP_FOLDER = re.compile(r"step-(\d{8,})$")
 EVENTS_NAME = "tensorboard"
+REPORT_NAME = "report.html"
 RUN_FILES = TOKENIZER_FILES | {
     RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
+    REPORT_NAME,
 }  # fmt: skip
 
 
@@ -40,6 +43,11 @@ def read_values(folder: Path) -> dict[str, Any]:
         )
     if values.get("kind") == "fine-tuned":
         raise RunError(f"{folder} holds a fine-tuned model, a run is needed here")
+    if values.get("kind") == NGRAM_KIND:
+        raise RunError(
+            f"{folder} holds an n-gram model, which evaluate, score, generate and export take: a "
+            "run of a Transformer is needed here"
+        )
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")

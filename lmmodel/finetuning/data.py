@@ -13,9 +13,8 @@ import numpy as np
 from lmdata.order import permute
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
-from lmmodel.config import OptimizerConfig
 from lmmodel.errors import FitError
-from lmmodel.optimizing import ScheduleConfig
+from lmmodel.optimizing import OptimizerConfig, ScheduleConfig
 from lmmodel.tasks.examples import Predictions, TaskExamples
 from lmmodel.tasks.known import find_task, read_task_file
 from lmmodel.tasks.task import AnyTask, Scores, encode_task, make_predictions

@@ -110,30 +110,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def on_line_since(entries: Sequence[Mapping[str, Any]], margin: float) -> int | None:
-    """Return the step since which each held-out loss was on the unigram line; None: it is not.
-
-    Args:
-        entries: of metrics.jsonl
-        margin: nats to either side of the line
-
-    Example:
-        >>> losses = (9.1, 7.2, 7.0, 7.0)
-        >>> entries = [{"step": n, "validation_loss": x, "validation_unigram_loss": 7.0}
-        ...            for n, x in enumerate(losses)]
-        >>> on_line_since(entries, 0.05)
-        2
-    """
-    since = None
-    for entry in entries:
-        line = entry.get("validation_unigram_loss")
-        if line is not None:
-            loss = entry.get("validation_loss")  # None: it was no number
-            is_on_line = loss is not None and abs(loss - line) <= margin
-            since = (entry["step"] if since is None else since) if is_on_line else None
-    return since
-
-
 def smooth(values: np.ndarray, half_life: float) -> np.ndarray:
     """Return the exponential moving average of float64 (N,), free of the bias of its start.
 
@@ -154,14 +130,14 @@ def smooth(values: np.ndarray, half_life: float) -> np.ndarray:
 
 
 def plot_losses(
-    entries: Sequence[Mapping[str, Any]], path: Path, unigram_loss: float | None = None
+    entries: Sequence[Mapping[str, Any]], path: Path, levels: Mapping[str, float] | None = None
 ) -> None:
     """Write a picture of training, smoothed and held-out loss against the step.
 
     Args:
         entries: of metrics.jsonl; losses that are no number are left out
         path: a .png file
-        unigram_loss: nats, what guessing by frequency alone gives on the held-out labels
+        levels: nats that other ways to guess the held-out labels cost, by name: see `gates`
     """
     from matplotlib.figure import Figure
 
@@ -179,8 +155,12 @@ def plot_losses(
     if held_out:
         steps, losses = np.array(held_out, np.float64).T
         axes.plot(steps, losses, "o-", color="tab:orange", label="held out, fixed masks")
-    if unigram_loss is not None:
-        axes.axhline(unigram_loss, color="gray", linestyle="--", label="unigram guess, held out")
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color="gray", linestyle="--", linewidth=0.8)
+        axes.annotate(
+            f"{name} {level:.2f}", (1, level), xycoords=("axes fraction", "data"), fontsize=7,
+            ha="right", va="bottom", color="dimgray",
+        )  # fmt: skip
     axes.set(xlabel="step", ylabel="loss (nats per predicted token)")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

@@ -5,6 +5,7 @@ config.json         the resolved configuration, the data's and the tokenizer's h
 tokenizer.json ...  the tokenizer's files
 metrics.jsonl       one line a logged step
 loss.png            the losses against the step
+report.html         a page about it all, where one was asked for
 checkpoints/        step-00001000/ ...
 """
 
@@ -90,11 +91,9 @@ def read_record(folder: Path) -> RunRecord:
         RunError: no run there, or written by another version
     """
     values = read_values(folder)
-    defaults = config_to_dict(TrainConfig())
+    config = without_none(values["config"], config_to_dict(TrainConfig()))
     try:
-        return build_config(
-            RunRecord, {**values, "config": without_none(values["config"], defaults)}
-        )
+        return build_config(RunRecord, {**values, "config": config})
     except ConfigError as error:
         raise RunError(
             f"{folder / RECORD_NAME} is not the record of a run of this version: {error}"

@@ -15,6 +15,7 @@ from types import FrameType
 from lmmodel.config import TrainConfig
 from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
+from lmmodel.guesses import Prompts, guess
 from lmmodel.loader import Prefetcher, StepBatch
 from lmmodel.record import CHECKPOINTS_NAME
 from lmmodel.saving.checkpoint import load_latest
@@ -22,13 +23,8 @@ from lmmodel.saving.metrics import finite_or_none
 from lmmodel.saving.run import RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE, Reporter
+from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, Reporter
 from lmmodel.training.step import batch_flops
-
-UNIGRAM_ADVICE = (
-    "Train longer, or try optimizer.name=muon, another optimizer.lr or a longer "
-    "schedule.warmup_ratio"
-)
 
 # So many steps in a row may be skipped as bad before the run stops.
 MAX_SKIPPED_IN_A_ROW = 20
@@ -62,6 +58,7 @@ class Trainer:
         learner: Learner,
         reporter: Reporter,
         held_out: HeldOut | None,
+        prompts: Prompts | None,
         output: Path,
         *,
         is_main: bool,
@@ -71,6 +68,7 @@ class Trainer:
         self.learner = learner
         self.reporter = reporter
         self.held_out = held_out
+        self.prompts = prompts
         self.output = output
         self.is_main = is_main
         self.step = 0  # optimizer steps done
@@ -176,17 +174,14 @@ class Trainer:
     def _evaluate(self, *, is_logged: bool) -> None:
         if self.held_out is None:
             return
+        model, device = self.learner.model, self.learner.device
         with self.learner.exported():
-            self.evaluation = evaluate(self.learner.model, self.held_out, self.learner.device)
+            self.evaluation = evaluate(model, self.held_out, device)
+            guesses = guess(model, self.prompts, device) if self.prompts and is_logged else []
         if is_logged and self.is_main:
-            self.reporter.evaluated(self.step, self.evaluation)
-            since = self.reporter.on_unigram_line_since()
-            if since is not None:
-                self._note(
-                    f"held-out loss has been on the unigram line since step {since}: the model "
-                    f"guesses by frequency alone. {UNIGRAM_ADVICE}",
-                    UNIGRAM_LINE,
-                )
+            self.reporter.evaluated(self.step, self.evaluation, guesses)
+            for found in self.reporter.new_findings():
+                self._note(f"{found.message}. {found.advice}", found.name)
 
     def _save(self) -> None:
         if self.step == self.saved_step:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmmodel.config import LoggingConfig, TrainConfig
-from lmmodel.evaluation import UNIGRAM_MARGIN, Evaluation
+from lmmodel.device import peak_memory
+from lmmodel.diagnosing.curves import SKIPPED_STEP as SKIPPED_STEP
+from lmmodel.diagnosing.curves import Finding, examine
+from lmmodel.evaluation import Evaluation
+from lmmodel.gates import level_names
+from lmmodel.guesses import Guess
 from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
     METRICS_NAME,
@@ -21,7 +26,6 @@ from lmmodel.saving.metrics import (
     check_can_draw,
     find_tensorboard,
     finite_or_none,
-    on_line_since,
     plot_losses,
     read_metrics,
 )
@@ -30,8 +34,9 @@ from lmmodel.training.learner import StepResult
 PICTURE_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
 
-# What a notice in metrics.jsonl is about, for programs; its message is for people.
-OUT_OF_MEMORY, SKIPPED_STEP, UNIGRAM_LINE = "out-of-memory", "skipped-step", "unigram-line"
+# What a notice in metrics.jsonl is about, for programs, or the name of a finding; its message is
+# for people.
+OUT_OF_MEMORY = "out-of-memory"
 
 # Seconds that a picture stays as it is while training goes on: drawing takes half a second.
 REDRAW_S = 30.0
@@ -146,6 +151,7 @@ class Reporter:
             "num_tokens": self.num_tokens,
             "tokens_per_s": round(watch.num_tokens / elapsed_s, 1),
             "mfu": None if mfu is None else round(mfu, 4),
+            "memory_bytes": peak_memory(self.config.device),
             **{f"{part}_ratio": round(watch.share(part), 5) for part in sorted(watch.seconds)},
         }
         self._write(entry)
@@ -156,21 +162,20 @@ class Reporter:
         self._flops = 0
         watch.reset()
 
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Write a line about an evaluation."""
+    def evaluated(self, step: int, evaluation: Evaluation, guesses: Sequence[Guess] = ()) -> None:
+        """Write a line about an evaluation, and what the model thinks of a few places."""
         figures = {f"validation_{name}": value for name, value in evaluation.figures().items()}
-        self._write({"step": step, **figures})
+        places = {"guesses": list(guesses)} if guesses else {}
+        self._write({"step": step, **figures, **places})
 
-    def on_unigram_line_since(self) -> int | None:
-        """Return since which step the held-out loss sits on the line, once: for a tenth of the run.
+    def new_findings(self) -> list[Finding]:
+        """Return what the curves say is wrong, each thing once in a run.
 
         Told from metrics.jsonl, so a resumed run says it where it would have said it.
         """
         entries = read_metrics(self.output / METRICS_NAME)
-        since = on_line_since(entries, UNIGRAM_MARGIN)
-        is_short = since is None or entries[-1]["step"] - since < self.num_steps / 10
-        was_said = any(entry.get("notice") == UNIGRAM_LINE for entry in entries)
-        return None if is_short or was_said else since
+        said = {entry.get("notice") for entry in entries}
+        return [found for found in examine(entries, self.num_steps) if found.name not in said]
 
     def draw(self, evaluation: Evaluation | None, *, is_last: bool) -> None:
         """Draw the losses so far, where a picture is wanted, if the last one is old, or the end."""
@@ -179,8 +184,8 @@ class Reporter:
             return
         self._drawn_s = time.monotonic()
         entries = read_metrics(self.output / METRICS_NAME)
-        unigram_loss = None if evaluation is None else evaluation.unigram_loss
-        plot_losses(entries, self.output / PICTURE_NAME, unigram_loss)
+        levels = {} if evaluation is None else level_names(evaluation.figures())
+        plot_losses(entries, self.output / PICTURE_NAME, levels)
 
     def say(self, step: int, message: str, notice: str) -> None:
         """Say something once: in metrics.jsonl and on the progress display."""

@@ -77,8 +77,12 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
     "said-by-lmmodel": (
         "lmmodel train SHARDS --dry-run --device cpu --set precision=fp32",
         "lmmodel evaluate RUN --device cpu --num-examples 4",
+        "lmmodel diagnose RUN",
         "lmmodel export RUN OUT/hf",
         "lmmodel import OUT/hf OUT/run",
+        "lmmodel count TOKENS --order 3 --output OUT/3gram",
+        "lmmodel evaluate OUT/3gram --num-examples 4",
+        "lmmodel export OUT/3gram OUT/text.arpa --format arpa",
     ),
 }
 
@@ -111,6 +115,9 @@ MISTAKES = (
     "lmmodel export RUN CORPUS --overwrite",
     "lmmodel import RUN OUT/run",
     "lmmodel import CORPUS OUT/run",
+    "lmmodel count SHARDS --output OUT/5gram",
+    "lmmodel count TOKENS --output RUN",
+    "lmmodel diagnose TOKENS",
 )
 
 

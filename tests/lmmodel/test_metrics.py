@@ -16,7 +16,6 @@ from lmmodel.saving.metrics import (
     MetricsLog,
     Stopwatch,
     find_tensorboard,
-    on_line_since,
     plot_losses,
     read_metrics,
     smooth,
@@ -61,7 +60,7 @@ def test_the_picture_is_drawn_with_and_without_held_out_points(tmp_path):
     entries = [{"step": step, "lm_loss": 8 / (1 + step / 30)} for step in range(1, 100)]
     held_out = [{"step": 50, "validation_loss": 4.0}, {"step": 99, "validation_loss": 3.0}]
     for name, drawn in (("a", entries + held_out), ("b", entries), ("c", [])):
-        plot_losses(drawn, tmp_path / f"{name}.png", unigram_loss=5.0 if name == "a" else None)
+        plot_losses(drawn, tmp_path / f"{name}.png", {"unigram": 5.0} if name == "a" else None)
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -113,23 +112,3 @@ def test_a_precision_that_is_asked_for_is_taken(name):
     import torch
 
     assert resolve_precision(name, torch.device("cpu")) == name
-
-
-def evaluated(losses: list[float], *, line: float = 7.0) -> list[dict[str, float]]:
-    return [{"step": 10 * n, "validation_loss": loss, "validation_unigram_loss": line}
-            for n, loss in enumerate(losses, start=1)]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("losses", "since"),
-    [
-        ([9.7, 9.7, 9.6], None),  # warming up, far above the line
-        ([9.7, 7.04, 6.2], None),  # crossed it
-        ([9.7, 7.04, 6.99, 6.97], 20),
-        ([7.0, 8.0, 7.0], 30),
-        ([], None),
-    ],
-)
-def test_a_loss_sits_on_the_unigram_line_while_it_is_near_it(losses, since):
-    entries = [{"step": 1, "loss": 9.0}, *evaluated(losses), {"step": 99, "message": "x"}]
-    assert on_line_since(entries, 0.05) == since

@@ -13,10 +13,11 @@ import torch
 
 from lmdata.errors import LmdataError, OutputError
 from lmmodel.config import load_train_config
+from lmmodel.diagnosing.curves import on_line_since
 from lmmodel.errors import CheckpointError, LmmodelError, RunError
 from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import INDEX_NAME, list_checkpoints, load_tensors, save_tensors
-from lmmodel.saving.metrics import MetricsLog, on_line_since, read_metrics
+from lmmodel.saving.metrics import MetricsLog, read_metrics
 from lmmodel.saving.run import read_record
 from lmmodel.trained import load_run
 from lmmodel.trainer import train

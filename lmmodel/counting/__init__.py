@@ -1,0 +1,1 @@
+"""How n-grams are counted, smoothed, kept and looked up; `lmmodel.ngrams` is the room."""
