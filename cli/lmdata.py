@@ -125,17 +125,18 @@ def train_tokenizer(
     \b
     Example: lmdata train-tokenizer corpus/ --vocab-size 16384
     """
-    from lmdata.build import build_tokenizer
     from lmdata.config import build_config, gather
-    from lmdata.corpus import CorpusConfig
-    from lmdata.encoding import RoundTrip
-    from lmdata.tokenizer_training import TokenizerConfig
+    from lmdata.settings import CorpusConfig, TokenizerConfig
 
     options["special_tokens"] = options["special_tokens"] or None
     settings = gather(config_path, overrides, options=by_key(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)
     config = build_config(TokenizerConfig, settings)
+
+    from lmdata.build import build_tokenizer
+    from lmdata.encoding import RoundTrip
+
     found: list[RoundTrip] = []
     with ProgressLine("training the tokenizer", unit="bytes", quiet=quiet) as line:
         tokenizer = build_tokenizer(
@@ -194,16 +195,16 @@ def tokenize(
     Example: lmdata tokenize 'wiki/*.jsonl.zst' --tokenizer vocab.txt --output wiki-tokens
     """
     from lmdata.building.workers import start_tokenizing
+    from lmdata.settings import TokenizeConfig
 
     start = time.perf_counter()
+    config = resolve(
+        TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
+    )
     # The workers load their kernels while this process imports what it needs.
     with contextlib.closing(start_tokenizing(num_workers or num_cores())) as workers:
         from lmdata.build import build_store
-        from lmdata.building.plan import TokenizeConfig
 
-        config = resolve(
-            TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
-        )
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
                 corpus, output, config, tokenizer_path=tokenizer_path,
@@ -252,12 +253,14 @@ def mask(
     Example: lmdata mask tokens/ --recipe roberta --max-seq-length 512 --output packed
     """
     from lmdata.config import config_to_dict
-    from lmdata.examples import write_examples
     from lmdata.recipes import Recipe, named_recipe
 
     base = {k: v for k, v in config_to_dict(named_recipe(recipe_name)).items() if v is not None}
     recipe = resolve(Recipe, config_path, overrides, base=base, **options)
     start = time.perf_counter()
+
+    from lmdata.examples import write_examples
+
     with ProgressLine("making examples", unit="examples", quiet=quiet) as line:
         manifest = write_examples(
             tokens, recipe, output, seed=seed or 0, epoch=epoch,

@@ -16,7 +16,7 @@ from . import answering, predicting
 from .counting import count
 from .evaluating import diagnose, evaluate
 from .finetuning import finetune
-from .handing_over import export, import_
+from .handing_over import export, import_, merge
 from .options import (
     FriendlyGroup,
     by_key,
@@ -101,6 +101,12 @@ def main() -> None:
     "--init-from",
     type=FOLDER,
     help="Begin with the model of this run, trained or imported, instead of a fresh one.",
+)
+@click.option(
+    "--trainable",
+    type=click.Choice(["full", "ffn", "head", "bias", "lora"]),
+    help="With --init-from: what of its model is trained, the rest stays to the bit; lora: thin "
+    "pairs beside the matrices (--set lora.rank=8).  [default: full]",
 )
 @click.option(
     "--num-steps",
@@ -329,5 +335,6 @@ main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
 main.add_command(serve)
+main.add_command(merge)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

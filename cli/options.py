@@ -30,7 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "objectives", "import", "finetune", "count"),
+        "Make a model": ("train", "objectives", "import", "finetune", "merge", "count"),
         "Judge it": ("evaluate", "diagnose", "report"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),
@@ -90,14 +90,16 @@ def nearest_verb(word: str, program: str) -> str:
     Example:
         >>> nearest_verb("trian", "lmmodel"), nearest_verb("tokenize", "lmmodel")
         (': did you mean `lmmodel train`?', ': did you mean `lmdata tokenize`?')
+        >>> nearest_verb("version", "lmdata")
+        ': did you mean `lmdata --version`?'
     """
-    own, others = SECTIONS[program], [name for name in SECTIONS if name != program]
-    places = {verb: name for name in others for verbs in SECTIONS[name].values() for verb in verbs}
-    places |= {verb: program for verbs in own.values() for verb in verbs}
-    near = difflib.get_close_matches(word, places, n=1)
+    known = {option: f"{program} --{option}" for option in ("help", "version")}
+    for name in sorted(SECTIONS, key=lambda name: name == program):  # its own verbs come last: win
+        known |= {verb: f"{name} {verb}" for verbs in SECTIONS[name].values() for verb in verbs}
+    near = difflib.get_close_matches(word, known, n=1)
     if not near:
         return f": `{program} --help` lists them"
-    return f": did you mean `{places[near[0]]} {near[0]}`?"
+    return f": did you mean `{known[near[0]]}`?"
 
 
 def _describe(error: Exception) -> str | None:

@@ -1,22 +1,28 @@
-"""The first two steps of the road, from paths to folders: a tokenizer, then a token store."""
+"""The first two steps of the road, from paths to folders: a tokenizer, then a token store.
+
+What learns and reads is imported when it is needed: a wrong path or setting is answered before.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lmdata.building.output import check_apart
-from lmdata.building.plan import TokenizeConfig
+from lmdata.building.output import check_apart, check_free
 from lmdata.building.workers import Workers
-from lmdata.corpus import CorpusConfig, Documents, Source, read_documents, survey_sources
 from lmdata.encoding import RoundTrip, make_encoder
 from lmdata.errors import CorpusError
 from lmdata.files import Kind, output_errors, writing_folder
+from lmdata.reading.sources import Source, survey_sources
 from lmdata.schema import Manifest
-from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
+from lmdata.settings import CorpusConfig, TokenizeConfig, TokenizerConfig
+from lmdata.tokenize import DEFAULT_MEMORY_BYTES, divide_memory, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
-from lmdata.tokenizer_training import TokenizerConfig, UnspacedTextError, train_tokenizer
+
+if TYPE_CHECKING:
+    from lmdata.corpus import Documents
 
 DEFAULT_TOKENIZER = Path("tokenizer")
 _MOST_UNKNOWN = 0.02  # of the characters, before the default tokenizer is of another kind
@@ -51,6 +57,8 @@ def build_tokenizer(
         OutputError: `output` exists or can't be written
     """
     sources = survey_sources(arguments, corpus).sources
+    from lmdata.tokenizer_training import train_tokenizer
+
     with writing_folder(output, TOKENIZER, overwrite=overwrite) as folder:
         batches = _documents_of(sources, corpus, progress)
         tokenizer = train_tokenizer(batches, config, num_threads=num_workers, report=report)
@@ -92,25 +100,31 @@ def build_store(
     Raises:
         LmdataError: as `build_tokenizer` and `lmdata.tokenize.tokenize_corpus`
     """
+    say = say or (lambda _: None)
+    divide_memory(memory_bytes, workers.num_workers if workers else num_workers)
     survey = survey_sources(arguments, config.corpus)
-    sources = survey.sources
-    if say:
-        for note in survey.notes:
-            say(note)
-    if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
-        _check_readable_twice(sources)
-        _build_default_tokenizer(arguments, config.corpus, num_workers, say or (lambda _: None))
-    tokenizer = load_tokenizer(tokenizer_path or DEFAULT_TOKENIZER)
     check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
-    if say:
-        for note in tokenizer.notes:
-            say(note)
-    if say and verbose:
+    check_free(output, overwrite=overwrite)
+    for note in survey.notes:
+        say(note)
+    is_there = tokenizer_path is not None or DEFAULT_TOKENIZER.exists()
+    if not is_there:
+        _check_readable_twice(survey.sources)
+        _build_default_tokenizer(arguments, config.corpus, num_workers, say)
+    tokenizer = load_tokenizer(tokenizer_path or DEFAULT_TOKENIZER)
+    if is_there and tokenizer_path is None:
+        say(
+            f"taking the tokenizer that lies in {DEFAULT_TOKENIZER}/: "
+            f"{tokenizer.definition['model']['type']}, {tokenizer.vocab_size:,} pieces"
+        )
+    for note in tokenizer.notes:
+        say(note)
+    if verbose:
         encoder = make_encoder(tokenizer)
         say(f"encoding by {encoder.kind}: {encoder.reason}")
     manifest = tokenize_corpus(
-        sources, config, tokenizer, output, num_workers=num_workers, memory_bytes=memory_bytes,
-        overwrite=overwrite, progress=progress, workers=workers,
+        survey.sources, config, tokenizer, output, num_workers=num_workers,
+        memory_bytes=memory_bytes, overwrite=overwrite, progress=progress, workers=workers,
     )  # fmt: skip
     return StoreBuild(manifest, survey.skipped)
 
@@ -119,6 +133,8 @@ def _build_default_tokenizer(
     arguments: Sequence[str], corpus: CorpusConfig, num_workers: int, say: Callable[[str], None]
 ) -> None:
     """Train a WordPiece tokenizer, or Unigram where WordPiece would lose much of the text."""
+    from lmdata.tokenizer_training import UnspacedTextError
+
     say(f"no {DEFAULT_TOKENIZER}/ here: training a WordPiece tokenizer on the corpus first")
     found: list[RoundTrip] = []
     try:
@@ -143,6 +159,8 @@ def _build_default_tokenizer(
 def _documents_of(
     sources: Sequence[Source], config: CorpusConfig, progress: OnBytes | None
 ) -> Iterator[Documents]:
+    from lmdata.corpus import read_documents
+
     total = sum(source.size_bytes for source in sources)
     done = 0
     for source in sources:

@@ -167,6 +167,10 @@ def _parse_toml(text: str) -> dict[str, Any]:
         raise ValueError(f"a key has more than {_MOST_DEPTH} parts")
     try:
         return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # of Python's int
+        raise ValueError("a number has thousands of digits") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -202,6 +206,10 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         )
     try:
         return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # of Python's int
+        raise ValueError("a number has thousands of digits") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -23,12 +23,19 @@ import numpy.typing as npt
 
 from lmdata.errors import CorpusError
 from lmdata.ragged import Ragged, offsets_of
-from lmdata.reading.blank_lines import find_blank_documents
-from lmdata.reading.ranges import align_offset, is_splittable, split_source
+from lmdata.reading.blank_lines import align_offset, find_blank_documents
 from lmdata.reading.readers import read_records
-from lmdata.reading.records import Job, Records, Rejections
-from lmdata.reading.sources import CorpusConfig, Source, Survey, find_sources, survey_sources
+from lmdata.reading.records import Reading, Records, Rejections, no_records
+from lmdata.reading.sources import (
+    Source,
+    Survey,
+    find_sources,
+    is_splittable,
+    split_source,
+    survey_sources,
+)
 from lmdata.reading.streams import is_utf8
+from lmdata.settings import CorpusConfig
 from lmdata.stored import is_lfs_pointer
 
 __all__ = [
@@ -97,46 +104,45 @@ def read_documents(
     elif source.format != "parquet":
         start = align_offset(source, config, start)
         stop = source.size_bytes if stop is None else align_offset(source, config, stop)
-    job = Job(source, config, start, stop, batch_bytes, Rejections(config.errors == "skip"))
+    reading = Reading(source, config, start, stop, batch_bytes, Rejections(config.errors == "skip"))
     num_left = (source.size_bytes if stop is None else stop) - start
-    for records in _read_if_there(job):
+    for records in _read_if_there(reading):
         num_left -= records.num_source_bytes
-        yield _clean(job, records)
-    if job.rejections.dropped or num_left > 0:
-        nothing = np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int64)
-        yield _clean(job, Records(*nothing, 0, max(num_left, 0)))
+        yield _clean(reading, records)
+    if reading.rejections.dropped or num_left > 0:
+        yield _clean(reading, no_records(max(num_left, 0)))
 
 
-def _read_if_there(job: Job) -> Iterator[Records]:
+def _read_if_there(reading: Reading) -> Iterator[Records]:
     """Yield the records, or leave out a file of which there is only a Git LFS pointer."""
-    path = job.source.path
+    path = reading.source.path
     try:
         is_pointer = path is not None and is_lfs_pointer(path)
     except OSError as error:
-        raise CorpusError(f"can't open {job.source}: {error.strerror}") from error
+        raise CorpusError(f"can't open {reading.source}: {error.strerror}") from error
     if not is_pointer:
-        yield from read_records(job)
-    elif job.start == 0:
+        yield from read_records(reading)
+    elif reading.start == 0:
         message = f"{path} is not here, only its Git LFS pointer: git lfs pull fetches it"
-        job.rejections.reject("git-lfs-pointer", job.source.size_bytes, message)
+        reading.rejections.reject("git-lfs-pointer", reading.source.size_bytes, message)
 
 
-def _clean(job: Job, records: Records) -> Documents:
+def _clean(reading: Reading, records: Records) -> Documents:
     """Return the records that are documents: valid UTF-8, not blank, not too large."""
     text, offsets = records.text, records.offsets
-    if job.config.errors == "skip" or job.source.format in ("parquet", "arrow"):
-        text, offsets, keep = _check_utf8(job, text, offsets, records.positions)
+    if reading.config.errors == "skip" or reading.source.format in ("parquet", "arrow"):
+        text, offsets, keep = _check_utf8(reading, text, offsets, records.positions)
     else:
         keep = np.ones(len(offsets) - 1, np.bool_)
     lengths = np.diff(offsets)
-    for row in np.flatnonzero(keep & (lengths > job.config.max_document_bytes)).tolist():
-        where = f"{job.source} record {records.positions[row] + 1}"
-        message = job.too_large(where, int(lengths[row]))
-        job.rejections.reject("too-large", int(lengths[row]), message)
+    for row in np.flatnonzero(keep & (lengths > reading.config.max_document_bytes)).tolist():
+        where = f"{reading.source} record {records.positions[row] + 1}"
+        message = reading.too_large(where, int(lengths[row]))
+        reading.rejections.reject("too-large", int(lengths[row]), message)
         keep[row] = False
     blank = keep & find_blank_documents(text, offsets)
     if blank.any():
-        job.rejections.add("empty", int(blank.sum()), int(lengths[blank].sum()))
+        reading.rejections.add("empty", int(blank.sum()), int(lengths[blank].sum()))
         keep &= ~blank
     if not keep.all():
         kept = Ragged(text, offsets).take(np.flatnonzero(keep))
@@ -145,14 +151,14 @@ def _clean(job: Job, records: Records) -> Documents:
         text,
         offsets,
         records.positions[keep].astype(np.uint64),
-        *job.rejections.take(),
+        *reading.rejections.take(),
         records.num_records,
         records.num_source_bytes,
     )
 
 
 def _check_utf8(
-    job: Job,
+    reading: Reading,
     text: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
     positions: npt.NDArray[np.int64],
@@ -165,11 +171,13 @@ def _check_utf8(
     for row, document in enumerate(documents):
         if is_utf8(document):
             continue
-        if job.config.errors == "replace":
+        if reading.config.errors == "replace":
             documents[row] = document.decode("utf-8", "replace").encode()
             continue
-        message = f"{job.source} record {positions[row] + 1} is not UTF-8; take --errors replace"
-        job.rejections.reject("not-utf-8", len(document), message)
+        message = (
+            f"{reading.source} record {positions[row] + 1} is not UTF-8; take --errors replace"
+        )
+        reading.rejections.reject("not-utf-8", len(document), message)
         keep[row] = False
     lengths = np.fromiter(map(len, documents), np.int64, len(documents))
     joined = np.frombuffer(b"".join(documents), np.uint8)

@@ -26,7 +26,7 @@ from lmdata.ragged import Ragged
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     SPLITS,
-    Kind,
+    DatasetKind,
     Manifest,
     read_manifest,
     read_settings,
@@ -299,7 +299,7 @@ def open_examples(
 
 
 def _open_dataset(
-    folder: Path, kind: Kind, split: str, tokenizer: Tokenizer | None
+    folder: Path, kind: DatasetKind, split: str, tokenizer: Tokenizer | None
 ) -> tuple[Manifest, Tokenizer]:
     manifest = read_manifest(folder)
     if manifest.kind != kind:

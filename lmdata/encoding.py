@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -205,6 +205,7 @@ def measure_round_trip(
     tokenizer: Tokenizer,
     texts: Sequence[str],
     counts: Sequence[int] | None = None,
+    ids: Sequence[Ids] | None = None,
 ) -> RoundTrip:
     """Return how many characters of texts come back from their ids.
 
@@ -212,21 +213,24 @@ def measure_round_trip(
         tokenizer: encodes and decodes
         texts: documents or words
         counts: how often each occurs; None for once
+        ids: of each text, one array (T,) each, where they are at hand
     """
     lower = does_lower_case(tokenizer.definition.get("normalizer"))
-    backs = _come_back(tokenizer, texts)
-    characters, lost, broken = 0, {CHANGED: 0, WITHOUT_PIECE: 0}, []
+    backs = _decode(tokenizer, _encode(tokenizer, texts) if ids is None else ids)
+    characters, lost = 0, {CHANGED: 0, WITHOUT_PIECE: 0}
+    searched: list[str] = []
+    sought: Counter[str] = Counter()
     for text, back, count in zip(texts, backs, counts or [1] * len(texts), strict=True):
         wanted, found = _visible(text, lower), _visible(back, lower)
         characters += count * len(wanted)
-        if wanted != found and (missing := _num_missing(wanted, found)):
-            changed = min(
-                missing, _num_missing(wanted, _visible(_normalized(tokenizer, text), lower))
-            )
+        if wanted != found and (missing := _missing(wanted, found)):
+            normalized = _visible(_normalized(tokenizer, text), lower)
+            changed = min(missing.total(), _missing(wanted, normalized).total())
             lost[CHANGED] += count * changed
-            lost[WITHOUT_PIECE] += count * (missing - changed)
-            broken.append(text)
-    examples = _find_examples(tokenizer, broken, lower)
+            lost[WITHOUT_PIECE] += count * (missing.total() - changed)
+            searched.append(text)
+            sought |= missing
+    examples = _find_examples(tokenizer, searched, sought, lower)
     return RoundTrip(
         characters=characters, lost={r: n for r, n in lost.items() if n}, examples=examples
     )
@@ -267,36 +271,47 @@ def _normalized(tokenizer: Tokenizer, text: str) -> str:
     return text if normalizer is None else str(normalizer.normalize_str(text))
 
 
-def _num_missing(wanted: str, found: str) -> int:
-    """Return how many characters of one text the other lacks, in whatever order.
+def _missing(wanted: str, found: str) -> Counter[str]:
+    """Return the characters of one text that the other lacks, in whatever order, and how many.
 
     Example:
-        >>> _num_missing("déjà vu", "deja vu")
-        2
+        >>> dict(_missing("déjà vu", "deja vu"))
+        {'é': 1, 'à': 1}
     """
-    return (Counter(wanted) - Counter(found)).total()
+    return Counter(wanted) - Counter(found)
 
 
-def _find_examples(tokenizer: Tokenizer, texts: Sequence[str], lower: bool) -> dict[str, str]:
-    """Return the shortest word for each reason, with what comes back of it."""
-    words = list(dict.fromkeys(" ".join(texts)[:_SEARCHED].split()))
+def _find_examples(
+    tokenizer: Tokenizer, texts: Sequence[str], sought: Container[str], lower: bool
+) -> dict[str, str]:
+    """Return the shortest word for each reason, with what comes back of it.
+
+    Only words that hold a character that is `sought` are looked at.
+    """
+    words = [
+        word
+        for word in dict.fromkeys(" ".join(texts)[:_SEARCHED].split())
+        if any(character in sought for character in _visible(word, lower))
+    ]
     shortest: dict[str, tuple[str, str]] = {}
-    for word, back in sorted(
-        zip(words, _come_back(tokenizer, words), strict=True), key=lambda pair: len(pair[0])
-    ):
+    backs = _decode(tokenizer, _encode(tokenizer, words))
+    for word, back in sorted(zip(words, backs, strict=True), key=lambda pair: len(pair[0])):
         wanted = _visible(word, lower)
-        missing = _num_missing(wanted, _visible(back, lower))
-        changed = _num_missing(wanted, _visible(_normalized(tokenizer, word), lower))
+        missing = _missing(wanted, _visible(back, lower)).total()
+        changed = _missing(wanted, _visible(_normalized(tokenizer, word), lower)).total()
         if missing:
             reason = CHANGED if changed >= missing else WITHOUT_PIECE
             shortest.setdefault(reason, (word, back.strip()))
     return dict(shortest[reason] for reason in (CHANGED, WITHOUT_PIECE) if reason in shortest)
 
 
-def _come_back(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """Return what the ids of each text are decoded to, unknown pieces left out."""
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
     encodings = tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.array(encoding.ids, np.int64) for encoding in encodings]
+
+
+def _decode(tokenizer: Tokenizer, ids: Sequence[Ids]) -> list[str]:
+    """Return what the ids of each text are decoded to, unknown pieces left out."""
     special = tokenizer.is_special
-    ids = [np.array(encoding.ids, np.int64) for encoding in encodings]
     kept = [each[~special[each]].tolist() for each in ids]
     return [str(back) for back in tokenizer.backend.decode_batch(kept, skip_special_tokens=False)]

@@ -30,7 +30,6 @@ from lmdata.dataset import TokenStore, open_stores, segment_end
 from lmdata.errors import ConfigError, DatasetError, IntegrityError, TokenizerError
 from lmdata.recipes import Recipe
 from lmdata.schema import (
-    DEFAULT_SHARD_BYTES,
     FORMAT_VERSION,
     ExampleSettings,
     Ledger,
@@ -38,6 +37,7 @@ from lmdata.schema import (
     example_schema,
     read_manifest,
 )
+from lmdata.settings import DEFAULT_SHARD_BYTES
 from lmdata.shards import map_shard
 from lmdata.views import View, view
 

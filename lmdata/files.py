@@ -31,12 +31,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def output_errors(path: Path, kept: str = "") -> Iterator[None]:
-    """Turn an OSError while writing `path` into an OutputError of one line.
-
-    Args:
-        path: the file or folder that is being written
-        kept: what happens to the part that exists, for the message
-    """
+    """Turn an OSError while writing `path` into an OutputError of one line, with what is `kept`."""
     try:
         yield
     except OSError as error:
@@ -232,7 +227,6 @@ def lease(output: Path) -> Iterator[Lease]:
         except RuntimeError as error:  # links in a circle, before Python 3.13
             raise OSError(str(error)) from error
         missing = [parent for parent in path.parents if not parent.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with output_errors(output):
             lock, descriptor, has_waited = _lock(output, path)
@@ -271,12 +265,16 @@ def _lock(output: Path, path: Path) -> tuple[Path, int, bool]:
 def _open_lock(path: Path) -> tuple[Path, int]:
     beside, inside = path.with_name(f".{path.name}.lock"), path / _LOCK_INSIDE
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    try:
-        return beside, os.open(beside, flags, 0o666)
-    except OSError as error:
-        if error.errno not in _FORBIDDEN or not path.is_dir():
-            raise
-    return inside, os.open(inside, flags, 0o666)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return beside, os.open(beside, flags, 0o666)
+        except FileNotFoundError:  # removed by another that had made it, and failed
+            time.sleep(0.01)
+        except OSError as error:
+            if error.errno not in _FORBIDDEN or not path.is_dir():
+                raise
+            return inside, os.open(inside, flags, 0o666)
 
 
 def _is_open_as(path: Path, descriptor: int) -> bool:

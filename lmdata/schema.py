@@ -20,15 +20,15 @@ from lmdata.batch import COLUMNS, Column
 from lmdata.config import build_config
 from lmdata.errors import ConfigError, IntegrityError, VersionError
 from lmdata.recipes import Recipe
+from lmdata.settings import DEFAULT_SHARD_BYTES
 from lmdata.xxh3 import xxh3_128
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
-DEFAULT_SHARD_BYTES = 256_000_000
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".build"
 
-Kind = Literal["tokens", "examples"]
+DatasetKind = Literal["tokens", "examples"]
 
 _LATE = {"is_late": True}  # of fields that the file leaves out where they are empty
 _HASH = "hash"  # key of the manifest's file, from version 2 on
@@ -207,7 +207,7 @@ class ViewFacts:
 class Manifest:
     """All that a dataset knows of itself; the same build gives the same bytes of JSON."""
 
-    kind: Kind
+    kind: DatasetKind
     format_version: int
     created_with: str  # package and version
     configuration: dict[str, Any]

@@ -11,7 +11,7 @@ space, so that white space leads the sentence that follows. Each document is spl
 - `.`, `!`, `?`, their runs and ellipses end one before white space, unless a lower-case letter
   follows; a sentence that itself began in lower case may be followed by another of the kind.
 - A single full stop is weighed with the word before it (abbreviations, initials, acronyms,
-  numbers that open an item) and the word after it (`lmdata.splitting.abbreviations`).
+  numbers that open an item) and the word after it (`lmdata.splitting.tables`).
 - A space that was forgotten ("was late.The bus") is a boundary between two plain words only.
 - Thai and Lao have no terminator, and a full stop only in abbreviations: a space between two of
   their letters ends a sentence that is at least 48 letters long; shorter stretches are phrases.
@@ -26,16 +26,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.intrinsics import borrowed
+from lmdata.splitting import SPLITTER_VERSION as SPLITTER_VERSION
 from lmdata.splitting.line_wrapping import is_deliberate_break, page_width
-from lmdata.splitting.sentence_characters import (
-    FULL_STOP,
-    NEWLINE,
-    PARAGRAPH,
-    PERIOD,
-    THAI,
-    class_at,
-    trigger_bytes,
-)
 from lmdata.splitting.sentence_rules import (
     Rules,
     begins_in_lower_case,
@@ -46,9 +39,15 @@ from lmdata.splitting.sentence_rules import (
     terminators_end_sentence,
     trim_space,
 )
-
-SPLITTER_VERSION = "lmdata-rules-1"
-"""Name and version of the rules, kept in every manifest; a changed boundary changes it."""
+from lmdata.splitting.tables import (
+    FULL_STOP,
+    NEWLINE,
+    PARAGRAPH,
+    PERIOD,
+    THAI,
+    class_at,
+    trigger_bytes,
+)
 
 Mode = Literal["rules", "lines", "none"]
 MIN_THAI_LETTERS = 48
@@ -115,7 +114,8 @@ def _split_documents(
     starts: np.ndarray,
 ) -> int:
     """Write the sentence starts of all documents and return how many they are."""
-    count = 0
+    count, text = 0, borrowed(text)
+    rules = Rules(borrowed(rules.classes), borrowed(rules.words))
     for document in range(offsets.size - 1):
         start, stop = offsets[document], offsets[document + 1]
         if start == stop:

@@ -18,26 +18,33 @@ from typing import Any
 import numpy as np
 
 from lmdata import __version__
-from lmdata.building.assembly import Assembly
-from lmdata.building.ledger import (
+from lmdata.building.assembly import (
+    Assembly,
     combine_receipts,
     describe_encoding,
     describe_nothing,
     describe_sources,
 )
 from lmdata.building.output import OutputFolder
-from lmdata.building.plan import DEFAULT_UNIT_BYTES, TokenizeConfig, Unit, make_units
+from lmdata.building.plan import (
+    DEFAULT_UNIT_BYTES,
+    Unit,
+    UnitProgress,
+    UnitReceipt,
+    UnitSetup,
+    make_units,
+    receipt_path,
+)
 from lmdata.building.resumable import read_receipt, run_build
-from lmdata.building.units import Progress, UnitReceipt, UnitSetup, receipt_path
 from lmdata.building.workers import Workers, start_tokenizing
 from lmdata.config import Change, config_to_dict
-from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
-from lmdata.reading.sources import STDIN
+from lmdata.reading.sources import STDIN, Source
 from lmdata.schema import FORMAT_VERSION, Manifest, ShardRecord, TokenizerIdentity
-from lmdata.sentences import SPLITTER_VERSION
+from lmdata.settings import TokenizeConfig
 from lmdata.shards import check_shard
+from lmdata.splitting import SPLITTER_VERSION
 from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer
 from lmdata.xxh3 import hash_file
 
@@ -215,7 +222,7 @@ class _StoreJob:
         names = [str(self._sources[index]) for index in unit.sources]
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
-    def note(self, unit: Unit, value: Progress) -> None:
+    def note(self, unit: Unit, value: UnitProgress) -> None:
         """Count what was read."""
         done = self._done_bytes.get(unit.number, 0) + value.source_bytes
         self._done_bytes[unit.number] = min(done, self._weights[unit.number])
@@ -294,9 +301,9 @@ class _StoreJob:
     def _weigh(self, unit: Unit) -> int:
         """Return the bytes of sources that a unit reads."""
         return sum(
-            (self._sources[piece.source].size_bytes if piece.stop is None else piece.stop)
-            - piece.start
-            for piece in unit.pieces
+            (self._sources[extent.source].size_bytes if extent.stop is None else extent.stop)
+            - extent.start
+            for extent in unit.extents
         )
 
 

@@ -6,7 +6,6 @@ import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from lmdata.learning.counting import CountingRule, DocumentBatch, count_words, s
 from lmdata.learning.merges import learn_merges
 from lmdata.learning.symbols import Symbols, choose_alphabet, split_into_symbols
 from lmdata.learning.unigram import learn_unigram
+from lmdata.settings import TokenizerConfig as TokenizerConfig
 from lmdata.tokenizer import Tokenizer
 
 U8 = npt.NDArray[np.uint8]
@@ -31,74 +31,6 @@ _MAX_WORDPIECE_CHARACTERS = 100  # BERT's: longer words are unknown whatever the
 
 class UnspacedTextError(TokenizerError):
     """No word of the text is short enough for WordPiece."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """What tokenizer to train.
-
-    Attributes:
-        model: "wordpiece" (BERT), "bpe" (byte level, GPT-2) or "unigram" (SentencePiece, ALBERT)
-        vocab_size: number of pieces, special tokens and alphabet included
-        lowercase: make all text lower case; None: only WordPiece
-        strip_accents: take all combining marks away, as BERT's uncased models do; accents of Latin
-            letters, but also vowels of Thai and Hindi and the parts of Korean; WordPiece only
-        min_frequency: a pair of pieces that occurs less often is not joined, >= 1; not for unigram
-        special_tokens: padding, unknown, begin, separator and mask, in this order, then any others;
-            they get the first ids
-        limit_alphabet: keep that many characters, the most frequent ones; None: as
-            `choose_alphabet` says; byte-level BPE has the 256 bytes and ignores nothing
-        allow_smaller: where the text can't fill the vocabulary, make a smaller one, not an error
-        max_training_bytes: train on a sample of whole documents of at most this size
-    """
-
-    model: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
-    vocab_size: int = 30522
-    lowercase: bool | None = None
-    strip_accents: bool = False
-    min_frequency: int = 2
-    special_tokens: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    limit_alphabet: int | None = None
-    allow_smaller: bool = False
-    max_training_bytes: int = 1 << 30
-
-    def __post_init__(self) -> None:
-        if self.model not in METHODS:
-            raise ValueError(f"model must be one of {', '.join(METHODS)}, got {self.model!r}")
-        for name in ("vocab_size", "min_frequency", "limit_alphabet", "max_training_bytes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.model == "bpe" and self.limit_alphabet is not None:
-            raise ValueError("limit_alphabet has no effect on bpe, whose alphabet is the 256 bytes")
-        if self.model == "unigram" and self.min_frequency != 2:
-            raise ValueError("min_frequency has no effect on unigram: leave it out")
-        if self.model != "wordpiece" and self.strip_accents:
-            raise ValueError(f"strip_accents has no effect on {self.model}: leave it out")
-        self._check_special_tokens()
-
-    def _check_special_tokens(self) -> None:
-        tokens = self.special_tokens
-        if len(tokens) < 5 or "" in tokens:
-            raise ValueError(
-                "special_tokens must name padding, unknown, begin, separator and mask, in this "
-                f"order, got {list(tokens)}"
-            )
-        twice = sorted({token for token in tokens if tokens.count(token) > 1})
-        if twice:
-            raise ValueError(f"special_tokens must all differ, got {twice[0]!r} more than once")
-
-    @property
-    def purposes(self) -> dict[str, str]:
-        """The special tokens by purpose; in a causal model, begin and separator end documents."""
-        names = ("pad", "unk", "cls", "sep", "mask")
-        purposes = dict(zip(names, self.special_tokens, strict=False))
-        return {**purposes, "bos": purposes["cls"], "eos": purposes["sep"]}
-
-    @property
-    def is_lowercase(self) -> bool:
-        """Whether text becomes lower case."""
-        return self.model == "wordpiece" if self.lowercase is None else self.lowercase
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.files import AtomicFile, output_errors
-from lmdata.schema import DEFAULT_SHARD_BYTES, ShardRecord
+from lmdata.schema import ShardRecord
+from lmdata.settings import DEFAULT_SHARD_BYTES
 from lmdata.shards import count_tokens, describe_blocks, row_bytes
 
 RECORD_BATCH_BYTES = 8 << 20  # a reader maps one at a time; small enough to be built in memory

@@ -19,8 +19,8 @@ from lmdata.config import config_to_dict
 from lmdata.recipes import Recipe
 from lmdata.schema import (
     FORMAT_VERSION,
+    DatasetKind,
     Flow,
-    Kind,
     Ledger,
     Manifest,
     TokenizerIdentity,
@@ -186,7 +186,7 @@ def write_store(
 
 
 def write_dataset(
-    folder: Path, kind: Kind, tokenizer: Tokenizer, batch: pa.RecordBatch,
+    folder: Path, kind: DatasetKind, tokenizer: Tokenizer, batch: pa.RecordBatch,
     configuration: dict[str, Any] | None = None, **sizes: int,
 ) -> Path:  # fmt: skip
     """Write one record batch as the train split of a dataset; validation is empty.

@@ -31,7 +31,7 @@ MAY_USE_TORCH = {"lmdata.torch_data"}  # hands views to PyTorch; imported where 
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
     "arrow_text", "batch", "charts", "config", "dataset", "errors", "files", "masking", "order",
-    "packing", "page", "pairs", "ragged", "reading", "recipes", "rng", "schema", "stored",
+    "packing", "page", "pairs", "ragged", "recipes", "rng", "schema", "settings", "stored",
     "tokenizer", "views", "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}

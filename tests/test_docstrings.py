@@ -23,7 +23,7 @@ WITH_EXAMPLES = {
     "lmdata.batch", "lmdata.columns", "lmdata.config", "lmdata.masking", "lmdata.order",
     "lmdata.packing", "lmdata.pairs", "lmdata.recipes", "lmdata.rng", "lmdata.schema",
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
-    "lmdata.splitting.sentence_characters", "lmmodel.batch", "lmmodel.model",
+    "lmdata.splitting.tables", "lmmodel.batch", "lmmodel.model",
     "lmmodel.objectives.objective", "lmmodel.objectives.terms",
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.settings",

@@ -46,6 +46,15 @@ def check_apart(path: Path, output: Path) -> None:
         )
 
 
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Check that a build may go on in a folder, or begin, before anything else is done for it.
+
+    Raises:
+        OutputError: it holds a dataset or other files
+    """
+    OutputFolder(path, path / BUILD_FOLDER, is_new=False).refuse_existing(overwrite=overwrite)
+
+
 @contextmanager
 def claim_folder(path: Path, *, overwrite: bool = False) -> Iterator[OutputFolder]:
     """Yield a folder for a dataset that this process alone may write while the block lasts.

@@ -1,4 +1,4 @@
-"""The plan of a tokenization: its settings, its units of work, and which split a document is in.
+"""The plan of a tokenization: its units of work, what a worker is told, what it leaves behind.
 
 A unit is a few small files, a file, or a byte range of one. Units depend on the sources alone,
 never on the number of workers, so any number of them makes the same parts.
@@ -8,66 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import xxhash
+import pyarrow as pa
 
-from lmdata.corpus import CorpusConfig, Source, split_source
-from lmdata.rng import draw, stream_key
-from lmdata.schema import DEFAULT_SHARD_BYTES
+from lmdata.encoding import RoundTrip
+from lmdata.reading.sources import Source, split_source
+from lmdata.schema import ShardRecord
+from lmdata.settings import CorpusConfig, TokenizeConfig
 
 DEFAULT_UNIT_BYTES = 32 << 20
 _EXPANSION = 4  # compressed text weighs about this many times its stored size
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizeConfig:
-    """How a corpus becomes a token store; every field changes the result."""
-
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    """How files become documents."""
-
-    sentences: Literal["rules", "lines", "none"] = "rules"
-    """Where sentences end: by rules, at line ends, or nowhere (a document is one sentence)."""
-
-    validation_ratio: float = 0.01
-    """Share of documents in the validation split, in [0, 1)."""
-
-    test_ratio: float = 0.0
-    """Share of documents in the test split, in [0, 1)."""
-
-    seed: int = 0
-    """Which documents are held out, in [0, 2**63)."""
-
-    shard_bytes: int = DEFAULT_SHARD_BYTES
-    """Target size of a shard in bytes; only a single document may make one larger."""
-
-    def __post_init__(self) -> None:
-        for name in ("validation_ratio", "test_ratio"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.validation_ratio + self.test_ratio >= 1:
-            raise ValueError(
-                f"validation_ratio + test_ratio must be below 1, got "
-                f"{self.validation_ratio} + {self.test_ratio}: nothing is left to train on"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
-        if self.shard_bytes < 1:
-            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
-
-    @property
-    def split_ratios(self) -> dict[str, float]:
-        """The share of documents of each split that exists, train first."""
-        held_out = {"validation": self.validation_ratio, "test": self.test_ratio}
-        present = {split: ratio for split, ratio in held_out.items() if ratio > 0}
-        return {"train": 1 - sum(present.values()), **present}
-
-
 @dataclass(frozen=True)
-class Piece:
+class Extent:
     """The bytes [start, stop) of a source, or all of it when `stop` is None."""
 
     source: int  # index into the sources
@@ -80,74 +37,105 @@ class Unit:
     """Work for one worker at a time, whose result depends on nothing else."""
 
     number: int
-    pieces: tuple[Piece, ...]
+    extents: tuple[Extent, ...]
 
     @property
     def sources(self) -> list[int]:
         """The sources that this unit reads, in order."""
-        return sorted({piece.source for piece in self.pieces})
+        return sorted({extent.source for extent in self.extents})
 
 
 def make_units(sources: Sequence[Source], config: CorpusConfig, unit_bytes: int) -> list[Unit]:
     """Return the units of a corpus: small files together, large ones in ranges."""
     units: list[Unit] = []
-    pending: list[Piece] = []
+    pending: list[Extent] = []
     pending_bytes = 0
-    for piece, weight in _weigh_pieces(sources, config, unit_bytes):
+    for extent, weight in _weigh_extents(sources, config, unit_bytes):
         if pending and pending_bytes + weight > unit_bytes:
             units.append(Unit(len(units), tuple(pending)))
             pending, pending_bytes = [], 0
-        pending.append(piece)
+        pending.append(extent)
         pending_bytes += weight
     if pending:
         units.append(Unit(len(units), tuple(pending)))
     return units
 
 
-def _weigh_pieces(
+def _weigh_extents(
     sources: Sequence[Source], config: CorpusConfig, unit_bytes: int
-) -> Iterator[tuple[Piece, int]]:
+) -> Iterator[tuple[Extent, int]]:
     for index, source in enumerate(sources):
         expansion = _EXPANSION if source.compression else 1
         ranges = split_source(source, config, unit_bytes)
         for start, stop in ranges:
             is_whole = len(ranges) == 1
-            yield Piece(index, start, None if is_whole else stop), (stop - start) * expansion
+            yield Extent(index, start, None if is_whole else stop), (stop - start) * expansion
 
 
-def assign_splits(
-    text: np.ndarray, offsets: np.ndarray, config: TokenizeConfig
-) -> np.ndarray[Any, np.dtype[np.int8]]:
-    """Return the split of each document, by its content: equal documents share a split.
+@dataclass(frozen=True, kw_only=True)
+class UnitSetup:
+    """What every unit of a build shares."""
 
-    The address of the draw is (seed, "split", upper 63 bits of the xxh3_64 of the UTF-8 bytes).
+    sources: list[Source]
+    config: TokenizeConfig
+    tokenizer_folder: Path
+    build_folder: Path
+    batch_bytes: int
+    worker_bytes: int  # memory for one worker's documents
 
-    Args:
-        text: uint8 (N,)
-        offsets: int64 (D+1,)
-        config: ratios and seed
 
-    Returns:
-        int8 (D,) index into `config.split_ratios`.
+@dataclass(frozen=True, kw_only=True)
+class UnitProgress:
+    """What was done since the last report."""
 
-    Example:
-        >>> text = np.frombuffer(b"onetwoone", np.uint8)
-        >>> config = TokenizeConfig(validation_ratio=0.5)
-        >>> assign_splits(text, np.array([0, 3, 6, 9]), config).tolist()
-        [0, 1, 0]
-    """
-    ratios = list(config.split_ratios.values())
-    if len(ratios) == 1:
-        return np.zeros(len(offsets) - 1, np.int8)
-    view = np.ascontiguousarray(text).data
-    bounds = offsets.tolist()
-    digest = xxhash.xxh3_64_intdigest
-    hashes = np.fromiter(
-        (digest(view[a:b]) for a, b in pairwise(bounds)),
-        np.uint64, len(bounds) - 1,
-    )  # fmt: skip
-    example = (hashes >> np.uint64(1)).astype(np.int64)
-    words = draw(stream_key(config.seed, "split"), example, np.zeros(1, np.int64))
-    limits = np.round(np.cumsum([0.0, *ratios[1:]]) * 2.0**32)  # train takes what lies beyond
-    codes = np.searchsorted(limits, words, side="right")
-    return np.where(codes < len(ratios), codes, 0).astype(np.int8)
+    source_bytes: int
+    documents: int
+
+
+@dataclass(kw_only=True)
+class UnitReceipt:
+    """What became of a unit; written when its parts are complete."""
+
+    number: int
+    encoder: str
+    parts: dict[str, ShardRecord] = field(default_factory=dict)  # split -> part file
+    written_bytes: dict[str, int] = field(default_factory=dict)  # split -> bytes of text
+    read: dict[str, int] = field(default_factory=dict)  # quantity -> amount, before any drop
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> documents
+    dropped_bytes: dict[str, int] = field(default_factory=dict)  # reason -> bytes
+    records: dict[str, int] = field(default_factory=dict)  # source index -> lines or records
+    documents: dict[str, int] = field(default_factory=dict)  # source index -> documents written
+    tokens: dict[str, int] = field(default_factory=dict)  # source index -> tokens written
+    hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
+    checked_documents: int = 0  # encoded again by `tokenizers`, and equal
+    sampled_bytes: int = 0  # encoded and decoded again, to see what comes back
+    round_trip: RoundTrip = field(default_factory=RoundTrip)  # of these
+
+    @property
+    def num_documents_read(self) -> int:
+        """The documents of the unit, before any was dropped."""
+        return self.read.get("documents", 0)
+
+
+def receipt_path(build_folder: Path, number: int) -> Path:
+    """Return where the receipt of a unit lies."""
+    return build_folder / f"unit-{number:06d}.json"
+
+
+def part_name(number: int, split: str) -> str:
+    """Return the file name of a unit's rows of one split."""
+    return f"unit-{number:06d}-{split}.part"
+
+
+def part_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
+    """Return the schema of a part: positions count within the unit, sources are numbers."""
+    item = pa.field("item", pa.from_numpy_dtype(id_dtype), nullable=False)
+    length = pa.field("item", pa.uint32(), nullable=False)
+    return pa.schema(
+        [
+            pa.field("source", pa.int32(), nullable=False),
+            pa.field("position", pa.uint64(), nullable=False),
+            pa.field("input_ids", pa.large_list(item), nullable=False),
+            pa.field("sentence_lengths", pa.list_(length), nullable=False),
+        ]
+    )

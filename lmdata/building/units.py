@@ -4,88 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
-from lmdata.building.plan import Piece, TokenizeConfig, Unit, assign_splits
+from lmdata.building.plan import (
+    Extent,
+    Unit,
+    UnitProgress,
+    UnitReceipt,
+    UnitSetup,
+    part_name,
+    part_schema,
+    receipt_path,
+)
 from lmdata.columns import to_column, to_list_column
-from lmdata.corpus import CorpusConfig, Documents, Source, read_documents
+from lmdata.corpus import Documents, Source, read_documents
 from lmdata.encoders.encoded import DifferentIdsError, EncodedDocuments, EncodingError
-from lmdata.encoders.intrinsics import start_numba
 from lmdata.encoders.plain_encoding import PlainEncoder
-from lmdata.encoding import RoundTrip, check_encoding, make_encoder, measure_round_trip
+from lmdata.encoding import check_encoding, make_encoder, measure_round_trip
 from lmdata.errors import CorpusError, TokenizerError
 from lmdata.files import output_errors, write_atomically
+from lmdata.intrinsics import start_numba
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.rng import draw, stream_key
-from lmdata.schema import ShardRecord, to_json
+from lmdata.schema import to_json
 from lmdata.sentences import find_sentence_starts
+from lmdata.settings import CorpusConfig, TokenizeConfig
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file
 
 _MAX_CHECKED_BYTES = 8 << 10  # `tokenizers` takes about 5 ms for this
-_MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 30 ms
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitSetup:
-    """What every unit of a build shares."""
-
-    sources: list[Source]
-    config: TokenizeConfig
-    tokenizer_folder: Path
-    build_folder: Path
-    batch_bytes: int
-    worker_bytes: int  # memory for one worker's documents
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What was done since the last report."""
-
-    source_bytes: int
-    documents: int
-
-
-@dataclass(kw_only=True)
-class UnitReceipt:
-    """What became of a unit; written when its parts are complete."""
-
-    number: int
-    encoder: str
-    parts: dict[str, ShardRecord] = field(default_factory=dict)  # split -> part file
-    written_bytes: dict[str, int] = field(default_factory=dict)  # split -> bytes of text
-    read: dict[str, int] = field(default_factory=dict)  # quantity -> amount, before any drop
-    dropped: dict[str, int] = field(default_factory=dict)  # reason -> documents
-    dropped_bytes: dict[str, int] = field(default_factory=dict)  # reason -> bytes
-    records: dict[str, int] = field(default_factory=dict)  # source index -> lines or records
-    documents: dict[str, int] = field(default_factory=dict)  # source index -> documents written
-    tokens: dict[str, int] = field(default_factory=dict)  # source index -> tokens written
-    hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
-    checked_documents: int = 0  # encoded again by `tokenizers`, and equal
-    sampled_bytes: int = 0  # encoded and decoded again, to see what comes back
-    round_trip: RoundTrip = field(default_factory=RoundTrip)  # of these
-
-    @property
-    def num_documents_read(self) -> int:
-        """The documents of the unit, before any was dropped."""
-        return self.read.get("documents", 0)
-
-
-def receipt_path(build_folder: Path, number: int) -> Path:
-    """Return where the receipt of a unit lies."""
-    return build_folder / f"unit-{number:06d}.json"
-
-
-def part_name(number: int, split: str) -> str:
-    """Return the file name of a unit's rows of one split."""
-    return f"unit-{number:06d}-{split}.part"
+_MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 40 ms
 
 
 def prepare_nursery(
@@ -152,17 +108,19 @@ class UnitRun:
         """
         pile: list[tuple[int, Documents]] = []
         pile_bytes = 0
-        for piece in self._unit.pieces:
-            self._hash_source(piece)
-            for documents in self._read(piece):
-                self._refuse_too_large(piece.source, documents)
+        for extent in self._unit.extents:
+            self._hash_source(extent)
+            for documents in self._read(extent):
+                self._refuse_too_large(extent.source, documents)
                 if pile_bytes + len(documents.text) > self._setup.batch_bytes:
                     self._add(pile)
                     pile, pile_bytes = [], 0
-                pile.append((piece.source, documents))
+                pile.append((extent.source, documents))
                 pile_bytes += len(documents.text)
                 num_documents = len(documents.positions)
-                report(Progress(source_bytes=documents.num_source_bytes, documents=num_documents))
+                report(
+                    UnitProgress(source_bytes=documents.num_source_bytes, documents=num_documents)
+                )
         self._add(pile)
         for split, part in self._parts.items():
             with output_errors(self._setup.build_folder / part_name(self._unit.number, split)):
@@ -170,18 +128,18 @@ class UnitRun:
         self._write_receipt()
         return self._receipt
 
-    def _read(self, piece: Piece) -> Iterator[Documents]:
-        source = self._setup.sources[piece.source]
+    def _read(self, extent: Extent) -> Iterator[Documents]:
+        source = self._setup.sources[extent.source]
         return read_documents(
-            source, self._setup.config.corpus, start=piece.start, stop=piece.stop,
+            source, self._setup.config.corpus, start=extent.start, stop=extent.stop,
             batch_bytes=self._setup.batch_bytes,
         )  # fmt: skip
 
-    def _hash_source(self, piece: Piece) -> None:
-        path = self._setup.sources[piece.source].path
-        if piece.start == 0 and path is not None:
+    def _hash_source(self, extent: Extent) -> None:
+        path = self._setup.sources[extent.source].path
+        if extent.start == 0 and path is not None:
             try:
-                self._receipt.hashes[str(piece.source)] = hash_file(path)
+                self._receipt.hashes[str(extent.source)] = hash_file(path)
             except OSError as error:
                 raise CorpusError(f"can't read {path}: {error.strerror}") from error
 
@@ -269,21 +227,27 @@ class UnitRun:
     def _decode_some(self, documents: Documents) -> None:
         """Count what comes back of documents, chosen evenly, until the unit's sample is full."""
         room = _MAX_DECODED_BYTES - self._receipt.sampled_bytes
+        if room <= 0 or not len(documents.positions):
+            return
         sizes = np.minimum(np.diff(documents.offsets), _MAX_CHECKED_BYTES)
-        rows = np.arange(0, len(sizes), max(1, int(sizes.sum()) // max(1, room)))
-        rows = (
-            rows[np.cumsum(sizes[rows]) <= max(room, _MAX_CHECKED_BYTES)] if room > 0 else rows[:0]
-        )
-        texts = []
-        for start, size in zip(documents.offsets[rows].tolist(), sizes[rows].tolist(), strict=True):
-            beginning = documents.text[start : start + size].tobytes()
-            texts.append(beginning.decode("utf-8", "ignore"))  # up to a whole character
+        rows = np.arange(0, len(sizes), max(1, int(sizes.sum()) // room))
+        rows = rows[np.cumsum(sizes[rows]) <= max(room, _MAX_CHECKED_BYTES)]
+        texts = [
+            _beginning(documents.text[start : start + size])
+            for start, size in zip(documents.offsets[rows], sizes[rows], strict=True)
+        ]
+        offsets = offsets_of(np.array([len(text) for text in texts]))
+        encoded = self._encoder.encode(np.concatenate(texts), offsets, offsets[:-1])
         self._receipt.sampled_bytes += int(sizes[rows].sum())
-        self._receipt.round_trip += measure_round_trip(self._tokenizer, texts)
+        self._receipt.round_trip += measure_round_trip(
+            self._tokenizer,
+            [text.tobytes().decode() for text in texts],
+            ids=np.split(encoded.ids, encoded.document_offsets[1:-1]),
+        )
 
     def _check_beginning(self, text: np.ndarray) -> None:
-        """Compare on the beginning of a long document, encoded alone, up to a whole character."""
-        whole = text[: np.flatnonzero((text & 0xC0) != 0x80)[-1]]
+        """Compare on the beginning of a long document, encoded alone."""
+        whole = _beginning(text)
         offsets = np.array([0, len(whole)])
         encoded = self._encoder.encode(whole, offsets, offsets[:1])
         check_encoding(self._tokenizer, whole, offsets, encoded, [0])
@@ -308,6 +272,15 @@ class UnitRun:
         write_atomically(path, to_json(self._receipt).encode(), is_durable=False)
 
 
+def _beginning(text: np.ndarray) -> np.ndarray:
+    """Return the UTF-8 bytes of a text that was cut anywhere, up to its last whole character."""
+    last = len(text) - 1
+    while last > 0 and text[last] & 0xC0 == 0x80:
+        last -= 1
+    length = 1 + int(np.count_nonzero(np.uint8(text[last]) >= np.array([0xC0, 0xE0, 0xF0])))
+    return text if last + length == len(text) else text[:last]
+
+
 def _join(pile: list[tuple[int, Documents]]) -> tuple[Documents, np.ndarray]:
     """Return batches as one, and the source of each document, int32 (D,)."""
     batches = [documents for _, documents in pile]
@@ -323,22 +296,46 @@ def _join(pile: list[tuple[int, Documents]]) -> tuple[Documents, np.ndarray]:
     return joined, sources
 
 
+def assign_splits(
+    text: np.ndarray, offsets: np.ndarray, config: TokenizeConfig
+) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Return the split of each document, by its content: equal documents share a split.
+
+    The address of the draw is (seed, "split", upper 63 bits of the xxh3_64 of the UTF-8 bytes).
+
+    Args:
+        text: uint8 (N,)
+        offsets: int64 (D+1,)
+        config: ratios and seed
+
+    Returns:
+        int8 (D,) index into `config.split_ratios`.
+
+    Example:
+        >>> text = np.frombuffer(b"onetwoone", np.uint8)
+        >>> config = TokenizeConfig(validation_ratio=0.5)
+        >>> assign_splits(text, np.array([0, 3, 6, 9]), config).tolist()
+        [0, 1, 0]
+    """
+    ratios = list(config.split_ratios.values())
+    if len(ratios) == 1:
+        return np.zeros(len(offsets) - 1, np.int8)
+    view = np.ascontiguousarray(text).data
+    bounds = offsets.tolist()
+    digest = xxhash.xxh3_64_intdigest
+    hashes = np.fromiter(
+        (digest(view[a:b]) for a, b in pairwise(bounds)),
+        np.uint64, len(bounds) - 1,
+    )  # fmt: skip
+    example = (hashes >> np.uint64(1)).astype(np.int64)
+    words = draw(stream_key(config.seed, "split"), example, np.zeros(1, np.int64))
+    limits = np.round(np.cumsum([0.0, *ratios[1:]]) * 2.0**32)  # train takes what lies beyond
+    codes = np.searchsorted(limits, words, side="right")
+    return np.where(codes < len(ratios), codes, 0).astype(np.int8)
+
+
 def _count_in(counts: dict[str, int], key: str, amount: Any) -> None:
     counts[key] = counts.get(key, 0) + int(amount)
-
-
-def part_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
-    """Return the schema of a part: positions count within the unit, sources are numbers."""
-    item = pa.field("item", pa.from_numpy_dtype(id_dtype), nullable=False)
-    length = pa.field("item", pa.uint32(), nullable=False)
-    return pa.schema(
-        [
-            pa.field("source", pa.int32(), nullable=False),
-            pa.field("position", pa.uint64(), nullable=False),
-            pa.field("input_ids", pa.large_list(item), nullable=False),
-            pa.field("sentence_lengths", pa.list_(length), nullable=False),
-        ]
-    )
 
 
 def make_part_batch(

@@ -12,8 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.encoders.intrinsics import prefetch
 from lmdata.encoders.word_kernels import I32, I64, Int
+from lmdata.intrinsics import prefetch
 
 Ids = npt.NDArray[Any]
 

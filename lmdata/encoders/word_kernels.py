@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.encoders.intrinsics import load8, prefetch, trailing_zeros
+from lmdata.intrinsics import load8, prefetch, trailing_zeros
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]

@@ -1,10 +1,21 @@
-"""White space, blank lines and what lies between them, over UTF-8 bytes (Numba, pure)."""
+"""White space, blank lines and what lies between them, over UTF-8 bytes (Numba, pure).
+
+And where in a file a range of whole documents can begin: a document belongs to the range in which
+its first byte lies, so every way of cutting a source gives the same documents.
+"""
 
 from __future__ import annotations
+
+import re
+from typing import BinaryIO
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from lmdata.errors import CorpusError
+from lmdata.reading.sources import Source
+from lmdata.settings import CorpusConfig
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -172,3 +183,76 @@ def copy_paragraphs(block: U8, text: U8, offsets: I64, positions: I64) -> int:
             offsets[count] = written
         start = stop + 1
     return count
+
+
+def align_offset(source: Source, config: CorpusConfig, offset: int) -> int:
+    """Return the first byte from `offset` on at which a range of whole documents can begin."""
+    if offset <= 0 or offset >= source.size_bytes:
+        return min(max(offset, 0), source.size_bytes)
+    assert source.path is not None
+    try:
+        with source.path.open("rb") as file:
+            if source.format == "txt" and config.documents == "blank-line":
+                found = _next_paragraph(file, offset)
+            else:
+                found = _next_line(file, offset, _TXT_END if source.format == "txt" else _JSON_END)
+    except OSError as error:
+        raise CorpusError(f"can't open {source}: {error.strerror}") from error
+    return source.size_bytes if found is None else found
+
+
+_TXT_END = re.compile(rb"\r\n|\r|\n")
+_JSON_END = re.compile(rb"\n")
+
+
+def _next_line(file: BinaryIO, offset: int, end: re.Pattern[bytes]) -> int | None:
+    """Return where the first line from `offset` on begins; None at the end of the file."""
+    position = offset - 1
+    file.seek(position)
+    carry = b""
+    while chunk := file.read(1 << 16):
+        chunk = carry + chunk
+        match = end.search(chunk)
+        if match and (match.end() < len(chunk) or match.group().endswith(b"\n")):
+            return position + match.end()
+        carry = b"\r" if chunk.endswith(b"\r") else b""
+        position += len(chunk) - len(carry)
+    return None
+
+
+def _next_paragraph(file: BinaryIO, offset: int) -> int | None:
+    """Return where the first line from `offset` on begins that follows a blank line."""
+    position = _line_start(file, offset - 1)
+    file.seek(position)
+    carry = b""
+    is_blank_so_far = True
+    while True:
+        chunk = file.read(1 << 16)
+        block = np.frombuffer(carry + chunk, np.uint8)
+        found, is_blank_so_far, used = find_after_blank(block, is_blank_so_far, not chunk)
+        if found >= 0:
+            return position + int(found)
+        if not chunk:
+            return None
+        carry = block[used:].tobytes()
+        position += int(used)
+
+
+def _line_start(file: BinaryIO, offset: int) -> int:
+    """Return a position from which the line that holds the byte at `offset` can be judged.
+
+    It is the start of that line, or one inside it from which on it is not blank anyway.
+    """
+    width = 1 << 12
+    while True:
+        start = max(0, offset - width)
+        file.seek(start)
+        window = file.read(offset - start + 1)
+        before = window[:-2] if window.endswith(b"\r\n") else window[:-1]
+        last = max(before.rfind(b"\n"), before.rfind(b"\r"))
+        if last >= 0:
+            return start + last + 1
+        inner = np.frombuffer(before.lstrip(bytes(range(0x80, 0xC0))), np.uint8)
+        if start == 0 or not is_blank(inner, 0, len(inner)):
+            return start
+        width *= 16

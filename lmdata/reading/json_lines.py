@@ -11,6 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.intrinsics import borrowed
 from lmdata.reading.json_values import (
     CLOSE_OBJECT,
     COLON,
@@ -105,6 +106,8 @@ def _extract(
     states: U8,
 ) -> int:
     at, written = 0, 0
+    block, text = borrowed(block), borrowed(text)
+    field, nesting = borrowed(field), borrowed(nesting)
     for line in range(len(states)):
         stop = at
         if block[at] == NEWLINE:  # a blank line: gigabytes of them may come

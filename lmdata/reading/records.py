@@ -1,4 +1,4 @@
-"""What the readers of all formats share: the job, the records, and what is left out."""
+"""What the readers of all formats share: the reading, the records, and what is left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from lmdata.errors import CorpusError
 from lmdata.ragged import offsets_of
-from lmdata.reading.sources import CorpusConfig, Source
+from lmdata.reading.sources import Source
+from lmdata.settings import CorpusConfig
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -80,7 +81,7 @@ class Records:
 
 
 @dataclass
-class Job:
+class Reading:
     """The reading of one range of one source: what to read, and how far it has come."""
 
     source: Source
@@ -139,3 +140,8 @@ def make_records(
         num_records,
         num_source_bytes,
     )
+
+
+def no_records(num_source_bytes: int) -> Records:
+    """Return that bytes of the file were read, and no record yet."""
+    return make_records([], [], 0, num_source_bytes)

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
 import io
+import itertools
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
 
 from lmdata.errors import CorpusError
-from lmdata.reading.no_texts import find_no_texts
-from lmdata.stored import DEFAULT_WINDOW_BYTES, CompressionError, Decompressed
+from lmdata.settings import (
+    Compression,
+    CorpusConfig,
+    Format,
+    known_extensions,
+    parse_extensions,
+    stdin_kind,
+)
+from lmdata.stored import CompressionError, Decompressed
 
-Format = Literal["txt", "jsonl", "parquet", "arrow", "csv", "tsv"]
-Compression = Literal["gz", "zst", "xz", "bz2"]
-
-FORMATS: dict[str, Format] = {
-    ".txt": "txt",
-    ".text": "txt",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".csv": "csv",
-    ".tsv": "tsv",
-}
-COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 STDIN = "-"
-
-# Codecs of Python that are no encoding of a file: escapes of source code, parts of host names.
-_NOT_OF_FILES = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"})
 
 # How standard input is told: by the first bytes of a compressed file or table, else by its text.
 _COMPRESSED_MAGIC: dict[bytes, Compression] = {
@@ -51,61 +39,6 @@ _TABLE_MAGIC: dict[bytes, Format] = {
     b"\xff\xff\xff\xff": "arrow",
 }
 _JSON_BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*[\"}]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusConfig:
-    """How files become documents."""
-
-    text_field: str = "text"
-    """Name of the JSON field or table column that holds the text."""
-
-    documents: Literal["file", "blank-line", "line"] = "file"
-    """What one document is in a .txt file: the file, the lines between blank lines, or a line."""
-
-    encoding: str = "utf-8"
-    """A Python codec name, or "auto": what the byte-order mark says, else UTF-8."""
-
-    errors: Literal["strict", "replace", "skip"] = "strict"
-    """Undecodable bytes stop the run, become U+FFFD, or (like every broken record) drop the
-    document, which the ledger then counts by reason."""
-
-    stdin_format: str = "auto"
-    """What `-` reads: a file name extension such as "jsonl" or "jsonl.zst", or "auto": what the
-    first bytes say (JSON lines, a table, compressed or not), else text."""
-
-    max_document_bytes: int = 64 << 20
-    """Longest document (or JSON or table record) to accept, in bytes. A reader takes about three
-    times the larger of `batch_bytes` and the longest document, in each worker: the default fits
-    two workers into 1 GiB. Raise it together with the memory budget."""
-
-    def __post_init__(self) -> None:
-        if self.max_document_bytes < 1:
-            raise ValueError(
-                f"max_document_bytes must be at least 1, got {self.max_document_bytes}"
-            )
-        if not self.text_field:
-            raise ValueError("text_field must not be empty")
-        if self.encoding != "auto" and not _is_text_encoding(self.encoding):
-            raise ValueError(
-                "encoding must be a Python codec of text such as utf-8, cp932 or latin-1, or auto, "
-                f"got {self.encoding!r}"
-            )
-        if self.stdin_format != "auto":
-            _parse_extensions(f"stdin.{self.stdin_format}")
-
-    @property
-    def max_window_bytes(self) -> int:
-        """Memory that decompressing may take for what it refers back to: what a reader has."""
-        return max(DEFAULT_WINDOW_BYTES, 3 * self.max_document_bytes)
-
-
-def _is_text_encoding(name: str) -> bool:
-    try:
-        "".encode(name)
-        return codecs.lookup(name).name not in _NOT_OF_FILES
-    except (LookupError, ValueError):
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,34 +107,6 @@ def survey_sources(arguments: Sequence[str], config: CorpusConfig) -> Survey:
         raise CorpusError(_describe_nothing(arguments, skipped))
     notes = [_describe_stdin(names[STDIN], config)] if STDIN in names else []
     return Survey([names[name] for name in sorted(names)], skipped, list(filter(None, notes)))
-
-
-def parse_extensions(name: str) -> tuple[Format, Compression | None] | None:
-    """Return the format and compression that a file name tells, or None.
-
-    Example:
-        >>> parse_extensions("wiki.JSONL.zst"), parse_extensions("notes.txt")
-        (('jsonl', 'zst'), ('txt', None))
-    """
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    compression = (
-        COMPRESSIONS.get(suffixes.pop())
-        if suffixes[-1:] and (suffixes[-1] in COMPRESSIONS)
-        else None
-    )
-    format_ = FORMATS.get(suffixes[-1]) if suffixes else None
-    return (format_, compression) if format_ else None
-
-
-def _parse_extensions(name: str) -> tuple[Format, Compression | None]:
-    kind = parse_extensions(name)
-    if kind is None:
-        raise ValueError(f"stdin_format must be one of {_known_extensions()}, got {name[6:]!r}")
-    return kind
-
-
-def _known_extensions() -> str:
-    return f"{' '.join(FORMATS)}, each also with {' '.join(COMPRESSIONS)}"
 
 
 def _expand(argument: str, skipped: dict[str, list[str]]) -> Iterator[tuple[str, Path | None]]:
@@ -289,12 +194,12 @@ def _make_source(
         if config.stdin_format == "auto":
             kind = detect_kind(_peek_stdin())
         else:
-            kind = _parse_extensions(f"stdin.{config.stdin_format}")
+            kind = stdin_kind(config.stdin_format)
         return Source(name=name, path=None, format=kind[0], compression=kind[1])
     kind_or_none = parse_extensions(path.name)
     if kind_or_none is None and str(path) == str(Path(argument)):
         raise CorpusError(
-            f"{_printable(path)} has no known extension: rename it to {_known_extensions()}"
+            f"{_printable(path)} has no known extension: rename it to {known_extensions()}"
         )
     if kind_or_none is None:
         skipped.setdefault("unknown extension", []).append(_printable(path))
@@ -367,4 +272,95 @@ def _describe_nothing(arguments: Sequence[str], skipped: dict[str, list[str]]) -
         for reason, paths in sorted(skipped.items())
     )
     where = f"no text in {' '.join(arguments)}: {passed or 'nothing there'}"
-    return f"{where}; reads {_known_extensions()}"
+    return f"{where}; reads {known_extensions()}"
+
+
+def split_source(source: Source, config: CorpusConfig, target_bytes: int) -> list[tuple[int, int]]:
+    """Return byte ranges of about `target_bytes` that cover a source and can be read alone.
+
+    A document belongs to the range in which its first byte lies, so any other cut gives the same
+    documents. What can't be split (compressed, .csv, .arrow, one document a file, an encoding
+    other than UTF-8) is one range.
+    """
+    size = source.size_bytes
+    if not is_splittable(source, config) or size <= target_bytes:
+        return [(0, size)]
+    count = -(-size // target_bytes)
+    cuts = [size * index // count for index in range(count + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def is_splittable(source: Source, config: CorpusConfig) -> bool:
+    """Return whether a source can be read in byte ranges."""
+    if source.path is None or source.compression is not None:
+        return False
+    if source.format == "parquet":
+        return True
+    is_lines = source.format == "jsonl" or (source.format == "txt" and config.documents != "file")
+    return is_lines and config.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+
+# Files that lie beside a text but are none: of tokenizers and models, known by one of the first;
+# of data sets that `datasets` saved.
+_MODEL_MARKS = frozenset(
+    {
+        "tokenizer.json", "tokenizer_config.json", "model.safetensors", "pytorch_model.bin",
+        "model.safetensors.index.json", "pytorch_model.bin.index.json",
+    }
+)  # fmt: skip
+_MODEL_FILES = _MODEL_MARKS | {
+    "added_tokens.json", "chat_template.json", "config.json", "generation_config.json",
+    "merges.txt", "metrics.jsonl", "preprocessor_config.json", "special_tokens_map.json",
+    "trainer_state.json", "vocab.json", "vocab.txt",
+}  # fmt: skip
+_DATASET_INFO = "dataset_info.json"  # of `datasets`, beside the Arrow files
+_DATASET_STATE = "state.json"  # of `Dataset.save_to_disk`: names its Arrow files
+_METADATA_FILES = frozenset({_DATASET_INFO, "dataset_infos.json", "dataset_dict.json"})
+_OUR_MANIFEST, _OUR_BUILD = "manifest.json", ".build"
+
+
+def find_no_texts(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the entries of a folder that are no text of a corpus, whatever their extension says.
+
+    Returns:
+        name -> reason
+    """
+    present = frozenset(names)
+    if _is_our_dataset(folder, present):
+        return dict.fromkeys(present, "part of a dataset that lmdata wrote")
+    found = dict.fromkeys(present & _METADATA_FILES, "metadata of datasets")
+    if _MODEL_MARKS & present:
+        found |= dict.fromkeys(present & _MODEL_FILES, "part of a tokenizer or model")
+    if {_DATASET_INFO, _DATASET_STATE} <= present:
+        found[_DATASET_STATE] = "metadata of datasets"
+        tables = {name for name in present if name.endswith(".arrow")}
+        strangers = tables - _saved_tables(folder / _DATASET_STATE, tables)
+        found |= dict.fromkeys(strangers, "cache of datasets")
+    return found
+
+
+def _is_our_dataset(folder: Path, names: frozenset[str]) -> bool:
+    """Return whether `lmdata` wrote a folder, or was about to."""
+    if _OUR_MANIFEST in names:
+        values = _read_json(folder / _OUR_MANIFEST)
+        return isinstance(values, dict) and {"kind", "format_version", "ledger"} <= values.keys()
+    return _OUR_BUILD in names and (folder / _OUR_BUILD / "plan.json").is_file()
+
+
+def _saved_tables(state: Path, tables: set[str]) -> set[str]:
+    """Return the Arrow files that a data set on disk consists of; all if it does not say."""
+    values = _read_json(state)
+    files = values.get("_data_files") if isinstance(values, dict) else None
+    if not isinstance(files, list):
+        return tables
+    return {
+        str(file["filename"]) for file in files if isinstance(file, dict) and "filename" in file
+    }
+
+
+def _read_json(path: Path) -> object:
+    """Return what a JSON file holds, None where it is none that could be ours."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -6,18 +6,21 @@ import codecs
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from lmdata.errors import CorpusError
-from lmdata.reading.records import Job
-from lmdata.reading.sources import CorpusConfig, Source
-from lmdata.stored import CompressionError, Decompressed, WindowError
+from lmdata.reading.records import Reading, Records, no_records
+from lmdata.reading.sources import Source
+from lmdata.settings import CorpusConfig
+from lmdata.stored import DEFAULT_WINDOW_BYTES, CompressionError, Decompressed, WindowError
 
 CHUNK_BYTES = 4 << 20
+# A copy on disk may take so many times what is stored; text takes up to some 30 times as much.
+_MAX_EXPANSION, _MIN_COPY_BYTES = 200, 1 << 30
 # What is decompressed at once, and so lost in front of a damage: small; it costs no speed.
 _STEP_BYTES = 256 << 10
 _BOMS = {
@@ -39,23 +42,23 @@ class DamagedError(CorpusError):
 
 
 class ByteStream:
-    """The decompressed bytes of a job's range of its source, and how much of the file they took.
+    """The decompressed bytes that a reading is of, and how much of the file they took.
 
     A context manager that closes the file; standard input stays open.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.source = job, job.source
+    def __init__(self, reading: Reading) -> None:
+        self.reading, self.source = reading, reading.source
         self._damage: DamagedError | None = None
-        self._left = None if job.stop is None else job.stop - job.start
-        self._file = _open(job.source)
+        self._left = None if reading.stop is None else reading.stop - reading.start
+        self._file = _open(reading.source)
         self._reader = self._file
-        if job.source.compression:
-            self._reader = Decompressed(
-                self._file, job.source.compression, job.config.max_window_bytes
-            )
-        if job.start:
-            self._file.seek(job.start)
+        if reading.source.compression:
+            # What decompressing refers back to may take as much memory as a reader has anyway.
+            window_bytes = max(DEFAULT_WINDOW_BYTES, 3 * reading.config.max_document_bytes)
+            self._reader = Decompressed(self._file, reading.source.compression, window_bytes)
+        if reading.start:
+            self._file.seek(reading.start)
 
     def read(self, num_bytes: int) -> bytes:
         """Return exactly `num_bytes` bytes, fewer only at the end.
@@ -101,7 +104,7 @@ class ByteStream:
         except OSError as error:
             raise CorpusError(f"can't read {self.source}: {error.strerror or error}") from error
         except WindowError as error:
-            wanted = self.job.config.max_document_bytes * 4
+            wanted = self.reading.config.max_document_bytes * 4
             self._damage = DamagedError(
                 f"{self.source} can't be decompressed in the memory of a reader: {error}; raise "
                 f"it by --set corpus.max_document_bytes={wanted}, and the memory for it, or "
@@ -122,7 +125,7 @@ class ByteStream:
     def _count_ignored(self, reader: Decompressed) -> None:
         """Count what the format's own program ignores behind the last stream, as one record."""
         if reader.num_ignored_bytes:
-            self.job.rejections.add("trailing-garbage", 1, reader.num_ignored_bytes)
+            self.reading.rejections.add("trailing-garbage", 1, reader.num_ignored_bytes)
             reader.num_ignored_bytes = 0
 
 
@@ -136,29 +139,41 @@ def _open(source: Source) -> Any:
         raise CorpusError(f"can't open {source}: {error.strerror or error}") from error
 
 
-def spool(job: Job) -> pa.NativeFile:
+def spool(reading: Reading) -> Generator[Records, None, pa.NativeFile]:
     """Return a memory-mapped file of the decompressed bytes: the source, or a copy on disk.
+
+    What was read of the source is yielded meanwhile.
 
     Raises:
         CorpusError: the source can't be opened, or there is no room for the copy
-        DamagedError: the compressed data is truncated or broken
+        DamagedError: the compressed data is truncated, broken or more than a copy may take
     """
-    source = job.source
+    source = reading.source
     if source.path and source.compression is None:
         try:
             return pa.memory_map(str(source.path))
         except OSError as error:
             raise CorpusError(f"can't open {source}: {error}") from error
-    with ByteStream(job) as stream, tempfile.NamedTemporaryFile() as copy:
-        try:
-            while chunk := stream.read(CHUNK_BYTES):
+    with ByteStream(reading) as stream, tempfile.NamedTemporaryFile() as copy:
+        limit = max(_MIN_COPY_BYTES, _MAX_EXPANSION * source.size_bytes)
+        num_stored = 0
+        while chunk := stream.read(CHUNK_BYTES):
+            if copy.tell() + len(chunk) > limit:
+                raise DamagedError(
+                    f"{source} holds more than {limit >> 20} MiB where {source.size_bytes} bytes "
+                    "are stored: if that is right, decompress it yourself",
+                    "too-large",
+                )
+            try:
                 copy.write(chunk)
-            copy.flush()
-        except OSError as error:
-            raise CorpusError(
-                f"can't keep {source}, decompressed, in {tempfile.gettempdir()}: "
-                f"{error.strerror}; decompress it yourself, or set TMPDIR to a larger disk"
-            ) from error
+                copy.flush()
+            except OSError as error:
+                raise CorpusError(
+                    f"can't keep {source}, decompressed, in {tempfile.gettempdir()}: "
+                    f"{error.strerror}; decompress it yourself, or set TMPDIR to a larger disk"
+                ) from error
+            yield no_records(stream.tell_stored() - num_stored)
+            num_stored = stream.tell_stored()
         return pa.memory_map(copy.name)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.splitting.sentence_characters import (
+from lmdata.splitting.tables import (
     CLOSER,
     FULL_STOP,
     LOWER,

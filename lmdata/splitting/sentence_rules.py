@@ -12,34 +12,32 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.splitting.abbreviations import (
+from lmdata.splitting.tables import (
     BEFORE_NUMBER,
-    NEVER,
-    ORDINAL_NOUN,
-    STARTER,
-    UNLESS_STARTER,
-    word_table,
-)
-from lmdata.splitting.sentence_characters import (
     CLOSER,
     DIGIT,
     EXCLAMATION,
     FULL_STOP,
     LOWER,
     MARK,
+    NEVER,
     NEWLINE,
     OPENER,
+    ORDINAL_NOUN,
     OTHER,
     PARAGRAPH,
     PERIOD,
     QUOTE,
     SPACE,
+    STARTER,
     THAI,
     UNCASED,
+    UNLESS_STARTER,
     UPPER,
     character_classes,
     class_at,
     previous,
+    word_table,
 )
 
 LONGEST_ABBREVIATION = 12  # bytes; a longer word before a full stop needs no look-up
@@ -49,7 +47,7 @@ class Rules(NamedTuple):
     """The tables that the kernels read."""
 
     classes: npt.NDArray[np.uint8]  # (65536,) class of a code point
-    words: npt.NDArray[np.uint64]  # (2048,) hash table of lmdata.splitting.abbreviations
+    words: npt.NDArray[np.uint64]  # (2048,) hash table of lmdata.splitting.tables
 
 
 def make_rules() -> Rules:

@@ -26,9 +26,11 @@ from lmdata.files import (
     write_atomically,
 )
 from lmdata.tokenizer import Tokenizer, save_tokenizer
+from lmmodel.adapters import merged
 from lmmodel.config import MOST_STEPS, TrainConfig, without_none
 from lmmodel.data import TrainingData
 from lmmodel.errors import ResumeError, RunError
+from lmmodel.optimizing import LoraConfig
 from lmmodel.record import CHECKPOINTS_NAME, FORMAT_VERSION, RUN_FILES, check_output, read_values
 from lmmodel.record import RECORD_NAME as RECORD_NAME
 from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
@@ -120,24 +122,26 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
 
 
 def save_state(
-    folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int
-) -> None:
+    folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int,
+    lora: LoraConfig | None = None,
+) -> None:  # fmt: skip
     """Write a checkpoint, and beside the checkpoints the weights that are used: see its arguments.
 
     Raises:
         CheckpointError: the disk is full
     """
     save_checkpoint(folder / CHECKPOINTS_NAME, step, groups, state, keep=keep)
-    save_weights(folder, groups)
+    save_weights(folder, groups, lora)
 
 
-def save_weights(folder: Path, groups: TensorGroups) -> None:
-    """Write the weights that are used: the averaged ones where there are.
+def save_weights(folder: Path, groups: TensorGroups, lora: LoraConfig | None = None) -> None:
+    """Write the weights that are used: the averaged ones where there are, what pairs add in them.
 
     Raises:
         CheckpointError: the disk is full
     """
-    save_tensors(folder / WEIGHTS_NAME, groups.get("average", groups["model"]))
+    weights = merged(groups.get("average", groups["model"]), lora or LoraConfig())
+    save_tensors(folder / WEIGHTS_NAME, weights)
 
 
 def own_data(folder: Path, record: RunRecord) -> Path:

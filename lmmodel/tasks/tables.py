@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lmdata.arrow_text import check_text, is_text, text_lengths
-from lmdata.reading.sources import COMPRESSIONS
+from lmdata.settings import COMPRESSIONS
 from lmdata.stored import CompressionError, read_decompressed
 from lmmodel.errors import TaskError
 
@@ -56,10 +56,9 @@ def read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise TaskError(f"can't read {path}: {error.strerror or error}") from error
     except CompressionError as error:
-        suffix = path.suffix if path.suffix.lower() in COMPRESSIONS else "task file"
+        kind = path.suffix if path.suffix.lower() in COMPRESSIONS else "a task file"
         raise TaskError(
-            f"{path} is truncated or not valid {suffix}, or too large: {error}; get it again, or "
-            "take a part of it"
+            f"{path} can't be read as {kind}: {error}; get it again, or take a part of it"
         ) from error
 
 

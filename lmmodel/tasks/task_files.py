@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lmdata.reading.sources import CorpusConfig
+from lmdata.settings import CorpusConfig
 from lmmodel.errors import TaskError
 from lmmodel.tasks.tables import (
     SKIPPED,

@@ -110,7 +110,7 @@ class Browser:
         """Return the value of an expression as soon as it is true."""
         return self.run(
             "new Promise((done, fail) => { const end = Date.now() + 20000;"
-            f"(function look() {{ const value = {condition};"
+            f"(function look() {{ const value = {condition}; "
             "if (value) done(value instanceof Node ? true : value);"
             "else if (Date.now() > end) fail(new Error('never: ' + document.body.innerText));"
             "else setTimeout(look, 20); })(); })"

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lmdata.building.plan import TokenizeConfig
 from lmdata.building.units import prepare_units
 from lmdata.building.workers import Failed, Finished, Message, Prepare, Reported
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.errors import LmdataError
 from lmdata.schema import MANIFEST_NAME, Manifest
+from lmdata.settings import TokenizeConfig
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
 from lmdata.xxh3 import xxh3_128

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import os
 import random
@@ -16,8 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmdata.arrow_text import check_text, cut_rows, is_text, text_lengths, unfold_text
+from lmdata.arrow_text import (
+    check_text,
+    cut_rows,
+    is_text,
+    largest_buffer,
+    largest_page,
+    text_lengths,
+    unfold_text,
+)
+from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.errors import CorpusError
+from lmdata.reading import streams
 from tests.lmdata.corpus_files import read, read_with_losses, write
 
 TEXTS = [f"row {i} " + "word " * (i % 7) for i in range(60)] + [None, "", "é日本"]
@@ -271,3 +283,90 @@ def test_a_changed_file_is_read_or_refused_and_never_ends_the_process(
         path = write(tmp_path / f"{number}{suffix}", mutate(rng, data))
         verdicts.add(judge_in_a_child(path))
     assert verdicts == {"read", "refused"}
+
+
+# ---- What is decompressed at once, and what is copied
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_largest_compressed_buffer_is_told_by_the_file(layout: str, stream: bool) -> None:
+    texts = pa.array(["x" * 1009] * 31).cast(LAYOUTS[layout])
+    # Of the one text that a dictionary has, of all rows behind views, of the 30 of a batch.
+    num_bytes = 1009 * (1 if "dictionary" in layout else 31 if layout == "view" else 30)
+    plain = arrow_file(texts, stream=stream)
+    folded = arrow_file(texts, stream=stream, compression="zstd")
+    assert len(folded) < len(plain)
+    assert 0 <= largest_buffer(pa.py_buffer(folded)) - num_bytes < 64  # padded
+    assert largest_buffer(pa.py_buffer(plain)) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "zstd"}, {"data_page_version": "2.0"}, {"write_page_checksum": True}],
+)
+def test_the_largest_page_is_told_by_its_header(options: dict[str, Any]) -> None:
+    texts = ["word " * (1 + i % 5) + str(i) for i in range(3001)]
+    sink = pa.BufferOutputStream()
+    table = pa.table({"id": range(3001), "text": texts})
+    pq.write_table(table, sink, row_group_size=1201, use_dictionary=False, **options)
+    file = pa.BufferReader(sink.getvalue())
+    metadata = pq.read_metadata(file)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    sizes = [sum(len(text) + 4 for text in texts[at : at + 1201]) for at in (0, 1201, 2402)]
+    assert 0 <= largest_page(file, groups, "text") - max(sizes) < 64  # and the definition levels
+    assert largest_page(file, groups[2:], "text") < max(sizes)
+
+
+def test_headers_of_pages_and_messages_that_are_damaged_are_refused() -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": TEXTS}), sink)
+    whole = sink.getvalue().to_pybytes()
+    metadata = pq.read_metadata(pa.BufferReader(whole))
+    start = metadata.row_group(0).column(0).dictionary_page_offset
+    for damage in (b"\x00", b"\x1c" * 40, b"\x15\x00\xff"):
+        damaged = whole[:start] + damage + whole[start + len(damage) :]
+        with pytest.raises(pa.ArrowInvalid, match="header of the page at byte 4 is damaged"):
+            largest_page(pa.BufferReader(damaged), [metadata.row_group(0)], "text")
+    folded = arrow_file(column_of("string"), compression="lz4")
+    for place in range(8, len(folded) - 8, 3):  # whatever is damaged: a number or one error
+        damaged = folded[:place] + b"\xfe\xff\xff\x7f" + folded[place + 4 :]
+        with contextlib.suppress(pa.ArrowInvalid):
+            largest_buffer(pa.py_buffer(damaged))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_bomb_in_one_page_or_buffer_is_refused_before_it_is_unfolded(
+    tmp_path: Path, suffix: str
+) -> None:
+    column = pa.array(["x" * 500_000] * 11)
+    path = tmp_path / f"bomb{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": column}), path, use_dictionary=False, compression="zstd")
+    else:
+        write(path, arrow_file(column, compression="zstd"))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(CorpusError, match=r"of 5 MiB, which is decompressed at once: raise what"):
+        read(path, max_document_bytes=1_000_000)
+    skipped = read_with_losses(path, max_document_bytes=1_000_000, errors="skip")
+    assert skipped == ([], {"too-large": (1, 0)}, [])
+    assert len(read(path, max_document_bytes=2_000_000)) == 11
+
+
+def test_a_copy_on_disk_is_bounded_and_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = random.Random(7)
+    texts = ["".join(letters.choices("abcdefgh ", k=300_000)) for _ in range(31)]
+    data = gzip.compress(arrow_file(pa.array(texts)), 1)
+    path = write(tmp_path / "copied.arrow.gz", data)
+    batches = list(read_documents(find_sources([str(path)], CorpusConfig())[0], CorpusConfig()))
+    before = [batch for batch in batches if not len(batch.positions)]
+    assert sum(batch.num_source_bytes > 0 for batch in before) >= 2  # while it is copied
+    assert sum(batch.num_source_bytes for batch in batches) == len(data)
+    assert sum(len(batch.positions) for batch in batches) == 31
+    monkeypatch.setattr(streams, "_MIN_COPY_BYTES", 5 << 20)
+    monkeypatch.setattr(streams, "_MAX_EXPANSION", 1)
+    with pytest.raises(CorpusError, match=r"holds more than 5 MiB where \d+ bytes are stored"):
+        read(path)
+    assert read_with_losses(path, errors="skip") == ([], {"too-large": (1, 0)}, [])

@@ -78,6 +78,8 @@ def test_wrong_settings_name_the_key_and_what_is_allowed(override: str, message:
 def test_a_broken_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not valid TOML"):
         load_config(Config, write(tmp_path, "num_steps ="))
+    with pytest.raises(ConfigError, match="is not valid TOML: a number has thousands of digits"):
+        load_config(Config, write(tmp_path, "num_steps = " + "9" * 10_000))
     with pytest.raises(ConfigError, match="no such configuration file"):
         load_config(Config, tmp_path / "absent.toml")
 

@@ -1,10 +1,10 @@
-"""lmdata/reading/docstring_prose.py: only whole English sentences are left of a docstring."""
+"""lmdata/sample_corpus.py: only whole English sentences are left of a docstring."""
 
 from __future__ import annotations
 
 import pytest
 
-from lmdata.reading.docstring_prose import extract_paragraphs, is_prose, unwrap_markup
+from lmdata.sample_corpus import extract_paragraphs, is_prose, unwrap_markup
 
 PROSE = "Return whether all of the values in the list are positive numbers."
 LONG = "This sentence is here because a document must have a certain length to be worth a file."
@@ -44,6 +44,7 @@ def test_a_literal_block_is_left_out_but_not_the_line_before_it() -> None:
         ("See [the guide](https://example.org/x).", "See the guide."),
         ("A **bold** and *plain* word", "A bold and plain word"),
         ("It was shown before [1]_.", "It was shown before."),
+        ("Of ``entry-form'' type.", 'Of "entry-form" type.'),
         ("a * b * c", "a * b * c"),
         ("  two \n lines ", "two lines"),
     ],

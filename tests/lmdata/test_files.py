@@ -367,3 +367,21 @@ def test_a_tokenizer_folder_that_is_a_link_is_not_written_through(tmp_path: Path
     assert not (output / "tokenizer").is_symlink()
     assert (victim / "tokenizer.json").read_text() == MANIFEST
     assert names_in(victim) == {"tokenizer.json"}
+
+
+def test_a_parent_that_another_command_made_and_removes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, opened = tmp_path / "runs" / "b", os.open
+    removed: list[Path] = []
+
+    def open_later(path: Path, *arguments: int) -> int:
+        if not removed:
+            output.parent.rmdir()
+            removed.append(output.parent)
+        return opened(path, *arguments)
+
+    monkeypatch.setattr("lmdata.files.os.open", open_later)
+    with lease(output) as held:
+        assert held.path == output
+    assert removed == [output.parent]

@@ -7,7 +7,7 @@ import sys
 
 CODE = """
 import sys
-from lmdata.encoders.intrinsics import start_numba
+from lmdata.intrinsics import start_numba
 start_numba()
 print(sorted({"scipy.linalg", "awkward"} & set(sys.modules)))
 import scipy.linalg

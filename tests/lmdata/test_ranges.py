@@ -1,4 +1,4 @@
-"""lmdata/reading/ranges.py: any cut of a source gives the same documents."""
+"""lmdata/reading/blank_lines.py and split_source: any cut of a source gives the same documents."""
 
 from __future__ import annotations
 

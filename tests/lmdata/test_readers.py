@@ -1,8 +1,9 @@
-"""lmdata/reading/readers.py, tables.py: every format, and every kind of broken record."""
+"""lmdata/reading: readers.py, csv_rows.py, tables.py: every format, every kind of broken record."""
 
 from __future__ import annotations
 
 import gzip
+import random
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lmdata.corpus import (
     read_documents,
 )
 from lmdata.errors import CorpusError
+from lmdata.reading import csv_rows
 from tests.lmdata.corpus_files import (
     COMPRESS,
     encode,
@@ -252,3 +254,50 @@ def test_tiny_lines_come_in_batches_of_bounded_number(
     assert max(batch.num_records for batch in batches) <= 500
     texts = texts_of(batches)
     assert texts == ["a"] * (10_000 * unit.count("a"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_cut_many_at_a_time_are_those_that_the_parser_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, seed: int
+) -> None:
+    draw = random.Random(seed)
+    comma = "," if suffix == ".csv" else "\t"
+    plain = [comma.join(["7", "é" * draw.randrange(5), f"a b{i}", ""]) for i in range(400)]
+    odd = [
+        "",
+        "1",
+        f"1{comma}2{comma}3{comma}4{comma}5",
+        f'1{comma}"q{comma}"{comma}2{comma}3',
+        "  ",
+    ]
+    rows = [draw.choice(odd) if draw.random() < 0.02 * (seed % 3) else row for row in plain]
+    end = draw.choice(["\n", "\r\n", ""])
+    text = comma.join(["n", "other", "text", "last"]) + "\n" + "\n".join(rows) + end
+    path = write(tmp_path / f"rows{suffix}", text)
+    monkeypatch.setattr(csv_rows, "_PLAIN_BYTES", draw.choice([40, 256, 1 << 18]))
+    monkeypatch.setattr(csv_rows, "_LINES_BETWEEN_TRIES", draw.choice([1, 20]))
+    for column in ("n", "text", "last", "other"):
+        options: dict[str, Any] = {"text_field": column, "errors": "skip", "batch_bytes": 900}
+        with monkeypatch.context() as one_by_one:
+            one_by_one.setattr(csv_rows._Lines, "take_plain", lambda *_: None)
+            expected = read_with_losses(path, **options)
+        assert read_with_losses(path, **options) == expected
+    assert len(expected[0]) > 200
+
+
+def test_many_tiny_rows_are_not_parsed_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "tiny.csv", "id,text\n" + "1,ab\n" * 50_000)
+    num_parsed = 0
+    take_cell = csv_rows._take_cell
+
+    def count(*arguments: Any) -> Any:
+        nonlocal num_parsed
+        num_parsed += 1
+        return take_cell(*arguments)
+
+    monkeypatch.setattr(csv_rows, "_take_cell", count)
+    assert len(read(path)) == 50_000
+    assert num_parsed <= 2

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.sentences import find_sentence_starts
-from lmdata.splitting.abbreviations import hash_word, word_flags, word_table
 from lmdata.splitting.line_wrapping import page_width
-from lmdata.splitting.sentence_characters import character_classes
+from lmdata.splitting.tables import character_classes, hash_word, word_flags, word_table
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 CLASSES = character_classes()

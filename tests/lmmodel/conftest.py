@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
+from lmdata.settings import TokenizeConfig
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
 from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer

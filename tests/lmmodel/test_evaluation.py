@@ -10,9 +10,9 @@ import pytest
 import tokenizers
 import torch
 
-from lmdata.building.plan import TokenizeConfig
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
+from lmdata.settings import TokenizeConfig
 from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.data import open_data, piece_bytes
