@@ -30,9 +30,10 @@ from lmmodel.counting.keys import (
 from lmmodel.counting.lines import Text
 from lmmodel.errors import MemoryLimitError
 
-# Positions whose keys one thread sorts at a time, 16 bytes each: so many, or a part of the text.
-MIN_RANGE = 1 << 22
-MAX_RANGES = 16
+# Positions whose keys one thread sorts at a time, some 80 bytes each with what comes of them: so
+# many, or a part of the text.
+MIN_RANGE = 1 << 21
+MAX_RANGES = 32
 
 MOST_NODES = 2**32 - 1
 """N-grams of all orders together."""
