@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.num_threads)
     run, pairs = load_run(options.run, device="cpu"), read_pairs(options.pairs)
-    some = every_nth(pairs, -(-len(pairs.good) // options.num_compared))
+    some = every_nth(pairs, -(-len(pairs) // options.num_compared))
     loop, rows = plain_loop(run, some), []
     rows.append({"what": "transformers, a plain loop", **loop.speed})
     compared, results = {}, {}
@@ -78,11 +78,7 @@ class Timed:
 
 def every_nth(pairs: Pairs, step: int) -> Pairs:
     """Return every n-th pair, so that all paradigms take part."""
-    chosen = range(0, len(pairs.good), step)
-    return Pairs(
-        tuple(pairs.good[row] for row in chosen), tuple(pairs.bad[row] for row in chosen),
-        pairs.paradigm[np.array(chosen)], pairs.names,
-    )  # fmt: skip
+    return Pairs(pairs.choices[::step], pairs.paradigm[::step], pairs.names)
 
 
 def plain_loop(run: Run, pairs: Pairs) -> Timed:
@@ -94,10 +90,7 @@ def plain_loop(run: Run, pairs: Pairs) -> Timed:
         model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     start, cpu_start = time.perf_counter(), time.process_time()
-    scores = [
-        [sentence_score(model, tokenizer, text) for text in both]
-        for both in zip(pairs.good, pairs.bad, strict=True)
-    ]
+    scores = [[sentence_score(model, tokenizer, text) for text in both] for both in pairs.choices]
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     return Timed(np.array(scores), seconds, cpu_seconds, {})
 

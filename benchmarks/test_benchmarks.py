@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import finetune_study, gpu, gpu_checks, ngrams, stores, train, training_runs
+from benchmarks import (
+    finetune_study,
+    gpu,
+    gpu_checks,
+    ngrams,
+    recipe,
+    stores,
+    train,
+    training_runs,
+)  # fmt: skip
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
 from lmdata.dataset import open_examples, open_store
@@ -44,7 +53,7 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, recipe, train, training_runs])
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted

@@ -51,13 +51,13 @@ class Work:
         """The run as lmmodel's KEY=VALUE pairs; frozen examples have their recipe in them."""
         recipe = [
             f"recipe.view={self.view}", "recipe.count=bernoulli",
-            f"recipe.max_seq_length={self.max_seq_length}",
+            f"recipe.max_seq_length={self.max_seq_length}", "recipe.mlm_probability=0.15",
         ]  # fmt: skip
         return [
             *([] if is_frozen(Path(self.store)) else recipe),
             *[f"model.{setting}" for setting in self.model],
             f"model.max_position_embeddings={self.max_seq_length}",
-            "objective.name=mlm", f"batch.size={self.batch_size}",
+            "objective.name=mlm", "vocabulary_bias=zeros", f"batch.size={self.batch_size}",
             f"batch.micro_batch_tokens={self.batch_size * self.max_seq_length}",
             f"precision={self.precision}", f"device={self.device}",
             f"compile={str(self.compile).lower()}",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lmmodel.evaluation import SourceEvaluation
     from lmmodel.minimal_pairs import MinimalPairScores, PairPrecision, ParadigmScore
     from lmmodel.predicting.answering import FileScores
+    from lmmodel.reading_times import ReadingScores
 
 FOLDER = click.Path(path_type=Path)
 RESCORED = "pairs close in bf16, scored again in float32"
@@ -41,7 +42,8 @@ MAX_SHOWN = 12  # labels whose confusion is printed
     "--minimal-pairs",
     "pairs_path",
     type=FOLDER,
-    help="Score pairs of sentences instead: a file in BLiMP's form, or a folder of them.",
+    help="Score pairs of sentences instead: a file in BLiMP's form, or a folder of them; or the "
+    "reading times of BabyLM.",
 )
 @click.option(
     "--precision",
@@ -166,8 +168,14 @@ def evaluate_pairs(
     """Return how often a run finds acceptable sentences likelier, for machines and for people."""
     from lmmodel.counting.folder import is_ngrams
     from lmmodel.minimal_pairs import read_pairs, score_pairs, score_pairs_by, table_of
+    from lmmodel.reading_times import reads_times, score_reading
     from lmmodel.trained import load_run
 
+    if reads_times(path):
+        if set(options.values()) - {None, "auto"}:
+            raise click.UsageError("--precision and --start-token are for pairs, not reading times")
+        scores = score_reading(load_run(run, device=device), path)
+        return json_values(scores), reading_lines(scores)
     if is_ngrams(run):
         from lmmodel.ngrams import load_ngrams
 
@@ -194,6 +202,23 @@ def source_lines(result: SourceEvaluation) -> list[str]:
         for found in result.sources
     ]
     return [*evaluation_lines(result.total), "", *aligned(rows)]
+
+
+def reading_lines(scores: ReadingScores) -> list[str]:
+    """Return a row a measure, then what BabyLM reports of them."""
+    rows: list[tuple[str, ...]] = [("measure", "words", "R2 without", "R2 with", "score")]
+    rows += [
+        (one.measure, f"{one.num_words:,}", f"{one.r2_without:.4f}", f"{one.r2:.4f}",
+         f"{one.score:.2%}")
+        for one in scores.measures
+    ]  # fmt: skip
+    means = {"eye tracking": scores.eye_tracking, "self-paced reading": scores.self_paced}
+    return [
+        *aligned(rows),
+        *[f"{name}: {value:.2%}" for name, value in means.items() if value is not None],
+        "score: of the variance left by frequency, length and place, the share that surprisal "
+        "explains",
+    ]
 
 
 def minimal_pair_lines(scores: MinimalPairScores) -> list[str]:

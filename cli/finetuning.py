@@ -25,6 +25,7 @@ from .progress import ProgressLine
 from .summaries import aligned, duration, figure
 
 if TYPE_CHECKING:
+    from lmmodel.adapters import Trained
     from lmmodel.finetune import FinetuneResult
     from lmmodel.finetuning.fit import FitProgress
 
@@ -96,7 +97,13 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
     type=click.IntRange(min=1),
     help="How many trainings, for mean and spread.  [default: 3]",
 )
-@click.option("--freeze", is_flag=True, default=None, help="Train the head only.")
+@click.option(
+    "--trainable",
+    type=click.Choice(["full", "ffn", "head", "bias", "lora"]),
+    help="What is trained beside the head: all, the feed-forward networks, nothing, biases, or "
+    "thin pairs beside the matrices (--set lora.rank=8).  [default: full]",
+)
+@click.option("--freeze", "trainable", flag_value="head", help="The same as --trainable head.")
 @click.option(
     "--from-scratch", is_flag=True, default=None, help="Begin with random weights, to compare."
 )
@@ -130,10 +137,16 @@ def finetune(
     config = resolve(FinetuneConfig, config_path, overrides, **options)
     output = output or Path("runs") / f"{run.resolve().name}-{config.task}"
     with ProgressLine("fine-tuning", unit="steps", quiet=quiet) as line, saying_what_is_lost():
+
+        def tell(now: FitProgress) -> None:
+            trained = now.trained if now.seed == config.seed else None
+            if trained is not None and trained.part != "full":
+                line.say("\n".join(trained_lines(trained)))
+            line.update(*finetuning_progress(now))
+
         result = run_finetuning(
-            run, config, train, validation, output, overwrite=overwrite,
-            report=lambda now: line.update(*finetuning_progress(now)),
-        )  # fmt: skip
+            run, config, train, validation, output, overwrite=overwrite, report=tell
+        )
     lines = finetuning_lines(result)
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
@@ -151,7 +164,17 @@ def saying_what_is_lost() -> Iterator[None]:
 def finetuning_progress(now: FitProgress) -> tuple[int, int, str]:
     """Return the steps done, all of them, and the note beside the progress bar."""
     best = "" if now.best is None else f", best {now.best:.4f}"
-    return now.step, now.num_steps, f"seed {now.seed}: loss {now.loss:.4f}{best}"
+    loss = "" if now.loss is None else f": loss {now.loss:.4f}"
+    return now.step, now.num_steps, f"seed {now.seed}{loss}{best}"
+
+
+def trained_lines(trained: Trained) -> list[str]:
+    """Return a table of what of a model is trained and what stays as it is."""
+    rows = [("", "tensors", "numbers")]
+    rows += [(kind, f"{tensors:,}", f"{count:,}") for kind, (tensors, count, _) in
+             sorted(trained.rows.items(), key=lambda row: not row[1][2])]  # fmt: skip
+    share = trained.num_trained / (trained.num_trained + trained.num_frozen)
+    return [*aligned(rows), f"trained: {trained.num_trained:,} numbers, {share:.2%} of the model"]
 
 
 def finetuning_lines(result: FinetuneResult) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import echo_result, json_option, overwrite_option, quiet_option
 from .progress import ProgressLine
+from .summaries import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +94,55 @@ def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: b
     with ProgressLine("importing", quiet=quiet):
         result = import_checkpoint(folder, output, overwrite=overwrite)
     lines = import_lines(result)
+    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+
+
+class Weights(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        """Return the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(map(float, value.split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers such as 0.5,0.5.")
+
+
+@click.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+@click.option("--weights", type=Weights(), help="One for each RUN.  [default: equal ones]")
+@click.option("--output", type=FOLDER, required=True, help="Run folder to write.")
+@overwrite_option
+@json_option
+@quiet_option
+def merge(
+    runs: tuple[Path, ...], weights: tuple[float, ...] | None, output: Path, overwrite: bool,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Merge runs that began with the same one: the parent, and what each changed, by weight.
+
+    Weights that add up to 1 average the runs; a negative one takes away what its run has learned.
+
+    \b
+    Example: lmmodel merge runs/law runs/medicine --weights 0.5,0.5 --output runs/both
+    """
+    from lmmodel.merging import merge_runs
+
+    weights = weights or (1 / len(runs),) * len(runs)
+    with ProgressLine("merging", quiet=quiet):
+        result = merge_runs(runs, weights, output, overwrite=overwrite)
+    lines = [
+        f"{result.output}/  {result.num_parameters:,} parameters, of {result.parent} and what "
+        "changed in"
+    ]
+    lines += aligned([
+        (f"  {one.run}", f"weight {one.weight:g}", f"it moved by {one.change:.2%}")
+        for one in result.branches
+    ])  # fmt: skip
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 

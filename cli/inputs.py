@@ -234,8 +234,8 @@ def read_texts(texts: Sequence[str], file: str | None, *, encoding: str | None =
         texts, file = (), STANDARD_INPUT
     for text in texts:
         check_is_text(
-            text, f"--file {text} reads the texts in it; a text that is called as a file is, goes "
-            "to standard input",
+            text, f"--file {text} reads the texts in it; if these letters are the text, give them "
+            "on standard input",
         )  # fmt: skip
     lines = [] if file is None else _read_lines(file, encoding or "auto")
     kept = [line for line in lines if line.strip()]

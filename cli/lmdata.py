@@ -18,12 +18,14 @@ from .options import (
     Size,
     by_key,
     config_option,
+    echo_page,
     echo_result,
     json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
+    page_options,
     quiet_option,
     reading_options,
     resolve,
@@ -326,6 +328,33 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
             write_report(statistics, plot)
     lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
     echo_result(statistics, as_json=as_json, quiet=quiet, lines=lines)
+
+
+@main.command()
+@click.argument("dataset", type=FOLDER)
+@page_options
+@json_option
+@quiet_option
+def report(
+    dataset: Path, output: Path | None, overwrite: bool, is_opened: bool, as_json: bool, quiet: bool
+) -> None:
+    """Write one page about a token store or shards: flow, lengths, pieces, masks, rows to read.
+
+    The page is a file of its own: nothing is fetched, nothing is sent. --json prints what it holds.
+
+    \b
+    Example: lmdata report tokens/ --open
+    """
+    from lmdata.page import check_writable, write_page
+    from lmdata.report import data_report
+    from lmdata.report_page import data_page
+
+    path = output or Path(f"{dataset.resolve().name}-report.html")
+    check_writable(path, overwrite=overwrite)
+    with ProgressLine("reporting", quiet=quiet):
+        found = data_report(dataset)
+        write_page(data_page(found), path, overwrite=overwrite)
+    echo_page(found, path, is_opened=is_opened, as_json=as_json, quiet=quiet)
 
 
 @main.command()

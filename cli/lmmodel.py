@@ -16,15 +16,17 @@ from . import answering, predicting
 from .counting import count
 from .evaluating import diagnose, evaluate
 from .finetuning import finetune
-from .handing_over import export, import_
+from .handing_over import export, import_, merge
 from .options import (
     FriendlyGroup,
     by_key,
     config_option,
     device_option,
+    echo_page,
     echo_result,
     json_option,
     overwrite_option,
+    page_options,
     quiet_option,
     seed_option,
     set_option,
@@ -32,6 +34,7 @@ from .options import (
 from .progress import ProgressLine
 from .serving import serve
 from .summaries import (
+    objective_lines,
     plan_lines,
     training_lines,
     training_note,
@@ -92,12 +95,18 @@ def main() -> None:
     "--objective",
     "objective__name",
     metavar="NAME",
-    help="What it learns: mlm, mlm+nsp, mlm+sop, clm, hybrid.  [default: what the family is for]",
+    help="What it learns; `lmmodel objectives` lists them.  [default: what the family is for]",
 )
 @click.option(
     "--init-from",
     type=FOLDER,
     help="Begin with the model of this run, trained or imported, instead of a fresh one.",
+)
+@click.option(
+    "--trainable",
+    type=click.Choice(["full", "ffn", "head", "bias", "lora"]),
+    help="With --init-from: what of its model is trained, the rest stays to the bit; lora: thin "
+    "pairs beside the matrices (--set lora.rank=8).  [default: full]",
 )
 @click.option(
     "--num-steps",
@@ -137,6 +146,7 @@ def main() -> None:
     default=None,
     help="Leave out steps whose loss is not finite or explodes.",
 )
+@click.option("--report", "has_report", is_flag=True, help="Write report.html into the run folder.")
 @device_option
 @seed_option
 @overwrite_option
@@ -146,8 +156,8 @@ def main() -> None:
 @quiet_option
 def train(
     data: Path | None, init_from: Path | None, output: Path | None, resume: bool, dry_run: bool,
-    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
-    quiet: bool, **options: Any,
+    has_report: bool, overwrite: bool, config_path: Path | None, overrides: tuple[str, ...],
+    as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train a model on a token store (fresh pairs and masks each epoch) or on frozen shards.
 
@@ -177,6 +187,8 @@ def train(
     if dry_run:
         if config is None or data is None:
             raise click.UsageError("--dry-run plans a new run: leave --resume out")
+        if has_report:
+            raise click.UsageError("--dry-run trains nothing to report on: leave --report out")
         with ProgressLine("planning", quiet=quiet):
             result = plan(config, data)
         return echo_result(result, as_json=as_json, quiet=quiet, lines=plan_lines(result))
@@ -188,7 +200,82 @@ def train(
     if is_helper():
         return None
     lines = training_lines(summary)
+    if has_report:
+        from lmdata.page import write_page
+        from lmmodel.record import REPORT_NAME
+        from lmmodel.report import model_report
+        from lmmodel.report_page import model_page
+
+        write_page(model_page(model_report([output])), output / REPORT_NAME, overwrite=True)
+        lines.append(f"  report          {output / REPORT_NAME}")
     return echo_result(summary, as_json=as_json, quiet=quiet, lines=lines)
+
+
+@main.command()
+@json_option
+def objectives(as_json: bool) -> None:
+    """Print what `--objective` may name: what is learned, and what such a model can do.
+
+    \b
+    Example: lmmodel objectives
+    """
+    from lmmodel.objectives import OBJECTIVES
+
+    facts = {
+        name: {
+            "learns": known.summary, "view": known.recipe.view,
+            "corruption": known.recipe.corruption, "can_fill_masks": known.can_fill_masks,
+            "can_generate": known.can_generate, "families": families_of(known.is_causal),
+        }
+        for name, known in OBJECTIVES.items()
+    }  # fmt: skip
+    echo_result(facts, as_json=as_json, quiet=False, lines=objective_lines(facts))
+
+
+def families_of(is_causal: bool) -> list[str]:
+    """Return the families that can learn an objective: causal ones learn causal ones only."""
+    return [name for name, family in FAMILIES.items() if is_causal or not family.is_causal]
+
+
+@main.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+@click.option(
+    "--minimal-pairs",
+    "pairs_path",
+    type=FOLDER,
+    help="Score the runs on these too: a file in BLiMP's form, or a folder of them.",
+)
+@page_options
+@device_option
+@json_option
+@quiet_option
+def report(
+    runs: tuple[Path, ...], pairs_path: Path | None, output: Path | None, overwrite: bool,
+    is_opened: bool, device: str | None, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Write one page about runs or fine-tuned models, several side by side.
+
+    Loss and held-out figures, speed and memory, what is filled in over time, settings and what
+    differs; of classifiers, calibration and confusions. The page is a file of its own: nothing is
+    fetched, nothing is sent. --json prints what it holds.
+
+    \b
+    Example: lmmodel report runs/wiki --open
+    Example: lmmodel report runs/adamw runs/muon --output compared.html
+    """
+    from lmdata.page import check_writable, write_page
+    from lmmodel.report import model_report
+    from lmmodel.report_page import model_page
+
+    name = runs[0].resolve().name if len(runs) == 1 else "runs"
+    path = output or Path(f"{name}-report.html")
+    check_writable(path, overwrite=overwrite)
+    with ProgressLine("reporting", unit="tokens", quiet=quiet) as line:
+        found = model_report(
+            runs, pairs_path=pairs_path, device=device or "auto", progress=line.update
+        )
+        write_page(model_page(found), path, overwrite=overwrite)
+    echo_page(found, path, is_opened=is_opened, as_json=as_json, quiet=quiet)
 
 
 def is_helper() -> bool:
@@ -248,5 +335,6 @@ main.add_command(finetune)
 main.add_command(export)
 main.add_command(import_)
 main.add_command(serve)
+main.add_command(merge)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

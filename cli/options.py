@@ -26,12 +26,12 @@ _USER_CAN_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
-        "Look and check": ("show", "stats", "verify", "recipes"),
+        "Look and check": ("show", "stats", "report", "verify", "recipes"),
         "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "import", "finetune", "count"),
-        "Judge it": ("evaluate", "diagnose"),
+        "Make a model": ("train", "objectives", "import", "finetune", "merge", "count"),
+        "Judge it": ("evaluate", "diagnose", "report"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),
         "Hand it over": ("export", "serve"),
@@ -90,14 +90,16 @@ def nearest_verb(word: str, program: str) -> str:
     Example:
         >>> nearest_verb("trian", "lmmodel"), nearest_verb("tokenize", "lmmodel")
         (': did you mean `lmmodel train`?', ': did you mean `lmdata tokenize`?')
+        >>> nearest_verb("version", "lmdata")
+        ': did you mean `lmdata --version`?'
     """
-    own, others = SECTIONS[program], [name for name in SECTIONS if name != program]
-    places = {verb: name for name in others for verbs in SECTIONS[name].values() for verb in verbs}
-    places |= {verb: program for verbs in own.values() for verb in verbs}
-    near = difflib.get_close_matches(word, places, n=1)
+    known = {option: f"{program} --{option}" for option in ("help", "version")}
+    for name in sorted(SECTIONS, key=lambda name: name == program):  # its own verbs come last: win
+        known |= {verb: f"{name} {verb}" for verbs in SECTIONS[name].values() for verb in verbs}
+    near = difflib.get_close_matches(word, known, n=1)
     if not near:
         return f": `{program} --help` lists them"
-    return f": did you mean `{places[near[0]]} {near[0]}`?"
+    return f": did you mean `{known[near[0]]}`?"
 
 
 def _describe(error: Exception) -> str | None:
@@ -225,6 +227,27 @@ def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) ->
         click.echo(json_text(result, indent=2, ensure_ascii=False))
     elif not quiet:
         click.echo("\n".join(lines))
+
+
+def page_options(function: F) -> F:
+    """Where a page is written, and whether it is opened."""
+    options = [
+        click.option("--output", type=click.Path(path_type=Path),
+                     help="File to write.  [default: NAME-report.html]"),
+        overwrite_option,
+        click.option("--open", "is_opened", is_flag=True, help="Open the page in a browser."),
+    ]  # fmt: skip
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+def echo_page(report: Any, path: Path, *, is_opened: bool, as_json: bool, quiet: bool) -> None:
+    """Print where a page is, or as JSON what it holds, and open it where that is wanted."""
+    echo_result(report, as_json=as_json, quiet=quiet, lines=[f"{path}"])
+    if is_opened:
+        import webbrowser
+
+        if not webbrowser.open(path.resolve().as_uri()):
+            say(f"found no browser to open it with: open {path} yourself")
 
 
 def num_cores() -> int:

@@ -140,6 +140,17 @@ def recipe_lines(recipes: dict[str, Any]) -> list[str]:
     return lines[:-1]
 
 
+def objective_lines(objectives: dict[str, Any]) -> list[str]:
+    """Return a row an objective: its name, what it learns, from what view, what for."""
+    rows: list[tuple[str, ...]] = [("objective", "learns", "of a store", "for", "families")]
+    for name, facts in objectives.items():
+        view = facts["view"] + ("" if facts["corruption"] == "none" else ", masked")
+        skills = {"fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"]}
+        can = ", ".join(skill for skill, is_there in skills.items() if is_there)
+        rows.append((name, facts["learns"], view, can, ", ".join(facts["families"])))
+    return aligned(rows)
+
+
 def figure(value: float) -> str:
     """Return a number with four digits behind the point, or four in all where it is tiny or huge.
 

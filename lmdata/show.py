@@ -213,7 +213,8 @@ def show_example(examples: ExampleSet, row: int, *, colour: bool = False) -> str
     texts = mark_pieces(batch, tokenizer, colour=colour)
     lines = [_paint(f"example {row} of {examples.split}: {_facts(batch)}", _DIM, colour)]
     lines += [
-        f"{name:>3}  {''.join(texts[first:last]).strip()}" for name, first, last in _segments(batch)
+        f"{name:>3}  {''.join(texts[first:last]).strip()}"
+        for name, first, last in segment_bounds(batch)
     ]
     if len(batch.masked_positions):
         lines.append(
@@ -234,19 +235,30 @@ def _legend(colour: bool) -> str:
 
 def mark_pieces(batch: ExampleBatch, tokenizer: Tokenizer, *, colour: bool = False) -> list[str]:
     """Return the text of each piece of one example, what was done to it marked."""
-    original = batch.original_ids()
-    texts = [_visible(text) for text in piece_texts(tokenizer, original)]
+    texts = [_visible(text) for text in piece_texts(tokenizer, batch.original_ids())]
     found = [_visible(text).strip() for text in piece_texts(tokenizer, batch.input_ids)]
-    mask_id = tokenizer.special_ids.get("mask")
+    for position, way in piece_ways(batch, tokenizer).items():
+        text = texts[position]
+        is_special = way == "special"
+        texts[position] = (
+            _paint(text, _STYLES[way], colour)
+            if is_special
+            else _mark(text, found[position], way, colour)
+        )
+    return texts
+
+
+def piece_ways(batch: ExampleBatch, tokenizer: Tokenizer) -> dict[int, str]:
+    """Return what was done to the pieces of one example, by position: a name of `_STYLES`."""
+    original, mask_id = batch.original_ids(), tokenizer.special_ids.get("mask")
+    ways = {}
     for position in batch.masked_positions.tolist():
         if batch.input_ids[position] == original[position]:
-            way = "keep"
+            ways[position] = "keep"
         else:
-            way = "mask" if batch.input_ids[position] == mask_id else "random"
-        texts[position] = _mark(texts[position], found[position], way, colour)
-    for position in np.flatnonzero(tokenizer.is_special[original]).tolist():
-        texts[position] = _paint(texts[position], _STYLES["special"], colour)
-    return texts
+            ways[position] = "mask" if batch.input_ids[position] == mask_id else "random"
+    special = np.flatnonzero(tokenizer.is_special[original]).tolist()
+    return {**dict.fromkeys(special, "special"), **ways}
 
 
 def _mark(text: str, found: str, way: str, colour: bool) -> str:
@@ -311,7 +323,7 @@ def _facts(batch: ExampleBatch) -> str:
     return f"{len(batch.input_ids)} tokens, {documents}, pass {int(batch.duplicate[0])}{relation}"
 
 
-def _segments(batch: ExampleBatch) -> list[tuple[str, int, int]]:
+def segment_bounds(batch: ExampleBatch) -> list[tuple[str, int, int]]:
     """Return name and bounds of each segment: A and B of a pair, else one each up to its end."""
     num_tokens = len(batch.input_ids)
     if int(batch.next_sentence_label[0]) != NO_LABEL:

@@ -85,8 +85,11 @@ def read_tokenizer_files(path: Path, *, lower_case: bool | None = None) -> Token
     else:
         backend, notes = _read_tokenizer_json(source, class_name, config)
         defaults = {}
+    named = {**{f"{purpose}_token": token for purpose, token in defaults.items()}, **named}
+    _add_tokens(source, backend, named)  # first: those that are special may lie there
     special = _named_special_tokens(named, backend, defaults)
-    _add_tokens(source, backend, named, set(special.values()))
+    plain = set(special.values()) - _added_tokens(backend)
+    backend.add_special_tokens(sorted(plain, key=lambda token: backend.token_to_id(token) or 0))
     return TokenizerFiles(backend, special, notes)
 
 
@@ -131,16 +134,18 @@ def _named_special_tokens(
     return named
 
 
-def _add_tokens(
-    source: Path, backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: set[str]
-) -> None:
+def _added_tokens(backend: tokenizers.Tokenizer) -> set[str]:
+    return {token.content for token in backend.get_added_tokens_decoder().values()}
+
+
+def _add_tokens(source: Path, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     """Add the tokens that are described beside the vocabulary, under the ids they have there.
 
     Raises:
         TokenizerError: one would get another id
     """
-    there = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for index, token in sorted(_described_tokens(source, config, special).items()):
+    there = _added_tokens(backend)
+    for index, token in sorted(_described_tokens(source, config).items()):
         if token.content in there:
             continue
         backend.add_tokens([token])
@@ -150,18 +155,13 @@ def _add_tokens(
                 f"{source.parent}: the added token {token.content!r} should have id {index}, but "
                 f"the vocabulary gives it {found}; pieces between them are missing"
             )
-    backend.add_special_tokens(
-        sorted(special - there, key=lambda token: backend.token_to_id(token) or 0)
-    )
 
 
-def _described_tokens(
-    source: Path, config: Mapping[str, Any], special: set[str]
-) -> dict[int, tokenizers.AddedToken]:
+def _described_tokens(source: Path, config: Mapping[str, Any]) -> dict[int, tokenizers.AddedToken]:
     """Return the tokens of `added_tokens.json` and `added_tokens_decoder`, by id."""
     more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-    if isinstance(more, list):
-        special |= {spelling for token in more if (spelling := spelling_of(token))}
+    named = [config.get(f"{purpose}_token") for purpose in PURPOSES]
+    special = {spelling_of(token) for token in (*named, *(more if isinstance(more, list) else ()))}
     found = {}
     for spelling, index in _read_beside(source, "added_tokens.json").items():
         found[index] = tokenizers.AddedToken(

@@ -17,8 +17,14 @@ from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
-from lmmodel.optimizing import AveragingConfig, ScheduleConfig
-from lmmodel.optimizing import OptimizerConfig as OptimizerConfig
+from lmmodel.optimizing import (
+    AveragingConfig,
+    LoraConfig,
+    OptimizerConfig,
+    Part,
+    ScheduleConfig,
+    check_lora,
+)
 from lmmodel.record import read_values
 
 DEFAULT_NUM_STEPS = 1000
@@ -175,6 +181,11 @@ class TrainConfig:
     """Whether a step whose loss is not finite or explodes is left out instead of stopping."""
     init_from: str | None = None
     """Run folder whose weights training begins with; its model is this one's. None: fresh ones."""
+    trainable: Part = "full"
+    """What of the model of `init_from` is trained: full, ffn (the feed-forward networks), head,
+    bias, or lora (thin pairs beside the matrices, added to them in what is kept)."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Of trainable=lora."""
     vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
     """What is added to the logits of fresh weights: nothing, as in BERT, or the logarithms of how
     often the pieces are in the training split; families whose head has a bias only."""
@@ -202,6 +213,7 @@ class TrainConfig:
             raise ValueError(f"max_grad_norm must be above 0 or none, got {self.max_grad_norm}")
         if self.compile and self.parallel == "fsdp2":
             raise ValueError("compile=true does not go with parallel=fsdp2: leave one of them out")
+        _check_trainable(self)
         _check_stages(self.stages)
         _check_recipe(self)
         _check_bias(self)
@@ -337,6 +349,19 @@ def _check_stages(stages: tuple[StageConfig, ...]) -> None:
     ends = [stage.until for stage in stages]
     if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
         raise ValueError(f"stages must end at growing shares of the run, the last at 1, got {ends}")
+
+
+def _check_trainable(config: TrainConfig) -> None:
+    check_lora(config.trainable, config.lora)
+    if config.trainable == "full":
+        return
+    if config.init_from is None:
+        raise ValueError(
+            f"trainable={config.trainable} leaves the rest of a model as it is, and that would be "
+            "random here: name the run to begin with by init_from (--init-from)"
+        )
+    if config.trainable == "lora" and config.parallel == "fsdp2":
+        raise ValueError("trainable=lora does not go with parallel=fsdp2: leave one of them out")
 
 
 def _check_bias(config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ from lmdata.config import json_text
 from lmdata.files import Kind, output_errors, write_atomically, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES
 from lmdata.xxh3 import hash_file
+from lmmodel.adapters import Trained
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError
 from lmmodel.families import ModelConfig
@@ -76,6 +77,7 @@ class FinetuneResult:
     num_validation: int
     counts: dict[str, dict[str, int]]  # of each file, what was truncated, windowed or left out
     notes: tuple[str, ...]  # what was guessed, or is remarkable
+    trained: Trained  # what of the model moved
     picture: Path | None
     elapsed_s: float
 
@@ -229,6 +231,7 @@ def _make_result(
         num_validation=len(data.validation),
         counts={"train": dict(data.train.counts), "validation": dict(data.validation.counts)},
         notes=data.notes,
+        trained=best.trained,
         picture=_picture(data, best, output),
         elapsed_s=0.0,
     )  # fmt: skip

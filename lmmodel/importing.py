@@ -18,14 +18,19 @@ from lmmodel.errors import RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import is_fine_tuned
 from lmmodel.handover.parity import check_parity
-from lmmodel.handover.settings import architecture, padding_id, read_config, token_id
+from lmmodel.handover.settings import (
+    architecture,
+    padding_id,
+    read_config,
+    read_tokenizer,
+    token_id,
+)
 from lmmodel.handover.stock import (
     OBJECTIVE_KEY,
     Imported,
     check_vocabulary,
     hash_weights,
     import_model,
-    read_tokenizer,
 )
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import RUN, is_run

@@ -5,7 +5,8 @@ al., CoNLL 2023), told by their columns:
     sentence_good, sentence_bad     BLiMP and its supplements
     sentences, label                two or more, and which is right, from 0
     input_prefix, options           entity tracking: what goes on; the first is right, or `label`
-and perhaps `UID`, the name of a row's paradigm; where there is none it is the file's.
+and perhaps `UID`, the name of a row's paradigm; where there is none it is the file's. Reading
+times are no pairs: `lmmodel.reading_times`.
 """
 
 from __future__ import annotations

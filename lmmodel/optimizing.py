@@ -1,10 +1,54 @@
-"""How the weights move: the optimizer, its learning rate by the step, their average."""
+"""How the weights move: which of them, the optimizer, its rate by the step, their average."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import Literal
+
+Part = Literal["full", "ffn", "head", "bias", "lora"]
+"""What of a model is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """The pairs beside the matrices."""
+
+    rank: int = 8
+    """R of each pair, at least 1."""
+    alpha: float = 16.0
+    """What a pair adds is multiplied by alpha / rank, above 0."""
+
+    @property
+    def scale(self) -> float:
+        """What a pair adds is multiplied by this."""
+        return self.alpha / self.rank
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not self.alpha > 0 or not math.isfinite(self.alpha):
+            raise ValueError(f"alpha must be a number above 0, got {self.alpha}")
+
+
+def num_parts(name: str) -> int:
+    """Return how many matrices a parameter merges along its rows.
+
+    Example:
+        >>> num_parts("layers.0.attention.qkv.weight"), num_parts("layers.0.mlp.input.weight")
+        (3, 1)
+    """
+    return 3 if ".qkv." in name else 1
+
+
+def check_lora(trainable: Part, lora: LoraConfig) -> None:
+    """Check that settings of pairs have an effect.
+
+    Raises:
+        ValueError: there are no pairs
+    """
+    if trainable != "lora" and lora != LoraConfig():
+        raise ValueError(f"lora has no effect with trainable={trainable}: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,10 @@ NGRAM_KIND = "n-gram"
 CHECKPOINTS_NAME = "checkpoints"
 STEP_FOLDER = re.compile(r"step-(\d{8,})$")
 EVENTS_NAME = "tensorboard"
+REPORT_NAME = "report.html"
 RUN_FILES = TOKENIZER_FILES | {
     RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
+    REPORT_NAME,
 }  # fmt: skip
 
 

@@ -206,8 +206,9 @@ def _make_trainer(
         report=report if processes.is_main else None,
     )
     trainer = Trainer(
-        config, record, learner, reporter, prepared.held_out, output, is_main=processes.is_main
-    )
+        config, record, learner, reporter, prepared.held_out, prepared.prompts, output,
+        is_main=processes.is_main,
+    )  # fmt: skip
     trainer.notes += prepared.notes
     return trainer
 

@@ -116,6 +116,7 @@ class MovedTerm:
 
 
 MOVED = Definition(
+    summary="whether a token was moved",
     make_parts=lambda config: (
         Part(terms=(MovedTerm(),), label=move_neighbours, pack=pack),
     ),
@@ -203,6 +204,7 @@ def generator_and_detector(config, model):
 
 
 REPLACED = Definition(
+    summary="masked tokens by a generator, and which tokens it replaced (ELECTRA)",
     make_parts=lambda config: (
         Part(terms=(GeneratorTerm("generator"), ReplacedTerm()), pack=ask_all, read=read),
     ),
@@ -263,7 +265,7 @@ def test_the_whole_road_from_a_token_store(store, tmp_path):
     assert by_source.sources[0].num_labels == by_source.total.num_labels
     model = load_pretrained(tmp_path / "run")
     assert model.embed(["the cat sees the river."]).shape[1] == model.model.config.hidden_size
-    with pytest.raises(FitError, match="fill in a mask"):
+    with pytest.raises(FitError, match="objective moved, which fills in no masks"):
         model.fill_mask("the [MASK] sees the river.")
 
 

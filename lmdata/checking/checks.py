@@ -130,3 +130,18 @@ def _mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = values ^ (values >> np.uint64(31))
     return mixed
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of independent choices (Wilson, JASA 1927).
+
+    Example:
+        >>> [round(end, 3) for end in share_interval(480, 1000)], share_interval(0, 0)
+        ([0.449, 0.511], (0.0, 1.0))
+    """
+    if not total:
+        return 0.0, 1.0
+    z, share = 1.959963984540054, count / total
+    middle, scale = share + z * z / (2 * total), 1 + z * z / total
+    width = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    return max(0.0, (middle - width) / scale), min(1.0, (middle + width) / scale)

@@ -135,8 +135,7 @@ def advance(
             state[index + 1] = child
     if len(state):
         state[0] = word
-    result += float(log_p[found])
-    return result
+    return float(result + log_p[found])
 
 
 def score_lines(trie: Trie, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:

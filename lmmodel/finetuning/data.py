@@ -13,9 +13,8 @@ import numpy as np
 from lmdata.order import permute
 from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
-from lmmodel.config import OptimizerConfig
 from lmmodel.errors import FitError
-from lmmodel.optimizing import ScheduleConfig
+from lmmodel.optimizing import LoraConfig, OptimizerConfig, Part, ScheduleConfig, check_lora
 from lmmodel.tasks.examples import Predictions, TaskExamples
 from lmmodel.tasks.known import find_task, read_task_file
 from lmmodel.tasks.task import AnyTask, Scores, encode_task, make_predictions
@@ -47,8 +46,11 @@ class FinetuneConfig:
     """Trainings with the seeds `seed`, `seed` + 1, ...: at least 1."""
     seed: int = 0
     """Of the head's weights, the order and dropout: in [0, 2**63)."""
-    freeze: bool = False
-    """Whether only the head is trained."""
+    trainable: Part = "full"
+    """What is trained beside the head of the task: full, ffn (the feed-forward networks), head
+    (nothing else), bias, or lora (thin pairs beside the matrices, added to them at the end)."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Of trainable=lora."""
     from_scratch: bool = False
     """Whether the model starts from random weights of the same shape, to compare."""
     evaluations_per_epoch: int = 1
@@ -81,6 +83,7 @@ class FinetuneConfig:
             )
         if not 0 < self.validation_ratio < 1:
             raise ValueError(f"validation_ratio must be in (0, 1), got {self.validation_ratio}")
+        check_lora(self.trainable, self.lora)
         for name in ("num_epochs", "batch_size", "num_seeds", "evaluations_per_epoch",
                      "micro_batch_tokens"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -113,7 +116,7 @@ class FinetuneConfig:
 
     def peak_lr(self, hidden_size: int) -> float:
         """Return AdamW's peak learning rate for a model of this width."""
-        return default_lr(hidden_size, freeze=self.freeze) if self.lr is None else self.lr
+        return default_lr(hidden_size, self.trainable) if self.lr is None else self.lr
 
     def optimizer_config(self, lr: float) -> OptimizerConfig:
         """Return AdamW with the settings of BERT's fine-tuning (Devlin et al., 2019, A.3)."""
@@ -127,17 +130,17 @@ class FinetuneConfig:
         return ScheduleConfig(kind="linear", warmup_ratio=self.warmup_ratio)
 
 
-def default_lr(hidden_size: int, *, freeze: bool) -> float:
-    """Return a peak learning rate by the model's width; a head alone takes ten times as much.
+def default_lr(hidden_size: int, trainable: Part = "full") -> float:
+    """Return a peak learning rate by the model's width; small parts alone take ten times as much.
 
     It falls with the square of the width: near the 5e-5 of BERT base (Devlin et al., 2019, A.3) at
     768 features, 4e-4 at 256, where 3e-4 to 1e-3 was measured to be best.
 
     Example:
-        >>> [default_lr(size, freeze=False) for size in (128, 256, 512, 768)]
+        >>> [default_lr(size) for size in (128, 256, 512, 768)]
         [0.001, 0.0004, 9.9e-05, 4.4e-05]
     """
-    lr = min(26 / hidden_size**2, 1e-3) * (10 if freeze else 1)
+    lr = min(26 / hidden_size**2, 1e-3) * (10 if trainable in ("head", "bias", "lora") else 1)
     return float(f"{lr:.2g}")
 
 

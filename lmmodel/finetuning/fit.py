@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmdata.order import permute
+from lmmodel.adapters import Trained, choose_trained
 from lmmodel.cores import SharedWeights, add_gradients, num_cores, seeded
 from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
@@ -44,8 +45,9 @@ class FitProgress:
     seed: int
     step: int  # optimizer steps done
     num_steps: int  # where nothing stops it early
-    loss: float  # mean since the last evaluation
+    loss: float | None  # mean since the last evaluation; None before the first step
     best: float | None  # best value so far of the score that decides
+    trained: Trained | None = None  # what of the model moves: told before the first step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Fit:
     seed: int
     best: Moment
     num_epochs: float  # trained until it was stopped
+    trained: Trained  # what of the model moved
     log: list[dict[str, Any]]  # a line an evaluation
 
 
@@ -87,7 +90,7 @@ def fit(
         validation: at least one example
         score: of the logits of `validation`
         best_score: name of the score that decides, the higher the better
-        config: of the fine-tuning; with `freeze` the backbone stays as it is
+        config: of the fine-tuning; `trainable` says what of the model moves
         seed: of the order and dropout
         report: called after each step
 
@@ -101,6 +104,9 @@ def fit(
     log: list[dict[str, Any]] = []
     best: Moment | None = None
     num_since = 0  # evaluations since the best one
+    if report is not None:
+        report(FitProgress(seed=seed, step=0, num_steps=learner.num_steps, loss=None, best=None,
+                           trained=learner.trained))  # fmt: skip
     for rows in epoch_batches(train.lengths, config, seed):
         losses.append(learner.learn(rows))
         if report is not None:
@@ -118,7 +124,7 @@ def fit(
         if config.patience is not None and num_since >= config.patience:
             break
     assert best is not None  # the last step of all is evaluated
-    return Fit(seed=seed, best=best, num_epochs=learner.epoch, log=log)
+    return Fit(seed=seed, best=best, num_epochs=learner.epoch, trained=learner.trained, log=log)
 
 
 def evaluation_steps(steps_per_epoch: int, config: FinetuneConfig) -> set[int]:
@@ -179,8 +185,9 @@ class TaskLearner:
         self.steps_per_epoch = -(-len(train) // config.batch_size)
         self.num_steps = self.steps_per_epoch * config.num_epochs
         self.step = 0  # optimizer steps done
-        if config.freeze:
-            model.backbone.requires_grad_(False)
+        self.trained = choose_trained(
+            model, config.trainable, config.lora, new=("head.",), seed=seed
+        )
         self.lr = config.peak_lr(model.config.hidden_size)
         self.optimizer = Optimizer(model, config.optimizer_config(self.lr))
         self.shared: SharedWeights | None = None
@@ -200,7 +207,7 @@ class TaskLearner:
             MemoryLimitError: a micro-batch does not fit
         """
         self.model.train()
-        if self.config.freeze:
+        if self.config.trainable == "head":
             self.model.backbone.eval()
         self.optimizer.zero_grad()
         loss = self._accumulate(rows)
@@ -269,5 +276,5 @@ class TaskLearner:
             epoch=self.epoch,
             scores=score(logits),
             logits=logits,
-            weights=self.model.saved_weights(),
+            weights=self.model.saved_weights(self.config.lora),
         )

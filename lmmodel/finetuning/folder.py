@@ -126,8 +126,10 @@ def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
     path = folder / RECORD_NAME
     if folder.is_file():
         raise RunError(f"{folder} is a file: name the folder of the fine-tuned model")
+    if not folder.exists():
+        raise RunError(f"there is no folder {folder}: `lmmodel finetune` makes a fine-tuned model")
     if not is_fine_tuned(folder):
-        raise RunError(f"{folder} holds no fine-tuned model: lmmodel finetune makes one of a run")
+        raise RunError(f"{folder} holds no fine-tuned model: `lmmodel finetune` makes one of a run")
     values = json.loads(path.read_text(encoding="utf-8"))
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
@@ -135,6 +137,8 @@ def read_fine_tuned_record(folder: Path) -> FineTunedRecord:
             f"{path} has format {version}, this version reads {FORMAT_VERSION}: fine-tune again"
         )
     del values["kind"]
+    if isinstance(config := values.get("config"), dict) and "freeze" in config:  # as it was called
+        config["trainable"] = "head" if config.pop("freeze") else "full"
     try:
         record = build_config(FineTunedRecord, values)
     except ConfigError as error:

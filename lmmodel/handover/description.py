@@ -24,6 +24,10 @@ from lmmodel.trained import Run
 
 # More rows than this make no page that anyone reads.
 MAX_LISTED = 12
+WHAT_IS_TRAINED = {
+    "full": "all weights", "ffn": "the feed-forward networks and the head", "head": "the head only",
+    "bias": "biases and the head", "lora": "LoRA pairs beside the matrices, and the head",
+}  # fmt: skip
 FIGURE_NAMES = {
     "loss": "held-out loss, nats a token",
     "nats_per_byte": "held-out loss, nats a byte",
@@ -358,7 +362,7 @@ def _fine_tuning_table(tuned: FineTuned) -> dict[str, Any]:
         "began with": "random weights"
         if config.from_scratch
         else f"`{Path(record.origin['run']).name}`, weights `{record.origin['weights_xxh3']}`",
-        "trained": "the head only" if config.freeze else "all weights",
+        "trained": WHAT_IS_TRAINED[config.trainable],
         "epochs at most": config.num_epochs,
         "examples a step": config.batch_size,
         "peak learning rate": config.lr,

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmdata.config import read_json
+from lmdata.errors import TokenizerError
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import FAMILIES, ModelConfig
 from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_class, stock_family
 
 if TYPE_CHECKING:
+    from lmdata.tokenizer import Tokenizer
     from lmmodel.tasks.task import AnyTask
 
 CONFIG_NAME = "config.json"
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 # Names of one function: what lies between them is rounding.
 SAME_FUNCTIONS = {
@@ -148,6 +151,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         HuggingFaceError: no such file, or no JSON object
     """
     path = folder / CONFIG_NAME
+    if not folder.exists():
+        raise HuggingFaceError(
+            f"there is no folder {folder}: a model is read from this machine, nothing is downloaded"
+        )
     if not path.is_file():
         raise HuggingFaceError(f"{folder} holds no config.json: is it a Hugging Face folder?")
     content = read_their_json(path)
@@ -174,10 +181,29 @@ def check_described(folder: Path) -> None:
     What is no folder, or one of ours, is left to `import_checkpoint`, which says so.
 
     Raises:
-        HuggingFaceError: its config.json is missing or damaged, or of a model that is not supported
+        HuggingFaceError: its config.json or its tokenizer is missing or damaged, or of a model or a
+            class that is not supported
     """
-    if folder.is_dir() and "format_version" not in (theirs := read_config(folder)):
+    if not folder.is_file() and "format_version" not in (theirs := read_config(folder)):
         from_their_config(theirs)
+        read_tokenizer(folder)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer in a folder.
+
+    Raises:
+        HuggingFaceError: there is none, or it can't be read
+    """
+    from lmdata.tokenizer import load_tokenizer  # brings NumPy, which a refusal needs not
+
+    try:
+        return load_tokenizer(folder)
+    except TokenizerError as error:
+        is_there = any((folder / name).is_file() for name in VOCABULARIES)
+        advice = "get the tokenizer's files as well, or save them there by "
+        advice += "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
+        raise HuggingFaceError(f"{error}" if is_there else f"{error}; {advice}") from error
 
 
 def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:

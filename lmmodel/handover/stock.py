@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lmdata.config import LFS_MARK
-from lmdata.errors import TokenizerError
-from lmdata.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
@@ -341,18 +340,3 @@ def _why_no_weights(folder: Path) -> str:
         "convert it with `AutoModel.from_pretrained(...).save_pretrained(..., "
         f"safe_serialization=True)` on a machine where that is safe, or get {WEIGHTS_NAME}"
     )
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer in a folder.
-
-    Raises:
-        HuggingFaceError: there is none, or it can't be read
-    """
-    try:
-        return load_tokenizer(folder)
-    except TokenizerError as error:
-        raise HuggingFaceError(
-            f"{error}. Get the tokenizer's files as well, or save them there by "
-            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
-        ) from error

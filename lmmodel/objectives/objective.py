@@ -154,6 +154,8 @@ class Part:
 class Definition:
     """What an objective is whatever its settings, and how it reads a token store unless told."""
 
+    summary: str
+    """What is learned, in a few words, for people."""
     make_parts: Callable[[ObjectiveConfig], tuple[Part, ...]]
     recipe: Recipe
     make_modules: Callable[[ObjectiveConfig, ModelConfig], Mapping[str, nn.Module]] = no_modules

@@ -39,15 +39,19 @@ def standard_masks(recipe: Recipe) -> Recipe:
 
 
 MLM = Definition(
+    summary="masked tokens (RoBERTa)",
     make_parts=_masked_parts, recipe=Recipe(view="packed", count="bernoulli"), can_fill_masks=True,
     hold_out=standard_masks,
 )  # fmt: skip
 MLM_NSP, MLM_SOP = (
     Definition(
-        make_parts=partial(_masked_parts, pair=pair), recipe=Recipe(view=pair), can_fill_masks=True,
-        hold_out=standard_masks,
+        summary=f"masked tokens, and {question}", make_parts=partial(_masked_parts, pair=pair),
+        recipe=Recipe(view=pair), can_fill_masks=True, hold_out=standard_masks,
     )
-    for pair in ("nsp", "sop")
+    for pair, question in (
+        ("nsp", "whether the second segment follows the first (BERT)"),
+        ("sop", "whether two neighbours were swapped (ALBERT)"),
+    )
 )  # fmt: skip
 
 
@@ -85,6 +89,7 @@ def next_token_labels(examples: ExampleBatch) -> ExampleBatch:
 
 
 CLM = Definition(
+    summary="the next token (GPT)",
     make_parts=_causal_parts, recipe=Recipe(view="packed", corruption="none"), is_causal=True,
     can_generate=True, hold_out=standard_masks,
 )  # fmt: skip
@@ -103,6 +108,7 @@ def _hybrid_parts(config: ObjectiveConfig) -> tuple[Part, ...]:
 
 
 HYBRID = Definition(
+    summary="masked tokens of some rows, the next token of others (GPT-BERT)",
     make_parts=_hybrid_parts,
     recipe=MLM.recipe,
     can_generate=True,

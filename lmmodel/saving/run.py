@@ -5,6 +5,7 @@ config.json         the resolved configuration, the data's and the tokenizer's h
 tokenizer.json ...  the tokenizer's files
 metrics.jsonl       one line a logged step
 loss.png            the losses against the step
+report.html         a page about it all, where one was asked for
 checkpoints/        step-00001000/ ...
 """
 
@@ -25,9 +26,11 @@ from lmdata.files import (
     write_atomically,
 )
 from lmdata.tokenizer import Tokenizer, save_tokenizer
+from lmmodel.adapters import merged
 from lmmodel.config import MOST_STEPS, TrainConfig, without_none
 from lmmodel.data import TrainingData
 from lmmodel.errors import ResumeError, RunError
+from lmmodel.optimizing import LoraConfig
 from lmmodel.record import CHECKPOINTS_NAME, FORMAT_VERSION, RUN_FILES, check_output, read_values
 from lmmodel.record import RECORD_NAME as RECORD_NAME
 from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
@@ -90,11 +93,9 @@ def read_record(folder: Path) -> RunRecord:
         RunError: no run there, or written by another version
     """
     values = read_values(folder)
-    defaults = config_to_dict(TrainConfig())
+    config = without_none(values["config"], config_to_dict(TrainConfig()))
     try:
-        return build_config(
-            RunRecord, {**values, "config": without_none(values["config"], defaults)}
-        )
+        return build_config(RunRecord, {**values, "config": config})
     except ConfigError as error:
         raise RunError(
             f"{folder / RECORD_NAME} is not the record of a run of this version: {error}"
@@ -121,24 +122,26 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
 
 
 def save_state(
-    folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int
-) -> None:
+    folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int,
+    lora: LoraConfig | None = None,
+) -> None:  # fmt: skip
     """Write a checkpoint, and beside the checkpoints the weights that are used: see its arguments.
 
     Raises:
         CheckpointError: the disk is full
     """
     save_checkpoint(folder / CHECKPOINTS_NAME, step, groups, state, keep=keep)
-    save_weights(folder, groups)
+    save_weights(folder, groups, lora)
 
 
-def save_weights(folder: Path, groups: TensorGroups) -> None:
-    """Write the weights that are used: the averaged ones where there are.
+def save_weights(folder: Path, groups: TensorGroups, lora: LoraConfig | None = None) -> None:
+    """Write the weights that are used: the averaged ones where there are, what pairs add in them.
 
     Raises:
         CheckpointError: the disk is full
     """
-    save_tensors(folder / WEIGHTS_NAME, groups.get("average", groups["model"]))
+    weights = merged(groups.get("average", groups["model"]), lora or LoraConfig())
+    save_tensors(folder / WEIGHTS_NAME, weights)
 
 
 def own_data(folder: Path, record: RunRecord) -> Path:

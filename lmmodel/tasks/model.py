@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from lmdata.ragged import offsets_of, ranges
+from lmmodel.adapters import merged
 from lmmodel.batch import Batch, make_batch
 from lmmodel.cores import num_cores
 from lmmodel.errors import DivergedError
 from lmmodel.families import ModelConfig
 from lmmodel.inference import TiledHead, TiledTransformer, map_batches, prepare, split_by_tokens
 from lmmodel.model import Transformer, init_weights
+from lmmodel.optimizing import LoraConfig
 from lmmodel.packing import LEAST_TOKENS
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.task import AnyTask
@@ -56,9 +58,9 @@ class TaskModel(nn.Module):
         logits: Tensor = self.head(hidden)
         return logits
 
-    def saved_weights(self) -> dict[str, Tensor]:
-        """Return copies of all weights on the CPU, the head's as the task keeps them."""
-        state = self.state_dict()
+    def saved_weights(self, lora: LoraConfig | None = None) -> dict[str, Tensor]:
+        """Return copies of all weights on the CPU: pairs added, the head as the task keeps it."""
+        state = merged(self.state_dict(), lora or LoraConfig())
         state |= {f"head.{name}": w for name, w in self.task.saved_head(self.head).items()}
         return {name: weight.detach().cpu().clone() for name, weight in state.items()}
 

@@ -32,6 +32,7 @@ USUAL = Usual(
     labels=("answers", "answer"),
     num_texts=(2,),
     guesses_by_value=False,
+    called=("the question", "its passage", "the answers"),
 )
 
 

@@ -56,10 +56,9 @@ def read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise TaskError(f"can't read {path}: {error.strerror or error}") from error
     except CompressionError as error:
-        suffix = path.suffix if path.suffix.lower() in COMPRESSIONS else "task file"
+        kind = path.suffix if path.suffix.lower() in COMPRESSIONS else "a task file"
         raise TaskError(
-            f"{path} is truncated or not valid {suffix}, or too large: {error}; get it again, or "
-            "take a part of it"
+            f"{path} can't be read as {kind}: {error}; get it again, or take a part of it"
         ) from error
 
 

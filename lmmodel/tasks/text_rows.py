@@ -60,6 +60,7 @@ class Usual:
     num_texts: tuple[int, ...]  # that the task can read, the first by default
     guesses_by_value: bool = True  # whether columns of other names are guessed by what they hold
     reads_words: bool = False  # whether a text may be a list of its words
+    called: tuple[str, str, str] = ("the text", "the second text", "the label")  # in errors
 
 
 def find_columns(file: TaskFile, usual: Usual) -> tuple[Choice, str | None]:
@@ -82,7 +83,7 @@ def find_columns(file: TaskFile, usual: Usual) -> tuple[Choice, str | None]:
     if given.has_labels and label is None:
         label = _find_label(file, usual, texts, problems, missing)
     if missing:
-        problems.append(_missing(missing, is_header_sure=not table.has_names))
+        problems.append(_missing(missing, usual, is_header_sure=not table.has_names))
     if problems:
         raise TaskError(f"{table.path}: {' '.join(problems)} The columns are {table.listing()}")
     return texts, label if given.has_labels else None
@@ -182,11 +183,13 @@ def _ambiguous(what: str, found: Sequence[Choice]) -> str:
     return f"{what} could be {fitting}: say which by {_options(what.split(' and '))}."
 
 
-def _missing(names: Sequence[str], *, is_header_sure: bool) -> str:
+def _missing(names: Sequence[str], usual: Usual, *, is_header_sure: bool) -> str:
     """Return which columns are not there, all at once, and how to say where they are."""
+    called = dict(zip(("text", "pair", "label"), usual.called, strict=True))
     what = "which column holds" if len(names) == 1 else "which columns hold"
     header = "" if is_header_sure else "; if the first line is data, say --no-header and numbers"
-    return f"{what} {' and '.join(names)}? Say so by {_options(names)}{header}."
+    wanted = " and ".join(called[name] for name in names)
+    return f"{what} {wanted}? Say so by {_options(names)}{header}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,10 +364,8 @@ def label_ids(rows: TextRows, labels: Sequence[str]) -> npt.NDArray[np.int64]:
     """
     numbers = label_numbers(labels, rows.unlabelled)
     assert rows.labels is not None
-    return np.array(
-        [class_number(rows, row, name, numbers, labels) for row, (name,) in enumerate(rows.labels)],
-        np.int64,
-    )
+    ids = [class_number(rows, row, one, numbers, labels) for row, (one,) in enumerate(rows.labels)]
+    return np.array(ids, np.int64)
 
 
 def class_number(

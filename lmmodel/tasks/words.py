@@ -43,6 +43,7 @@ USUAL = Usual(
     num_texts=(1,),
     guesses_by_value=False,
     reads_words=True,
+    called=("the words", "", "their tags"),
 )
 
 

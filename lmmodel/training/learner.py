@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmmodel.adapters import add_pairs_to_weights, choose_trained
 from lmmodel.config import TrainConfig
 from lmmodel.cores import SharedWeights
 from lmmodel.device import (
@@ -79,6 +80,10 @@ class Learner:
         self.loader = loader
         self.device = device
         self.model = _make_model(config, device, weights or {}, first_bias)
+        self.trained = choose_trained(
+            self.model, config.trainable, config.lora, new=("nsp_head.", "extras."),
+            seed=config.seed,
+        )  # fmt: skip
         self.is_sharded = config.parallel == "fsdp2" and loader.num_processes > 1
         if self.is_sharded:
             shard_model(self.model)
@@ -126,11 +131,14 @@ class Learner:
 
     @contextlib.contextmanager
     def exported(self) -> Iterator[None]:
-        """Put what is evaluated and exported, the average if there is one, into the model."""
-        own = {}
-        if self.average is not None:
+        """Put what is evaluated into the model: the average if there is one, and what pairs add."""
+        own, has_pairs = {}, self.config.trainable == "lora"
+        if self.average is not None or has_pairs:
             own = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
+        if self.average is not None:
             load_weights(self.model, self.average.tensors)
+        if has_pairs:
+            add_pairs_to_weights(self.model, self.config.lora)
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ from types import FrameType
 from lmmodel.config import TrainConfig
 from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
+from lmmodel.guesses import Prompts, guess
 from lmmodel.loader import Prefetcher, StepBatch
 from lmmodel.record import CHECKPOINTS_NAME
 from lmmodel.saving.checkpoint import load_latest
@@ -57,6 +58,7 @@ class Trainer:
         learner: Learner,
         reporter: Reporter,
         held_out: HeldOut | None,
+        prompts: Prompts | None,
         output: Path,
         *,
         is_main: bool,
@@ -66,6 +68,7 @@ class Trainer:
         self.learner = learner
         self.reporter = reporter
         self.held_out = held_out
+        self.prompts = prompts
         self.output = output
         self.is_main = is_main
         self.step = 0  # optimizer steps done
@@ -84,7 +87,7 @@ class Trainer:
         if checkpoint is None:
             return
         if self.is_main:  # a kill may have come between a checkpoint and the weights beside it
-            save_weights(self.output, checkpoint.groups)
+            save_weights(self.output, checkpoint.groups, self.config.lora)
         self.learner.load(checkpoint.groups)
         self.learner.loader = self.learner.loader.with_tokens(
             checkpoint.state["micro_batch_tokens"]
@@ -171,10 +174,12 @@ class Trainer:
     def _evaluate(self, *, is_logged: bool) -> None:
         if self.held_out is None:
             return
+        model, device = self.learner.model, self.learner.device
         with self.learner.exported():
-            self.evaluation = evaluate(self.learner.model, self.held_out, self.learner.device)
+            self.evaluation = evaluate(model, self.held_out, device)
+            guesses = guess(model, self.prompts, device) if self.prompts and is_logged else []
         if is_logged and self.is_main:
-            self.reporter.evaluated(self.step, self.evaluation)
+            self.reporter.evaluated(self.step, self.evaluation, guesses)
             for found in self.reporter.new_findings():
                 self._note(f"{found.message}. {found.advice}", found.name)
 
@@ -190,7 +195,7 @@ class Trainer:
             "micro_batch_tokens": self.learner.loader.shape.num_tokens,
         }
         keep = self.config.checkpoint.keep
-        save_state(self.output, self.step, groups, state, keep=keep)
+        save_state(self.output, self.step, groups, state, keep=keep, lora=self.config.lora)
 
     def _leave(self) -> None:
         self._save()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lmmodel.device import as_rows_of, gather_stack, own_rows, put, take_stack
 from lmmodel.errors import CheckpointError
-from lmmodel.optimizing import OptimizerConfig
+from lmmodel.optimizing import OptimizerConfig, num_parts
 
 # The odd polynomial a x + b x^3 + c x^5 of Muon (Jordan et al., "Muon", 2024): five rounds bring
 # every singular value in (0, 1] to about [0.7, 1.2].
@@ -183,16 +183,6 @@ class Muon:
         for key, parameters in self.stacks.items():
             views |= dict(zip(parameters, self.momentum[key].unbind(), strict=True))
         return {f"{name}/momentum": as_rows_of(views[p], p) for name, p in self.named}
-
-
-def num_parts(name: str) -> int:
-    """Return how many matrices a parameter merges along its rows.
-
-    Example:
-        >>> num_parts("layers.0.attention.qkv.weight"), num_parts("layers.0.mlp.input.weight")
-        (3, 1)
-    """
-    return 3 if ".qkv." in name else 1
 
 
 def split_matrices(stack: Tensor, parts: int) -> Tensor:

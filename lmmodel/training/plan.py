@@ -20,6 +20,7 @@ from lmmodel.device import Processes, memory_bytes, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
+from lmmodel.guesses import Prompts, make_prompts
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.objectives import OBJECTIVES, make_objective
 from lmmodel.objectives.terms import log_frequencies
@@ -51,6 +52,7 @@ class Prepared:
     processes: Processes
     loader: Loader  # of `PROBE_STEPS`; `loader.lasting` gives that of a run
     held_out: HeldOut | None  # what this process evaluates on
+    prompts: Prompts | None  # what it is asked beside
     first_bias: torch.Tensor | None  # float32 (V,) of the vocabulary head; None: as other biases
     notes: tuple[str, ...] = ()
 
@@ -67,10 +69,11 @@ def prepare(
     loader = make_loader(config, data, PROBE_STEPS, processes)
     for step in loader.first_steps:
         check_memory(config, loader.batch(step), device, processes)
-    held_out, notes = _hold_out(config, data, processes)
+    held_out, prompts, notes = _hold_out(config, data, processes)
     return Prepared(
         config=config, data=data, device=device, processes=processes, loader=loader,
-        held_out=held_out, first_bias=_first_bias(config, data, loader), notes=notes,
+        held_out=held_out, prompts=prompts, first_bias=_first_bias(config, data, loader),
+        notes=notes,
     )  # fmt: skip
 
 
@@ -91,15 +94,16 @@ def _first_bias(config: TrainConfig, data: TrainingData, loader: Loader) -> torc
 
 def _hold_out(
     config: TrainConfig, data: TrainingData, processes: Processes
-) -> tuple[HeldOut | None, tuple[str, ...]]:
+) -> tuple[HeldOut | None, Prompts | None, tuple[str, ...]]:
     """Return what this process evaluates on, and a note where the data holds too little."""
     has_part = processes.is_main or config.parallel == "fsdp2"
     if not has_part or not config.evaluation.num_examples:
-        return None, ()
+        return None, None, ()
     try:
-        return make_held_out(config, data, num_examples=config.evaluation.num_examples), ()
+        held_out = make_held_out(config, data, num_examples=config.evaluation.num_examples)
+        return held_out, make_prompts(config, data), ()
     except FitError as error:  # a few documents may leave none to hold out
-        return None, (f"trained without held-out figures: {error}",)
+        return None, None, (f"trained without held-out figures: {error}",)
 
 
 def resolve_config(

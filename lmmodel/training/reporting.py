@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmmodel.config import LoggingConfig, TrainConfig
+from lmmodel.device import peak_memory
 from lmmodel.diagnosing.curves import SKIPPED_STEP as SKIPPED_STEP
 from lmmodel.diagnosing.curves import Finding, examine
 from lmmodel.evaluation import Evaluation
 from lmmodel.gates import level_names
+from lmmodel.guesses import Guess
 from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
     METRICS_NAME,
@@ -149,6 +151,7 @@ class Reporter:
             "num_tokens": self.num_tokens,
             "tokens_per_s": round(watch.num_tokens / elapsed_s, 1),
             "mfu": None if mfu is None else round(mfu, 4),
+            "memory_bytes": peak_memory(self.config.device),
             **{f"{part}_ratio": round(watch.share(part), 5) for part in sorted(watch.seconds)},
         }
         self._write(entry)
@@ -159,10 +162,11 @@ class Reporter:
         self._flops = 0
         watch.reset()
 
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Write a line about an evaluation."""
+    def evaluated(self, step: int, evaluation: Evaluation, guesses: Sequence[Guess] = ()) -> None:
+        """Write a line about an evaluation, and what the model thinks of a few places."""
         figures = {f"validation_{name}": value for name, value in evaluation.figures().items()}
-        self._write({"step": step, **figures})
+        places = {"guesses": list(guesses)} if guesses else {}
+        self._write({"step": step, **figures, **places})
 
     def new_findings(self) -> list[Finding]:
         """Return what the curves say is wrong, each thing once in a run.

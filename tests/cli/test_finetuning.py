@@ -64,7 +64,7 @@ def test_json_holds_the_same_facts(road: Road, reviews: tuple[Path, Path], tmp_p
     assert found["labels"] == ["bad", "good"]
     record = json.loads((tmp_path / "out" / "config.json").read_text())
     assert record["kind"] == "fine-tuned"
-    assert record["config"]["freeze"] is True
+    assert record["config"]["trainable"] == "head"
     assert record["config"]["columns"]["text"] == "sentence"
     assert record["figures"]["mean"] == found["mean"]
 

@@ -84,6 +84,7 @@ def test_a_pickle_a_foreign_architecture_and_a_contradiction_are_one_line(
         (["import", pickle], "pytorch_model.bin only, which can run code when it is opened"),
         (["import", foreign], "model_type 't5' is not supported: import takes bert, modernbert, "),
         (["import", road.corpus], "holds no config.json: is it a Hugging Face folder?"),
+        (["import", "bert-base-uncased"], "there is no folder bert-base-uncased: a model is read"),
         (["train", road.shards, "--init-from", road.run, "--model", "mini", *TRAIN_ON,
           "--output"], "model.num_hidden_layers is 4, there 2"),
         (["train", road.shards, "--init-from", exported, *TRAIN_ON, "--output"],

@@ -92,6 +92,8 @@ MISTAKES = (
     "lmmodel tokenize corpus",
     "lmdata train shards",
     "lmdata frobnicate",
+    "lmdata version",
+    "lmmodel help",
     "lmmodel train --lerning-rate 3",
     "lmdata tokenize nowhere",
     "lmdata tokenize CORPUS --encoding klingon",
@@ -112,12 +114,14 @@ MISTAKES = (
     "lmmodel fill-mask RUN words",
     "lmmodel generate RUN words",
     "lmmodel classify RUN words",
+    "lmmodel classify nowhere words",
     "lmmodel export RUN CORPUS --overwrite",
     "lmmodel import RUN OUT/run",
     "lmmodel import CORPUS OUT/run",
     "lmmodel count SHARDS --output OUT/5gram",
     "lmmodel count TOKENS --output RUN",
     "lmmodel diagnose TOKENS",
+    "lmmodel import bert-base-uncased OUT/run",
 )
 
 

@@ -152,6 +152,17 @@ def test_added_tokens_keep_their_ids(tmp_path):
     assert load_tokenizer(other).pieces[11] == "[USER]"
 
 
+def test_a_special_token_may_be_one_of_the_added_tokens(tmp_path):
+    folder = write_vocab(tmp_path, tokenizer_class="BertTokenizer", do_lower_case=False)
+    write_json(folder / "special_tokens_map.json", {"eos_token": "[END]", "bos_token": "[GONE]"})
+    write_json(folder / "added_tokens.json", {"[END]": 11})
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.special_tokens["eos"] == "[END]"
+    assert tokenizer.is_special[11]
+    assert "bos" not in tokenizer.special_tokens
+    assert tokenizer.vocab_size == 12
+
+
 def test_special_tokens_are_what_the_folder_names_not_what_is_spelled_like_one(tmp_path):
     folder = write_bpe(tmp_path, "Qwen2Tokenizer", eos_token="<|endoftext|>")
     tokenizer = load_tokenizer(folder)

@@ -42,7 +42,7 @@ def make_models(make_run: Callable[..., Run], folder: Path) -> dict[str, Model]:
 
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(" ".join)
 some = st.lists(texts, min_size=1, max_size=4)
-masked = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(
+masked = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(
     lambda words: " ".join([*words, "[MASK]"])
 )
 short = st.lists(st.sampled_from(WORDS[:5]), min_size=1, max_size=6).map(" ".join)

@@ -1,16 +1,32 @@
+"""Every core at work, shared weights, dropout and cross-entropy: the numbers of the plain way."""
+
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from lmmodel.batch import make_batch
-from lmmodel.cores import SharedWeights, add_gradients, map_in_order, num_cores
+from lmmodel import cores
+from lmmodel.batch import IGNORED, make_batch
+from lmmodel.cores import (
+    SharedWeights,
+    _copies,
+    add_gradients,
+    cast,
+    dropout,
+    look_up,
+    map_in_order,
+    num_cores,
+    seeded,
+    summed_cross_entropy,
+)
 from lmmodel.families import ModelConfig
 from lmmodel.loader import MicroBatch
 from lmmodel.model import Transformer, make_model
@@ -160,3 +176,197 @@ def test_another_seed_drops_other_values() -> None:
     first, other = gradients(torch.float32, num_at_once=2), gradients(torch.float32, num_at_once=2)
     assert torch.equal(first[0], other[0])
     assert not torch.equal(first[0], gradients(torch.float32, num_at_once=2, seed=1)[0])
+
+
+class Tied(nn.Module):
+    """A table that is looked up and multiplied with, as a language model's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(11, 4, generator=generator))
+        self.matrix = nn.Parameter(torch.randn(4, 4, generator=generator))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.frozen = nn.Parameter(torch.randn(4, generator=generator), requires_grad=False)
+
+    def loss(self, ids: list[int], dtype: torch.dtype) -> Tensor:
+        x = look_up(self.table, torch.tensor(ids)).to(dtype) * cast(self.frozen, dtype)
+        logits = torch.tanh(x @ cast(self.matrix, dtype)) @ cast(self.table, dtype).T
+        return torch.logsumexp(logits.float(), dim=-1).sum()
+
+
+IDS = [[1, 1, 7], [0, 10], [7, 3, 3, 3]]
+
+
+def shared_gradients(
+    module: Tied, dtype: torch.dtype, shared: SharedWeights | None
+) -> list[Tensor]:
+    module.zero_grad()
+    add_gradients([lambda own=own: module.loss(own, dtype) for own in IDS], shared, 2)
+    assert module.unused.grad is module.frozen.grad is None
+    assert not _copies
+    assert module.table.grad is not None
+    assert module.matrix.grad is not None
+    return [module.table.grad.clone(), module.matrix.grad.clone()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shared_weights_have_the_gradients_of_weights_cast_at_each_use(dtype: torch.dtype) -> None:
+    module = Tied()
+    shared = SharedWeights(module, dtype)
+    for _ in range(3):
+        expected, found = (
+            shared_gradients(module, dtype, None),
+            shared_gradients(module, dtype, shared),
+        )
+        for one, other in zip(expected, found, strict=True):
+            assert one.dtype == other.dtype == torch.float32
+            assert other.is_contiguous()
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+        with torch.no_grad():  # the next step begins with other weights
+            module.table.add_(0.5)
+            module.matrix.mul_(-2.0)
+
+
+def test_gradients_that_are_there_are_added_to() -> None:
+    module = Tied()
+    shared = SharedWeights(module, torch.float32)
+    once = shared_gradients(module, torch.float32, shared)[1]
+    add_gradients([lambda: module.loss(IDS[0], torch.float32)], shared)
+    alone = module.matrix.grad - once
+    module.zero_grad()
+    add_gradients([lambda: module.loss(IDS[0], torch.float32)], shared)
+    torch.testing.assert_close(module.matrix.grad, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_shared_after_an_error() -> None:
+    module = Tied()
+
+    def fail() -> Tensor:
+        raise RuntimeError("can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        add_gradients([fail], SharedWeights(module, torch.bfloat16))
+    assert not _copies
+    assert cast(module.matrix, torch.float32) is module.matrix
+    look_up(module.table, torch.tensor([1])).sum().backward()
+    assert not module.table.grad.is_sparse
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_share_dropped_is_the_one_asked_for(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    num = 1_000_003
+    out = dropout(torch.ones(num, dtype=dtype), 0.1)
+    share = float((out == 0).double().mean())
+    assert abs(share - 0.1) < 5 * (0.1 * 0.9 / num) ** 0.5
+    assert set(out.tolist()) == {0.0, float(torch.tensor(1 / 0.9, dtype=dtype))}
+
+
+def test_neighbours_are_independent() -> None:
+    torch.manual_seed(0)
+    is_dropped = dropout(torch.ones(400_000), 0.5).view(-1, 4) == 0
+    # Four values share one 64-bit word: every one of 16 patterns occurs equally often.
+    counts = (is_dropped.long() * torch.tensor([1, 2, 4, 8])).sum(1).bincount(minlength=16)
+    chi_square = float(((counts - 6250).double().square() / 6250).sum())
+    assert chi_square < 44.3  # 15 degrees of freedom, p = 1e-4
+
+
+def test_the_gradient_is_dropped_and_scaled_alike() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(13, 7, requires_grad=True)
+    out = dropout(x, 0.5)
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, out.detach())
+
+
+def test_the_same_seed_drops_the_same() -> None:
+    def run(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return dropout(torch.ones(101), 0.5)
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_zero_returns_the_tensor_itself() -> None:
+    x = torch.ones(3)
+    assert dropout(x, 0.0) is x
+
+
+def test_nearly_all_may_be_dropped():
+    assert (dropout(torch.ones(10_000), 1 - 1e-9) != 0).float().mean() < 0.001
+
+
+def test_a_seed_holds_in_its_thread_until_its_end() -> None:
+    x, cpu = torch.ones(1000), torch.device("cpu")
+    with seeded(3, cpu):
+        first = dropout(x, 0.5)
+        with ThreadPoolExecutor(1) as pool:  # another thread draws elsewhere
+            pool.submit(dropout, x, 0.5).result()
+        second = dropout(x, 0.5)
+    with seeded(3, cpu):
+        both = [dropout(x, 0.5), dropout(x, 0.5)]
+    assert torch.equal(both[0], first)
+    assert torch.equal(both[1], second)
+    torch.manual_seed(8)
+    outside = dropout(x, 0.5)
+    torch.manual_seed(8)
+    assert torch.equal(dropout(x, 0.5), outside)
+
+
+def make_rows(num_rows: int, num_ids: int, scale: float = 5.0):
+    generator = torch.Generator().manual_seed(num_rows)
+    logits = torch.randn(num_rows, num_ids, generator=generator) * scale
+    labels = torch.randint(0, num_ids, (num_rows,), generator=generator)
+    labels[::5] = IGNORED
+    return logits.requires_grad_(), labels
+
+
+@pytest.mark.parametrize("chunk", [1, 3 * 97, 2**18])
+def test_loss_and_gradient_equal_torchs(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(cores, "CHUNK", chunk)
+    logits, labels = make_rows(23, 97)
+    (summed_cross_entropy(logits, labels) / 7).backward()
+    twin = logits.detach().clone().requires_grad_()
+    expected = F.cross_entropy(twin, labels, reduction="sum", ignore_index=IGNORED)
+    (expected / 7).backward()
+    torch.testing.assert_close(summed_cross_entropy(logits, labels), expected)
+    torch.testing.assert_close(logits.grad, twin.grad)
+
+
+def test_bf16_logits_give_a_float32_loss() -> None:
+    logits, labels = make_rows(23, 97)
+    half = logits.detach().bfloat16().requires_grad_()
+    loss = summed_cross_entropy(half, labels)
+    expected = F.cross_entropy(half.float(), labels, reduction="sum", ignore_index=IGNORED)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert half.grad is not None
+    assert half.grad.dtype == torch.bfloat16
+
+
+def test_extreme_logits_stay_finite() -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], requires_grad=True)
+    loss = summed_cross_entropy(logits, torch.tensor([1, 2]))
+    torch.testing.assert_close(loss, torch.tensor(2e4 + torch.log(torch.tensor(3.0)).item()))
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_without_any_label_the_loss_is_zero() -> None:
+    logits = torch.randn(5, 7, requires_grad=True)
+    loss = summed_cross_entropy(logits, torch.full((5,), IGNORED))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+    assert summed_cross_entropy(torch.zeros(0, 7), torch.zeros(0, dtype=torch.int64)) == 0
+
+
+def test_a_second_backward_is_refused() -> None:
+    logits, labels = make_rows(5, 7)
+    loss = summed_cross_entropy(logits, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward through a cross-entropy twice"):
+        loss.backward()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -72,6 +75,23 @@ def test_vectors_are_written_with_their_texts(tmp_path):
     with answer_file(path, TABLE_SUFFIXES, overwrite=True) as partial:
         write_rows(partial, path.suffix, rows[:1])
     assert pq.read_table(path).num_rows == 1
+
+
+@pytest.mark.parametrize("suffix", TABLE_SUFFIXES)
+def test_columns_of_several_kinds_and_numbers_that_are_none_are_written(suffix, tmp_path):
+    cells = [7, "x", None, {"a": [1]}, [float("nan")], datetime.date(2020, 1, 2)]
+    path = tmp_path / f"answers{suffix}"
+    write_rows(path, suffix, [{"cell": cell, "score": float("inf")} for cell in cells])
+    if suffix == ".parquet":
+        found = pq.read_table(path).column("cell").to_pylist()
+        assert found == ["7", "x", None, '{"a": [1]}', "[null]", '"2020-01-02"']
+    elif suffix == ".jsonl":
+        found = [json.loads(line)["cell"] for line in path.read_text().splitlines()]
+        assert found == [7, "x", None, {"a": [1]}, [None], "2020-01-02"]
+        assert "Infinity" not in path.read_text()
+    else:
+        lines = path.read_text().splitlines()
+        assert lines[1:5] == ["7,inf", "x,inf", ",inf", '"{""a"": [1]}",inf']
 
 
 def test_what_can_not_be_embedded_or_written_is_a_clear_error(trained, tmp_path):

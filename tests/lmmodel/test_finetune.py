@@ -277,7 +277,7 @@ def test_frozen_trains_the_head_alone_and_from_scratch_takes_no_pretrained_weigh
     runs, tmp_path
 ) -> None:
     pretrained = load_run(runs["modern"], device="cpu").model.state_dict()
-    frozen = weights_of(runs["modern"], tmp_path / "frozen", freeze=True)
+    frozen = weights_of(runs["modern"], tmp_path / "frozen", trainable="head")
     for name, weight in pretrained.items():
         assert torch.equal(frozen[f"backbone.{name}"], weight), name
     assert not torch.equal(frozen["head.dense.weight"], pretrained["head.dense.weight"])
@@ -286,6 +286,34 @@ def test_frozen_trains_the_head_alone_and_from_scratch_takes_no_pretrained_weigh
     name = "layers.0.attention.qkv.weight"
     torch.testing.assert_close(full[f"backbone.{name}"], pretrained[name], atol=1e-6, rtol=0)
     assert (random[f"backbone.{name}"] - pretrained[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("part", "moves"), [("ffn", ".mlp."), ("bias", ".bias"), ("lora", "")])
+def test_what_is_frozen_is_equal_to_the_bit_afterwards(part, moves, runs, tmp_path) -> None:
+    pretrained = load_run(runs["bert"], device="cpu").model.state_dict()
+    tuned = weights_of(runs["bert"], tmp_path / part, trainable=part)
+    for name, weight in pretrained.items():
+        now, is_layer = tuned.get(f"backbone.{name}", weight), name.startswith("layers.")
+        difference = now - weight
+        if part == "lora" and is_layer and weight.ndim == 2:
+            num_pairs = 3 if ".qkv." in name else 1
+            assert 0 < torch.linalg.matrix_rank(difference) <= 8 * num_pairs, name
+        elif part != "lora" and moves in name and (is_layer or name == "embeddings.norm.bias"):
+            assert difference.any(), name
+        else:
+            assert torch.equal(now, weight), name
+
+
+def test_a_folder_that_calls_it_freeze_opens(runs, tmp_path) -> None:
+    files = write_files(tmp_path, "sequence-classification")
+    config = make_config("sequence-classification", trainable="head")
+    finetune(runs["bert"], config, *files, tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["trainable"], record["config"]["lora"]
+    record["config"]["freeze"] = True
+    path.write_text(json.dumps(record))
+    assert read_fine_tuned_record(tmp_path / "out").config.trainable == "head"
 
 
 def make_learner(runs, folder: Path, task: str, **changes) -> TaskLearner:
@@ -587,7 +615,7 @@ def test_a_damaged_fine_tuned_folder_is_refused(runs, tmp_path) -> None:
     path.write_text(json.dumps(record | {"taks": 1}))
     with pytest.raises(RunError, match="was not written by this version: unknown key taks"):
         load_fine_tuned(result.output)
-    with pytest.raises(RunError, match="holds no fine-tuned model: lmmodel finetune makes one"):
+    with pytest.raises(RunError, match="holds no fine-tuned model: `lmmodel finetune` makes one"):
         load_fine_tuned(runs["bert"])
 
 

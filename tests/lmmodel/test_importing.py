@@ -242,6 +242,42 @@ def test_a_continued_run_resumes_to_the_bit(imported, store, continued, tmp_path
     assert all(torch.equal(whole[name], weight) for name, weight in again.items())
 
 
+@pytest.mark.parametrize("part", ["ffn", "head", "bias", "lora"])
+def test_a_part_is_trained_and_the_rest_stays_to_the_bit(
+    part, imported, store, continued, tmp_path
+) -> None:
+    config = continued(imported, "budget.num_steps=4", "checkpoint.keep=9", f"trainable={part}",
+                       "averaging.kind=ema", "optimizer.lr=1e-2")  # fmt: skip
+    run = tmp_path / "run"
+    summary = train(config, store, run)
+    before, after = (load_tensors(p / "model.safetensors") for p in (imported, run))
+    assert before.keys() == after.keys()  # what pairs add is in the weights
+    for name, weight in before.items():
+        is_matrix = name.startswith("layers.") and weight.ndim == 2
+        moves = {
+            "ffn": ".mlp." in name, "head": name.startswith("head."),
+            "bias": name.endswith(".bias"), "lora": is_matrix,
+        }[part] or name.startswith("nsp_head.")  # fmt: skip
+        assert torch.equal(after[name], weight) != moves, name
+    assert evaluate_run(run, store, num_examples=16).loss == pytest.approx(
+        summary.evaluation.loss, rel=0.2
+    )
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    (run / "model.safetensors").unlink()
+    train(None, None, run, resume=True)
+    again = load_tensors(run / "model.safetensors")
+    assert all(torch.equal(after[name], weight) for name, weight in again.items())
+
+
+def test_what_has_no_effect_on_a_part_is_refused(imported) -> None:
+    with pytest.raises(ConfigError, match=r"trainable=lora leaves the rest .* \(--init-from\)"):
+        load_train_config(None, ["trainable=lora"])
+    with pytest.raises(ConfigError, match="lora has no effect with trainable=full: leave it out"):
+        load_train_config(None, ["lora.rank=4"])
+    with pytest.raises(ConfigError, match="trainable=lora does not go with parallel=fsdp2"):
+        load_train_config(None, [f"init_from={imported}", "trainable=lora", "parallel=fsdp2"])
+
+
 def test_a_resumption_needs_the_origin_only_before_the_first_checkpoint(
     imported, store, continued, tmp_path
 ) -> None:

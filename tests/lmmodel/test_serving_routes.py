@@ -233,7 +233,7 @@ BAD: list[tuple[str, bytes, int, str]] = [
     ("/embed", b'{"model": "wiki", "text": "a"}', 422, "unknown field 'text': known are model"),
     ("/embed", b'{"model": "wiki", "texts": ["a", 3]}', 422, r"texts\[1\] must be a string, got 3"),
     ("/embed", b'{"model": "wiki", "texts": ""}', 422, "texts must have 1 to 1,000,000 characters"),
-    ("/embed", b'{"model": "wiki", "texts": []}', 422, "texts must have 1 to 2048 items, got 0"),
+    ("/embed", b'{"model": "wiki", "texts": []}', 422, "texts must have 1 to 2,048 items, got 0"),
     ("/embed", b'{"model": "wiki", "texts": " "}', 422, "text 1 of 1 has no token in it: ' '"),
     ("/embed", b'{"model": "none", "texts": "a"}', 404, "there is no model 'none': there are wiki"),
     ("/embed", b'{"model": "wiki", "texts": 3}', 422, "texts must be a string or a list, got 3"),

@@ -99,7 +99,8 @@ def test_the_vocabulary_bias_may_begin_at_the_frequencies(tiny, store, tmp_path)
     """From the first step on it guesses by frequency, in every process and after any crash."""
     settings = ("vocabulary_bias=frequencies", "checkpoint.every_steps=4", "logging.every_steps=1")
     train(tiny(*settings), store, tmp_path / "whole")
-    train(tiny("logging.every_steps=1"), store, tmp_path / "zeros")
+    zeros = tiny("vocabulary_bias=zeros", "logging.every_steps=1")
+    train(zeros, store, tmp_path / "zeros")
     first, usual = (read_metrics(tmp_path / name / "metrics.jsonl")[0]["mlm_loss"]
                     for name in ("whole", "zeros"))  # fmt: skip
     assert first < usual - 0.3

@@ -1,0 +1,1 @@
+"""What a report shows of the rows of a dataset."""
