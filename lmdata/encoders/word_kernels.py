@@ -81,13 +81,16 @@ def character_at(text: U8, position: Int, stop: Int) -> tuple[Int, Int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def run_end(flags: U8, position: Int) -> Int:
-    """Return where the run of flagged bytes that begins at a position ends."""
+def run_end(flags: U8, position: Int, stop: Int) -> Int:
+    """Return where the run of flagged bytes that begins at a position ends.
+
+    One that goes on behind `stop` is not followed: a place at or behind `stop` is returned.
+    """
     while True:
         clear = ~(load8(flags, position >> 3) >> np.uint64(position & 7))
         run: Int = min(np.int64(trailing_zeros(clear)), 56)
         position += run
-        if run < 56:
+        if run < 56 or position >= stop:
             return position
 
 
@@ -95,7 +98,7 @@ def run_end(flags: U8, position: Int) -> Int:
 def word_end(text: U8, flags: U8, position: Int, stop: Int, classes: U8) -> Int:
     """Return where the run of WORD characters that begins at a position ends."""
     while position < stop:
-        position = run_end(flags, position)
+        position = run_end(flags, position, stop)
         if position >= stop:
             return stop
         code, length = character_at(text, position, stop)
@@ -172,7 +175,7 @@ def cut_batch(
                 break
             position, stop = offsets[document], offsets[document + 1]
             continue
-        end = run_end(flags, position)
+        end = run_end(flags, position, stop)
         if end == position or (end < stop and (text[end] >= 0x80 or classes[text[end]] == WORD)):
             code, length = character_at(text, position, stop)
             kind = classes[code] if code < NUM_CLASSES else np.uint8(WORD)
