@@ -27,7 +27,7 @@ from lmmodel.layers.masks import Mask, Side
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective
 from lmmodel.objectives.terms import sum_losses
-from lmmodel.saving.metrics import Progress
+from lmmodel.saving.metrics import TrainProgress
 from lmmodel.trainer import train
 from references.made_up import is_frozen
 
@@ -234,7 +234,7 @@ class _CrashError(Exception):
 
 
 def _crash_and_resume(config: Any, store: Path, run: Path, *, after: int) -> None:
-    def crash(progress: Progress) -> None:
+    def crash(progress: TrainProgress) -> None:
         if progress.step == after:
             raise _CrashError
 

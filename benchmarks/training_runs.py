@@ -100,12 +100,12 @@ class Clock:
 def run_ours(work: Work) -> dict[str, Any]:
     """Train with `lmmodel.trainer.train`, as the command does; read the figures it logs."""
     from lmmodel.config import load_train_config
-    from lmmodel.saving.metrics import METRICS_NAME, Progress, read_metrics
+    from lmmodel.saving.metrics import METRICS_NAME, TrainProgress, read_metrics
     from lmmodel.trainer import train
 
     clock = Clock(work)
 
-    def report(progress: Progress) -> None:
+    def report(progress: TrainProgress) -> None:
         if clock.is_up(progress.step):
             raise TimeIsUp
 

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lmdata.config import json_values
-
+from . import looking
 from .exporting import export
 from .options import (
     FriendlyGroup,
     Size,
     by_key,
     config_option,
-    echo_page,
     echo_result,
     json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
-    page_options,
     quiet_option,
     reading_options,
     resolve,
     say,
     seed_option,
     set_option,
-    split_option,
 )
 from .progress import ProgressLine
 from .summaries import (
     manifest_lines,
     manifest_summary,
     passed_over_lines,
-    recipe_lines,
-    report_lines,
     size,
-    tokenizer_check_lines,
     tokenizer_lines,
     tokenizer_summary,
 )
@@ -63,7 +55,8 @@ def main() -> None:
     """
 
 
-main.add_command(export)
+for verb in (*looking.VERBS, export):
+    main.add_command(verb)
 
 
 @main.command("sample-corpus")
@@ -272,151 +265,6 @@ def mask(
             num_workers=num_workers or num_cores(), overwrite=overwrite, progress=line.update,
         )  # fmt: skip
     report_dataset(manifest, output, start, "examples", as_json=as_json, quiet=quiet)
-
-
-@main.command()
-@click.argument("dataset", type=FOLDER)
-@click.option("--store", "store_path", type=FOLDER,
-              help="Of example shards: the token store they were made from.")  # fmt: skip
-@json_option
-@quiet_option
-@click.pass_context
-def verify(
-    context: click.Context, dataset: Path, store_path: Path | None, as_json: bool, quiet: bool
-) -> None:
-    """Check that a dataset holds what it promises: files, ledger, statistics. Exit 1 if not.
-
-    \b
-    Example: lmdata verify shards/
-    """
-    from lmdata.verify import verify_dataset
-
-    with ProgressLine("verifying", quiet=quiet):
-        report = verify_dataset(dataset, store_path=store_path)
-    facts = {**json_values(report), "passed": report.passed}
-    echo_result(facts, as_json=as_json, quiet=quiet, lines=report_lines(report))
-    context.exit(0 if report.passed else 1)
-
-
-@main.group()
-def tokenizers() -> None:
-    """Look at tokenizers: `lmdata tokenizers check FILE`."""
-
-
-@tokenizers.command()
-@click.argument("tokenizer", type=FOLDER)
-@click.argument("corpus", nargs=-1)
-@json_option
-@quiet_option
-def check(tokenizer: Path, corpus: tuple[str, ...], as_json: bool, quiet: bool) -> None:
-    """Say how a tokenizer's text is encoded, how fast, and what is odd about its files.
-
-    With files of yours, the first megabytes of theirs are encoded.
-
-    \b
-    Example: lmdata tokenizers check vocab.txt
-    Example: lmdata tokenizers check tokenizer.json corpus/
-    """
-    from lmdata.tokenizer_check import check_tokenizer
-
-    with ProgressLine("encoding a sample", quiet=quiet):
-        found = check_tokenizer(tokenizer, corpus)
-    echo_result(found, as_json=as_json, quiet=quiet, lines=tokenizer_check_lines(found))
-
-
-@main.command()
-@json_option
-def recipes(as_json: bool) -> None:
-    """Print the named recipes, each a small piece of data to start from.
-
-    \b
-    Example: lmdata recipes
-    """
-    from lmdata.recipes import RECIPES
-
-    facts = json_values(RECIPES)
-    echo_result(facts, as_json=as_json, quiet=False, lines=recipe_lines(facts))
-
-
-@main.command()
-@click.argument("dataset", type=FOLDER, default="shards")
-@split_option
-@click.option("--plot", type=FOLDER, help="Picture to write: a .png, or an .html page.")
-@json_option
-@quiet_option
-def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bool) -> None:
-    """Describe a token store or shards: lengths, fill, fertility, masks by position.
-
-    \b
-    Example: lmdata stats tokens/ --plot tokens.png
-    """
-    from lmdata.stats import dataset_statistics
-    from lmdata.stats_report import statistics_lines, write_report
-
-    with ProgressLine("counting", quiet=quiet):
-        statistics = dataset_statistics(dataset, split=split)
-        if plot is not None:
-            write_report(statistics, plot)
-    lines = [*statistics_lines(statistics), *([f"  picture: {plot}"] if plot else [])]
-    echo_result(statistics, as_json=as_json, quiet=quiet, lines=lines)
-
-
-@main.command()
-@click.argument("dataset", type=FOLDER)
-@page_options
-@json_option
-@quiet_option
-def report(
-    dataset: Path, output: Path | None, overwrite: bool, is_opened: bool, as_json: bool, quiet: bool
-) -> None:
-    """Write one page about a token store or shards: flow, lengths, pieces, masks, rows to read.
-
-    The page is a file of its own: nothing is fetched, nothing is sent. --json prints what it holds.
-
-    \b
-    Example: lmdata report tokens/ --open
-    """
-    from lmdata.page import check_writable, write_page
-    from lmdata.report import data_report
-    from lmdata.report_page import data_page
-
-    path = output or Path(f"{dataset.resolve().name}-report.html")
-    check_writable(path, overwrite=overwrite)
-    with ProgressLine("reporting", quiet=quiet):
-        found = data_report(dataset)
-        write_page(data_page(found), path, overwrite=overwrite)
-    echo_page(found, path, is_opened=is_opened, as_json=as_json, quiet=quiet)
-
-
-@main.command()
-@click.argument("dataset", type=FOLDER, default="shards")
-@split_option
-@click.option(
-    "--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row to show."
-)
-@click.option(
-    "--num-rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows to show."
-)
-@click.option("--find", metavar="TEXT", help="Show only rows that contain this text.")
-@click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
-@json_option
-def show(
-    dataset: Path, split: str, row: int, num_rows: int, find: str | None, source: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Print rows readably: what is masked, replaced or kept, where sentences end.
-
-    \b
-    Example: lmdata show shards/ --find "of New York" --source
-    """
-    from lmdata.show import show_rows
-
-    colour = not as_json and sys.stdout.isatty()
-    shown = show_rows(
-        dataset, row, num_rows, split=split, with_source=source, find=find, colour=colour
-    )
-    facts = [{"row": number, "text": text} for number, text in shown.items()]
-    echo_result(facts, as_json=as_json, quiet=False, lines=["\n\n".join(shown.values())])
 
 
 def report_dataset(

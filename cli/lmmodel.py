@@ -42,7 +42,7 @@ from .summaries import (
 
 if TYPE_CHECKING:
     from lmmodel.config import TrainConfig
-    from lmmodel.saving.metrics import Progress
+    from lmmodel.saving.metrics import TrainProgress
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_SIZE = "mini"
@@ -304,7 +304,7 @@ def wanted_config(
     return change_config(read_record(resumed).config, overrides, options=options)
 
 
-def show_training(line: ProgressLine, now: Progress) -> None:
+def show_training(line: ProgressLine, now: TrainProgress) -> None:
     """Show a report of a running training; what is said once stays on a line of its own."""
     if now.message is not None:
         line.say(f"step {now.step}: {now.message}")

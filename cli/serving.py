@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,7 +26,7 @@ from .options import config_option, device_option, resolve, say, set_option
 @set_option
 def serve(
     models: tuple[str, ...], config_path: Path | None, overrides: tuple[str, ...],
-    **options: str | int | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Answer over HTTP what runs and fine-tuned models can be asked: OpenAI's routes, ours, a page.
 

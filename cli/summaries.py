@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lmdata.tokenizer_check import TokenizerCheck
     from lmdata.verify import Report
     from lmmodel.evaluation import Evaluation
-    from lmmodel.saving.metrics import Progress
+    from lmmodel.saving.metrics import TrainProgress
     from lmmodel.trainer import Plan
     from lmmodel.training.loop import Summary
 
@@ -215,7 +215,7 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
 
 
-def training_note(now: Progress) -> str:
+def training_note(now: TrainProgress) -> str:
     """Return the short note beside the progress bar."""
     mfu = "" if now.mfu is None else f", {now.mfu:.0%} MFU"
     return (

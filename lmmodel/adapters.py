@@ -44,6 +44,16 @@ class Trained:
         """Numbers that stay as they are."""
         return sum(count for _, count, is_trained in self.rows.values() if not is_trained)
 
+    @property
+    def sentence(self) -> str:
+        """What is trained and what is not, in numbers."""
+        told: dict[bool, list[str]] = {True: [], False: []}
+        for kind, (num_tensors, count, is_trained) in self.rows.items():
+            told[is_trained].append(f"{kind.partition(',')[0]} {count:,} in {num_tensors} tensors")
+        share = self.num_trained / (self.num_trained + self.num_frozen)
+        frozen = ", ".join(told[False]) or "nothing"
+        return f"trained: {', '.join(told[True])} ({share:.2%} of the model); frozen: {frozen}"
+
 
 class LoraLinear(Linear):
     """x W' + b + scale (x A') B', of which A and B are trained."""

@@ -52,7 +52,7 @@ from lmmodel.training.budget import (
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Summary, Trainer
 from lmmodel.training.plan import Prepared, Probe, prepare, probe, resolve_config
-from lmmodel.training.reporting import Report, Reporter, check_can_report
+from lmmodel.training.reporting import Listener, Reporter, check_can_report
 from lmmodel.training.step import attention_kernels, batch_flops, estimate_memory
 
 # Seconds of the steps that a plan times.
@@ -66,7 +66,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Report | None = None,
+    progress: Listener | None = None,
 ) -> Summary:
     """Train a model into a run folder.
 
@@ -97,7 +97,7 @@ def begin(
     output: Path,
     *,
     overwrite: bool = False,
-    progress: Report | None = None,
+    progress: Listener | None = None,
 ) -> Summary:
     """Train a new run; see `train`."""
     started_s = time.perf_counter()
@@ -124,7 +124,7 @@ def go_on(
     config: TrainConfig | None = None,
     data_path: Path | None = None,
     *,
-    progress: Report | None = None,
+    progress: Listener | None = None,
 ) -> Summary:
     """Train the run in a folder to its last step, from its newest checkpoint; see `train`."""
     with _alone(output):
@@ -192,7 +192,7 @@ def _make_trainer(
     record: RunRecord,
     weights: Mapping[str, torch.Tensor] | None,
     output: Path,
-    report: Report | None,
+    report: Listener | None,
 ) -> Trainer:
     config, device, processes = prepared.config, prepared.device, prepared.processes
     loader = prepared.loader.lasting(record.num_steps)

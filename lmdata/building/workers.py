@@ -37,6 +37,7 @@ Prepare = Callable[[Callable[[], Any]], Work]  # gets what waits for the setup
 _ONE_THREAD = {
     "POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
+    "RUST_BACKTRACE": "0",  # a panic of `tokenizers` comes as an error of one line
 }  # fmt: skip
 _PR_SET_PDEATHSIG = 1
 _START = (

@@ -70,13 +70,16 @@ def character_at(text: U8, position: Int, stop: Int) -> tuple[Int, Int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def run_end(flags: U8, position: Int) -> Int:
-    """Return where the run of flagged bytes that begins at a position ends."""
+def run_end(flags: U8, position: Int, stop: Int) -> Int:
+    """Return where the run of flagged bytes that begins at a position ends.
+
+    One that goes on behind `stop` is not followed: a place at or behind `stop` is returned.
+    """
     while True:
         clear = ~(load8(flags, position >> 3) >> np.uint64(position & 7))
         run: Int = min(np.int64(trailing_zeros(clear)), 56)
         position += run
-        if run < 56:
+        if run < 56 or position >= stop:
             return position
 
 
@@ -84,7 +87,7 @@ def run_end(flags: U8, position: Int) -> Int:
 def word_end(text: U8, flags: U8, position: Int, stop: Int, classes: U8) -> Int:
     """Return where the run of WORD characters that begins at a position ends."""
     while position < stop:
-        position = run_end(flags, position)
+        position = run_end(flags, position, stop)
         if position >= stop:
             return stop
         code, length = character_at(text, position, stop)
@@ -133,7 +136,7 @@ def spaced_word_end(
     """
     while position < stop:
         if seen == WORD:
-            position = run_end(flags, position)
+            position = run_end(flags, position, stop)
             if position >= stop:
                 break
         code, length = character_at(text, position, stop)

@@ -111,7 +111,7 @@ def cut_batch(
                 break
             position, stop = offsets[document], offsets[document + 1]
             continue
-        end = run_end(flags, position)
+        end = run_end(flags, position, stop)
         if end == position or (end < stop and (text[end] >= 0x80 or classes[text[end]] == WORD)):
             code, length = character_at(text, position, stop)
             kind = classes[code] if code < NUM_CLASSES else np.uint8(WORD)
@@ -154,7 +154,7 @@ def cut_spaced_words(
             position, stop = offsets[document], offsets[document + 1]
             continue
         begin = position + (text[position] == 32)
-        end = run_end(flags, begin)
+        end = run_end(flags, begin, stop)
         if end < stop:
             after = classes[text[end]] if text[end] < 0x80 else np.uint8(OTHER)
             if end == begin:

@@ -269,7 +269,8 @@ def match_words(
     used = 0
     for index in range(num_words):
         start, length = word_starts[index], word_starts[index + 1] - word_starts[index]
-        if run_end(flags, start) < start + length or room < length <= max_bytes:
+        stop = start + length
+        if run_end(flags, start, stop) < stop or room < length <= max_bytes:
             continue
         count = 0
         if length <= room:

@@ -9,6 +9,7 @@ threads take them, each with memory for one range, and the results are put toget
 
 from __future__ import annotations
 
+import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,9 +31,10 @@ from lmmodel.counting.keys import (
 from lmmodel.counting.lines import Text
 from lmmodel.errors import MemoryLimitError
 
-# Positions whose keys one thread sorts at a time, 16 bytes each: so many, or a part of the text.
-MIN_RANGE = 1 << 22
-MAX_RANGES = 16
+# Positions whose keys one thread sorts at a time, some 80 bytes each with what comes of them: so
+# many, or a part of the text.
+MIN_RANGE = 1 << 21
+MAX_RANGES = 32
 
 MOST_NODES = 2**32 - 1
 """N-grams of all orders together."""
@@ -100,7 +102,16 @@ def find_levels(
     for part in parts:
         num_children += part.num_bigrams
     first.first_child = offsets_of(num_children).astype(np.uint32)
-    return [first, *(_join(parts, n, order) for n in range(2, order + 1))]
+    levels = [first, *(_join(parts, n, order) for n in range(2, order + 1))]
+    _give_back_memory()
+    return levels
+
+
+def _give_back_memory() -> None:
+    """Have the C library give what the parts took back to the system, where it can be asked."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # of glibc, which keeps the pages of each thread's small arrays
+        trim(0)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -22,7 +22,7 @@ METRICS_NAME = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainProgress:
     """One report of a running training, for a progress display."""
 
     step: int  # optimizer steps done

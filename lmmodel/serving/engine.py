@@ -51,7 +51,7 @@ class EngineConfig:
 
     max_batch_tokens: int = 16_384
     """Tokens of one batch at most, at least 1; a longer request is a batch by itself."""
-    max_queue_tokens: int = 131_072
+    max_queue_tokens: int = 65_536
     """Tokens that wait or are computed at most, at least `max_batch_tokens`."""
     num_workers: int | None = None
     """Batches computed at once, at least 1; None: one a core, on a GPU one."""

@@ -69,7 +69,7 @@ def _operation(
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {}}  # of each event: its JSON
     operation: dict[str, Any] = {
         "operationId": path.strip("/").replace("/", "_").replace("-", "_") or "page",
         "summary": about,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,12 @@ def _compute(model: Model, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return predict_logits(model.prepared(), examples)
 
 
-def on_one_thread() -> None:
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
     """Have this thread compute as the engine's workers do."""
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)

@@ -57,9 +57,7 @@ class Question(Protocol[ReadingT]):
         ...
 
     @classmethod
-    def compute(
-        cls, model: Model, asked: Sequence[tuple[Question[ReadingT], ReadingT]]
-    ) -> list[Any]:
+    def compute(cls, model: Model, asked: Sequence[tuple[Any, ReadingT]]) -> list[Any]:
         """Return the answer to each of some questions of this class, as if it were asked alone.
 
         Raises:

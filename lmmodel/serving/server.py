@@ -25,7 +25,7 @@ from lmmodel.errors import ServeError
 from lmmodel.serving.app import Service, make_app
 from lmmodel.serving.engine import Engine, EngineConfig
 from lmmodel.serving.incoming import Limits
-from lmmodel.serving.opening import check_folder, measure_dependence, on_one_thread, open_model
+from lmmodel.serving.opening import check_folder, measure_dependence, one_thread, open_model
 from lmmodel.serving.questions import can_do
 
 KEY_VARIABLE = "LMMODEL_API_KEY"
@@ -198,11 +198,11 @@ class _Server(uvicorn.Server):
         """Open the models and tell that they are ready; what fails ends the server."""
         start = time.perf_counter()
         try:
-            on_one_thread()
             models, device = {}, self._settings.device
-            for name, folder in self._folders.items():
-                models[name] = open_model(folder, device)
-            difference = max(measure_dependence(model) for model in models.values())
+            with one_thread():
+                for name, folder in self._folders.items():
+                    models[name] = open_model(folder, device)
+                difference = max(measure_dependence(model) for model in models.values())
             engine = Engine(models, self._settings.engine, self._service.metrics)
         except Exception as error:  # raised again by `serve`
             self.failure, self.should_exit = error, True

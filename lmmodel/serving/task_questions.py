@@ -67,9 +67,7 @@ class OfTask:
         return Tokens(num, num)
 
     @classmethod
-    def compute(
-        cls, model: Model, asked: Sequence[tuple[OfTask, TaskReading]]
-    ) -> list[Answered[Any]]:
+    def compute(cls, model: Model, asked: Sequence[tuple[Any, TaskReading]]) -> list[Answered[Any]]:
         """Return the answers to each question, and what was cut or read in windows."""
         assert isinstance(model, FineTuned)
         examples = [reading.examples for _, reading in asked]

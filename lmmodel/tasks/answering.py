@@ -246,6 +246,10 @@ def find_answers(rows: QuestionRows, passages: Passages) -> RightAnswers:
     """Return the tokens of each question's answer.
 
     The answer is the first of the alternatives that the passage has where they say.
+
+    Args:
+        rows: R questions
+        passages: their distinct passages, as tokens
     """
     spans = np.zeros((len(rows), 2), np.int64)
     is_found, can_teach = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)

@@ -174,6 +174,9 @@ def unknown_label(where: str, name: str, known: Sequence[str]) -> TaskError:
 def softmax(logits: Floats) -> Floats:
     """Return probabilities: float32 (N, C).
 
+    Args:
+        logits: float32 (N, C)
+
     Example:
         >>> softmax(np.array([[0.0, 0.0], [1000.0, 0.0]], np.float32)).tolist()
         [[0.5, 0.5], [1.0, 0.0]]
@@ -184,7 +187,11 @@ def softmax(logits: Floats) -> Floats:
 
 
 def most_frequent(learned: Labels | None, references: Any) -> Any:
-    """Return the id that is most frequent among learned ones, once for each reference.
+    """Return the id that is most frequent among learned ones, once for each reference: int64 (N,).
+
+    Args:
+        learned: int64 of any shape, negative where there is no label
+        references: N of them
 
     Example:
         >>> most_frequent(np.array([1, 1, 0, -100]), [0, 0]).tolist()

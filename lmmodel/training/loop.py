@@ -23,7 +23,7 @@ from lmmodel.saving.metrics import finite_or_none
 from lmmodel.saving.run import RunRecord, save_state, save_weights
 from lmmodel.training.budget import interval
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, Reporter
+from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, TRAINED_PART, Reporter
 from lmmodel.training.step import batch_flops
 
 # So many steps in a row may be skipped as bad before the run stops.
@@ -101,6 +101,8 @@ class Trainer:
         num_before = self.reporter.num_tokens
         if self.is_main:
             self.reporter.open(self.step)
+            if self.learner.trained.part != "full":
+                self._note(self.learner.trained.sentence, TRAINED_PART)
         try:
             with _patience() as stop, _no_garbage_collection():
                 self._loop(stop)

@@ -21,8 +21,8 @@ from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
     METRICS_NAME,
     MetricsLog,
-    Progress,
     Stopwatch,
+    TrainProgress,
     check_can_draw,
     find_tensorboard,
     finite_or_none,
@@ -37,11 +37,13 @@ TENSORBOARD_NAME = "tensorboard"
 # What a notice in metrics.jsonl is about, for programs, or the name of a finding; its message is
 # for people.
 OUT_OF_MEMORY = "out-of-memory"
+TRAINED_PART = "trained-part"
 
 # Seconds that a picture stays as it is while training goes on: drawing takes half a second.
 REDRAW_S = 30.0
 
-Report = Callable[[Progress], None]
+Listener = Callable[[TrainProgress], None]
+"""Is told of a running training."""
 
 
 def check_can_report(config: LoggingConfig) -> None:
@@ -70,7 +72,7 @@ class Reporter:
         *,
         output: Path,
         peak_flops: float | None,
-        report: Report | None,
+        report: Listener | None,
     ) -> None:
         self.config = config
         self.term_names = [term.name for term in objective.terms]
@@ -145,7 +147,7 @@ class Reporter:
         entry = {
             "step": step,
             **{name: finite_or_none(float(value)) for name, value in losses.items()},
-            "lm_loss": finite_or_none(float(means[1])),
+            "lm_loss": finite_or_none(float(means[1])),  # of the main term, whatever its name
             "lr": result.lr,
             "grad_norm": finite_or_none(result.grad_norm),
             "num_tokens": self.num_tokens,
@@ -192,7 +194,7 @@ class Reporter:
         self._write({"step": step, "notice": notice, "message": message})
         if self.report is not None:
             self.report(
-                Progress(
+                TrainProgress(
                     step=step, num_steps=self.num_steps, loss=self.last_loss, lr=0.0,
                     tokens_per_s=0.0, mfu=None, data_wait_ratio=0.0, eta_s=math.nan,
                     message=message,
@@ -207,9 +209,9 @@ class Reporter:
                 if isinstance(value, int | float) and name != "step":
                     self._events.add_scalar(name, value, entry["step"])
 
-    def _progress(self, step: int, lr: float, watch: Stopwatch, mfu: float | None) -> Progress:
+    def _progress(self, step: int, lr: float, watch: Stopwatch, mfu: float | None) -> TrainProgress:
         seconds_per_step = watch.elapsed_s / max(watch.num_steps, 1)
-        return Progress(
+        return TrainProgress(
             step=step,
             num_steps=self.num_steps,
             loss=self.last_loss,

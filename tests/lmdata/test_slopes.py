@@ -11,6 +11,7 @@ import pytest
 
 from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.encoding import make_encoder
+from lmdata.ragged import offsets_of
 from lmdata.sentences import find_sentence_starts
 from references.shapes import JSON_LINES, PROSE, TABLES, Shape
 from tests.lmdata.corpus_files import write
@@ -89,3 +90,17 @@ def test_encoding_is_linear(shape: str, kind: str) -> None:
         encoder.encode(np.frombuffer(data, np.uint8), offsets, offsets[:1])
 
     assert_linear(encode, PROSE[shape])
+
+
+@pytest.mark.parametrize("is_document", [True, False])
+def test_words_without_anything_between_them_are_no_run_to_follow(is_document: bool) -> None:
+    """A word a line, and new words alone: to the end of the word, not of the text (once 20 s)."""
+    encoder = make_encoder(trained("wordpiece"))
+    words = [f"{number * 7919 % 1_000_003:x}abc" for number in range(100_000)]
+    texts = words if is_document else [" ".join(words)]
+    text = np.frombuffer("".join(texts).encode(), np.uint8)
+    offsets = offsets_of(np.array([len(each) for each in texts]))
+    start_s = time.process_time()
+    encoded = encoder.encode(text, offsets, offsets[:-1])
+    assert time.process_time() - start_s < 4
+    assert encoded.document_offsets[-1] == len(encoded.ids) >= 100_000

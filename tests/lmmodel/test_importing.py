@@ -250,6 +250,8 @@ def test_a_part_is_trained_and_the_rest_stays_to_the_bit(
                        "averaging.kind=ema", "optimizer.lr=1e-2")  # fmt: skip
     run = tmp_path / "run"
     summary = train(config, store, run)
+    assert summary.notes[0].startswith("trained: ")
+    assert "frozen: " in summary.notes[0]
     before, after = (load_tensors(p / "model.safetensors") for p in (imported, run))
     assert before.keys() == after.keys()  # what pairs add is in the weights
     for name, weight in before.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ from lmmodel.serving.engine import (
     EngineConfig,
     TooLargeError,
 )
-from lmmodel.serving.opening import measure_dependence, name_folders
+from lmmodel.serving.opening import measure_dependence, name_folders, one_thread
 from lmmodel.serving.pieces import Pieces
 from lmmodel.serving.question import Model, UnableError
 from lmmodel.serving.questions import Embed, FillMask, Generate, Score
@@ -101,6 +102,21 @@ def test_the_largest_difference_that_neighbours_make_is_measured_as_0(
     models: dict[str, Model],
 ) -> None:
     assert [measure_dependence(model) for model in models.values()] == [0.0] * len(models)
+
+
+def test_measuring_leaves_the_threads_of_torch_as_they_are() -> None:
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(1)
+    assert torch.get_num_threads() == before
+
+
+def test_an_engine_has_a_worker_for_each_core(wiki: Run) -> None:
+    torch.set_num_threads(3)
+    with Engine({"wiki": wiki}):
+        workers = [t for t in threading.enumerate() if t.name.startswith("model-")]
+    assert len(workers) == 3
 
 
 def test_without_whole_tiles_neighbours_make_a_difference(
