@@ -228,7 +228,7 @@ _MARKUP = (
     (re.compile(r":[a-zA-Z:+-]+:`([^`<]+?)\s*<[^`>]*>`"), r"\1"),  # :role:`text <target>`
     (re.compile(r":[a-zA-Z:+-]+:`[~!]?(?:[\w.]*\.)?([^`]+)`"), r"\1"),  # :role:`~package.name`
     (re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),  # `text <link>`_
-    (re.compile(r"``([^`']+)''"), r'"\1"'),  # quotes as TeX has them
+    (re.compile(r"(?<![^\s(\[])``([^`']+)''"), r'"\1"'),  # quotes as TeX has them
     (re.compile(r"``([^`]+)``"), r"\1"),
     (re.compile(r"`([^`]+)`_{0,2}"), r"\1"),
     (re.compile(r"\*\*([^*]+)\*\*"), r"\1"),

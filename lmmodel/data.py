@@ -135,8 +135,16 @@ class TrainingData:
         Raises:
             FitError: the split is empty or absent
         """
-        rows = self.rows(split, recipe, seed=EVALUATION_SEED, first_epoch=EVALUATION_EPOCH)
+        if (split, recipe) not in self._held_out_rows:
+            rows = self.rows(split, recipe, seed=EVALUATION_SEED, first_epoch=EVALUATION_EPOCH)
+            self._held_out_rows[split, recipe] = rows
+        rows = self._held_out_rows[split, recipe]
         return rows.take(EVALUATION_EPOCH, np.arange(min(num_examples, rows.num_rows)))
+
+    @cached_property
+    def _held_out_rows(self) -> dict[tuple[str, Recipe], Rows]:
+        """The views of held-out splits that were asked for, by split and recipe."""
+        return {}
 
     @cached_property
     def token_counts(self) -> np.ndarray:

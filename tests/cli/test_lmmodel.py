@@ -90,12 +90,17 @@ def test_control_c_outside_the_steps_says_what_there_is(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the data is opened, or a second time while the first one saves."""
-    monkeypatch.setattr("lmmodel.trainer.train", Mock(side_effect=KeyboardInterrupt))
     run = tmp_path / "run"
+
+    def begin_and_stop(*_: object, **__: object) -> None:
+        run.mkdir()
+        (run / "config.json").touch()
+        raise KeyboardInterrupt
+
     arguments = ("lmmodel", "train", road.shards, "--output", run, *TRAIN_FAST)
+    monkeypatch.setattr("lmmodel.trainer.train", Mock(side_effect=KeyboardInterrupt))
     early = invoke(*arguments)
-    run.mkdir()
-    (run / "config.json").touch()
+    monkeypatch.setattr("lmmodel.trainer.train", begin_and_stop)
     late = invoke(*arguments)
     assert (early.exit_code, late.exit_code) == (130, 130)
     assert early.stderr == "\nInterrupted. Nothing was begun; type the same command again.\n"

@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 GROUPS = {"lmdata": lmcli.lmdata.main, "lmmodel": lmcli.lmmodel.main}
 VERBS = [(name, verb) for name, group in GROUPS.items() for verb in sorted(group.commands)]
 
+ENDING = [(name, verb) for name, verb in VERBS if verb != "serve"]  # which ends when it is told to
+
 # Names that mean the same thing wherever they occur.
 SHARED = {
     "--output": "Folder to write.", "--overwrite": "Replace an existing output.",
@@ -36,11 +38,13 @@ SHARED = {
     "--config": "TOML file with settings.",
 }  # fmt: skip
 
-OTHER_OUTPUTS = {("train", "--output")}  # a run folder
+OTHER_OUTPUTS = {  # a run folder, or a page
+    ("train", "--output"), ("count", "--output"), ("merge", "--output"), ("report", "--output"),
+}  # fmt: skip
 ANSWERING = {"fill-mask", "generate", "score", "embed", "classify", "tag", "answer"}
 ANSWERS = "File to write: .csv, .jsonl or .parquet, with all columns of a table."
 ONLY_PRINTING = {
-    "recipes", "show", "fill-mask", "score", "generate", "classify", "tag", "answer",
+    "recipes", "show", "fill-mask", "score", "generate", "classify", "tag", "answer", "objectives",
 }  # fmt: skip
 
 
@@ -60,6 +64,12 @@ def gpt_of(road: Road, folder: Path) -> Path:
     succeed("lmmodel", "train", road.tokens, "--output", folder / "gpt", "--num-steps", "1",
             "--family", "gpt2", *TRAIN_FAST, "--quiet")  # fmt: skip
     return folder / "gpt"
+
+
+def branch_of(road: Road, folder: Path) -> Path:
+    succeed("lmmodel", "train", road.shards, "--init-from", road.run, "--output", folder / "branch",
+            "--num-steps", "1", "--device", "cpu", "--quiet")  # fmt: skip
+    return folder / "branch"
 
 
 def tuned(road: Road, folder: Path, task: str) -> Path:
@@ -82,7 +92,17 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
         "train": lambda: [road.shards, *out, "--num-steps", "1", *TRAIN_FAST],
         "evaluate": lambda: [road.run, "--num-examples", "4"],
         "fill-mask": lambda: [road.run, "A [MASK]."],
-        "export": lambda: [road.run, folder / "out"],
+        "export": lambda: [
+            *([road.tokens] if command == "lmdata" else [road.run]), folder / "out",
+            *(["--format", "mds"] if command == "lmdata" else []),
+        ],
+        "report": lambda: [
+            road.tokens if command == "lmdata" else road.run, "--output", folder / "page.html",
+        ],
+        "count": lambda: [road.tokens, *out, "--order", "2"],
+        "merge": lambda: [*[branch_of(road, folder)] * 2, "--weights", "0.5,0.5", *out],
+        "diagnose": lambda: [road.run],
+        "objectives": lambda: [],
         "import": lambda: [exported(road, folder), folder / "out"],
         "finetune": lambda: [
             road.run, *out, *task_files(folder), "--seeds", "1", "--device", "cpu",
@@ -98,7 +118,7 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
     }[verb]()  # fmt: skip
 
 
-@pytest.mark.parametrize(("command", "verb"), VERBS)
+@pytest.mark.parametrize(("command", "verb"), ENDING)
 def test_json_is_all_there_is_on_standard_output(
     command: str, verb: str, road: Road, tmp_path: Path
 ) -> None:
@@ -107,7 +127,7 @@ def test_json_is_all_there_is_on_standard_output(
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize(("command", "verb"), VERBS)
+@pytest.mark.parametrize(("command", "verb"), ENDING)
 def test_quiet_prints_nothing(command: str, verb: str, road: Road, tmp_path: Path) -> None:
     if "--quiet" not in options_of(command, verb):
         assert verb in ONLY_PRINTING
