@@ -144,7 +144,11 @@ def show(
 
 @click.group()
 def tokenizers() -> None:
-    """Look at tokenizers: `lmdata tokenizers check FILE`."""
+    """Look at tokenizers: how text is encoded, how fast, what is odd about the files.
+
+    \b
+    Example: lmdata tokenizers check vocab.txt
+    """
 
 
 @tokenizers.command()

@@ -45,6 +45,7 @@ ANSWERING = {"fill-mask", "generate", "score", "embed", "classify", "tag", "answ
 ANSWERS = "File to write: .csv, .jsonl or .parquet, with all columns of a table."
 ONLY_PRINTING = {
     "recipes", "show", "fill-mask", "score", "generate", "classify", "tag", "answer", "objectives",
+    "tokenizers",
 }  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
         "count": lambda: [road.tokens, *out, "--order", "2"],
         "merge": lambda: [*[branch_of(road, folder)] * 2, "--weights", "0.5,0.5", *out],
         "diagnose": lambda: [road.run],
+        "tokenizers": lambda: ["check", road.tokenizer],
         "objectives": lambda: [],
         "import": lambda: [exported(road, folder), folder / "out"],
         "finetune": lambda: [

@@ -326,7 +326,7 @@ def test_where_an_encoder_gives_other_ids_tokenizers_encodes(
     build(corpus, tmp_path / "right")
 
     class Wrong:
-        kind = "wrong"
+        kind = reason = "wrong"
 
         def __init__(self, encoder: units.Encoder) -> None:
             self._encoder = encoder
