@@ -120,7 +120,7 @@ def to_rows(batch: ExampleBatch, *, is_causal: bool) -> list[Row]:
         flat["labels"] = np.full_like(flat["input_ids"], IGNORED)
         flat["labels"][batch.flat_masked_positions()] = batch.masked_labels
     lengths = np.diff(batch.offsets).tolist()
-    split = {name: torch.from_numpy(array).split(lengths) for name, array in flat.items()}
+    split = {name: torch.split(torch.from_numpy(array), lengths) for name, array in flat.items()}
     rows = [dict(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)]
     for row, label in zip(rows, batch.next_sentence_label.tolist(), strict=True):
         if label != NO_LABEL:

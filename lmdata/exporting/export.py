@@ -221,7 +221,7 @@ def with_ends(rows: Ragged, end_id: int) -> Ragged:
 class _Cutter:
     """Cuts a stream of ids into rows of equal length."""
 
-    def __init__(self, row_length: int, id_dtype: np.dtype) -> None:  # type: ignore[type-arg]
+    def __init__(self, row_length: int, id_dtype: np.dtype) -> None:
         self._row_length = row_length
         self.left = np.empty(0, id_dtype)  # ids that fill no row yet
 

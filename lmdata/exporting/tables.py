@@ -131,7 +131,7 @@ class Datasets(_Tables):
         info = {"citation": "", "description": "", "features": features, "homepage": "",
                 "license": ""}  # fmt: skip
         names = [{"filename": name.rpartition("/")[2]} for name in self._names]
-        state = {
+        state: dict[str, Any] = {
             "_data_files": names, "_fingerprint": self._facts.fingerprint, "_format_columns": None,
             "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False,
             "_split": self._split,

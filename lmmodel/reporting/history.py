@@ -164,7 +164,7 @@ def _time(lines: Sequence[Entry]) -> tuple[tuple[TimeShare, ...], float]:
     over its tokens a second.
     """
     seconds: dict[str, float] = {}
-    total, tokens_before = 0.0, 0
+    total, tokens_before = 0.0, 0.0
     for line in lines:
         num_tokens, speed = line.get("num_tokens"), line.get("tokens_per_s")
         if not (_is_number(num_tokens) and _is_number(speed)) or speed <= 0:
