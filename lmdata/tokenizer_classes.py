@@ -100,18 +100,27 @@ def quiet_panics() -> Iterator[None]:
 
     A panic of `tokenizers` is caught, but Rust has then already printed its own lines.
     """
-    sys.stderr.flush()
-    terminal = os.dup(2)
+    try:
+        terminal = os.dup(2)
+    except OSError:  # it is closed: nothing is to be kept
+        yield
+        return
     with tempfile.TemporaryFile() as kept:
+        _flush_errors()
         os.dup2(kept.fileno(), 2)
         try:
             yield
-            sys.stderr.flush()
+            _flush_errors()
             kept.seek(0)
             os.write(terminal, kept.read())
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def _flush_errors() -> None:
+    if sys.stderr is not None:  # as in a program without a console
+        sys.stderr.flush()
 
 
 def ask_tokenizers(message: str, make: Callable[[], Any]) -> Any:
