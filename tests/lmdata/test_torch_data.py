@@ -138,6 +138,7 @@ def test_what_is_refused(tokens: Path, tmp_path: Path) -> None:
 def test_trainer_trains_and_resumes_to_the_bit(tokens: Path, tmp_path: Path) -> None:
     """Trainer, stopped at step 4 of 8 in the middle of an epoch and resumed: the same weights."""
     transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")  # which Trainer needs
     whole = train(transformers, tokens, tmp_path / "whole", steps=8)
     train(transformers, tokens, tmp_path / "part", steps=8, stop=4)
     again = train(transformers, tokens, tmp_path / "part", steps=8, resume=True)
