@@ -61,11 +61,13 @@ class Examples(Dataset[Row]):
     def stream(self, *, rank: int = 0, num_ranks: int = 1) -> ExampleStream:
         """Return the examples of this epoch and all that follow as an endless iterable.
 
+        It goes through epochs of its own: this dataset stays where it is.
+
         Args:
             rank: of this process, in [0, num_ranks), which takes every `num_ranks`-th example
             num_ranks: 1 also where something else deals out batches to processes, as Trainer does
         """
-        return ExampleStream(self, rank, num_ranks)
+        return ExampleStream(Examples(self.view, self.pad_id), rank, num_ranks)
 
 
 class ExampleStream(IterableDataset[Row]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,17 +33,17 @@ class _Chunked(Format):
         self._num_bytes = 0  # that they take in a file
         self._index: list[dict[str, Any]] = []
 
+    @abstractmethod
     def row_bytes(self, ids: Ragged) -> np.ndarray:
         """Return what each row takes in a file, its offset included: int64 (R,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_file(self, number: int, ids: Ragged) -> dict[str, Any]:
         """Write a file and return its entry in the index."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_index(self, files: list[dict[str, Any]]) -> None:
         """Write what comes last."""
-        raise NotImplementedError
 
     def write(self, rows: Rows) -> None:
         """Append rows, and write the files that they fill."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from contextlib import ExitStack
 from typing import Any
 
@@ -50,13 +51,13 @@ class _Tables(Format):
         self._writer: Any = None
         self._num_bytes = 0
 
+    @abstractmethod
     def path(self, number: int) -> str:
         """Return where a file lies."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open_writer(self, file: AtomicFile, schema: pa.Schema) -> Any:
         """Return what writes record batches to a file."""
-        raise NotImplementedError
 
     def write(self, rows: Rows) -> None:
         """Append rows; a new file begins where one is full."""

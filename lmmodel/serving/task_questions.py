@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -33,7 +34,7 @@ class TaskReading:
     examples: TaskExamples
 
 
-class OfTask:
+class OfTask(ABC):
     """What all questions to fine-tuned models share."""
 
     verb: ClassVar[str]
@@ -44,9 +45,9 @@ class OfTask:
         """Whether it was fine-tuned for this."""
         return isinstance(model, FineTuned) and model.task.verb == cls.verb
 
+    @abstractmethod
     def rows(self, model: FineTuned) -> Any:
         """Return the rows of the task."""
-        raise NotImplementedError
 
     def read(self, model: Model) -> TaskReading:
         """Return the rows and their examples."""

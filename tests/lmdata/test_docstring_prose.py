@@ -47,6 +47,8 @@ def test_a_literal_block_is_left_out_but_not_the_line_before_it() -> None:
         ("Of ``entry-form'' type.", 'Of "entry-form" type.'),
         ("a * b * c", "a * b * c"),
         ("  two \n lines ", "two lines"),
+        ("A ``(host, port)``), where '' is any.", "A (host, port)), where '' is any."),
+        ("Say ``none`` or (``so it is'').", 'Say none or ("so it is").'),
     ],
 )
 def test_markup_is_unwrapped(markup: str, plain: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,28 @@ def test_a_stream_goes_on_where_its_state_was_taken(tokens: Path, done: int) -> 
 
 def stream_of(tokens: Path) -> Any:
     return lmdata.torch_dataset(tokens, "roberta", max_seq_length=16).stream()
+
+
+def test_a_stream_leaves_the_dataset_where_it_is(tokens: Path) -> None:
+    dataset = lmdata.torch_dataset(tokens, "bert", max_seq_length=32)
+    first, stream = dataset[0], dataset.stream()
+    for _ in islice(stream, len(dataset) + 1):
+        pass
+    assert stream.state_dict()["epoch"] == 1
+    assert dataset.view.epoch == 0
+    assert same(dataset[0], first)
+
+
+def test_the_page_shows_what_runs(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "other-trainers.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tokens.parent)
+    found: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, found)
+    names = "input_ids, attention_mask, token_type_ids, labels, next_sentence_label"
+    assert set(found["batch"]) == set(names.split(", "))
+    assert found["state"] == {"epoch": 1, "rows_done": 1}
 
 
 def test_workers_deal_out_the_rows_of_a_stream(tokens: Path) -> None:
