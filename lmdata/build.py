@@ -14,6 +14,7 @@ from lmdata.encoding import RoundTrip, make_encoder
 from lmdata.errors import CorpusError
 from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.schema import Manifest
+from lmdata.selection import open_selection
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.tokenizer_training import TokenizerConfig, UnspacedTextError, train_tokenizer
@@ -72,7 +73,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
-    verbose: bool = False, workers: Workers | None = None,
+    verbose: bool = False, workers: Workers | None = None, selection_path: Path | None = None,
 ) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -88,6 +89,7 @@ def build_store(
         say: called with a line about what was decided for the user
         verbose: say how the text is encoded too, and why so
         workers: from `start_tokenizing`, when started early; sets `num_workers`
+        selection_path: a folder that `lmdata select` wrote; None: every document is read
 
     Raises:
         LmdataError: as `build_tokenizer` and `lmdata.tokenize.tokenize_corpus`
@@ -97,6 +99,9 @@ def build_store(
     if say:
         for note in survey.notes:
             say(note)
+    selection = None
+    if selection_path is not None:
+        selection = open_selection(selection_path, sources, config.corpus)
     if tokenizer_path is None and not DEFAULT_TOKENIZER.exists():
         _check_readable_twice(sources)
         _build_default_tokenizer(arguments, config.corpus, num_workers, say or (lambda _: None))
@@ -110,7 +115,7 @@ def build_store(
         say(f"encoding by {encoder.kind}: {encoder.reason}")
     manifest = tokenize_corpus(
         sources, config, tokenizer, output, num_workers=num_workers, memory_bytes=memory_bytes,
-        overwrite=overwrite, progress=progress, workers=workers,
+        overwrite=overwrite, progress=progress, workers=workers, selection=selection,
     )  # fmt: skip
     return StoreBuild(manifest, survey.skipped)
 

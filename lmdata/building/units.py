@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,28 @@ _MAX_CHECKED_BYTES = 8 << 10  # `tokenizers` takes about 5 ms for this
 _MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 30 ms
 
 
+class Choice(Protocol):
+    """Which documents of a corpus are read."""
+
+    @property
+    def hash(self) -> str:
+        """What tells another choice."""
+
+    @property
+    def where(self) -> str:
+        """By what it was made, in words."""
+
+    def keep(self, source: Source, start: int, first: int, documents: Documents) -> Documents:
+        """Return the documents that are read, the others counted as dropped.
+
+        Args:
+            source: that they come from
+            start: byte of the source at which their range begins
+            first: lines or records of the range before them
+            documents: in the order of the file
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnitSetup:
     """What every unit of a build shares."""
@@ -43,6 +65,7 @@ class UnitSetup:
     build_folder: Path
     batch_bytes: int
     worker_bytes: int  # memory for one worker's documents
+    selection: Choice | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +194,16 @@ class UnitRun:
         return self._receipt
 
     def _read(self, piece: Piece) -> Iterator[Documents]:
-        source = self._setup.sources[piece.source]
-        return read_documents(
+        source, selection, first = self._setup.sources[piece.source], self._setup.selection, 0
+        for documents in read_documents(
             source, self._setup.config.corpus, start=piece.start, stop=piece.stop,
             batch_bytes=self._setup.batch_bytes,
-        )  # fmt: skip
+        ):  # fmt: skip
+            if selection is None:
+                yield documents
+            else:
+                yield selection.keep(source, piece.start, first, documents)
+            first += documents.num_records
 
     def _hash_source(self, piece: Piece) -> None:
         path = self._setup.sources[piece.source].path
@@ -210,7 +238,7 @@ class UnitRun:
         for code, split in enumerate(self._setup.config.split_ratios):
             rows = np.flatnonzero(splits == code)
             if len(rows):
-                _count_in(self._receipt.written_bytes, split, sizes[rows].sum())
+                count_in(self._receipt.written_bytes, split, sizes[rows].sum())
                 places = sources[rows], positions[rows]
                 self._write(split, make_part_batch(self._schema, *places, encoded, rows))
 
@@ -238,19 +266,19 @@ class UnitRun:
     def _count_batch(self, key: str, documents: Documents, lengths: np.ndarray) -> None:
         receipt = self._receipt
         empty_bytes = np.diff(documents.offsets)[lengths == 0]
-        _count_in(receipt.records, key, documents.num_records)
-        _count_in(receipt.documents, key, (lengths > 0).sum())
-        _count_in(receipt.tokens, key, lengths.sum())
-        _count_in(receipt.read, "documents", len(lengths) + sum(documents.dropped.values()))
-        _count_in(receipt.read, "bytes", len(documents.text))
-        _count_in(receipt.read, "bytes", sum(documents.dropped_bytes.values()))
-        _count_in(receipt.read, "tokens", lengths.sum())
+        count_in(receipt.records, key, documents.num_records)
+        count_in(receipt.documents, key, (lengths > 0).sum())
+        count_in(receipt.tokens, key, lengths.sum())
+        count_in(receipt.read, "documents", len(lengths) + sum(documents.dropped.values()))
+        count_in(receipt.read, "bytes", len(documents.text))
+        count_in(receipt.read, "bytes", sum(documents.dropped_bytes.values()))
+        count_in(receipt.read, "tokens", lengths.sum())
         dropped = {**documents.dropped, "no-tokens": len(empty_bytes)}
         dropped_bytes = {**documents.dropped_bytes, "no-tokens": int(empty_bytes.sum())}
         for reason, count in dropped.items():
             if count:
-                _count_in(receipt.dropped, reason, count)
-                _count_in(receipt.dropped_bytes, reason, dropped_bytes.get(reason, 0))
+                count_in(receipt.dropped, reason, count)
+                count_in(receipt.dropped_bytes, reason, dropped_bytes.get(reason, 0))
 
     def _check(self, documents: Documents, encoded: EncodedDocuments) -> None:
         """Encode one document, chosen at random, again with `tokenizers` and compare."""
@@ -323,7 +351,8 @@ def _join(pile: list[tuple[int, Documents]]) -> tuple[Documents, np.ndarray]:
     return joined, sources
 
 
-def _count_in(counts: dict[str, int], key: str, amount: Any) -> None:
+def count_in(counts: dict[str, int], key: str, amount: Any) -> None:
+    """Add to one of several counts."""
     counts[key] = counts.get(key, 0) + int(amount)
 
 
