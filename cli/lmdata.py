@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from . import looking
+from .curating import clean, select, tag
 from .exporting import export
 from .options import (
     FriendlyGroup,
@@ -31,8 +32,8 @@ from .options import (
 )
 from .progress import ProgressLine
 from .summaries import (
+    dataset_summary,
     manifest_lines,
-    manifest_summary,
     passed_over_lines,
     size,
     tokenizer_lines,
@@ -167,6 +168,8 @@ def train_tokenizer(
     metavar="SIZE",
     help="Budget of all processes together, such as 4GiB.",
 )
+@click.option("--select", "selection_path", type=FOLDER,
+              help="Read only the documents of this selection, from `lmdata select`.")  # fmt: skip
 @click.option("--verbose", is_flag=True, help="Say how the text is encoded, and why so.")
 @reading_options
 @output_option("tokens")
@@ -179,9 +182,9 @@ def train_tokenizer(
 @quiet_option
 def tokenize(
     corpus: tuple[str, ...], tokenizer_path: Path | None, shard_bytes: int | None,
-    memory_bytes: int, verbose: bool, output: Path, seed: int | None, num_workers: int | None,
-    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
-    quiet: bool, **options: Any,
+    memory_bytes: int, selection_path: Path | None, verbose: bool, output: Path,
+    seed: int | None, num_workers: int | None, overwrite: bool, config_path: Path | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Turn text into a token store: every document once, exactly as `tokenizers` encodes it.
 
@@ -209,7 +212,7 @@ def tokenize(
                 num_workers=workers.num_workers, memory_bytes=memory_bytes,
                 overwrite=overwrite, say=None if quiet else say, verbose=verbose,
                 progress=lambda done, total, documents: line.update(done, total),
-                workers=workers,
+                workers=workers, selection_path=selection_path,
             )  # fmt: skip
     report_dataset(
         built.manifest, output, start, "documents", skipped=built.skipped, as_json=as_json,
@@ -273,9 +276,14 @@ def report_dataset(
 ) -> None:  # fmt: skip
     """Print the summary of a dataset that was written since `start`."""
     elapsed_s = time.perf_counter() - start
-    facts = manifest_summary(manifest, output, elapsed_s)
+    facts = dataset_summary(manifest, output, elapsed_s)
     lines = manifest_lines(manifest, output, elapsed_s, rows)
     if skipped is not None:
         facts["passed_over"] = {reason: len(paths) for reason, paths in skipped.items()}
         lines += passed_over_lines(skipped)
     echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
+
+
+main.add_command(tag)
+main.add_command(select)
+main.add_command(clean)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from lmdata.encoding import RoundTrip
     from lmdata.schema import Flow, Manifest
+    from lmdata.selection import SelectionManifest
+    from lmdata.tagging.manifests import TagManifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.tokenizer_check import TokenizerCheck
     from lmdata.verify import Report
@@ -73,13 +75,15 @@ def tokenizer_check_lines(found: TokenizerCheck) -> list[str]:
     ]
 
 
-def manifest_summary(manifest: Manifest, output: Path, elapsed_s: float) -> dict[str, Any]:
-    """Return the facts about a dataset that was just written."""
+def dataset_summary(
+    manifest: Manifest | TagManifest | SelectionManifest, output: Path, elapsed_s: float
+) -> dict[str, Any]:
+    """Return the facts about a dataset of any kind that was just written."""
     return {
         "output": str(output),
         "seconds": round(elapsed_s, 3),
         "hash": manifest.hash,
-        "rows": {split: manifest.num_rows(split) for split in manifest.splits},
+        "rows": {name: sum(s.rows for s in shards) for name, shards in manifest.splits.items()},
         "shards": {split: len(shards) for split, shards in manifest.splits.items()},
         "bytes": sum(shard.bytes for shards in manifest.splits.values() for shard in shards),
         "ledger": {
@@ -92,7 +96,7 @@ def manifest_summary(manifest: Manifest, output: Path, elapsed_s: float) -> dict
 
 def manifest_lines(manifest: Manifest, output: Path, elapsed_s: float, rows: str) -> list[str]:
     """Return the one-screen summary of a dataset; `rows` is what a row is called."""
-    facts = manifest_summary(manifest, output, elapsed_s)
+    facts = dataset_summary(manifest, output, elapsed_s)
     lines = [f"{output}/  {size(facts['bytes'])} in {elapsed_s:.1f} s"]
     for split, count in facts["rows"].items():
         tokens = sum(shard.tokens for shard in manifest.splits[split])

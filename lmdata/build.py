@@ -17,6 +17,7 @@ from lmdata.errors import CorpusError
 from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.reading.sources import Source, survey_sources
 from lmdata.schema import Manifest
+from lmdata.selection import open_selection
 from lmdata.settings import CorpusConfig, TokenizeConfig, TokenizerConfig
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, divide_memory, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
@@ -80,7 +81,7 @@ def build_store(
     tokenizer_path: Path | None = None, num_workers: int = 2,
     memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, say: Callable[[str], None] | None = None,
-    verbose: bool = False, workers: Workers | None = None,
+    verbose: bool = False, workers: Workers | None = None, selection_path: Path | None = None,
 ) -> StoreBuild:  # fmt: skip
     """Tokenize files into a token store, training a WordPiece tokenizer first if there is none.
 
@@ -96,6 +97,7 @@ def build_store(
         say: called with a line about what was decided for the user
         verbose: say how the text is encoded too, and why so
         workers: from `start_tokenizing`, when started early; sets `num_workers`
+        selection_path: a folder that `lmdata select` wrote; None: every document is read
 
     Raises:
         LmdataError: as `build_tokenizer` and `lmdata.tokenize.tokenize_corpus`
@@ -103,6 +105,9 @@ def build_store(
     say = say or (lambda _: None)
     divide_memory(memory_bytes, workers.num_workers if workers else num_workers)
     survey = survey_sources(arguments, config.corpus)
+    selection = None
+    if selection_path is not None:
+        selection = open_selection(selection_path, survey.sources, config.corpus)
     check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
     check_free(output, overwrite=overwrite)
     for note in survey.notes:
@@ -125,6 +130,7 @@ def build_store(
     manifest = tokenize_corpus(
         survey.sources, config, tokenizer, output, num_workers=num_workers,
         memory_bytes=memory_bytes, overwrite=overwrite, progress=progress, workers=workers,
+        selection=selection,
     )  # fmt: skip
     return StoreBuild(manifest, survey.skipped)
 

@@ -269,16 +269,27 @@ def open_store(
     """
     folder = Path(path)
     manifest, own_tokenizer = _open_dataset(folder, "tokens", split, tokenizer)
-    blocks = read_blocks(folder, manifest, split, verify=verify)
-    vocab_size = manifest.tokenizer.vocab_size
-    opened = tuple(StoreBlock(block, vocab_size) for block in blocks)
-    return TokenStore(manifest, own_tokenizer, split, opened)
+    return _open_split(folder, manifest, own_tokenizer, split, verify)
 
 
 def open_stores(path: Path | str) -> dict[str, TokenStore]:
     """Return the splits of a token store by name, train first; errors as of `open_store`."""
-    manifest = read_manifest(Path(path))
-    return {split: open_store(path, split) for split in SPLITS if split in manifest.splits}
+    folder = Path(path)
+    manifest, tokenizer = _open_dataset(folder, "tokens", None, None)
+    return {
+        split: _open_split(folder, manifest, tokenizer, split)
+        for split in SPLITS
+        if split in manifest.splits
+    }
+
+
+def _open_split(
+    folder: Path, manifest: Manifest, tokenizer: Tokenizer, split: str, verify: Verify = "sizes"
+) -> TokenStore:
+    blocks = read_blocks(folder, manifest, split, verify=verify)
+    vocab_size = manifest.tokenizer.vocab_size
+    opened = tuple(StoreBlock(block, vocab_size) for block in blocks)
+    return TokenStore(manifest, tokenizer, split, opened)
 
 
 def open_examples(
@@ -299,15 +310,23 @@ def open_examples(
 
 
 def _open_dataset(
-    folder: Path, kind: DatasetKind, split: str, tokenizer: Tokenizer | None
+    folder: Path, kind: DatasetKind, split: str | None, tokenizer: Tokenizer | None
 ) -> tuple[Manifest, Tokenizer]:
+    """Return the manifest and the tokenizer of a dataset of a kind, with a split if one is named.
+
+    Args:
+        folder: of the dataset
+        kind: that it must be of
+        split: that it must have
+        tokenizer: that it must have been made with
+    """
     manifest = read_manifest(folder)
     if manifest.kind != kind:
         maker = {"tokens": "lmdata tokenize", "examples": "lmdata mask"}
         raise MismatchError(
             f"{folder} holds {manifest.kind}, not {kind}: give a folder made by `{maker[kind]}`"
         )
-    if split not in manifest.splits:
+    if split is not None and split not in manifest.splits:
         raise MismatchError(
             f"{folder} has no split {split!r}, it has {', '.join(sorted(manifest.splits))}"
         )

@@ -20,7 +20,12 @@ import pyarrow as pa
 
 from lmdata import __version__
 from lmdata.batch import SEGMENT_LENGTHS, Column
-from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_examples
+from lmdata.building.example_ledger import (
+    ExampleCounts,
+    counted_columns,
+    describe_flows,
+    sum_examples,
+)
 from lmdata.building.output import OutputFolder, check_apart
 from lmdata.building.resumable import SplitShards, run_build
 from lmdata.building.workers import Threads, Workers
@@ -77,13 +82,14 @@ def write_examples(
     """
     _check_settings(recipe, num_workers, shard_bytes)
     store_path, output = Path(store_path), Path(output)
+    stores = open_stores(store_path)
     settings = ExampleSettings(
         recipe=recipe, seed=seed, epoch=epoch, shard_bytes=shard_bytes,
-        columns=columns_to_add(open_stores(store_path), recipe),
+        columns=columns_to_add(stores, recipe),
         store=Path(os.path.relpath(store_path, output)).as_posix(),
-        store_manifest=read_manifest(store_path).hash,
+        store_manifest=next(iter(stores.values())).manifest.hash,
     )  # fmt: skip
-    setup = ExampleSetup.open(store_path, settings)
+    setup = ExampleSetup(store_path, settings, stores)
     check_apart(store_path, output)
     pool = workers or start_masking(num_workers)
     make = functools.partial(
@@ -297,17 +303,17 @@ class _ExamplesJob:
             if split in self._setup.missing:
                 yield f"{split}: no examples, {self._setup.missing[split]}"
             else:
-                notes = self._setup.views[split].notes
-                yield from (f"{split}: {name} = {value}" for name, value in notes.items())
+                yield from (f"{split}: {note}" for note in self._setup.views[split].notes)
 
     def _count(self, split: str) -> ExampleCounts:
+        recipe = self._setup.settings.recipe
+        path, names = self._folder.path, counted_columns(recipe)
         batches = (
             batch
             for record in self._splits[split].shards
-            for batch in map_shard(self._folder.path / record.file, record, self._schema)
+            for batch in map_shard(path / record.file, record, self._schema, names)
         )
         num_documents = len(self._setup.stores[split])
-        recipe = self._setup.settings.recipe
         facts = self._setup.views[split].facts
         return sum_examples(batches, recipe, self.tokenizer, facts, num_documents)
 
@@ -339,7 +345,7 @@ class _ExamplesJob:
 
 def _pair_notes(counts: dict[str, ExampleCounts]) -> list[str]:
     return [
-        f"{split}: {count.random_tokens} tokens were drawn again as random second segments"
+        f"{split}: {count.random_tokens:,} tokens were drawn again as random second segments"
         for split, count in counts.items()
         if count.random_tokens
     ]

@@ -172,10 +172,6 @@ def _random_pieces(tokenizer: Any, *, bert: bool) -> np.ndarray:
     return np.flatnonzero(drawn_pieces(tokenizer, bert=bert))
 
 
-def _continues_word(tokenizer: Any) -> np.ndarray:
-    return np.ascontiguousarray(tokenizer.continues_word, bool)
-
-
 def _mask_id(tokenizer: Any) -> int:
     mask_id = tokenizer.special_ids.get("mask")
     if mask_id is None:

@@ -69,7 +69,7 @@ def _cell_walk() -> Callable[[np.ndarray, int, tuple[int, int], Key, int], np.nd
     """Return `walk_cells`, compiled where Numba is there; frozen shards need no more of it."""
     if importlib.util.find_spec("numba") is None:
         return walk_cells
-    from lmdata.viewing.order_kernels import walk_cells_compiled
+    from lmdata.viewing.rng_kernels import walk_cells_compiled
 
     return walk_cells_compiled
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.scratch import scratch_array
+from lmdata.viewing.store_table import scratch_array
 
 
 class PackingPlan(NamedTuple):
@@ -46,31 +46,97 @@ def pack(sizes: np.ndarray, capacity: int) -> PackingPlan:
         >>> [row.tolist() for row in np.split(plan.pieces, plan.row_offsets[1:-1])]
         [[2, 3], [0, 1], [4]]
     """
-    if len(sizes) and not 1 <= sizes.min() <= sizes.max() <= capacity:
-        raise ValueError(f"sizes must be in [1, {capacity}], got {sizes.min()} to {sizes.max()}")
     sizes = np.ascontiguousarray(sizes, np.uint16)
+    counts = _count_by_size(sizes, capacity)
     dtype = np.uint32 if len(sizes) < 2**32 - 1 else np.int64
     rows, below_top, pieces = (scratch_array(len(sizes), dtype) for _ in range(3))
-    counts = _sort_by_size(sizes, capacity, pieces)
+    _sort_by_size(sizes, counts, pieces)
     num_rows = _best_fit(pieces, counts, capacity, below_top, rows)
     offsets = scratch_array(num_rows + 1, np.int64)
     _group_by_row(rows, pieces, offsets)
     return PackingPlan(pieces, offsets)
 
 
-@numba.njit(cache=True, nogil=True)
-def _sort_by_size(sizes: np.ndarray, capacity: int, order: np.ndarray) -> np.ndarray:
-    """Fill `order` with the pieces from the longest to the shortest; return how many by size."""
+def count_rows(sizes: np.ndarray, capacity: int) -> int:
+    """Return how many rows `pack` would need, without a plan.
+
+    Args:
+        sizes: uint16 (P,), as for `pack`
+        capacity: tokens of a row
+
+    Raises:
+        ValueError: a size is outside [1, capacity]
+
+    Example:
+        >>> count_rows(np.array([3, 5, 2, 6, 4], np.uint16), 8)
+        3
+    """
+    return int(_count_rows(_count_by_size(np.ascontiguousarray(sizes, np.uint16), capacity)))
+
+
+def _count_by_size(sizes: np.ndarray, capacity: int) -> np.ndarray:
+    """Return how many pieces there are of each size, int64 (capacity + 2,)."""
+    if len(sizes) and not 1 <= sizes.min() <= sizes.max() <= capacity:
+        raise ValueError(f"sizes must be in [1, {capacity}], got {sizes.min()} to {sizes.max()}")
     counts = np.zeros(capacity + 2, np.int64)
+    _add_counts(sizes, counts)
+    return counts
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_counts(sizes: np.ndarray, counts: np.ndarray) -> None:
     for size in sizes:
         counts[size] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_rows(counts: np.ndarray) -> int:
+    """Return the number of rows of `_best_fit`, which depends on the counts of sizes alone.
+
+    Pieces of one size fill the tightest rows first, each with as many as it takes.
+
+    Args:
+        counts: int64 (capacity + 2,), pieces of each size
+    """
+    capacity, num_rows = len(counts) - 2, 0
+    with_free = np.zeros(capacity + 1, np.int64)  # rows by their free space
+    for size in range(capacity, 0, -1):
+        left = counts[size]
+        for free in range(size, capacity + 1):
+            if left == 0:
+                break
+            each = free // size
+            available = with_free[free] if free < capacity else (left + each - 1) // each
+            full, rest = min(available, left // each), 0
+            if full < available:
+                rest = left - full * each
+            if free < capacity:
+                with_free[free] -= full + (rest > 0)
+            else:
+                num_rows += full + (rest > 0)
+            with_free[free - each * size] += full
+            if rest > 0:
+                with_free[free - rest * size] += 1
+            left -= full * each + rest
+    return num_rows
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort_by_size(sizes: np.ndarray, counts: np.ndarray, order: np.ndarray) -> None:
+    """Fill `order`, integers (P,), with the pieces from the longest to the shortest.
+
+    Args:
+        sizes: uint16 (P,), tokens of each piece
+        counts: int64 (capacity + 2,), pieces of each size
+        order: written
+    """
+    capacity = len(counts) - 2
     next_slot = np.zeros(capacity + 2, np.int64)
     for size in range(capacity, -1, -1):
         next_slot[size] = next_slot[size + 1] + counts[size + 1]
     for piece in range(len(sizes)):
         order[next_slot[sizes[piece]]] = piece
         next_slot[sizes[piece]] += 1
-    return counts
 
 
 @numba.njit(cache=True, nogil=True)

@@ -42,6 +42,7 @@ from lmdata.viewing.walk import (
 # The bits that choose the end to drop from: those of B begin at this word.
 _B_WORDS = 1 << 26
 _RETRIES_OF_BERT = 10
+_MOST_ATTEMPTS = 1024  # at documents, nearly all of which are empty then
 
 
 @numba.njit(cache=True)
@@ -210,6 +211,23 @@ def index_pairs(
 
 
 @numba.njit(cache=True)
+def _document_of_another(before: np.ndarray, row: int, w0: int, w1: int) -> int:
+    """Return the document of an example drawn from those of other documents.
+
+    Args:
+        before: int64 (documents + 1,), examples before each document
+        row: of the document to avoid; it is returned where no other has examples
+        w0: 32 random bits
+        w1: 32 more
+    """
+    num_own = before[row + 1] - before[row]
+    if num_own == before[-1]:
+        return row
+    example = below_wide(w0, w1, before[-1] - num_own)
+    return find_document(before, example + (num_own if example >= before[row] else 0))
+
+
+@numba.njit(cache=True)
 def _random_segment(
     table: StoreTable, rules: WalkRules, before: np.ndarray, span: np.ndarray, wanted: int
 ) -> None:
@@ -220,6 +238,9 @@ def _random_segment(
     while True:
         attempt += 1
         w0, w1, w2, w3 = philox_block(k0, k1, row, span[ORDINAL], attempt)
+        if attempt == _MOST_ATTEMPTS:
+            other = _document_of_another(before, row, w0, w1)
+            break
         other = below_wide(w0, w1, num_documents)
         if before[other] == before[other + 1]:
             continue

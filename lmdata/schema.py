@@ -32,7 +32,7 @@ DatasetKind = Literal["tokens", "examples"]
 
 _LATE = {"is_late": True}  # of fields that the file leaves out where they are empty
 _HASH = "hash"  # key of the manifest's file, from version 2 on
-_SHARD_NAME = re.compile(r"(train|validation|test)-\d{5,}\.arrow|unit-\d{6,}-\w+\.part")
+_SHARD_NAME = re.compile(r"(train|validation|test|documents)-\d{5,}\.arrow|unit-\d{6,}-\w+\.part")
 
 
 def token_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
@@ -295,8 +295,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def manifest_json(manifest: Manifest) -> str:
-    """Return the text of `manifest.json`: the canonical JSON, and its hash."""
+def manifest_json(manifest: Any) -> str:
+    """Return the text of `manifest.json`: the canonical JSON of any kind, and its hash."""
     text = to_json(manifest)
     values = {**json.loads(text), _HASH: xxh3_128(text.encode()).hexdigest()}
     return json.dumps(values, sort_keys=True, indent=1) + "\n"

@@ -28,6 +28,7 @@ from lmdata.building.assembly import (
 from lmdata.building.output import OutputFolder
 from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
+    Choice,
     Unit,
     UnitProgress,
     UnitReceipt,
@@ -65,7 +66,7 @@ def tokenize_corpus(
     sources: Sequence[Source], config: TokenizeConfig, tokenizer: Tokenizer, output: Path, *,
     num_workers: int = 2, memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, unit_bytes: int = DEFAULT_UNIT_BYTES,
-    workers: Workers | None = None,
+    workers: Workers | None = None, selection: Choice | None = None,
 ) -> Manifest:  # fmt: skip
     """Write the token store of a corpus and return its manifest.
 
@@ -83,6 +84,7 @@ def tokenize_corpus(
         progress: called with (bytes done, bytes in all, documents done), about 4 times a second
         unit_bytes: text that a worker takes at a time, and that a killed worker has to do again
         workers: from `start_tokenizing`, when started early; ended here, sets `num_workers`
+        selection: of the documents to read, from `lmdata.selection.open_selection`; None: all
 
     Raises:
         ConfigError: the memory budget is too small for so many workers
@@ -101,7 +103,9 @@ def tokenize_corpus(
         raise
 
     def make(folder: OutputFolder) -> _StoreJob:
-        return _StoreJob(folder, list(sources), config, tokenizer, memory, unit_bytes, progress)
+        return _StoreJob(
+            folder, list(sources), config, tokenizer, memory, unit_bytes, progress, selection
+        )
 
     return run_build(make, pool, output, overwrite=overwrite)
 
@@ -136,9 +140,9 @@ class _StoreJob:
     def __init__(
         self, folder: OutputFolder, sources: list[Source], config: TokenizeConfig,
         tokenizer: Tokenizer, memory: tuple[int, int], unit_bytes: int,
-        progress: OnProgress | None,
+        progress: OnProgress | None, selection: Choice | None,
     ) -> None:  # fmt: skip
-        self.tokenizer, self._folder = tokenizer, folder
+        self.tokenizer, self._folder, self._selection = tokenizer, folder, selection
         self._sources, self._config, self._memory = sources, config, memory
         self._unit_bytes, self._progress = unit_bytes, progress
         self._units: list[Unit] = []
@@ -173,7 +177,8 @@ class _StoreJob:
             "sentence_splitter": SPLITTER_VERSION,
             "tokenizer": self.tokenizer.hash,
             "configuration": config_to_dict(self._config),
-            "sources": {source.name: _stamp(source) for source in self._sources},
+            **({"selection": self._selection.hash} if self._selection else {}),
+            "sources": {source.name: stamp_source(source) for source in self._sources},
         }
 
     def obstacles(self, changed: list[Change]) -> list[str]:
@@ -181,7 +186,7 @@ class _StoreJob:
         was = {key: before for key, before, _ in changed}
         is_strict = was.get(_ERRORS, self._config.corpus.errors) == "strict"
         harmless = _HARMLESS_AFTER_STRICT if is_strict else ()
-        return [_say(change) for change in changed if change[0] not in harmless]
+        return [describe_change(change) for change in changed if change[0] not in harmless]
 
     def prepare(self) -> tuple[UnitSetup, list[Unit], dict[int, UnitReceipt]]:
         """Plan the units and read the receipts of an earlier run."""
@@ -195,6 +200,7 @@ class _StoreJob:
             sources=self._sources, config=self._config, batch_bytes=batch_bytes,
             tokenizer_folder=self._folder.path / TOKENIZER_FOLDER,
             build_folder=self._folder.build, worker_bytes=worker_bytes,
+            selection=self._selection,
         )  # fmt: skip
         return setup, self._units, dict(self._find_done())
 
@@ -270,6 +276,7 @@ class _StoreJob:
             created_with=f"lmdata {__version__}",
             configuration={
                 **config_to_dict(self._config), "sentence_splitter": SPLITTER_VERSION,
+                **_describe_selection(self._selection),
             },
             tokenizer=TokenizerIdentity(
                 hash=self.tokenizer.hash, vocab_size=self.tokenizer.vocab_size,
@@ -307,7 +314,13 @@ class _StoreJob:
         )
 
 
-def _stamp(source: Source) -> list[int | str]:
+def _describe_selection(selection: Choice | None) -> dict[str, Any]:
+    if selection is None:
+        return {}
+    return {"selection": {"where": selection.where, "hash": selection.hash}}
+
+
+def stamp_source(source: Source) -> list[int | str]:
     """Return what tells a changed source: size and time of change; of standard input, its hash."""
     assert source.path is not None
     if source.name == STDIN:
@@ -315,7 +328,8 @@ def _stamp(source: Source) -> list[int | str]:
     return [source.size_bytes, source.path.stat().st_mtime_ns]
 
 
-def _say(change: Change) -> str:
+def describe_change(change: Change) -> str:
+    """Say what differs between two plans."""
     key, before, now = change
     if key.startswith("sources."):
         what = "is new" if before is None else "is gone" if now is None else "has changed"

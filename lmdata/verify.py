@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmdata.checking.shard_checks import check_shards
-from lmdata.checking.store_checks import check_store
-from lmdata.checking.verdicts import Row, Verdict, exact
+from lmdata.checking.checks import Row, Verdict, exact
+from lmdata.checking.contents import check_shards, check_store
 from lmdata.errors import LmdataError
 from lmdata.schema import Manifest, ShardRecord, dataset_schema, read_manifest
 from lmdata.shards import Shard

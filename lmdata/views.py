@@ -19,16 +19,13 @@ from lmdata.batch import NO_LABEL, ExampleBatch
 from lmdata.errors import DatasetError, TokenizerError
 from lmdata.masking import Corrupt, prepare_corruption
 from lmdata.order import check_rows, permute
-from lmdata.packing import PackingPlan, pack
+from lmdata.packing import PackingPlan, count_rows, pack
 from lmdata.pairs import find_pairs, index_pairs
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
 from lmdata.schema import ViewFacts
-from lmdata.viewing.layout import lay_pairs, lay_segments
-from lmdata.viewing.scratch import scratch_array
-from lmdata.viewing.segments import find_pieces, index_pieces
-from lmdata.viewing.store_table import Block, StoreArrays, build_store_table
+from lmdata.viewing.store_table import Block, StoreArrays, build_store_table, scratch_array
 from lmdata.viewing.walk import (
     A_LENGTH,
     A_ROW,
@@ -45,6 +42,10 @@ from lmdata.viewing.walk import (
     ExampleIndex,
     WalkRules,
     count_documents,
+    find_pieces,
+    index_pieces,
+    lay_pairs,
+    lay_segments,
 )
 
 __all__ = ["NO_LABEL", "RECIPES", "ExampleBatch", "Recipe", "Store", "View", "view"]
@@ -55,8 +56,6 @@ _BALANCE_PASSES = 4
 # Packing tries longer and longer fillers, in average sentences, until rows are as full as this.
 _FILLER_FACTORS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
 _FULL_ENOUGH = 0.992
-
-Notes = dict[str, int | float | str]
 
 
 class Store(Protocol):
@@ -79,14 +78,14 @@ class View:
         recipe: what examples are
         seed: of all draws
         epoch: part of the address of all draws
-        notes: what a reader of the result should know, in words
+        notes: sentences that a reader of the result should know, beyond `facts`
         facts: what the ledger and `verify` count on
     """
 
     recipe: Recipe
     seed: int
     epoch: int
-    notes: Notes
+    notes: tuple[str, ...]
     _tokenizer: Any
     _arrays: StoreArrays
     _walk: WalkRules
@@ -228,9 +227,10 @@ def view(store: Store, recipe: Recipe, *, seed: int, epoch: int = 0) -> View:
 def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch: int) -> View:
     num_used, num_several = count_documents(arrays.table) if arrays.num_documents else (0, 0)
     _check_store(arrays, recipe, num_used, num_several)
-    notes: Notes = {"documents": arrays.num_documents}
+    notes: list[str] = []
     if num_used < arrays.num_documents:
-        notes["documents_empty"] = arrays.num_documents - num_used
+        num_empty = arrays.num_documents - num_used
+        notes.append(f"{num_empty:,} of {arrays.num_documents:,} documents are empty")
     frame = _frame(recipe, tokenizer)
     walk = _walk_rules(recipe, seed, epoch, num_used, frame)
     plan = None
@@ -241,8 +241,9 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
         facts = ViewFacts(examples=num_examples)
     corrupt = prepare_corruption(recipe, tokenizer, seed, epoch, arrays.id_dtype)
     return View(
-        recipe, seed, epoch, notes, tokenizer, arrays, walk, index, plan, corrupt, frame, facts
-    )
+        recipe, seed, epoch, tuple(notes), tokenizer, arrays, walk, index, plan, corrupt, frame,
+        facts,
+    )  # fmt: skip
 
 
 def _check_store(arrays: StoreArrays, recipe: Recipe, num_used: int, num_several: int) -> None:
@@ -304,7 +305,7 @@ def _index_pairs(
     walk: WalkRules,
     recipe: Recipe,
     num_used: int,
-    notes: Notes,
+    notes: list[str],
 ) -> tuple[WalkRules, ExampleIndex, ViewFacts]:
     before = np.empty(arrays.num_documents + 1, np.int64)
     most = arrays.num_sentences * recipe.duplicates
@@ -315,36 +316,41 @@ def _index_pairs(
             share = max(0.0, (total / 2 - forced) / max(1, total - forced))
             walk = walk._replace(random_word=probability_word(share))
             total, forced, left_out, repeated = index_pairs(arrays.table, walk, before, states)
-    notes["examples"] = total
     chosen = walk.random_word / 2**32 * (total - forced)
-    share = notes["expected_positive_share"] = round((forced + chosen) / total, 6)
+    share = round((forced + chosen) / total, 6)
+    if walk.kind == NSP and num_used > 1:
+        notes.append(f"{share:.1%} of the pairs are random (label 1), give or take chance")
     if walk.kind == NSP and num_used == 1:
-        notes["one_document"] = (
+        notes.append(
             "random second segments come from the same document, as from BERT's script"
             if walk.same_document
             else "no pair is labelled random: there is no other document"
         )
     if left_out:
-        notes["sentences_without_pair"] = left_out
+        notes.append(f"{left_out:,} sentences are in no pair: they stand alone in their documents")
     if repeated:
-        notes["tokens_used_again"] = repeated
+        notes.append(
+            f"{repeated:,} tokens are there twice: a last sentence without another takes the one "
+            "before it again"
+        )
     facts = ViewFacts(examples=total, expected_positive_share=share, repeated_tokens=repeated)
     return walk, ExampleIndex(before, states[: total // STATE_STRIDE + 1]), facts
 
 
 def _index_segments(
-    arrays: StoreArrays, walk: WalkRules, recipe: Recipe, notes: Notes
+    arrays: StoreArrays, walk: WalkRules, recipe: Recipe, notes: list[str]
 ) -> tuple[WalkRules, ExampleIndex, PackingPlan | None, int]:
     if not recipe.view_traits.is_packed:
         index, sizes = _find_sizes(arrays, walk)
-        notes["examples"] = len(sizes) * recipe.duplicates
         return walk, index, None, len(sizes) * recipe.duplicates
     walk, index, plan, fill = _pack_full(arrays, walk, recipe.max_seq_length)
-    num_examples = plan.num_rows * recipe.duplicates
-    notes.update(segments=len(plan.pieces), examples=num_examples, fill=round(fill, 4))
+    notes.append(f"rows are {fill:.1%} full, with {len(plan.pieces):,} segments")
     if walk.filler:
-        notes["filler_tokens"] = walk.filler
-    return walk, index, plan, num_examples
+        notes.append(
+            f"sentences of at most {walk.filler} tokens beside the cuts of long documents stand "
+            "alone, to fill rows"
+        )
+    return walk, index, plan, plan.num_rows * recipe.duplicates
 
 
 def _find_sizes(arrays: StoreArrays, walk: WalkRules) -> tuple[ExampleIndex, np.ndarray]:
@@ -373,15 +379,16 @@ def _pack_full(
         tried = walk._replace(filler=int(factor * mean))
         index, sizes = _find_sizes(arrays, tried)
         sizes += np.uint16(num_special)
-        plan = pack(sizes, max_seq_length)
+        num_rows = count_rows(sizes, max_seq_length)
         num_tokens = arrays.num_tokens + num_special * len(sizes)
-        fill = num_tokens / (plan.num_rows * max_seq_length)
+        fill = num_tokens / (num_rows * max_seq_length)
         if best is None or fill > best[-1]:
-            best = (tried, index, plan, fill)
-        if fill >= _FULL_ENOUGH or len(sizes) == plan.num_rows == 1:
+            best = (tried, index, sizes, fill)
+        if fill >= _FULL_ENOUGH or len(sizes) == num_rows == 1:
             break
     assert best is not None
-    return best
+    walk, index, sizes, fill = best
+    return walk, index, pack(sizes, max_seq_length), fill
 
 
 def _pieces_of_rows(plan: PackingPlan | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

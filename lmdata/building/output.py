@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lmdata.errors import OutputError
 from lmdata.files import (
@@ -21,16 +21,31 @@ from lmdata.files import (
     sync,
     write_atomically,
 )
-from lmdata.schema import BUILD_FOLDER, MANIFEST_NAME, SPLITS, Manifest, manifest_json
+from lmdata.schema import (
+    BUILD_FOLDER,
+    MANIFEST_NAME,
+    SPLITS,
+    Ledger,
+    manifest_json,
+)
 from lmdata.tokenizer import TOKENIZER_FILES, TOKENIZER_FOLDER, Tokenizer, save_tokenizer
 
+ALL_DOCUMENTS = "documents"  # in the place of a split, where there are none
 PLAN_NAME = "plan.json"  # in `.build`
 _REPLACED_NAME = "replaced.json"  # in `.build`: the manifest of what is being removed
-_SPLIT = "|".join(SPLITS)
+_SPLIT = "|".join((*SPLITS, ALL_DOCUMENTS))
 _SHARD = re.compile(rf"({_SPLIT})-\d{{5,}}\.arrow")
 _TRACE = re.compile(
     rf"({PLAN_NAME}|stdin|lock|unit-\d{{6,}}(-({_SPLIT})\.part|\.json)|{_SHARD.pattern}\.json)"
 )
+
+
+class HasLedger(Protocol):
+    """A manifest of any kind: a dataclass with a ledger."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was read, written and dropped."""
 
 
 def check_apart(path: Path, output: Path) -> None:
@@ -150,7 +165,7 @@ class OutputFolder:
                 if own.fullmatch(path.name[1:].removesuffix(".partial")):
                     remove(path)
 
-    def finish(self, manifest: Manifest) -> None:
+    def finish(self, manifest: HasLedger) -> None:
         """Write the manifest, which makes the folder a dataset, and remove the build's traces.
 
         Raises:

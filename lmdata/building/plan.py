@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ from lmdata.encoding import RoundTrip
 from lmdata.reading.sources import Source, split_source
 from lmdata.schema import ShardRecord
 from lmdata.settings import CorpusConfig, TokenizeConfig
+
+if TYPE_CHECKING:
+    from lmdata.corpus import Documents
 
 DEFAULT_UNIT_BYTES = 32 << 20
 _EXPANSION = 4  # compressed text weighs about this many times its stored size
@@ -72,6 +75,28 @@ def _weigh_extents(
             yield Extent(index, start, None if is_whole else stop), (stop - start) * expansion
 
 
+class Choice(Protocol):
+    """Which documents of a corpus are read."""
+
+    @property
+    def hash(self) -> str:
+        """What tells another choice."""
+
+    @property
+    def where(self) -> str:
+        """By what it was made, in words."""
+
+    def keep(self, source: Source, start: int, first: int, documents: Documents) -> Documents:
+        """Return the documents that are read, the others counted as dropped.
+
+        Args:
+            source: that they come from
+            start: byte of the source at which their range begins
+            first: lines or records of the range before them
+            documents: in the order of the file
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnitSetup:
     """What every unit of a build shares."""
@@ -82,6 +107,7 @@ class UnitSetup:
     build_folder: Path
     batch_bytes: int
     worker_bytes: int  # memory for one worker's documents
+    selection: Choice | None = None  # of the documents that are read; None: all
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,27 +14,28 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lmdata import __version__
-from lmdata.building.output import PLAN_NAME, OutputFolder, claim_folder
+from lmdata.building.output import PLAN_NAME, HasLedger, OutputFolder, claim_folder
 from lmdata.building.workers import Died, Failed, Finished, Reported, Workers
 from lmdata.config import Change, build_config, changes
 from lmdata.errors import ConfigError, IntegrityError, LmdataError, MismatchError
 from lmdata.files import write_atomically
-from lmdata.schema import Manifest, ShardRecord, parse_json_object, to_json
+from lmdata.schema import ShardRecord, parse_json_object, to_json
 from lmdata.shards import check_shard
 from lmdata.tokenizer import Tokenizer
 from lmdata.writer import ShardWriter, shard_name
 
 U = TypeVar("U")
 R = TypeVar("R")
+M = TypeVar("M", bound=HasLedger, covariant=True)
 _POLL_S = 0.25
 
 
-class Job(Protocol[U, R]):
+class Job(Protocol[U, R, M]):
     """What a build makes, and what its workers are told."""
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """Kept beside the shards."""
+    def tokenizer(self) -> Tokenizer | None:
+        """Kept beside the shards, where there is one."""
 
     @property
     def num_ahead(self) -> int | None:
@@ -71,7 +72,7 @@ class Job(Protocol[U, R]):
     def tell(self) -> None:
         """Tell the caller how far it is; called some times a second."""
 
-    def finish(self) -> Manifest:
+    def finish(self) -> M:
         """Finish the shards, balance the ledger and return the manifest."""
 
     @property
@@ -86,8 +87,8 @@ class Job(Protocol[U, R]):
 
 
 def run_build(
-    make: Callable[[OutputFolder], Job[U, R]], workers: Workers, output: Path, *, overwrite: bool
-) -> Manifest:
+    make: Callable[[OutputFolder], Job[U, R, M]], workers: Workers, output: Path, *, overwrite: bool
+) -> M:
     """Build a dataset, or go on with one that was begun under the same plan, and end the workers.
 
     Args:
@@ -118,7 +119,7 @@ def run_build(
             folder.remove_partial_files()  # what workers were in the middle of
 
 
-def _agree_on_plan(job: Job[U, R], folder: OutputFolder) -> None:
+def _agree_on_plan(job: Job[U, R, M], folder: OutputFolder) -> None:
     """Write the plan, or make sure that the build that is there has the same."""
     path = folder.build / PLAN_NAME
     plan = {**job.plan(), "created_with": f"lmdata {__version__}"}
@@ -135,9 +136,10 @@ def _agree_on_plan(job: Job[U, R], folder: OutputFolder) -> None:
         )
 
 
-def _go_on(job: Job[U, R], workers: Workers, folder: OutputFolder) -> Manifest:
+def _go_on(job: Job[U, R, M], workers: Workers, folder: OutputFolder) -> M:
     try:
-        folder.save_tokenizer(job.tokenizer)
+        if job.tokenizer is not None:
+            folder.save_tokenizer(job.tokenizer)
         setup, units, done = job.prepare()
         workers.prepare(setup, folder.lock)
         for unit, result in zip(units, in_order(job, workers, units, done), strict=True):
@@ -154,7 +156,7 @@ def _go_on(job: Job[U, R], workers: Workers, folder: OutputFolder) -> Manifest:
 
 
 def in_order(
-    job: Job[U, R], workers: Workers, units: Sequence[U], done: dict[int, R]
+    job: Job[U, R, M], workers: Workers, units: Sequence[U], done: dict[int, R]
 ) -> Iterator[R]:
     """Yield the result of every unit, in order, whichever worker is done first.
 
@@ -196,7 +198,7 @@ def in_order(
     job.tell()
 
 
-def _describe_death(job: Job[U, R], unit: U | None, reason: str) -> str:
+def _describe_death(job: Job[U, R, M], unit: U | None, reason: str) -> str:
     place = f"while it read {job.reads(unit)}" if unit is not None else "while it started"
     return (
         f"a worker {reason} {place}. If memory ran out, lower --num-workers or --memory. "

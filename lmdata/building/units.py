@@ -133,11 +133,16 @@ class UnitRun:
         return self._receipt
 
     def _read(self, extent: Extent) -> Iterator[Documents]:
-        source = self._setup.sources[extent.source]
-        return read_documents(
+        source, selection, first = self._setup.sources[extent.source], self._setup.selection, 0
+        for documents in read_documents(
             source, self._setup.config.corpus, start=extent.start, stop=extent.stop,
             batch_bytes=self._setup.batch_bytes,
-        )  # fmt: skip
+        ):  # fmt: skip
+            if selection is None:
+                yield documents
+            else:
+                yield selection.keep(source, extent.start, first, documents)
+            first += documents.num_records
 
     def _hash_source(self, extent: Extent) -> None:
         path = self._setup.sources[extent.source].path
@@ -172,7 +177,7 @@ class UnitRun:
         for code, split in enumerate(self._setup.config.split_ratios):
             rows = np.flatnonzero(splits == code)
             if len(rows):
-                _count_in(self._receipt.written_bytes, split, sizes[rows].sum())
+                count_in(self._receipt.written_bytes, split, sizes[rows].sum())
                 places = sources[rows], positions[rows]
                 self._write(split, make_part_batch(self._schema, *places, encoded, rows))
 
@@ -200,19 +205,19 @@ class UnitRun:
     def _count_batch(self, key: str, documents: Documents, lengths: np.ndarray) -> None:
         receipt = self._receipt
         empty_bytes = np.diff(documents.offsets)[lengths == 0]
-        _count_in(receipt.records, key, documents.num_records)
-        _count_in(receipt.documents, key, (lengths > 0).sum())
-        _count_in(receipt.tokens, key, lengths.sum())
-        _count_in(receipt.read, "documents", len(lengths) + sum(documents.dropped.values()))
-        _count_in(receipt.read, "bytes", len(documents.text))
-        _count_in(receipt.read, "bytes", sum(documents.dropped_bytes.values()))
-        _count_in(receipt.read, "tokens", lengths.sum())
+        count_in(receipt.records, key, documents.num_records)
+        count_in(receipt.documents, key, (lengths > 0).sum())
+        count_in(receipt.tokens, key, lengths.sum())
+        count_in(receipt.read, "documents", len(lengths) + sum(documents.dropped.values()))
+        count_in(receipt.read, "bytes", len(documents.text))
+        count_in(receipt.read, "bytes", sum(documents.dropped_bytes.values()))
+        count_in(receipt.read, "tokens", lengths.sum())
         dropped = {**documents.dropped, "no-tokens": len(empty_bytes)}
         dropped_bytes = {**documents.dropped_bytes, "no-tokens": int(empty_bytes.sum())}
         for reason, count in dropped.items():
             if count:
-                _count_in(receipt.dropped, reason, count)
-                _count_in(receipt.dropped_bytes, reason, dropped_bytes.get(reason, 0))
+                count_in(receipt.dropped, reason, count)
+                count_in(receipt.dropped_bytes, reason, dropped_bytes.get(reason, 0))
 
     def _check(self, documents: Documents, encoded: EncodedDocuments) -> None:
         """Encode one document, chosen at random, again with `tokenizers` and compare."""
@@ -338,7 +343,8 @@ def assign_splits(
     return np.where(codes < len(ratios), codes, 0).astype(np.int8)
 
 
-def _count_in(counts: dict[str, int], key: str, amount: Any) -> None:
+def count_in(counts: dict[str, int], key: str, amount: Any) -> None:
+    """Add to one of several counts."""
     counts[key] = counts.get(key, 0) + int(amount)
 
 

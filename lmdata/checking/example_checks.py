@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lmdata.batch import ExampleBatch
-from lmdata.checking.checks import Check, chi_square, none_of, share
+from lmdata.checking.checks import Check, chi_square, never, share
 from lmdata.masking import candidate_pieces, drawn_pieces, predictions
 from lmdata.recipes import Recipe
 
@@ -269,17 +269,17 @@ def judge(
             more than half are random, and how many more depends on the documents
     """
     checks = [
-        none_of("examples over max_seq_length", counts.too_long),
-        none_of("examples without their special tokens", counts.unframed),
-        none_of("examples with wrong token types", counts.badly_typed),
-        none_of("masked positions out of order or range", counts.out_of_order),
+        never("examples over max_seq_length", counts.too_long),
+        never("examples without their special tokens", counts.unframed),
+        never("examples with wrong token types", counts.badly_typed),
+        never("masked positions out of order or range", counts.out_of_order),
     ]
     if recipe.has_pairs:
         checks += _judge_pairs(counts, recipe, positive_share)
     if recipe.is_masking:
         checks += _judge_masks(counts, recipe, num_random_pieces, num_random_specials)
     if recipe.is_masking and not spells_mask:
-        checks.append(none_of("[MASK] without a label", counts.stray_masks))
+        checks.append(never("[MASK] without a label", counts.stray_masks))
     return checks
 
 
@@ -292,7 +292,7 @@ def _judge_pairs(counts: Counts, recipe: Recipe, positive_share: float | None) -
     found = share(name, expected, counts.positive_pairs, counts.num_pairs)
     if positive_share is None:
         found = Check(name, expected, found.observed, found.low, 1.0)
-    return [none_of("pairs labelled against their documents", counts.mislabelled_pairs), found]
+    return [never("pairs labelled against their documents", counts.mislabelled_pairs), found]
 
 
 def _judge_masks(
@@ -304,13 +304,13 @@ def _judge_masks(
     masked = counts.num_masked
     width = _SPAN_WIDTH if recipe.corruption_traits.decides_per_span else 1.0
     checks = [
-        none_of("special tokens masked", counts.masked_special),
-        none_of("special tokens put in", counts.produced_special)
+        never("special tokens masked", counts.masked_special),
+        never("special tokens put in", counts.produced_special)
         if not num_random_specials
         else share("share replaced by special tokens", special, counts.produced_special, masked,
                    width),
-        none_of("ids put in that no piece has", counts.strange_pieces),
-        none_of("examples with a wrong number of masks", counts.wrong_count),
+        never("ids put in that no piece has", counts.strange_pieces),
+        never("examples with a wrong number of masks", counts.wrong_count),
         share("share replaced by [MASK]", recipe.mask_proportion, counts.became_mask, masked,
                width),
         share("share replaced at random", recipe.random_proportion - same,

@@ -7,22 +7,27 @@ of them at once, so `StoreTable` holds where each batch's buffers lie, as plain 
 
 from __future__ import annotations
 
+import mmap
+import os
+import tempfile
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from lmdata.errors import IntegrityError
+from lmdata.errors import IntegrityError, OutputError
 from lmdata.viewing.rng_kernels import int64
-from lmdata.viewing.scratch import scratch_array
 
 # One running token count is kept for each group of this many sentences: 8 bytes for 64.
 SENTENCE_GROUP = 64
 _GROUP_SHIFT = 6
+KEPT_BYTES = 16 << 20
+"""Arrays up to this size are ordinary ones."""
 
 
 class Block(Protocol):
@@ -90,6 +95,31 @@ class StoreArrays:
         for place in self.unchecked.intersection(places.tolist()):
             self.blocks[place].ids  # noqa: B018  # looking is checking
             self.unchecked.discard(place)
+
+
+def scratch_array(length: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return an array (length,) with no particular content, on disk if it is large.
+
+    A large one is a map of a temporary file (in TMPDIR) that has no name any more: the system
+    writes pages out and drops them as it needs, and the file goes with the last array that looks
+    at it.
+
+    Raises:
+        OutputError: the disk that holds temporary files is full
+    """
+    dtype = np.dtype(dtype)
+    num_bytes = length * dtype.itemsize
+    if num_bytes <= KEPT_BYTES:
+        return np.empty(length, dtype)
+    with tempfile.TemporaryFile(prefix="lmdata-") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        except OSError as error:
+            raise OutputError(
+                f"no room for {num_bytes >> 20} MiB of working data in {tempfile.gettempdir()}: "
+                f"{error.strerror}; make room, or set TMPDIR to a folder on a larger disk"
+            ) from error
+        return np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype)
 
 
 def build_store_table(blocks: tuple[Block, ...]) -> StoreArrays:

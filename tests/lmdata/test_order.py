@@ -6,7 +6,7 @@ from scipy import stats
 
 from lmdata.order import NUM_ROUNDS, batch_rows, permute, walk_cells
 from lmdata.rng import stream_key
-from lmdata.viewing.order_kernels import walk_cells_compiled
+from lmdata.viewing.rng_kernels import walk_cells_compiled
 
 
 @given(num_examples=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 9))

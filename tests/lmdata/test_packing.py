@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.packing import pack
+from lmdata.packing import count_rows, pack
 
 
 def best_fit(sizes, capacity):
@@ -33,6 +33,7 @@ def test_every_piece_lies_in_one_row_and_no_row_overflows(case):
     fills = sorted(sum(sizes[piece] for piece in row) for row in rows)
     assert all(0 < fill <= capacity for fill in fills)
     assert fills == sorted(sum(sizes[p] for p in row) for row in best_fit(sizes, capacity))
+    assert count_rows(np.array(sizes, np.uint16), capacity) == plan.num_rows
 
 
 def test_rows_of_a_long_tailed_corpus_are_full():
@@ -40,6 +41,7 @@ def test_rows_of_a_long_tailed_corpus_are_full():
     sizes = sizes.astype(np.uint16)
     plan = pack(sizes, 512)
     assert sizes.sum(dtype=np.int64) / (512 * plan.num_rows) > 0.99
+    assert count_rows(sizes, 512) == plan.num_rows
 
 
 def test_a_piece_longer_than_a_row_is_refused():

@@ -181,8 +181,8 @@ def test_one_document_gives_no_random_pair_and_says_so():
     pairs_view = make_view(number_tokens([[3, 40, 2, 5, 9, 61, 4], []]), max_seq_length=29)
     batch = all_examples(pairs_view)
     assert (batch.next_sentence_label == 0).all()
-    assert "no pair is labelled random" in pairs_view.notes["one_document"]
-    assert pairs_view.notes["documents_empty"] == 1
+    assert "no pair is labelled random: there is no other document" in pairs_view.notes
+    assert "1 of 2 documents are empty" in pairs_view.notes
 
 
 def test_balanced_pairs_are_half_random():
@@ -215,7 +215,21 @@ def test_sentence_order_pairs_are_swapped_half_of_the_time():
 
 def test_lone_sentences_without_a_neighbour_are_counted():
     pairs_view = make_view(number_tokens([[3, 4], [5], [6]]), view="sop")
-    assert pairs_view.notes["sentences_without_pair"] == 2
+    note = "2 sentences are in no pair: they stand alone in their documents"
+    assert pairs_view.notes == (note,)
+
+
+def test_where_nearly_all_documents_are_empty_the_other_one_is_found_at_once():
+    lengths = [[3, 4, 5], *[[]] * 30_000, [2, 5, 7]]
+    store_view = make_view(number_tokens(lengths), max_seq_length=16, duplicates=50)
+    batch = all_examples(store_view)
+    is_random = batch.next_sentence_label == 1
+    assert is_random.sum() > 50
+    ends = {0: 30_001, 30_001: 0}
+    others = [ends[row] for row in batch.document_a[is_random].tolist()]
+    assert batch.document_b[is_random].tolist() == others
+    alone = make_view(number_tokens(lengths[:-1]), compat="bert", duplicates=50)
+    assert set(all_examples(alone).document_b.tolist()) == {0}
 
 
 def test_rows_far_inside_a_long_book_equal_those_of_the_whole_walk():

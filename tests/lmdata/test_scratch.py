@@ -7,12 +7,12 @@ import pytest
 
 from lmdata.errors import OutputError
 from lmdata.packing import pack
-from lmdata.viewing import scratch
-from lmdata.viewing.scratch import scratch_array
+from lmdata.viewing import store_table as scratch
+from lmdata.viewing.store_table import scratch_array
 
 _GROWTH = """
 import numpy as np, os
-from lmdata.viewing.scratch import scratch_array
+from lmdata.viewing.store_table import scratch_array
 def anonymous():
     status = open("/proc/self/status").read()
     return int(status.split("RssAnon:")[1].split()[0])

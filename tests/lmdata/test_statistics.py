@@ -83,7 +83,7 @@ def test_the_share_of_random_pairs_is_the_one_noted_and_3_percent_more_are_refus
     # Rule 9: more than half, as a chunk of one sentence is always random.
     recipe = Recipe(max_seq_length=64, balance_nsp=balance_nsp, duplicates=5)
     part = view(store, recipe, seed=SEED)
-    expected = part.notes["expected_positive_share"]
+    expected = part.facts.expected_positive_share
     assert abs(expected - 0.5) < 0.001 if balance_nsp else expected > 0.55
     batch = part.examples(np.arange(len(part)))
     assert failed(batch, recipe, store, positive_share=expected) == set()

@@ -121,7 +121,7 @@ def test_a_lone_last_sentence_takes_its_neighbour_again_and_the_ledger_says_so(t
     assert manifest.views["train"].expected_positive_share == 0.0
     flow = manifest.ledger.flows["tokens"]
     assert flow.read == 45 == flow.total_written + flow.total_dropped
-    assert any("tokens_used_again = 15" in note for note in manifest.notes)
+    assert any("15 tokens are there twice" in note for note in manifest.notes)
     assert read_manifest(tmp_path / "out") == manifest
 
 

@@ -1,0 +1,1 @@
+"""What is measured of a document, and the named rules that judge it by these figures."""

@@ -1,0 +1,165 @@
+"""One unit of a corpus to the figures of its documents: what a worker does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from lmdata.building.output import ALL_DOCUMENTS
+from lmdata.building.plan import Unit, UnitProgress, part_name, receipt_path
+from lmdata.building.units import count_in
+from lmdata.columns import to_column
+from lmdata.corpus import Documents, Source, read_documents
+from lmdata.files import write_atomically
+from lmdata.schema import ShardRecord, to_json
+from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
+from lmdata.tagging.rules import COUNTS, RULES, measure
+from lmdata.tagging.words import CUTTERS, WordTable
+from lmdata.writer import ShardFile
+from lmdata.xxh3 import hash_file, xxh3_128
+
+_BATCH_BYTES = 4 << 20
+FIGURES = (
+    "num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
+    "c4_lorem_ipsum", "c4_curly_bracket", *(
+        dict.fromkeys(
+            limit.figure for limits in RULES.values() for limit in limits
+            if limit.figure not in COUNTS
+        )
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagConfig:
+    """What tags are made of; every field changes the result."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    """How files become documents."""
+
+    words: Literal["plain", "spacy"] = "plain"
+    """How text is cut into words; spacy, which must be installed, gives datatrove's figures."""
+
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    """Target size of a shard in bytes."""
+
+    def __post_init__(self) -> None:
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
+
+
+def part_fields() -> list[pa.Field]:
+    """Return the columns of a unit: sources are numbers, positions count within the unit."""
+    names = {"source": pa.int32(), "position": pa.uint64(), "num_bytes": pa.uint64(),
+             "hash_high": pa.uint64(), "hash_low": pa.uint64()}  # fmt: skip
+    names |= {name: pa.int64() if name in COUNTS else pa.float64() for name in FIGURES}
+    return [pa.field(name, kind, nullable=False) for name, kind in names.items()]
+
+
+@dataclass(kw_only=True)
+class TagReceipt:
+    """What became of a unit; written when its part is complete."""
+
+    number: int
+    part: ShardRecord | None = None
+    starts: tuple[int, ...] = ()  # record of its source, by extent of the unit
+    read: dict[str, int] = field(default_factory=dict)  # quantity -> amount, before any drop
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> documents
+    dropped_bytes: dict[str, int] = field(default_factory=dict)  # reason -> bytes
+    records: dict[str, int] = field(default_factory=dict)  # source index -> lines or records
+    documents: dict[str, int] = field(default_factory=dict)  # source index -> documents tagged
+    hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
+
+
+@dataclass(frozen=True)
+class TagSetup:
+    """What the workers are told."""
+
+    sources: list[Source]
+    config: TagConfig
+    build: Path
+
+
+def prepare_tags(
+    receive_setup: Callable[[], TagSetup],
+) -> Callable[[Unit, Callable[[Any], None]], TagReceipt]:
+    """Return the work function of a worker: units in, receipts of their parts out."""
+    setup = receive_setup()
+    own = threading.local()  # a table is of one thread
+
+    def work(unit: Unit, report: Callable[[Any], None]) -> TagReceipt:
+        if not hasattr(own, "table"):
+            own.table = WordTable(CUTTERS[setup.config.words]())
+        return _tag_unit(unit, setup, own.table, report)
+
+    return work
+
+
+def _tag_unit(
+    unit: Unit, setup: TagSetup, table: WordTable, report: Callable[[Any], None]
+) -> TagReceipt:
+    receipt = TagReceipt(number=unit.number)
+    schema = pa.schema(part_fields())
+    part = ShardFile(setup.build / part_name(unit.number, ALL_DOCUMENTS), schema, is_part=True)
+    try:
+        for extent in unit.extents:
+            source, key = setup.sources[extent.source], str(extent.source)
+            assert source.path is not None
+            receipt.starts += (receipt.records.get(key, 0),)
+            if extent.start == 0:
+                receipt.hashes[key] = hash_file(source.path)
+            for documents in read_documents(
+                source, setup.config.corpus, start=extent.start, stop=extent.stop,
+                batch_bytes=_BATCH_BYTES,
+            ):  # fmt: skip
+                if len(documents.positions):
+                    first = receipt.records.get(key, 0)
+                    part.write(_tag_documents(documents, extent.source, first, table, schema))
+                _count(receipt, key, documents)
+                num_documents = len(documents.positions)
+                report(
+                    UnitProgress(source_bytes=documents.num_source_bytes, documents=num_documents)
+                )
+        receipt.part = part.commit()
+    finally:
+        part.close()
+    path = receipt_path(setup.build, unit.number)
+    write_atomically(path, to_json(receipt), is_durable=False)
+    return receipt
+
+
+def _tag_documents(
+    documents: Documents, source: int, first: int, table: WordTable, schema: pa.Schema
+) -> pa.RecordBatch:
+    """Return the figures of some documents of a source, whose positions begin at `first`."""
+    content = documents.text.tobytes()
+    parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
+    figures = measure([part.decode("utf-8") for part in parts], table)
+    hashes = np.array([divmod(xxh3_128(part).intdigest(), 1 << 64) for part in parts], np.uint64)
+    columns = [
+        np.full(len(parts), source, np.int32),
+        documents.positions + np.uint64(first),
+        np.diff(documents.offsets).astype(np.uint64),
+        np.ascontiguousarray(hashes[:, 0]),
+        np.ascontiguousarray(hashes[:, 1]),
+        *(figures[name] for name in FIGURES),
+    ]
+    return pa.RecordBatch.from_arrays([to_column(values) for values in columns], schema=schema)
+
+
+def _count(receipt: TagReceipt, key: str, documents: Documents) -> None:
+    num_documents = len(documents.positions)
+    count_in(receipt.records, key, documents.num_records)
+    count_in(receipt.documents, key, num_documents)
+    count_in(receipt.read, "documents", num_documents + sum(documents.dropped.values()))
+    count_in(receipt.read, "bytes", len(documents.text) + sum(documents.dropped_bytes.values()))
+    for reason, count in documents.dropped.items():
+        count_in(receipt.dropped, reason, count)
+        count_in(receipt.dropped_bytes, reason, documents.dropped_bytes.get(reason, 0))

@@ -1,0 +1,358 @@
+"""A corpus becomes tags: one row a document, what the rules measure and what they say of it.
+
+The build is that of a token store: units that depend on nothing but the sources, a receipt for
+each, the same bytes for any number of workers. What takes the whole corpus to know, as which
+documents were there before, is added when the units are done. A threshold is changed later, by
+`lmdata.selection`, from these columns alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lmdata import __version__
+from lmdata.building.output import ALL_DOCUMENTS, OutputFolder
+from lmdata.building.plan import (
+    DEFAULT_UNIT_BYTES,
+    Unit,
+    UnitProgress,
+    make_units,
+    receipt_path,
+)
+from lmdata.building.resumable import read_receipt, run_build
+from lmdata.building.workers import WorkerPool, Workers
+from lmdata.columns import to_array, to_column, to_text_column
+from lmdata.config import Change, config_to_dict
+from lmdata.corpus import Source
+from lmdata.errors import ConfigError, CorpusError, IntegrityError
+from lmdata.schema import (
+    FORMAT_VERSION,
+    Flow,
+    Ledger,
+    SourceRecord,
+)
+from lmdata.shards import Shard, check_shard, map_shard
+from lmdata.tagging.manifests import TagManifest, read_manifest_of
+from lmdata.tagging.rules import RULES, VERSIONS, judge
+from lmdata.tagging.units import FIGURES, TagConfig, TagReceipt, TagSetup, part_fields
+from lmdata.tagging.words import CUTTERS
+from lmdata.tokenize import OnProgress, describe_change, stamp_source
+from lmdata.writer import ShardWriter
+
+
+def tag_schema() -> pa.Schema:
+    """Return the Arrow schema of tags, one row a document, in the order of the corpus.
+
+    Example:
+        >>> tag_schema().field("gopher_quality").type
+        DataType(bool)
+    """
+    text = pa.dictionary(pa.int32(), pa.string())
+    reasons = pa.dictionary(pa.int8(), pa.string())
+    return pa.schema([
+        pa.field("source", text, nullable=False),
+        *part_fields()[1:],
+        *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
+        *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
+        pa.field("duplicate", pa.bool_(), nullable=False),
+        pa.field("duplicate_of", pa.uint64()),
+    ])  # fmt: skip
+
+
+def start_tagging(num_workers: int) -> Workers:
+    """Return the pool that `tag_corpus` needs."""
+    return WorkerPool(num_workers, "lmdata.tagging.units:prepare_tags")
+
+
+def tag_corpus(
+    sources: Sequence[Source], config: TagConfig, output: Path, *, num_workers: int = 2,
+    overwrite: bool = False, progress: OnProgress | None = None,
+    unit_bytes: int = DEFAULT_UNIT_BYTES, workers: Workers | None = None,
+) -> TagManifest:  # fmt: skip
+    """Write the tags of a corpus and return their manifest.
+
+    The bytes depend on sources and configuration alone. An unfinished build of the same is gone on
+    with at the first unit that was not finished.
+
+    Args:
+        sources: from `find_sources`
+        config: everything that changes the result
+        output: folder to write
+        num_workers: worker processes, at least 1
+        overwrite: replace what is in `output`
+        progress: called with (bytes done, bytes in all, documents done)
+        unit_bytes: text that a worker takes at a time
+        workers: of another engine, which run `prepare_tags`; ended here, sets `num_workers`
+
+    Raises:
+        ConfigError: the words need a package that is not installed
+        CorpusError: a source is missing or broken, is standard input, or there is no text
+        MismatchError: `output` holds an unfinished build of another plan
+        OutputError: `output` exists, can't be written or its disk is full
+    """
+    name = CUTTERS[config.words]().name
+    if any(source.path is None for source in sources):
+        raise CorpusError(
+            "tags are of files that are read again: save standard input to a file first"
+        )
+
+    def make(folder: OutputFolder) -> _TagJob:
+        return _TagJob(folder, list(sources), config, name, unit_bytes, progress)
+
+    return run_build(make, workers or start_tagging(num_workers), output, overwrite=overwrite)
+
+
+class _TagJob:
+    """Tags as `run_build` makes them: parts of units in, shards with what all of them tell out."""
+
+    tokenizer = None
+    num_ahead = None  # receipts are small
+    bad_input = (CorpusError, ConfigError)
+    has_shards = False  # they are written when the units are done
+
+    def __init__(
+        self, folder: OutputFolder, sources: list[Source], config: TagConfig, words: str,
+        unit_bytes: int, progress: OnProgress | None,
+    ) -> None:  # fmt: skip
+        self._folder, self._sources, self._config, self._words = folder, sources, config, words
+        self._unit_bytes, self._progress = unit_bytes, progress
+        self._receipts: list[TagReceipt] = []
+        self._units: list[Unit] = []
+        self._num_documents = self._done_bytes = 0
+        self._writer: ShardWriter | None = None
+
+    def open(self) -> None:
+        """Nothing can be read only once."""
+
+    def plan(self) -> dict[str, Any]:
+        """Return what the parts depend on."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "unit_bytes": self._unit_bytes,
+            "rules": VERSIONS,
+            "words": self._words,
+            "configuration": config_to_dict(self._config),
+            "sources": {source.name: stamp_source(source) for source in self._sources},
+        }
+
+    def obstacles(self, changed: list[Change]) -> list[str]:
+        """Return what differs: everything counts."""
+        return [describe_change(change) for change in changed]
+
+    def prepare(self) -> tuple[TagSetup, list[Unit], dict[int, TagReceipt]]:
+        """Plan the units and read the receipts of an earlier run."""
+        self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
+        done = dict(self._find_done())
+        return TagSetup(self._sources, self._config, self._folder.build), self._units, done
+
+    def _find_done(self) -> Iterator[tuple[int, TagReceipt]]:
+        for unit in self._units:
+            receipt = read_receipt(receipt_path(self._folder.build, unit.number), TagReceipt)
+            if receipt is None or receipt.part is None:
+                continue
+            try:
+                check_shard(self._folder.build, receipt.part)
+            except IntegrityError:
+                continue  # killed before, or damaged after: the unit is done again
+            yield unit.number, receipt
+
+    def reads(self, unit: Unit) -> str:
+        """Name the first sources of a unit."""
+        return ", ".join(str(self._sources[index]) for index in unit.sources[:3])
+
+    def note(self, unit: Unit, value: UnitProgress) -> None:
+        """Count what was read."""
+        self._done_bytes += value.source_bytes
+        self._num_documents += value.documents
+
+    def end(self, unit: Unit) -> None:
+        """What counts is in the receipts."""
+
+    def add(self, unit: Unit, result: TagReceipt) -> None:
+        """Keep the next receipt."""
+        self._receipts.append(result)
+
+    def tell(self) -> None:
+        """Tell how far it is."""
+        if self._progress is not None:
+            total = sum(source.size_bytes for source in self._sources)
+            self._progress(min(self._done_bytes, total), total, self._num_documents)
+
+    def finish(self) -> TagManifest:
+        """Write the shards from the parts, balance the ledger and return the manifest.
+
+        Raises:
+            CorpusError: there was no text at all
+        """
+        schema, originals, row = tag_schema(), find_originals(*self._hashes()), 0
+        if not len(originals):
+            raise CorpusError("no text was found: is this the right corpus, or field?")
+        names = to_text_column([source.name for source in self._sources])
+        self._writer = ShardWriter(
+            self._folder.path, ALL_DOCUMENTS, schema, shard_bytes=self._config.shard_bytes
+        )
+        starts: dict[str, list[tuple[int, int]]] = {}
+        num_bytes, records = 0, Counter[str]()
+        for unit, receipt in zip(self._units, self._receipts, strict=True):
+            for extent, first in zip(unit.extents, receipt.starts, strict=True):
+                place = extent.start, records[str(extent.source)] + first
+                starts.setdefault(self._sources[extent.source].name, []).append(place)
+            for part in self._part(receipt):
+                own = originals[row : row + part.num_rows]
+                self._writer.write(_finish_rows(part, own, row, names, records, schema))
+                num_bytes += int(to_array(part.column("num_bytes")).sum())
+                row += part.num_rows
+            records.update(receipt.records)
+        shards = {ALL_DOCUMENTS: tuple(self._writer.finish())}
+        num_again = int((originals != np.arange(len(originals))).sum())
+        return TagManifest(
+            format_version=FORMAT_VERSION,
+            created_with=f"lmdata {__version__}",
+            configuration=config_to_dict(self._config),
+            rules=VERSIONS,
+            words=self._words,
+            starts={name: tuple(places) for name, places in starts.items()},
+            sources=self._describe_sources(),
+            splits=shards,
+            ledger=_sum_up(self._receipts, row, num_bytes),
+            notes=(f"documents that repeat an earlier one to the byte: {num_again:,}",),
+        )
+
+    def _part(self, receipt: TagReceipt) -> list[pa.RecordBatch]:
+        record = receipt.part
+        assert record is not None
+        return map_shard(self._folder.build / record.file, record, pa.schema(part_fields()))
+
+    def _hashes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the halves of the hash of every document, uint64 (D,)."""
+        parts = [part for receipt in self._receipts for part in self._part(receipt)]
+        nothing = [np.empty(0, np.uint64)]
+        high, low = (
+            np.concatenate(nothing + [to_array(part.column(name)) for part in parts])
+            for name in ("hash_high", "hash_low")
+        )
+        return high, low
+
+    def _describe_sources(self) -> tuple[SourceRecord, ...]:
+        documents, hashes = Counter[str](), dict[str, str]()
+        for receipt in self._receipts:
+            documents.update(receipt.documents)
+            hashes.update(receipt.hashes)
+        return tuple(
+            SourceRecord(
+                name=source.name, bytes=source.size_bytes, xxh3=hashes[str(index)],
+                documents=documents[str(index)],
+            )
+            for index, source in enumerate(self._sources)
+        )  # fmt: skip
+
+    def state(self) -> str:
+        """Say how many units are kept."""
+        return f"{len(self._receipts)} of {len(self._units)} units are kept"
+
+    def close(self) -> None:
+        """Remove the open shard."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def find_originals(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Return the first document of the same bytes for each, which may be itself: int64 (D,).
+
+    Args:
+        high: uint64 (D,), the upper halves of the hashes of contents
+        low: uint64 (D,), the lower halves
+
+    Example:
+        >>> high, low = np.array([7, 7, 7, 1], np.uint64), np.array([1, 2, 1, 1], np.uint64)
+        >>> find_originals(high, low).tolist()
+        [0, 1, 0, 3]
+    """
+    order = np.lexsort((low, high))  # stable: equal ones stay in the order of the corpus
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
+    originals = np.empty(len(order), np.int64)
+    originals[order] = order[is_new][np.cumsum(is_new) - 1]
+    return originals
+
+
+def _finish_rows(
+    part: pa.RecordBatch, originals: np.ndarray, row: int, names: pa.Array,
+    records: Counter[str], schema: pa.Schema,
+) -> pa.RecordBatch:  # fmt: skip
+    """Return rows of a part as tags.
+
+    Args:
+        part: of a unit
+        originals: int64 (R,), from `find_originals`
+        row: of the first
+        names: of the sources
+        records: lines or records of each source in the units before
+        schema: of tags
+    """
+    sources = to_array(part.column("source"))
+    before = np.array([records[str(source)] for source in sources.tolist()], np.uint64)
+    figures = {name: to_array(part.column(name)) for name in FIGURES}
+    verdicts = {rule: judge(figures, rule) for rule in RULES}
+    is_again = originals != np.arange(row, row + part.num_rows)
+    columns = [
+        pa.DictionaryArray.from_arrays(part.column("source"), names),
+        to_column(to_array(part.column("position")) + before),
+        *part.columns[2:],
+        *(pa.array(verdict < 0) for verdict in verdicts.values()),
+        *(_reasons(rule, verdict) for rule, verdict in verdicts.items()),
+        pa.array(is_again),
+        to_column(originals.astype(np.uint64), is_again),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _reasons(rule: str, verdict: np.ndarray) -> pa.DictionaryArray:
+    texts = to_text_column([limit.reason for limit in RULES[rule]])
+    return pa.DictionaryArray.from_arrays(to_column(verdict, verdict >= 0), texts)
+
+
+def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) -> Ledger:
+    """Return the ledger: what the readers counted against what lies in the shards."""
+    read, dropped, dropped_bytes = Counter[str](), Counter[str](), Counter[str]()
+    for receipt in receipts:
+        read.update(receipt.read)
+        dropped.update(receipt.dropped)
+        dropped_bytes.update(receipt.dropped_bytes)
+    documents = Flow(
+        read=read["documents"], written={ALL_DOCUMENTS: num_documents}, dropped=dict(dropped)
+    )
+    content = Flow(
+        read=read["bytes"], written={ALL_DOCUMENTS: num_bytes}, dropped=dict(dropped_bytes)
+    )
+    return Ledger(flows={"documents": documents, "bytes": content})
+
+
+def read_tag_manifest(folder: Path) -> TagManifest:
+    """Return the manifest of a folder of tags.
+
+    Raises:
+        IntegrityError: it has none, of another kind, or altered
+    """
+    return read_manifest_of(folder, TagManifest, "tags", "lmdata tag CORPUS")
+
+
+def read_tags(folder: Path, manifest: TagManifest) -> pa.Table:
+    """Return all tags, one row a document in the order of the corpus, every column compared.
+
+    Raises:
+        IntegrityError: a shard is missing or altered
+    """
+    schema = tag_schema()
+    batches = [
+        block.read()
+        for record in manifest.splits[ALL_DOCUMENTS]
+        for block in Shard(folder, record, schema).blocks
+    ]
+    return pa.Table.from_batches(batches, schema=schema)

@@ -1,0 +1,71 @@
+"""tag, select, clean and tokenize --select, as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmdata.building.workers import Threads
+from lmdata.tokenizer import save_tokenizer
+from tests.cli.commands import invoke, make_text, succeed
+from tests.lmdata.builds import make_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes take seconds to start."""
+
+    def start(num_workers: int) -> Threads:
+        return Threads(num_workers, "lmdata.tagging.units:prepare_tags")
+
+    monkeypatch.setattr("lmdata.tags.start_tagging", start)
+
+
+def write_corpus(folder: Path) -> None:
+    folder.mkdir()
+    texts = [make_text(20, seed).replace("\n\n", "\n") for seed in range(4)]
+    lines = [json.dumps({"text": text}) + "\n" for text in [*texts, texts[1], "", "Too short."]]
+    (folder / "a.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def test_a_corpus_is_tagged_selected_and_tokenized(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    save_tokenizer(make_tokenizer(), inside / "tokenizer")
+    said = succeed("lmdata", "tag", "corpus").stdout
+    assert "7 in = 6 out + 1 dropped (1 empty)" in said
+    assert "repeat an earlier one to the byte: 1" in said
+    said = succeed("lmdata", "select", "--where", "num_words > 9 and not duplicate").stdout
+    assert "6 in = 4 out + 2 dropped (1 num_words > 9, 1 not duplicate)" in said
+    facts: dict[str, Any] = json.loads(
+        succeed("lmdata", "tokenize", "corpus", "--select", "selection", "--json").stdout
+    )
+    assert facts["ledger"]["documents"]["dropped"] == {"empty": 1, "not-selected": 2}
+    assert sum(facts["rows"].values()) == 4
+
+
+def test_clean_tags_and_selects_in_one(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    said = succeed("lmdata", "clean", "corpus", "--recipe", "distinct").stdout
+    assert "6 in = 5 out + 1 dropped (1 not duplicate)" in said
+    assert (inside / "tags" / "manifest.json").is_file()
+
+
+def test_what_can_not_be_chosen_by_is_said_in_one_line(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    assert invoke("lmdata", "select").exit_code == 2
+    result = invoke("lmdata", "select", "tags", "--recipe", "english")
+    assert result.exit_code == 1
+    assert "`lmdata tag CORPUS --output tags` makes it" in result.stderr
+    succeed("lmdata", "tag", "corpus")
+    result = invoke("lmdata", "select", "--where", "number_words > 3")
+    assert result.exit_code == 1
+    assert "there is no tag 'number_words'; did you mean 'num_words'?" in result.stderr
+    (inside / "corpus" / "b.txt").write_text("another file\n")
+    succeed("lmdata", "select", "--recipe", "distinct")
+    save_tokenizer(make_tokenizer(), inside / "tokenizer")
+    result = invoke("lmdata", "tokenize", "corpus", "--select", "selection")
+    assert result.exit_code == 1
+    assert "selection is of another corpus: b.txt had no bytes" in result.stderr

@@ -1,0 +1,187 @@
+"""Words, figures and verdicts of the named rules, against a plain twin and against datatrove."""
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmdata.errors import ConfigError
+from lmdata.tagging import words as words_module
+from lmdata.tagging.rules import RULES, judge, measure
+from lmdata.tagging.words import CUTTERS, PlainCutter, WordTable
+
+WIKIPEDIA = Path(__file__).parents[3] / "shared" / "data" / "wikipedia-en"
+texts_strategy = st.lists(
+    st.text(st.sampled_from("ab .\n!#…-•é\t"), min_size=1, max_size=60).filter(str.strip),
+    min_size=1, max_size=5,
+)  # fmt: skip
+
+
+def cut(text: str) -> list[str]:
+    return [word for chunk in text.split() for word in PlainCutter().cut(chunk)]
+
+
+def top_characters(words: list[str], n: int) -> int:
+    grams = Counter(" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
+    return max(((count, len(gram)) for gram, count in grams.most_common(1)), default=(0, 0))[
+        0
+    ] * max((len(gram) for gram, _ in grams.most_common(1)), default=0)
+
+
+def repeated_characters(words: list[str], n: int) -> int:
+    seen, total, first = set(), 0, 0
+    while first < len(words) - n + 1:
+        gram = "".join(words[first : first + n])
+        total += len(gram) if gram in seen else 0
+        first += n if gram in seen else 1
+        seen.add(gram)
+    return total
+
+
+@given(texts_strategy)
+def test_figures_of_words_are_those_of_a_plain_count(texts: list[str]) -> None:
+    figures = measure(texts, WordTable(PlainCutter()))
+    for row, text in enumerate(texts):
+        words = cut(text)
+        assert figures["num_words"][row] == len(words)
+        assert figures["num_chars"][row] == len(text)
+        for n in range(2, 11):
+            count = top_characters if n < 5 else repeated_characters
+            name = f"{'top' if n < 5 else 'repeated'}_{n}_gram_ratio"
+            assert figures[name][row] == count(words, n) / len(text), (name, text)
+
+
+def test_the_first_limit_is_the_reason() -> None:
+    text = "# " * 9 + "the and of\n" * 70
+    figures = measure([text, "too short", "the x " * 60], WordTable(PlainCutter()))
+    limits = RULES["gopher_quality"]
+    found = [limits[number].reason if number >= 0 else None
+             for number in judge(figures, "gopher_quality").tolist()]  # fmt: skip
+    assert found == [
+        "mean_word_length below 3",
+        "num_plain_words below 50",
+        "mean_word_length below 3",
+    ]
+    assert judge(figures, "gopher_repetition").tolist()[0] >= 0
+
+
+def test_lines_of_c4_are_kept_dropped_or_drop_the_page() -> None:
+    good = "This is a sentence. And this is one more."
+    pages = {
+        "\n".join([good] * 3): (6, False, False),
+        f"{good}\nno end mark here\ntoo short.\nIt needs JavaScript to run.": (2, False, False),
+        f"{good}\nA lorem ipsum text is here.\n{good}": (2, True, False),
+        f"{good}\nThe sign {{ is in here.": (2, False, True),
+        f"{good}[12]\n{good} [edit]\nOur privacy policy is here.": (2, False, False),
+        f"{good}\nThis trails off into dots...": (2, False, False),
+        f"{good}\n{'x' * 1001} is too long.": (2, False, False),
+    }
+    figures = measure(list(pages), WordTable(PlainCutter()))
+    names = "c4_num_sentences", "c4_lorem_ipsum", "c4_curly_bracket"
+    found = [tuple(figures[name][row] for name in names) for row in range(len(pages))]
+    assert found == list(pages.values())
+
+
+def test_a_forgotten_table_gives_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [["the cat sat. " * 5, "on the mat! " * 7], ["and the dog ran far " * 4]]
+    whole = [measure(part, WordTable(PlainCutter())) for part in texts]
+    monkeypatch.setattr(words_module, "_MOST_CHUNKS", 1)
+    table = WordTable(PlainCutter())
+    for part, expected in zip(texts, whole, strict=True):
+        found = measure(part, table)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_words_of_spacy_need_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "spacy", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        CUTTERS["spacy"]()
+
+
+# ---- Against pip datatrove
+
+REASONS = {
+    "gopher_quality": [
+        "gopher_short_doc", "gopher_long_doc", "gopher_below_avg_threshold",
+        "gopher_above_avg_threshold", "gopher_too_many_hashes", "gopher_too_many_ellipsis",
+        "gopher_too_many_bullets", "gopher_too_many_end_ellipsis", "gopher_below_alpha_threshold",
+        "gopher_enough_stop_words",
+    ],
+    "gopher_repetition": [
+        "dup_para_frac", "dup_para_char_frac", "dup_line_frac", "dup_line_char_frac",
+        *(f"top_{n}_gram" for n in (2, 3, 4)), *(f"duplicated_{n}_n_grams" for n in range(5, 11)),
+    ],
+    "c4": ["lorem_ipsum", "curly_bracket", "too_few_sentences"],
+    "fineweb": ["line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio"],
+}  # fmt: skip
+ODD = [
+    'Don\'t stop... (really?) "Yes!" he said.  Two  blanks\there. ' * 8,
+    "- a\n- b\n- c\n" * 30 + "the end of it and that is with to be.",
+    "The same line is here again.\n" * 30,
+    "The first of them.\n\nThe first of them.\n\nA last one that is new.\n" * 4,
+    "# # # # the and of to be\n" * 40,
+    "the cat and the dog went to the house that day. " * 40,
+    "e.g. the U.S.A. and 3.5% of $4,000 (i.e. 10-20) at 5p.m. — that’s it… " * 20,
+    "Lorem ipsum dolor sit amet. The end of it.\n" * 9,
+]
+
+
+def read_wikipedia(num_texts: int) -> list[str]:
+    zstandard = pytest.importorskip("zstandard")
+    files = sorted(WIKIPEDIA.glob("*.zst"))
+    if not files:
+        pytest.skip("needs the shared Wikipedia files")
+    texts: list[str] = []
+    for file in files:
+        with zstandard.open(file, "rb") as stream:
+            for line in io.TextIOWrapper(stream, "utf-8"):
+                texts += [text for text in [json.loads(line)["text"]] if text.strip()]
+                if len(texts) >= num_texts:
+                    return texts[:num_texts]
+    return texts
+
+
+def pieces_of(text: str) -> list[str]:
+    """Return a text and what its paragraphs make in twos: shorter documents fail in more ways."""
+    parts = text.split("\n\n")
+    return [text, *("\n\n".join(parts[i : i + 2]) for i in range(0, len(parts), 7))]
+
+
+def compare_with_datatrove(texts: list[str]) -> Counter[str]:
+    """Return how often each reason occurs; fails where datatrove gives another one."""
+    pytest.importorskip("spacy", reason="datatrove takes the words of spaCy")
+    data = pytest.importorskip("datatrove.data", reason="is the peer of this test")
+    filters = pytest.importorskip("datatrove.pipeline.filters")
+    peers = {
+        "gopher_quality": filters.GopherQualityFilter(),
+        "gopher_repetition": filters.GopherRepetitionFilter(),
+        "c4": filters.C4QualityFilter(),
+        "fineweb": filters.FineWebQualityFilter(),
+    }
+    figures = measure(texts, WordTable(CUTTERS["spacy"]()))
+    counts: Counter[str] = Counter()
+    for rule, peer in peers.items():
+        ours = judge(figures, rule).tolist()
+        for number, (text, verdict) in enumerate(zip(texts, ours, strict=True)):
+            found = peer.filter(data.Document(text=text, id=str(number)))
+            expected = None if found is True else found[1]
+            reason = REASONS[rule][verdict] if verdict >= 0 else None
+            assert reason == expected, (rule, number, text[:200])
+            counts[f"{rule}: {reason}"] += 1
+    return counts
+
+
+def test_odd_documents_are_judged_as_by_datatrove() -> None:
+    counts = compare_with_datatrove(ODD)
+    assert len(counts) > 8, counts
+
+
+@pytest.mark.slow
+def test_20_000_documents_are_judged_as_by_datatrove() -> None:
+    texts = [part for text in read_wikipedia(3000) for part in pieces_of(text) if part.strip()]
+    compare_with_datatrove(texts[:20_000])

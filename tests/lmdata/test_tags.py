@@ -1,0 +1,272 @@
+"""Tags of a corpus, what is selected by them, and what tokenizing makes of a selection."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lmdata.building.workers import Message, Threads
+from lmdata.corpus import CorpusConfig, find_sources
+from lmdata.dataset import open_store
+from lmdata.errors import ConfigError, CorpusError, IntegrityError, MismatchError
+from lmdata.selection import (
+    RECIPES,
+    find_first_failed,
+    open_selection,
+    select_documents,
+)
+from lmdata.tagging.rules import RULES, judge, measure
+from lmdata.tagging.units import TagConfig
+from lmdata.tagging.words import PlainCutter, WordTable
+from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
+from lmdata.tokenize import TokenizeConfig, tokenize_corpus
+from tests.lmdata.builds import make_tokenizer
+
+UNIT_BYTES = 4000
+
+
+def make_texts(number: int) -> list[str]:
+    """Return texts of all kinds: long and short, lists, repeats of each other and of lines."""
+    choose = random.Random(number)
+    words = [
+        "the",
+        "of",
+        "and",
+        "to",
+        "be",
+        "that",
+        "have",
+        "with",
+        "house",
+        "river",
+        "stone",
+        "winter",
+        "walked",
+        "small",
+        "green",
+    ]
+
+    def sentence() -> str:
+        return " ".join(choose.choices(words, k=choose.randint(4, 14))).capitalize() + "."
+
+    texts = ["\n".join(sentence() for _ in range(choose.randint(1, 20))) for _ in range(30)]
+    texts += ["- a\n- b\n" * 9, sentence() + "\n" + f"{sentence()}\n" * 9, "", texts[3], texts[5]]
+    choose.shuffle(texts)
+    return texts
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tags") / "corpus"
+    folder.mkdir()
+    for number in range(3):
+        lines = [json.dumps({"text": text}) + "\n" for text in make_texts(number)]
+        (folder / f"{number}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "again.jsonl").write_bytes((folder / "1.jsonl").read_bytes())
+    return folder
+
+
+def tag(corpus: Path, output: Path, num_threads: int = 1, **options: object) -> object:
+    sources = find_sources([str(corpus)], CorpusConfig())
+    workers = Threads(num_threads, "lmdata.tagging.units:prepare_tags")
+    return tag_corpus(sources, TagConfig(**options), output, workers=workers, unit_bytes=UNIT_BYTES)
+
+
+@pytest.fixture(scope="module")
+def tags(corpus: Path) -> Path:
+    tag(corpus, corpus.parent / "tags")
+    return corpus.parent / "tags"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def read_texts(corpus: Path) -> list[tuple[str, int, str]]:
+    """Return every document that is not blank: source, position and text."""
+    return [
+        (path.name, position, json.loads(line)["text"])
+        for path in sorted(corpus.glob("*.jsonl"))
+        for position, line in enumerate(path.read_text(encoding="utf-8").splitlines())
+        if json.loads(line)["text"].strip()
+    ]
+
+
+def test_a_row_says_of_each_document_what_the_rules_say(corpus: Path, tags: Path) -> None:
+    table, texts = read_tags(tags, read_tag_manifest(tags)), read_texts(corpus)
+    assert table.column("source").to_pylist() == [source for source, _, _ in texts]
+    assert table.column("position").to_pylist() == [position for _, position, _ in texts]
+    figures = measure([text for _, _, text in texts], WordTable(PlainCutter()))
+    for name, values in figures.items():
+        assert np.array_equal(table.column(name).to_numpy(), values), name
+    for rule, limits in RULES.items():
+        verdict = judge(figures, rule).tolist()
+        assert table.column(rule).to_pylist() == [number < 0 for number in verdict]
+        reasons = [limits[number].reason if number >= 0 else None for number in verdict]
+        assert table.column(f"{rule}_reason").to_pylist() == reasons
+        assert rule == "c4" or 0 < sum(number < 0 for number in verdict) < len(verdict), rule
+    first: dict[str, int] = {}
+    originals = [first.setdefault(text, row) for row, (_, _, text) in enumerate(texts)]
+    again = [original if original != row else None for row, original in enumerate(originals)]
+    assert table.column("duplicate_of").to_pylist() == again
+    assert table.column("duplicate").to_pylist() == [row is not None for row in again]
+
+
+def test_any_number_of_workers_gives_the_same_bytes(
+    corpus: Path, tags: Path, tmp_path: Path
+) -> None:
+    tag(corpus, tmp_path / "tags", num_threads=3)
+    assert files_of(tmp_path / "tags") == files_of(tags)
+
+
+def test_a_build_that_was_stopped_goes_on_at_the_next_unit(
+    corpus: Path, tags: Path, tmp_path: Path
+) -> None:
+    class Stopping(Threads):
+        """Is interrupted when some units are done."""
+
+        def receive(self, timeout_s: float) -> list[Message]:
+            if len(list((tmp_path / "tags/.build").glob("unit-*.json"))) > 3:
+                raise KeyboardInterrupt
+            return super().receive(timeout_s)
+
+    sources = find_sources([str(corpus)], CorpusConfig())
+    workers = Stopping(1, "lmdata.tagging.units:prepare_tags")
+    with pytest.raises(KeyboardInterrupt, match="units are kept"):
+        tag_corpus(sources, TagConfig(), tmp_path / "tags", workers=workers, unit_bytes=UNIT_BYTES)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tags/.build").iterdir()}
+    assert any(name.endswith(".part") for name in kept)
+    assert not (tmp_path / "tags/manifest.json").exists()
+    tag(corpus, tmp_path / "tags")
+    assert files_of(tmp_path / "tags") == files_of(tags)
+
+
+def test_tags_that_were_altered_are_refused(tags: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tags, tmp_path / "tags")
+    path = copy / "documents-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="damaged"):
+        read_tags(copy, read_tag_manifest(copy))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["words"] = "others"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(IntegrityError, match="was altered"):
+        read_tag_manifest(copy)
+    with pytest.raises(IntegrityError, match="holds no finished tags"):
+        read_tag_manifest(tmp_path)
+
+
+def test_standard_input_and_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="save standard input to a file"):
+        tag_corpus(find_sources(["-"], CorpusConfig()), TagConfig(), tmp_path / "tags")
+    (tmp_path / "empty.txt").write_text("  \n")
+    with pytest.raises(CorpusError, match="no text was found"):
+        tag(tmp_path / "empty.txt", tmp_path / "tags")
+    assert not (tmp_path / "tags").exists()
+
+
+# ---- Selections
+
+
+def test_the_first_condition_that_does_not_hold_is_the_reason(tags: Path) -> None:
+    table = read_tags(tags, read_tag_manifest(tags))
+    found, reasons = find_first_failed(
+        table, "c4 AND (num_words > 90 or fineweb) and not duplicate"
+    )
+    assert reasons == ["c4", "(num_words > 90 or fineweb)", "not duplicate"]
+    rows = table.select(["c4", "num_words", "fineweb", "duplicate"]).to_pylist()
+    expected = [
+        0 if not row["c4"] else 1 if not (row["num_words"] > 90 or row["fineweb"])
+        else 2 if row["duplicate"] else -1
+        for row in rows
+    ]  # fmt: skip
+    assert found.tolist() == expected
+    assert {-1, 0, 2} <= set(expected)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("gofer_quality", "there is no tag 'gofer_quality'; did you mean 'gopher_quality'"),
+        ("num_words", "is no condition but int64: compare it"),
+        ("num_words >", "can't be read as SQL"),
+        ("c4 and num_words < 0", "holds for none of"),
+    ],
+)
+def test_expressions_that_select_nothing_are_refused(
+    tags: Path, tmp_path: Path, where: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        select_documents(tags, where, tmp_path / "selection")
+    assert not (tmp_path / "selection").exists()
+
+
+def test_a_null_does_not_hold_and_between_is_one_condition() -> None:
+    table = pa.table({"a": pa.array([1, None, 9]), "b": [True, True, True]})
+    assert find_first_failed(table, "a > 0 and b")[0].tolist() == [-1, 0, -1]
+    found, reasons = find_first_failed(table, "a between 5 and 10 and b")
+    assert found.tolist() == [0, 0, -1]
+    assert reasons == ["a between 5 and 10 and b"]
+
+
+def test_the_ledger_of_a_selection_balances(tags: Path, tmp_path: Path) -> None:
+    manifest = select_documents(tags, RECIPES["distinct"], tmp_path / "selection")
+    documents = manifest.ledger.flows["documents"]
+    again = sum(read_tags(tags, read_tag_manifest(tags)).column("duplicate").to_pylist())
+    assert documents.dropped == {"not duplicate": again}
+    assert documents.read == documents.total_written + again
+    assert manifest.ledger.flows["bytes"].total_dropped > 0
+
+
+def test_tokenizing_reads_what_is_selected(corpus: Path, tags: Path, tmp_path: Path) -> None:
+    where = "gopher_quality and not duplicate"
+    manifest = select_documents(tags, where, tmp_path / "selection")
+    sources, config = (
+        find_sources([str(corpus)], CorpusConfig()),
+        TokenizeConfig(validation_ratio=0.0),
+    )
+    selection = open_selection(tmp_path / "selection", sources, config.corpus)
+    workers = Threads(2, "lmdata.building.units:prepare_units")
+    built = tokenize_corpus(
+        sources, config, make_tokenizer(), tmp_path / "tokens", workers=workers,
+        selection=selection, unit_bytes=UNIT_BYTES,
+    )  # fmt: skip
+    table = read_tags(tags, read_tag_manifest(tags))
+    found = find_first_failed(table, where)[0]
+    expected = [
+        (row["source"], row["position"])
+        for row, failed in zip(
+            table.select(["source", "position"]).to_pylist(), found.tolist(), strict=True
+        )
+        if failed < 0
+    ]
+    store = open_store(tmp_path / "tokens")
+    assert [store.provenance(row) for row in range(len(store))] == expected
+    flow = built.ledger.flows["documents"]
+    assert flow.dropped["not-selected"] == manifest.ledger.flows["documents"].total_dropped
+    assert built.configuration["selection"] == {"where": where, "hash": manifest.hash}
+
+
+def test_a_selection_of_another_corpus_is_refused(corpus: Path, tags: Path, tmp_path: Path) -> None:
+    select_documents(tags, RECIPES["distinct"], tmp_path / "selection")
+    other = shutil.copytree(corpus, tmp_path / "corpus")
+    (other / "new.jsonl").write_text('{"text": "one more"}\n')
+    sources = find_sources([str(other)], CorpusConfig())
+    with pytest.raises(MismatchError, match=r"new.jsonl had no bytes"):
+        open_selection(tmp_path / "selection", sources, CorpusConfig())
+    sources = find_sources([str(corpus)], CorpusConfig())
+    with pytest.raises(MismatchError, match="read with other settings"):
+        open_selection(tmp_path / "selection", sources, CorpusConfig(text_field="body"))
+    with pytest.raises(IntegrityError, match="holds tags, not selection"):
+        open_selection(tags, sources, CorpusConfig())
+
+
+def test_the_schema_has_a_verdict_and_a_reason_for_each_rule() -> None:
+    names = set(tag_schema().names)
+    assert all({rule, f"{rule}_reason"} <= names for rule in RULES)
