@@ -73,6 +73,11 @@ def branch_of(road: Road, folder: Path) -> Path:
     return folder / "branch"
 
 
+def tags_of(road: Road, folder: Path) -> Path:
+    succeed("lmdata", "tag", road.corpus, "--output", folder / "tags", "--quiet")
+    return folder / "tags"
+
+
 def tuned(road: Road, folder: Path, task: str) -> Path:
     labels = () if task == "question-answering" else ("bad", "good")
     return write_fine_tuned(folder / "tuned", task, load_tokenizer(road.tokenizer), labels)
@@ -86,6 +91,10 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
         "train-tokenizer": lambda: [road.corpus, *out, "--vocab-size", "60"],
         "tokenize": lambda: [road.corpus, *out, "--tokenizer", road.tokenizer],
         "mask": lambda: [road.tokens, *out],
+        "select": lambda: [tags_of(road, folder), "--where", "num_words > 1", *out],
+        "clean": lambda: [
+            road.corpus, "--where", "num_words > 1", "--tags", folder / "tags", *out,
+        ],
         "recipes": lambda: [],
         "verify": lambda: [road.shards],
         "stats": lambda: [road.tokens],
@@ -113,7 +122,10 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
         "embed": lambda: [road.run, "A stone.", "--output", folder / "out.npy"],
         "generate": lambda: [gpt_of(road, folder), "The", "--max-new-tokens", "2"],
         "classify": lambda: [tuned(road, folder, "sequence-classification"), "A stone."],
-        "tag": lambda: [tuned(road, folder, "token-classification"), "A stone."],
+        "tag": lambda: (
+            [road.corpus, *out] if command == "lmdata"
+            else [tuned(road, folder, "token-classification"), "A stone."]
+        ),
         "answer": lambda: [
             tuned(road, folder, "question-answering"), "What?", "--passage", "A stone.",
         ],
@@ -158,7 +170,7 @@ def test_an_option_means_the_same_on_every_verb(command: str, verb: str) -> None
     options = options_of(command, verb)
     for name, text in SHARED.items():
         if name in options and (verb, name) not in OTHER_OUTPUTS:
-            is_file = name == "--output" and verb in ANSWERING
+            is_file = name == "--output" and command == "lmmodel" and verb in ANSWERING
             assert options[name].help == (ANSWERS if is_file else text)
 
 
