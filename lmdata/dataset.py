@@ -17,10 +17,11 @@ from lmdata.batch import (
     SEGMENT_LENGTHS,
     ExampleBatch,
     concatenate,
+    from_record_batch,
     no_examples,
     split_segments,
+    to_array,
 )
-from lmdata.columns import from_record_batch, to_array
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.ragged import Ragged
 from lmdata.recipes import Recipe
