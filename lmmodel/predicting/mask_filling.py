@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmdata.dataset import TokenStore, open_store
 from lmdata.errors import TokenizerError
+from lmdata.ragged import offsets_of
 from lmdata.rng import draw, stream_key
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch, make_batch
@@ -137,7 +138,7 @@ def masked_logits(
 
 def _pack(encoded: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Batch:
     lengths = np.array([len(ids) for ids in encoded], np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    starts = offsets_of(lengths)[:-1]
     flat = np.concatenate([start + at for start, at in zip(starts, places, strict=True)])
     return make_batch(
         torch.from_numpy(np.concatenate(encoded)),
