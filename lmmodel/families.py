@@ -3,6 +3,9 @@
     bert     post-norm, learned positions, segments      transformers' BertForPreTraining
     modern   pre-norm, rotary, gated, no biases          transformers' ModernBertForMaskedLM
     gpt2     pre-norm, learned positions, causal         transformers' GPT2LMHeadModel
+    roberta  as bert, without segments                   transformers' RobertaForMaskedLM
+    albert   as bert, one layer many times, and          transformers' AlbertForPreTraining
+             embeddings smaller than the layers
 
 A family is a set of traits; `lmmodel.model` and the hand-over to other tools read them and name no
 family. One more family of one stream is one more entry of `FAMILIES`.
@@ -47,6 +50,12 @@ class Family:
     """Added to the variance, by default."""
     mlp_ratio: float
     """Feed-forward size by hidden size, by default."""
+    embedding_size: int | None = None
+    """Features of the embeddings by default; None: as many as of the layers."""
+    always_projects: bool = False
+    """Whether a product leads from the embeddings to the layers even where sizes are equal."""
+    shares_layers: bool = False
+    """Whether one layer's weights serve all layers by default."""
     pooling: Literal["first", "mean", "last"] = "first"
     """Which rows speak for a whole sequence."""
     objective: str = "mlm+nsp"
@@ -66,6 +75,14 @@ FAMILIES: dict[str, Family] = {
         is_causal=True, has_embedding_norm=False, has_head_transform=False,
         activation="gelu_tanh", positions=("learned", "sinusoidal"), norm_eps=1e-5, mlp_ratio=4.0,
         pooling="last", objective="clm",
+    ),
+    "roberta": Family(
+        is_post_norm=True, positions=("learned",), norm_eps=1e-5, mlp_ratio=4.0, objective="mlm",
+    ),
+    "albert": Family(
+        is_post_norm=True, has_segments=True, activation="gelu_tanh", embedding_size=128,
+        always_projects=True, shares_layers=True, positions=("learned",), norm_eps=1e-12,
+        mlp_ratio=4.0, objective="mlm+sop",
     ),
 }  # fmt: skip
 
@@ -94,11 +111,13 @@ class ModelConfig:
     size: Literal["tiny", "mini", "small", "medium", "base"] = "mini"
     vocab_size: int = UNSET  # ids; the trainer takes it from the tokenizer
     num_hidden_layers: int = UNSET
+    num_hidden_groups: int = UNSET  # of layers that share their weights; albert: 1; else none do
     hidden_size: int = UNSET
+    embedding_size: int = UNSET  # features of embeddings; albert: 128; else hidden_size
     num_attention_heads: int = UNSET
     intermediate_size: int = UNSET  # 4 x hidden_size; modern, which is gated: 1.5 x
     max_position_embeddings: int = 512  # tokens of the longest sequence
-    type_vocab_size: int = 2  # segments; bert only
+    type_vocab_size: int = 2  # segments; bert and albert
     positions: Positions = UNSET
     global_every: int = 3  # modern: layers 0, n, 2n, ... see everything, the others a window
     local_window: int = 128  # modern: places a local layer sees, half of them to either side
@@ -118,6 +137,8 @@ class ModelConfig:
             raise ValueError(f"size must be one of {', '.join(MODEL_SIZES)}, got {self.size!r}")
         for name, value in MODEL_SIZES[self.size].items():
             self._fill(name, value)
+        self._fill("num_hidden_groups", 1 if self.traits.shares_layers else self.num_hidden_layers)
+        self._fill("embedding_size", self.traits.embedding_size or self.hidden_size)
         self._fill("positions", self.traits.positions[0])
         self._fill("norm_eps", self.traits.norm_eps)
         self._fill("intermediate_size", int(self.traits.mlp_ratio * self.hidden_size))
@@ -143,6 +164,21 @@ class ModelConfig:
         """Whether a token sees no later ones unless `forward` is told otherwise."""
         return self.traits.is_causal
 
+    @property
+    def has_projection(self) -> bool:
+        """Whether a product leads from the embeddings to the layers."""
+        return self.traits.always_projects or self.embedding_size != self.hidden_size
+
+    def group(self, layer: int) -> int:
+        """Return whose weights a layer has: groups are of neighbours, of equal size if that goes.
+
+        Example:
+            >>> config = ModelConfig(family="albert", size="mini", num_hidden_groups=2)
+            >>> [config.group(layer) for layer in range(4)]
+            [0, 0, 1, 1]
+        """
+        return int(layer / (self.num_hidden_layers / self.num_hidden_groups))
+
     def window(self, layer: int) -> int | None:
         """Return how many places to either side a layer sees; None is all of them.
 
@@ -166,20 +202,24 @@ class ModelConfig:
         norm, square = size * (1 + bias), size * (size + bias)
         inner = self.intermediate_size * (1 + traits.is_gated)
         layer = 4 * square + inner * (size + bias) + size * (self.intermediate_size + bias)
-        layers = self.num_hidden_layers * (layer + 2 * norm) - (not traits.has_first_norm) * norm
-        tables = (self.vocab_size or 0) * size + (not traits.is_post_norm) * norm
-        tables += traits.has_segments * self.type_vocab_size * size
-        tables += (self.positions == "learned") * self.max_position_embeddings * size
-        tables += traits.has_embedding_norm * norm
-        head = traits.has_head_transform * (square + norm + (self.vocab_size or 0))
+        layers = self.num_hidden_groups * (layer + 2 * norm) - (not traits.has_first_norm) * norm
+        narrow = self.embedding_size
+        tables = (self.vocab_size or 0) * narrow + (not traits.is_post_norm) * norm
+        tables += traits.has_segments * self.type_vocab_size * narrow
+        tables += (self.positions == "learned") * self.max_position_embeddings * narrow
+        tables += traits.has_embedding_norm * narrow * (1 + bias)
+        tables += self.has_projection * size * (narrow + bias)
+        head_weights = narrow * (size + bias) + narrow * (1 + bias) + (self.vocab_size or 0)
+        head = traits.has_head_transform * head_weights
         pairs = self.has_nsp_head * (size * (size + 1) + 2 * (size + 1))
         return layers + tables + head + pairs
 
 
 def _check_counts(config: ModelConfig) -> None:
     """Refuse by arithmetic what no machine could build."""
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
-                 "max_position_embeddings", "type_vocab_size", "global_every"):  # fmt: skip
+    for name in ("num_hidden_layers", "num_hidden_groups", "hidden_size", "embedding_size",
+                 "num_attention_heads", "intermediate_size", "max_position_embeddings",
+                 "type_vocab_size", "global_every"):  # fmt: skip
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if config.vocab_size is not None and config.vocab_size < 1:
@@ -187,6 +227,11 @@ def _check_counts(config: ModelConfig) -> None:
     if config.num_hidden_layers > MAX_LAYERS:
         raise ValueError(
             f"num_hidden_layers must be at most {MAX_LAYERS}, got {config.num_hidden_layers}"
+        )
+    if config.num_hidden_groups > config.num_hidden_layers:
+        raise ValueError(
+            f"num_hidden_groups must be at most num_hidden_layers={config.num_hidden_layers}, got "
+            f"{config.num_hidden_groups}"
         )
     # Positions that are not learned have a table too.
     total = config.num_parameters + config.max_position_embeddings * config.hidden_size
@@ -198,8 +243,8 @@ def _check_counts(config: ModelConfig) -> None:
 
 
 def _sizes(config: ModelConfig) -> str:
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
-             "max_position_embeddings", "type_vocab_size")  # fmt: skip
+    names = ("num_hidden_layers", "hidden_size", "embedding_size", "intermediate_size",
+             "vocab_size", "max_position_embeddings", "type_vocab_size")  # fmt: skip
     return ", ".join(f"{name}={getattr(config, name)}" for name in names)
 
 
@@ -220,6 +265,16 @@ def _check_config(config: ModelConfig) -> None:
         raise ValueError(
             f"positions={config.positions!r} does not go with family={config.family!r}, "
             f"which takes {' or '.join(traits.positions)}"
+        )
+    if config.has_projection and not traits.has_head_transform:
+        raise ValueError(
+            f"embedding_size={config.embedding_size} does not go with family={config.family!r}, "
+            f"whose head multiplies with the embeddings: leave it out"
+        )
+    if config.num_hidden_groups != config.num_hidden_layers and traits.has_windows:
+        raise ValueError(
+            f"num_hidden_groups={config.num_hidden_groups} does not go with "
+            f"family={config.family!r}, whose layers differ: leave it out"
         )
     if config.positions == "rotary" and config.head_size % 2:
         raise ValueError(f"rotary positions need an even head size, got {config.head_size}")

@@ -3,7 +3,7 @@
 What distinguishes a family are its traits (`lmmodel.families`), which the modules here read.
 
 Shapes: B sequences, T tokens of all of them, P tokens that have a label, D hidden_size, H heads,
-K = D / H features of a head, F intermediate_size, V vocab_size.
+K = D / H features of a head, E embedding_size (most often D), F intermediate_size, V vocab_size.
 
 Weights are float32 and are cast to the numbers the activations have, so bf16 training needs no
 autocast: set `compute_dtype`.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,11 +52,11 @@ class LayerNorm(nn.LayerNorm):
 class Embeddings(nn.Module):
     """Token + segment + position, then norm."""
 
-    sinusoids: Tensor  # float32 (max_position_embeddings, D), only where positions are sinusoidal
+    sinusoids: Tensor  # float32 (max_position_embeddings, E), only where positions are sinusoidal
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, length = config.hidden_size, config.max_position_embeddings
+        size, length = config.embedding_size, config.max_position_embeddings
         self.tokens = nn.Embedding(config.vocab_size, size)
         if config.traits.has_segments:
             self.segments = nn.Embedding(config.type_vocab_size, size)
@@ -69,7 +69,7 @@ class Embeddings(nn.Module):
         self.config = config
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return float32 (T, D)."""
+        """Return float32 (T, E)."""
         x = look_up(self.tokens.weight, batch.input_ids)
         if self.config.traits.has_segments:
             x = x + self.segments(batch.token_type_ids)
@@ -89,7 +89,6 @@ class Attention(nn.Module):
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=has_bias)
         self.output = Linear(config.hidden_size, config.hidden_size, bias=has_bias)
         self.window = config.window(layer)
-        self.layer = layer
         self.config = config
 
     def forward(self, x: Tensor, sight: Sight, rows: Tensor | None) -> Tensor:
@@ -99,7 +98,7 @@ class Attention(nn.Module):
         if sight.rotary is not None:
             q, k = rotate(q, sight.rotary), rotate(k, sight.rotary)
         if sight.past is not None:
-            heads = sight.past.attend(self.layer, q, k, v, self.window)
+            heads = sight.past.attend(sight.layer, q, k, v, self.window)
         else:
             heads = attention(
                 q, k, v, sight.side, sight.side, sight.mask, kernel=sight.kernel,
@@ -110,6 +109,11 @@ class Attention(nn.Module):
         return out
 
 
+def approximation(config: ModelConfig) -> str:
+    """Return how `torch.nn.functional.gelu` computes the family's GELU."""
+    return "tanh" if config.traits.activation == "gelu_tanh" else "none"
+
+
 class FeedForward(nn.Module):
     """Two layers with GELU between them, which a third may gate."""
 
@@ -118,7 +122,7 @@ class FeedForward(nn.Module):
         size, traits, has_bias = config.intermediate_size, config.traits, config.traits.has_bias
         self.input = Linear(config.hidden_size, size * (1 + traits.is_gated), bias=has_bias)
         self.output = Linear(size, config.hidden_size, bias=has_bias)
-        self.approximate = "tanh" if traits.activation == "gelu_tanh" else "none"
+        self.approximate = approximation(config)
         self.is_gated = traits.is_gated
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,6 +146,7 @@ class Sight:
     rotary: tuple[Tensor, Tensor] | None  # cos and sin (T, 1, K / 2)
     kernel: Kernel | None
     past: KeyValues | None = None  # of what was read before
+    layer: int = 0  # whose keys and values those are
 
 
 class Layer(nn.Module):
@@ -183,22 +188,24 @@ class VocabularyHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, has_bias = config.hidden_size, config.traits.has_bias
+        size, has_bias = config.embedding_size, config.traits.has_bias
         if config.traits.has_head_transform:
-            self.dense = Linear(size, size, bias=has_bias)
+            self.dense = Linear(config.hidden_size, size, bias=has_bias)
             self.norm = LayerNorm(size, config.norm_eps, bias=has_bias)
             self.bias = nn.Parameter(torch.empty(config.vocab_size))
+        self.approximate = approximation(config)
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Return floats (P, V) from hidden (P, D) and embeddings (V, D)."""
+        """Return floats (P, V) from hidden (P, D) and embeddings (V, E)."""
         bias = cast(self.bias, hidden.dtype) if hasattr(self, "bias") else None
         return F.linear(self.transform(hidden), cast(embeddings, hidden.dtype), bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """Return floats (P, D), what the embeddings are multiplied with."""
+        """Return floats (P, E), what the embeddings are multiplied with."""
         if not hasattr(self, "dense"):
             return hidden
-        transformed: Tensor = self.norm(F.gelu(self.dense(hidden)))
+        dense = F.gelu(self.dense(hidden), approximate=self.approximate)
+        transformed: Tensor = self.norm(dense)
         return transformed
 
 
@@ -235,7 +242,11 @@ class Transformer(nn.Module):
         self.compute_dtype = torch.float32
         self.kernel: Kernel | None = None
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        if config.has_projection:
+            has_bias = config.traits.has_bias
+            self.projection = Linear(config.embedding_size, config.hidden_size, bias=has_bias)
+        # Those with weights of their own; `config.group` says which serves as each layer.
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_groups))
         self.final_norm = (
             nn.Identity()
             if config.traits.is_post_norm
@@ -269,13 +280,17 @@ class Transformer(nn.Module):
             Floats of `compute_dtype` (T, D) or (R, D).
         """
         config = self.config
-        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, D)
+        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, E)
         x = dropout(x, config.dropout if self.training else 0.0)
+        if config.has_projection:
+            x = self.projection(x)  # (T, D)
         far, near = self._sights(batch, config.is_causal if is_causal is None else is_causal, past)
         last = config.num_hidden_layers - 1
-        for i, layer in enumerate(self.layers):
+        for i in range(config.num_hidden_layers):
             sight = far if config.window(i) is None else near
-            x = layer(x, sight, rows if i == last else None)
+            if past is not None:
+                sight = replace(sight, layer=i)
+            x = self.layers[config.group(i)](x, sight, rows if i == last else None)
         x = self.final_norm(x)
         return x
 
@@ -418,8 +433,8 @@ def init_weights(module: nn.Module, config: ModelConfig, *, seed: int) -> None:
 
 def vocabulary_products(config: ModelConfig) -> int:
     """Return the multiplications of the vocabulary head for one row."""
-    size = config.hidden_size
-    return config.vocab_size * size + config.traits.has_head_transform * size * size
+    size = config.embedding_size
+    return config.vocab_size * size + config.traits.has_head_transform * size * config.hidden_size
 
 
 def sentence_products(config: ModelConfig) -> int:
@@ -454,6 +469,7 @@ def forward_flops(
     mlp = (2 + config.traits.is_gated) * size * config.intermediate_size
     num_after = (layers - 1) * num_tokens + num_rows  # rows after attention
     matrices = layers * num_tokens * 3 * size * size + num_after * (size * size + mlp)
+    matrices += config.has_projection * num_tokens * size * config.embedding_size
     scores = 0
     for layer in range(layers):
         window = config.window(layer)

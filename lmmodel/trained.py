@@ -254,8 +254,8 @@ def shape_differences(earlier: ModelConfig, model: ModelConfig) -> list[str]:
 
     Example:
         >>> shape_differences(ModelConfig(size="mini"), ModelConfig(size="small"))
-        ['model.hidden_size is 512, there 256', 'model.num_attention_heads is 8, there 4', \
-'model.intermediate_size is 2048, there 1024']
+        ['model.hidden_size is 512, there 256', 'model.embedding_size is 512, there 256', \
+'model.num_attention_heads is 8, there 4', 'model.intermediate_size is 2048, there 1024']
     """
     before, after = dataclasses.asdict(earlier), dataclasses.asdict(model)
     for own in OWN_SETTINGS:

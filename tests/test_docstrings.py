@@ -26,7 +26,8 @@ WITH_EXAMPLES = {
     "lmdata.splitting.tables", "lmmodel.batch", "lmmodel.model",
     "lmmodel.objectives.objective", "lmmodel.objectives.terms",
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
-    "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.settings",
+    "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.stock_weights",
+    "lmmodel.handover.their_values",     "lmmodel.handover.settings",
     "lmmodel.optimizing", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 
