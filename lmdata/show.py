@@ -272,6 +272,8 @@ def piece_texts(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
         model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")
     )
     rule = tokenizer.find_word_rule()
+    if rule is None and any("▁" in (piece or "") for piece in tokenizer.pieces):
+        return [tokenizer.piece(index).replace("▁", " ") for index in ids.tolist()]
     starts = np.ones(len(ids), np.bool_) if rule is None else ~rule.continues(ids)
     return [
         (" " if starts_word else "")
