@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lmmodel.batch import Batch
 from lmmodel.cores import cast, dropout, look_up
@@ -371,14 +372,31 @@ def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
+class Undrawn(TorchFunctionMode):
+    """While it lasts, modules are made without drawing weights, for those whose are read next."""
+
+    _DRAWS = (
+        nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_,
+        Tensor.uniform_,
+    )  # fmt: skip
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return the first argument of what would fill it with random numbers, as it is."""
+        if function in self._DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def make_model(
-    config: ModelConfig, *, seed: int, extras: Mapping[str, nn.Module] | None = None
+    config: ModelConfig, *, seed: int | None, extras: Mapping[str, nn.Module] | None = None
 ) -> Transformer:
     """Return a model with fresh weights, the same on every machine for the same seed.
 
     Args:
         config: the architecture
-        seed: of every number that is drawn
+        seed: of every number that is drawn; None where weights are read next, so nothing is
         extras: modules that an objective adds, by name; their weights are filled too
 
     Raises:
@@ -390,6 +408,9 @@ def make_model(
             f"a model of {config.num_parameters:,} parameters takes {needed / 2**30:.0f} GiB, this "
             f"machine has {there / 2**30:.0f} GiB: make it smaller"
         )
+    if seed is None:
+        with Undrawn():
+            return Transformer(config, extras)
     model = Transformer(config, extras)
     init_weights(model, config, seed=seed)
     return model

@@ -95,7 +95,7 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
     if not (path / WEIGHTS_NAME).is_file():
         raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
     config = record.config
-    model = make_model(config.model, seed=0, extras=modules_of(config.objective, config.model))
+    model = make_model(config.model, seed=None, extras=modules_of(config.objective, config.model))
     load_weights(model, load_tensors(path / WEIGHTS_NAME))
     return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
 

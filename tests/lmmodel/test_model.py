@@ -199,6 +199,22 @@ def test_the_same_seed_gives_the_same_weights_whatever_else_the_model_has() -> N
     assert not torch.equal(one[name], third[name])
 
 
+@pytest.mark.parametrize("family", ["bert", "modern", "gpt2"])
+def test_nothing_is_drawn_where_weights_are_read_next(family: str) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    model, drawn = (make_model(tiny_config(family), seed=seed) for seed in (None, 3))
+    assert torch.equal(before, torch.get_rng_state()) is False  # the second one was drawn
+    torch.set_rng_state(before)
+    make_model(tiny_config(family), seed=None)
+    assert torch.equal(before, torch.get_rng_state())
+    assert {n: w.shape for n, w in model.named_parameters()} == {
+        name: weight.shape for name, weight in drawn.named_parameters()
+    }
+    for name, buffer in drawn.named_buffers():
+        assert torch.equal(buffer, model.get_buffer(name))
+
+
 def test_fresh_weights_have_the_spread_they_should() -> None:
     config = ModelConfig(family="gpt2", size="tiny", vocab_size=997)
     named = make_model(config, seed=0).state_dict()
