@@ -68,9 +68,9 @@ class Embeddings(nn.Module):
             self.norm = LayerNorm(size, eps=config.norm_eps, bias=config.traits.has_bias)
         self.config = config
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return float32 (T, E)."""
-        x = look_up(self.tokens.weight, batch.input_ids)
+    def forward(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
+        """Return float32 (T, E); `tokens` are floats (T, E) in the place of the table's."""
+        x = look_up(self.tokens.weight, batch.input_ids) if tokens is None else tokens
         if self.config.traits.has_segments:
             x = x + self.segments(batch.token_type_ids)
         if self.config.positions == "learned":
@@ -279,8 +279,15 @@ class Transformer(nn.Module):
         Returns:
             Floats of `compute_dtype` (T, D) or (R, D).
         """
+        return self.encode(self.embeddings(batch), batch, is_causal=is_causal, rows=rows, past=past)
+
+    def encode(
+        self, embedded: Tensor, batch: Batch, *, is_causal: bool | None = None,
+        rows: Tensor | None = None, past: KeyValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return what `forward` does, from embeddings (T, E) of the batch, whoever made them."""
         config = self.config
-        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, E)
+        x = embedded.to(self.compute_dtype)  # (T, E)
         x = dropout(x, config.dropout if self.training else 0.0)
         if config.has_projection:
             x = self.projection(x)  # (T, D)

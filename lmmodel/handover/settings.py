@@ -34,8 +34,10 @@ ROTARY_SETTINGS = ("layer_types", "rope_parameters", "global_attn_every_n_layers
 HEAD_SETTINGS = ("id2label", "label2id", "problem_type")
 
 
-def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
-    """Return the transformers class that opens an export of such a model.
+def architecture(
+    config: ModelConfig, task: AnyTask | None = None, objective: str | None = None
+) -> str:
+    """Return the transformers class that opens an export of such a model, trained for an objective.
 
     Example:
         >>> from lmmodel.tasks.known import TASKS
@@ -47,6 +49,8 @@ def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
     family = stock_family(config.family)
     if task is not None:
         return f"{family.class_prefix}For{stock_class(task).suffix}"
+    if objective in family.of_objectives:
+        return family.of_objectives[objective][0]
     return (config.has_nsp_head and family.paired) or family.pretrained
 
 
@@ -55,6 +59,7 @@ def to_their_config(
     special_ids: Mapping[str, int | None],
     task: AnyTask | None = None,
     labels: Sequence[str] = (),
+    objective: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of their `config.json`.
 
@@ -63,6 +68,7 @@ def to_their_config(
         special_ids: ids of cls, sep, mask, pad, unk, bos, eos where the tokenizer has them
         task: of a fine-tuned model
         labels: its classes or tags by number
+        objective: of a run
     """
     family = stock_family(config.family)
     _check_expressible(config)
@@ -71,7 +77,7 @@ def to_their_config(
     theirs |= _layers_and_rotations(config) if config.traits.has_windows else {}
     theirs |= dict.fromkeys(family.dropouts, config.dropout)
     return {
-        "architectures": [architecture(config, task)],
+        "architectures": [architecture(config, task, objective)],
         "model_type": family.model_type,
         **theirs,
         **token_ids(config, special_ids),
@@ -280,7 +286,12 @@ def _family_of(theirs: Mapping[str, Any]) -> str:
     model_type, named = theirs.get("model_type"), theirs.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
     for family, stock in STOCK_FAMILIES.items():
-        is_named = first in (stock.pretrained, stock.paired) and first is not None
+        classes = {
+            stock.pretrained,
+            stock.paired,
+            *(own for own, _ in stock.of_objectives.values()),
+        }
+        is_named = first is not None and first in classes
         if model_type == stock.model_type or (model_type is None and is_named):
             return family
     types = ", ".join(stock.model_type for stock in STOCK_FAMILIES.values())

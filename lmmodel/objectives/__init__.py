@@ -14,10 +14,11 @@ from lmmodel.objectives.objective import (
     modules_of,
     num_parameters,
 )
-from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP
+from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP, RTD
 
 OBJECTIVES |= {
     "mlm": MLM, "mlm+nsp": MLM_NSP, "mlm+sop": MLM_SOP, "clm": CLM, "hybrid": HYBRID,
+    "rtd": RTD,
 }  # fmt: skip
 
 __all__ = [
