@@ -23,7 +23,7 @@ from lmdata.tokenizer import load_tokenizer
 from lmmodel.errors import HuggingFaceError
 from lmmodel.handover.settings import check_described, from_their_config, read_tokenizer
 from lmmodel.handover.stock import import_model
-from lmmodel.handover.stock_families import from_their_weights
+from lmmodel.handover.weights import from_their_weights
 from lmmodel.importing import import_checkpoint
 
 transformers = pytest.importorskip("transformers")
