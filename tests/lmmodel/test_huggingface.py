@@ -297,7 +297,11 @@ def edit_config(folder, **changes) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("bert", {"model_type": "t5"}, "model_type 't5' is not supported: import takes bert, mod"),
+        (
+            "bert",
+            {"model_type": "mt5"},
+            "model_type 'mt5' is not supported: import takes bert, mod",
+        ),
         (
             "bert",
             {"hidden_act": "relu"},
