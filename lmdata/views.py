@@ -53,7 +53,8 @@ __all__ = ["NO_LABEL", "RECIPES", "ExampleBatch", "Recipe", "Store", "View", "vi
 
 # Each pass corrects the share of random pairs for the lone sentences that the last one left.
 _BALANCE_PASSES = 4
-# Packing tries longer and longer fillers, in average sentences, until rows are as full as this.
+# Packing tries longer and longer fillers, in average sentences, until rows are as full as this. A
+# try only counts rows, by size: 3 ms for 1.5 million pieces, where the one plan laid out takes 85.
 _FILLER_FACTORS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
 _FULL_ENOUGH = 0.992
 
@@ -122,7 +123,7 @@ class View:
         return self._segments(examples, progress)
 
     def canonical(self, rows: np.ndarray) -> np.ndarray:
-        """Return the number of the example at each row, in the order of the documents, int64."""
+        """Return the numbers, int64 (B,), of the examples at int64 (B,) rows, by document."""
         rows = np.asarray(rows)
         if rows.size and rows.dtype.kind not in "iu":
             raise IndexError(f"rows must be whole numbers, got {rows.dtype}")
