@@ -7,7 +7,7 @@ follow from it, so a corruption that adds a column declares it and edits nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,16 @@ class Column:
         return "offsets" if self.per == TOKEN else f"{self.per}_offsets"
 
 
+def stored(column: Column) -> Column:
+    """Return the column as one that shards hold."""
+    return replace(column, is_stored=True)
+
+
 SEGMENT_LENGTHS = Column("segment_lengths", "int32", "segment", is_stored=False)
+# Of examples that are to be read and written: what the decoder writes of each segment, after the
+# token that it starts with, to the end; and its tokens with both. The rest is the source.
+TARGET_IDS = Column("target_ids", None, "target")
+TARGET_LENGTHS = Column("target_lengths", "int32", "segment")
 COLUMNS = (
     Column("input_ids", None, TOKEN),
     Column("token_type_ids", "uint8", TOKEN),

@@ -42,6 +42,7 @@ PURPOSES = {
     "generate": 16,
     "resample": 17,
     "yardstick": 18,
+    "sentences": 19,
 }
 
 
