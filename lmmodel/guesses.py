@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess:
+class PlaceGuess:
     """What a model thinks stands at a place; all that metrics.jsonl keeps of it."""
 
     before: str
@@ -182,7 +182,7 @@ def _describe(examples: ExampleBatch, row: int, at: int, tokenizer: Tokenizer) -
     )
 
 
-def guess(model: Transformer, prompts: Prompts, device: torch.device) -> list[Guess]:
+def guess(model: Transformer, prompts: Prompts, device: torch.device) -> list[PlaceGuess]:
     """Return what a model thinks stands at each place; leaves its mode as it was."""
     was_training = model.training
     model.eval()
@@ -202,10 +202,10 @@ def guess(model: Transformer, prompts: Prompts, device: torch.device) -> list[Gu
     ]
 
 
-def _guess(place: Place, label: int, probabilities: Any, tokenizer: Tokenizer) -> Guess:
+def _guess(place: Place, label: int, probabilities: Any, tokenizer: Tokenizer) -> PlaceGuess:
     best, pieces = probabilities.topk(min(NUM_GUESSES, len(probabilities)))
     right = float(probabilities[label])
-    return Guess(
+    return PlaceGuess(
         before=place.before,
         right=place.right,
         after=place.after,

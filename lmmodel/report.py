@@ -14,7 +14,8 @@ from typing import Any
 from lmdata.config import changes, config_to_dict
 from lmdata.page import flat_settings
 from lmdata.schema import MANIFEST_NAME
-from lmmodel.errors import RunError
+from lmmodel.doctor import Diagnosis, diagnose
+from lmmodel.errors import LmmodelError, RunError
 from lmmodel.finetuning.folder import is_fine_tuned, read_fine_tuned_record
 from lmmodel.minimal_pairs import ParadigmScore, read_pairs, score_pairs
 from lmmodel.reporting.history import History, read_history
@@ -53,6 +54,7 @@ class RunReport:
     history: History | None  # None of a fine-tuned model
     tuned: TunedReport | None
     pairs: PairReport | None
+    diagnosis: Diagnosis | None  # None of imported and fine-tuned models
     settings: Mapping[str, Cell]
     environment: Mapping[str, Cell]
     origin: Mapping[str, Cell]  # the data, and what it began with
@@ -152,6 +154,7 @@ def _report(
         history=history,
         tuned=None,
         pairs=pairs,
+        diagnosis=None if record.is_imported else _diagnose(path, history),
         settings=flat_settings(config_to_dict(record.config)),
         environment=dict(record.environment),
         origin=flat_settings(
@@ -177,6 +180,7 @@ def _report_tuned(
         history=None,
         tuned=report_tuned(path, record, entries, device),
         pairs=None,
+        diagnosis=None,
         settings=flat_settings(config_to_dict(record.config)),
         environment=dict(record.environment),
         origin=flat_settings(
@@ -184,6 +188,14 @@ def _report_tuned(
              "tokenizer hash": record.tokenizer_hash}
         ),
     )  # fmt: skip
+
+
+def _diagnose(path: Path, history: History) -> Diagnosis:
+    """Return what is wrong with a run; of one that can't be looked at, why not."""
+    try:
+        return diagnose(path)
+    except LmmodelError as error:
+        return Diagnosis(num_steps=history.last_step, findings=(), notes=(str(error),))
 
 
 def _score(

@@ -46,10 +46,11 @@ Curved = Callable[[History], Mapping[str, Points]]
 def model_page(report: ModelReport) -> Page:
     """Return the page that shows a report."""
     runs = report.runs
+    tuned = (section for run in runs if run.tuned for section in _tuned(run, run.tuned))
     sections = [
-        _overview(runs), _losses(runs), _held_out(runs), _speed(runs), _guesses(runs),
-        _pairs(runs), *(section for run in runs if run.tuned for section in _tuned(run, run.tuned)),
-        _differences(report), *(_made_with(run) for run in runs), _notices(runs),
+        _overview(runs), _diagnosis(runs), _losses(runs), _held_out(runs), _speed(runs),
+        _guesses(runs), _pairs(runs), *tuned, _differences(report),
+        *(_made_with(run) for run in runs), _notices(runs),
     ]  # fmt: skip
     title = ", ".join(run.name for run in runs)
     kinds = dict.fromkeys(run.kind for run in runs)
@@ -83,6 +84,18 @@ def _overview(runs: Sequence[RunReport]) -> Section:
         notes.append(Note(f"Not finished yet, or stopped: {', '.join(unfinished)}."))
     table = Table(title="Runs", columns=columns, rows=rows, forms=forms)
     return Section(title="Overview", blocks=[*notes, table])
+
+
+def _diagnosis(runs: Sequence[RunReport]) -> Section:
+    rows: list[Row] = []
+    for run in runs:
+        if run.diagnosis is not None:
+            found = [(one.name, one.message, one.advice) for one in run.diagnosis.findings]
+            rows += [(run.name, *one) for one in found or [("nothing is wrong", "", "")]]
+            rows += [(run.name, "not looked at", note, "") for note in run.diagnosis.notes]
+    table = Table(title="What diagnose finds", columns=("run", "what", "seen", "what to do"),
+                  rows=rows)  # fmt: skip
+    return Section(title="Diagnosis", blocks=[table])
 
 
 _NOTHING = History(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 
 from lmdata.charts import thin
+from lmmodel.gates import level_names
 from lmmodel.saving.metrics import smooth
 
 Entry = Mapping[str, Any]
@@ -20,7 +20,6 @@ T = TypeVar("T")
 MOST_EVALUATIONS, MOST_MOMENTS = 60, 12  # that are shown of a run
 
 _PREFIX = "validation_"
-_GATE = re.compile(r"(.*(?:uniform|gram))_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +145,13 @@ def smooth_points(points: Points) -> Points:
 def _held_out(entries: Sequence[Entry]) -> tuple[dict[str, Points], dict[str, float]]:
     """Return the held-out figures over the steps, and the levels they are compared with."""
     names = dict.fromkeys(name for entry in entries for name in entry if name.startswith(_PREFIX))
+    last = {name: value for entry in entries for name, value in entry.items() if name in names}
     figures: dict[str, Points] = {}
-    gates: dict[str, float] = {}
     for full in names:
         name, points = full.removeprefix(_PREFIX), _points(entries, full)
-        if points and (gate := _GATE.fullmatch(name)):
-            gates[gate[1].replace("_", " ")] = points[-1][1]
-        elif points and not name.startswith("num_"):
+        if points and not name.startswith("num_") and not level_names({name: 0.0}):
             figures[name] = sampled(points, MOST_EVALUATIONS)
-    return figures, gates
+    return figures, level_names(last, _PREFIX)
 
 
 def _time(lines: Sequence[Entry]) -> tuple[tuple[TimeShare, ...], float]:

@@ -16,7 +16,7 @@ from lmmodel.diagnosing.curves import SKIPPED_STEP as SKIPPED_STEP
 from lmmodel.diagnosing.curves import Finding, examine
 from lmmodel.evaluation import Evaluation
 from lmmodel.gates import level_names
-from lmmodel.guesses import Guess
+from lmmodel.guesses import PlaceGuess
 from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
     METRICS_NAME,
@@ -164,7 +164,9 @@ class Reporter:
         self._flops = 0
         watch.reset()
 
-    def evaluated(self, step: int, evaluation: Evaluation, guesses: Sequence[Guess] = ()) -> None:
+    def evaluated(
+        self, step: int, evaluation: Evaluation, guesses: Sequence[PlaceGuess] = ()
+    ) -> None:
         """Write a line about an evaluation, and what the model thinks of a few places."""
         figures = {f"validation_{name}": value for name, value in evaluation.figures().items()}
         places = {"guesses": list(guesses)} if guesses else {}

@@ -65,8 +65,9 @@ def test_runs_side_by_side_make_a_page_that_stands_alone(report):
     text = check_page(page)
     check_all_is_told(page, report)
     assert "<script" not in text
-    for title in ("Loss", "Held-out figures", "What it fills in over time", "Minimal pairs",
-                  "What differs between the runs"):  # fmt: skip
+    assert [run.diagnosis.num_steps for run in report.runs] == [300, 150]
+    for title in ("Diagnosis", "Loss", "Held-out figures", "What it fills in over time",
+                  "Minimal pairs", "What differs between the runs"):  # fmt: skip
         assert f"<h2>{title}</h2>" in text
     names = [difference.name for difference in report.differences]
     assert "settings: model.family" in names
