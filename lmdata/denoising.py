@@ -369,11 +369,12 @@ def _sentinels(tokenizer: Any, needed: int) -> np.ndarray:
     """Return the sentinels in the order of their use, as many as there are."""
     sentinels = np.asarray(tokenizer.sentinel_ids, np.int64)
     if len(sentinels) < needed:
-        have = "no sentinels" if not len(sentinels) else f"only {len(sentinels)} sentinels"
+        have = f"only {len(sentinels)}" if len(sentinels) else "no"
+        hint = ", or lower max_seq_length" if len(sentinels) else ""
         raise TokenizerError(
-            f"the tokenizer has {have} (<extra_id_0>, <extra_id_1>, ...), and segments of this "
-            f"length need {needed}: train one by `lmdata train-tokenizer --num-sentinels {max(needed, 100)}`"
-            + (", or lower max_seq_length" if len(sentinels) else "")
+            f"the tokenizer has {have} sentinels (<extra_id_0>, <extra_id_1>, ...), and segments "
+            f"of this length need {needed}: train one by `lmdata train-tokenizer --num-sentinels "
+            f"{max(needed, 100)}`{hint}"
         )
     return sentinels
 
