@@ -42,7 +42,9 @@ MOST_PATH = 4096
 OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")
 
 # What `size` decides: it is not taken over where a size is given.
-SHAPE_SETTINGS = (*MODEL_SIZES["mini"], "intermediate_size")
+SHAPE_SETTINGS = (
+    *MODEL_SIZES["mini"], "intermediate_size", "num_decoder_layers", "attention_head_size"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from lmdata.xxh3 import hash_file
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import FineTuned
 from lmmodel.handover.card import Card, answering_example, pipeline_example
-from lmmodel.handover.settings import architecture
 from lmmodel.handover.stock_families import stock_class, stock_family
+from lmmodel.handover.written import architecture
 from lmmodel.objectives import OBJECTIVES
 from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics

@@ -18,6 +18,7 @@ from torch import Tensor
 from lmdata.config import LFS_MARK
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
+from lmmodel.encoder_decoder import build_model, outline_of
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.settings import (
@@ -26,15 +27,11 @@ from lmmodel.handover.settings import (
     padding_id,
     read_config,
     read_their_json,
-    to_their_config,
 )
-from lmmodel.handover.stock_families import (
-    REDUNDANT,
-    from_their_weights,
-    stock_family,
-    to_their_weights,
-)
-from lmmodel.model import Transformer, make_model
+from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.weights import REDUNDANT, from_their_weights, to_their_weights
+from lmmodel.handover.written import to_their_config
+from lmmodel.model import Transformer
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.tasks.model import TaskModel
 from lmmodel.tasks.task import AnyTask
@@ -132,7 +129,7 @@ def import_model(folder: Path) -> Imported:
                 f"{name} in {folder} holds values that are no numbers: the weights are damaged, or "
                 "their training diverged"
             )
-    model = make_model(config, seed=0).eval()
+    model = build_model(config, seed=0).eval()
     model.load_state_dict(found.state, strict=False)
     return Imported(model, theirs, found.missing, found.unused)
 
@@ -160,7 +157,7 @@ def check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[i
             f"{lost[0]}: is config.json that of these weights?"
         )
     with torch.device("meta"):
-        outline = Transformer(config)
+        outline = outline_of(config)
     for name, parameter in outline.named_parameters():
         if name in found.state and found.state[name].shape != parameter.shape:
             raise HuggingFaceError(

@@ -1,73 +1,18 @@
 """What transformers calls our families: classes, settings and weights, one record for each.
 
-`{i}` is a layer. Where one of our weights merges several of theirs along the rows, theirs are
-listed in that order. PyTorch is loaded by what handles weights, not by what reads settings.
+PyTorch is loaded by what handles weights, not by what reads settings.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmmodel.errors import HuggingFaceError
-from lmmodel.families import ModelConfig
+from lmmodel.handover.stock_family import StockFamily, with_biases
+from lmmodel.handover.two_stacks import BART, T5, T5_V1_0
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lmmodel.tasks.task import AnyTask, StockClass
-
-Names = Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StockFamily:
-    """How a family is handed over, beside its traits in `lmmodel.families`."""
-
-    model_type: str
-    """What config.json calls it."""
-    class_prefix: str
-    """What the classes of tasks begin with."""
-    pretrained: str
-    """The class of a pretrained model."""
-    paired: str | None = None
-    """The same with a head for sentence pairs, None where there is no such class."""
-    settings: Mapping[str, tuple[str, Any]]
-    """Our setting: theirs, and what their class takes where config.json is silent."""
-    dropouts: tuple[str, ...] = ()
-    """Other settings of theirs that our one dropout is written to."""
-    fixed: Mapping[str, Any]
-    """Their settings that have one value here: a folder that says otherwise is refused."""
-    unwritten: Mapping[str, Any] = field(default_factory=dict)
-    """The same, of old versions only."""
-    of_heads: Mapping[str, Any] = field(default_factory=dict)
-    """Their settings of every task's head."""
-    token_ids: tuple[str, ...]
-    """Purposes of the special ids that config.json tells."""
-    prefix: str
-    """Of the base model's weights; checkpoints saved from it leave it out."""
-    names: Names
-    """Our weight: theirs."""
-    transform: Names = field(default_factory=dict)
-    """What transforms hidden states before a task's classifier."""
-    transforms_tokens: bool = True
-    """Whether that is so for tasks over tokens too."""
-    tied: Mapping[str, str]
-    """Our weight: the other name under which it may lie, alone or as a copy."""
-    is_transposed: bool = False
-    """Whether the matrices inside layers lie the other way round."""
-
-
-def with_biases(names: Names) -> dict[str, tuple[str, ...]]:
-    """Return the table with a `.bias` row after each `.weight` row."""
-    return {
-        f"{ours}.{kind}": tuple(f"{name}.{kind}" for name in theirs)
-        for ours, theirs in names.items()
-        for kind in ("weight", "bias")
-    }
-
 
 BERT = StockFamily(
     model_type="bert",
@@ -222,7 +167,10 @@ GPT2 = StockFamily(
     is_transposed=True,
 )  # fmt: skip
 
-STOCK_FAMILIES = {"bert": BERT, "modern": MODERN, "gpt2": GPT2}
+
+STOCK_FAMILIES = {
+    "bert": BERT, "modern": MODERN, "gpt2": GPT2, "t5": T5, "t5-v1.0": T5_V1_0, "bart": BART,
+}  # fmt: skip
 """By our name of the family."""
 
 
@@ -253,137 +201,3 @@ def stock_class(task: AnyTask) -> StockClass:
     if task.stock is None:
         raise HuggingFaceError(f"transformers has no class for {task.name}: it can't be exported")
     return task.stock
-
-
-# Weights.
-
-
-# Copies of other weights, and constants that old versions stored.
-REDUNDANT = re.compile(
-    r"cls\.predictions\.decoder\.(weight|bias)|decoder\.weight|lm_head\.weight"
-    r"|(bert\.)?embeddings\.position_ids|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
-)
-
-
-def name_pairs(config: ModelConfig) -> Names:
-    """Return their names of each of our weights that their architecture has."""
-    pairs: dict[str, tuple[str, ...]] = {}
-    for ours, theirs in stock_family(config.family).names.items():
-        is_left_out = ours.startswith("nsp_head.") and not config.has_nsp_head
-        for i in range(config.num_hidden_layers if "{i}" in ours else 1):
-            has_no_norm = not config.traits.has_first_norm and i == 0 and ".attention_norm." in ours
-            if not is_left_out and not has_no_norm:
-                pairs[ours.format(i=i)] = tuple(name.format(i=i) for name in theirs)
-    return pairs
-
-
-def task_name_pairs(config: ModelConfig, task: AnyTask) -> Names:
-    """Return their names of each weight of a `TaskModel` that their class for the task has."""
-    trunk = {
-        f"backbone.{ours}": theirs
-        for ours, theirs in name_pairs(config).items()
-        if not ours.startswith(("head.", "nsp_head."))
-    }
-    family, stock = stock_family(config.family), stock_class(task)
-    is_transformed = task.is_over_sequences or family.transforms_tokens
-    classifier = stock.classifier(config.family)
-    kinds = ("weight", "bias") if stock.has_bias(config.family) else ("weight",)
-    head = {f"head.classifier.{kind}": (f"{classifier}.{kind}",) for kind in kinds}
-    return {**trunk, **(family.transform if is_transformed else {}), **head}
-
-
-def is_transposed(config: ModelConfig, name: str) -> bool:
-    """Whether their weight is the transpose of ours: GPT-2's matrices inside layers."""
-    is_matrix = name.removeprefix("backbone.").startswith("layers.") and name.endswith((
-        "qkv.weight", "output.weight", "input.weight"))  # fmt: skip
-    return stock_family(config.family).is_transposed and is_matrix
-
-
-def to_their_weights(
-    state: Mapping[str, Tensor], config: ModelConfig, task: AnyTask | None = None
-) -> dict[str, Tensor]:
-    """Return the weights under their names; fixed sinusoids become their position table.
-
-    Args:
-        state: our weights by our names, of a `Transformer`, or of a `TaskModel` if there is a task
-        config: of the model that they belong to
-        task: of the head
-    """
-    pairs = name_pairs(config) if task is None else task_name_pairs(config, task)
-    if config.positions == "sinusoidal":
-        from lmmodel.model import sinusoids
-
-        table = sinusoids(config.max_position_embeddings, config.hidden_size)
-        prefix = "" if task is None else "backbone."
-        state = {**state, f"{prefix}embeddings.positions.weight": table}
-    weights: dict[str, Tensor] = {}
-    for ours, theirs in pairs.items():
-        weight = state[ours].T if is_transposed(config, ours) else state[ours]
-        parts = weight.chunk(len(theirs))
-        weights |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
-    return weights
-
-
-@dataclass(frozen=True)
-class Translation:
-    """Weights under our names, and what did not fit."""
-
-    state: dict[str, Tensor]  # float32
-    missing: list[str]  # ours that theirs do not have
-    unused: list[str]  # theirs that have no place here
-
-
-def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Translation:
-    """Return our weights, in float32.
-
-    Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known; a
-    weight that two names share may lie under either of them.
-
-    Raises:
-        HuggingFaceError: two names of one weight hold different numbers
-    """
-    import torch
-
-    family = stock_family(config.family)
-    known = {_new_name(name): tensor for name, tensor in weights.items()}
-    used: set[str] = set()
-    state: dict[str, Tensor] = {}
-    missing: list[str] = []
-    for ours, theirs in name_pairs(config).items():
-        names = [name if name in known else name.removeprefix(family.prefix) for name in theirs]
-        if (copy := family.tied.get(ours)) in known:
-            names = _either(known, names[0], copy)
-        if not all(name in known for name in names):
-            missing.append(ours)
-            continue
-        used |= set(names)
-        parts = [known[name] for name in names]
-        weight = torch.cat(parts) if len(parts) > 1 else parts[0]
-        weight = weight.T if is_transposed(config, ours) else weight
-        state[ours] = weight.float().contiguous()
-    unused = [name for name in known if name not in used and not REDUNDANT.fullmatch(name)]
-    return Translation(state, missing, unused)
-
-
-def _either(weights: Mapping[str, Tensor], name: str, copy: str) -> list[str]:
-    """Return the name under which a weight lies that has two.
-
-    Raises:
-        HuggingFaceError: both are there and differ: the model has a vocabulary head of its own
-    """
-    original = weights.get(name)
-    if original is None:
-        return [copy]
-    if not original.is_meta and not original.equal(weights[copy]):
-        raise HuggingFaceError(
-            f"{copy} differs from {name}, of which it is a copy in the models that import takes: "
-            "a head with a vocabulary of its own is not supported"
-        )
-    return [name]
-
-
-def _new_name(name: str) -> str:
-    """Return what transformers 4 and 5 call a weight of BERT's first checkpoints."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )

@@ -23,7 +23,7 @@ from lmdata.tokenizer import load_tokenizer
 from lmmodel.errors import HuggingFaceError
 from lmmodel.handover.settings import check_described, from_their_config, read_tokenizer
 from lmmodel.handover.stock import import_model
-from lmmodel.handover.stock_families import from_their_weights
+from lmmodel.handover.weights import from_their_weights
 from lmmodel.importing import import_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -137,12 +137,13 @@ def test_a_published_checkpoint_is_imported_with_the_same_logits(name: str, tmp_
 
 
 @pytest.mark.parametrize(
-    "model_type", ["roberta", "distilbert", "albert", "deberta-v2", "electra", "llama", "t5"]
+    "model_type", ["roberta", "distilbert", "albert", "deberta-v2", "electra", "llama", "mt5"]
 )
 def test_a_family_of_others_is_refused_by_name(model_type: str) -> None:
     with pytest.raises(
         HuggingFaceError,
-        match=f"^model_type '{model_type}' is not supported: import takes bert, modernbert, gpt2$",
+        match=f"^model_type '{model_type}' is not supported: import takes bert, modernbert, gpt2, "
+        "t5, bart$",
     ):
         from_their_config({"model_type": model_type})
 
