@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lmdata.ragged import Ragged
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.ragged import concatenate as concatenate_rows
 
 NO_LABEL = -1
@@ -182,6 +182,14 @@ class ExampleBatch:
         starts = np.repeat(self.offsets[:-1], np.diff(self.mask_offsets))
         flat: np.ndarray = starts + self.masked_positions
         return flat
+
+
+def targets_of(examples: ExampleBatch) -> Ragged | None:
+    """Return the target of each segment, started and ended; None: examples have none."""
+    arrays = examples.arrays()
+    if TARGET_IDS.name not in arrays:
+        return None
+    return Ragged(arrays[TARGET_IDS.name], offsets_of(arrays[TARGET_LENGTHS.name]))
 
 
 def no_examples(columns: tuple[Column, ...], id_dtype: np.dtype[Any]) -> ExampleBatch:

@@ -357,14 +357,6 @@ def poisson_words(mean: float) -> np.ndarray:
     return np.round(np.cumsum(np.exp(logs)) * 2**32).astype(np.int64)
 
 
-def targets_of(examples: ExampleBatch) -> Ragged | None:
-    """Return the target of each segment, started and ended; None: examples have none."""
-    arrays = examples.arrays()
-    if TARGET_IDS.name not in arrays:
-        return None
-    return Ragged(arrays[TARGET_IDS.name], offsets_of(arrays[TARGET_LENGTHS.name]))
-
-
 def _sentinels(tokenizer: Any, needed: int) -> np.ndarray:
     """Return the sentinels in the order of their use, as many as there are."""
     sentinels = np.asarray(tokenizer.sentinel_ids, np.int64)

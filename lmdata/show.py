@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.batch import NO_LABEL, ExampleBatch, targets_of
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
-from lmdata.denoising import targets_of
 from lmdata.errors import MismatchError
 from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer

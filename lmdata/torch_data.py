@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from lmdata.batch import NO_LABEL, ExampleBatch
-from lmdata.denoising import targets_of
+from lmdata.batch import NO_LABEL, ExampleBatch, targets_of
 from lmdata.errors import ConfigError
 from lmdata.views import View
 

@@ -168,6 +168,10 @@ class Definition:
     """Whether next tokens are learned."""
     can_fill_masks: bool = False
     """Whether masked tokens are learned."""
+    has_targets: bool = False
+    """Whether examples are a source and a target, which an encoder-decoder reads and writes."""
+    decoder_start: str = "eos"
+    """Purpose of the special token that its targets begin with."""
     hold_out: Callable[[Recipe], Recipe] = lambda recipe: recipe
     """The training's recipe to that of held-out examples."""
 
@@ -175,6 +179,11 @@ class Definition:
     def pair_view(self) -> str | None:
         """The view of sentence pairs that its pair loss is about; it can't do with another."""
         return self.recipe.view if self.recipe.view in PAIR_VIEWS else None
+
+    @property
+    def corruption(self) -> str | None:
+        """The corruption that makes its sources and targets; it can't do with another."""
+        return self.recipe.corruption if self.has_targets else None
 
 
 @dataclass(frozen=True)
@@ -253,6 +262,41 @@ class Objective:
             if any(len(values) for values in joined.values()):
                 found |= term.figures(joined, vocabulary)
         return found
+
+
+def check_fits(config: ObjectiveConfig, model: ModelConfig, recipe: Recipe | None) -> None:
+    """Refuse an objective that a model, or examples of a recipe, can't be about.
+
+    Raises:
+        ValueError: says which ones fit
+    """
+    name, own, family = config.name, OBJECTIVES[config.name], model.traits
+    if own.has_targets != family.is_encoder_decoder or (model.is_causal and not own.is_causal):
+        what = (
+            "reads a source and writes a target" if family.is_encoder_decoder
+            else "only sees what came before" if model.is_causal
+            else "has no decoder, and what is learned here needs one"
+        )  # fmt: skip
+        fitting = [
+            other for other, known in OBJECTIVES.items()
+            if known.has_targets == family.is_encoder_decoder
+            and (known.is_causal or not model.is_causal)
+        ]  # fmt: skip
+        raise ValueError(
+            f"model.family={model.family} {what}: objective.name must be {' or '.join(fitting)}, "
+            f"got {name}"
+        )
+    if own.has_targets and own.decoder_start != family.decoder_start:
+        raise ValueError(
+            f"objective.name={name} begins targets with the {own.decoder_start} token, "
+            f"model.family={model.family} with {family.decoder_start}: learn {family.objective}"
+        )
+    for kind, wanted in (("view", own.pair_view), ("corruption", own.corruption)):
+        if recipe is not None and wanted not in (None, getattr(recipe, kind)):
+            raise ValueError(
+                f"objective.name={name} learns from recipe.{kind}={wanted}, "
+                f"got {getattr(recipe, kind)}"
+            )
 
 
 def make_objective(config: ObjectiveConfig) -> Objective:

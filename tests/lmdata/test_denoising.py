@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmdata.batch import COLUMNS, ExampleBatch, concatenate
+from lmdata.batch import COLUMNS, ExampleBatch, concatenate, targets_of
 from lmdata.checking.checks import chi_square, uniformity
 from lmdata.checking.text_checks import count_noise, judge_noise
 from lmdata.dataset import open_examples, open_store
-from lmdata.denoising import Segments, span_counts, targets_of
+from lmdata.denoising import Segments, span_counts
 from lmdata.errors import ConfigError, TokenizerError
 from lmdata.examples import write_examples
 from lmdata.ragged import Ragged, offsets_of
@@ -23,24 +23,14 @@ from lmdata.recipes import RECIPES, Recipe
 from lmdata.schema import read_manifest
 from lmdata.show import show_row
 from lmdata.stats import dataset_statistics
-from lmdata.tokenizer import Tokenizer
 from lmdata.verify import verify_dataset
 from lmdata.views import view
 from references import noise as oracle
 from tests.contracts import assert_equal, check_view
-from tests.lmdata.builds import build, make_tokenizer, random_documents, write_corpus
+from tests.lmdata.builds import build, make_sentinel_tokenizer, random_documents, write_corpus
 
 T5, BART = RECIPES["t5"], RECIPES["bart"]
-SENTINELS = tuple(f"<extra_id_{number}>" for number in range(40))
-
-
-def tokenizer_with(num_sentinels: int = 40) -> Tokenizer:
-    tokenizer = make_tokenizer(SENTINELS[:num_sentinels])
-    tokenizer.backend.add_special_tokens(list(SENTINELS[:num_sentinels]))
-    return Tokenizer(tokenizer.backend)
-
-
-TOKENIZER = tokenizer_with()
+TOKENIZER = make_sentinel_tokenizer()
 CLS, SEP, PAD, MASK = (TOKENIZER.special_ids[name] for name in ("cls", "sep", "pad", "mask"))
 PLAIN = np.flatnonzero(~TOKENIZER.is_special)
 
@@ -375,7 +365,7 @@ def test_sentences_are_permuted_uniformly_and_a_rotation_is_refused():
 def test_a_tokenizer_without_sentinels_is_told_how_to_get_them(store, recipe, num_sentinels, match):
     with pytest.raises(TokenizerError, match=match):
         recipe.noise.prepare(
-            recipe, tokenizer_with(num_sentinels), seed=1, epoch=0, id_dtype=np.uint16
+            recipe, make_sentinel_tokenizer(num_sentinels), seed=1, epoch=0, id_dtype=np.uint16
         )
 
 
@@ -385,7 +375,7 @@ def test_a_tokenizer_without_sentinels_is_told_how_to_get_them(store, recipe, nu
     (BART, "sep", "no sep token, and the decoder of BART starts with it"),
 ])  # fmt: skip
 def test_a_missing_special_token_is_named(monkeypatch, recipe, missing, match):
-    tokenizer = tokenizer_with()
+    tokenizer = make_sentinel_tokenizer()
     del tokenizer.special_tokens[missing]
     with pytest.raises(TokenizerError, match=match):
         recipe.noise.prepare(recipe, tokenizer, seed=1, epoch=0, id_dtype=np.uint16)
