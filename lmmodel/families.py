@@ -149,8 +149,8 @@ class ModelConfig:
     num_hidden_layers: int = UNSET
     hidden_size: int = UNSET
     num_attention_heads: int = UNSET
-    num_decoder_layers: int = UNSET  # encoder-decoders only; as many as the encoder's
-    attention_head_size: int = UNSET  # t5 only; hidden_size / num_attention_heads
+    num_decoder_layers: int | None = UNSET  # encoder-decoders only; as many as the encoder's
+    attention_head_size: int | None = UNSET  # t5 only; hidden_size / num_attention_heads
     intermediate_size: int = UNSET  # 4 x hidden_size; of gated ones modern: 1.5 x, t5: 2.75 x
     max_position_embeddings: int = 512  # tokens of the longest sequence
     type_vocab_size: int = 2  # segments; bert only

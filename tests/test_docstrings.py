@@ -27,7 +27,7 @@ WITH_EXAMPLES = {
     "lmmodel.objectives.objective", "lmmodel.objectives.terms",
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.settings",
-    "lmmodel.handover.written", "lmmodel.encoder_decoder",
+    "lmmodel.handover.written", "lmmodel.encoder_decoder", "lmmodel.writing",
     "lmmodel.optimizing", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmmodel.predicting.writing import WritingConfig, write
+from lmmodel.writing import WritingConfig, write
 from tests.lmmodel.test_encoder_decoder import VOCAB, random_model, stock_of
 
 START = {"t5": 0, "t5-v1.0": 0, "bart": 1, "transformer": 1}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from lmmodel.batch import TARGET, Batch, Stream, batch_of, make_stream
 from lmmodel.cores import num_cores
 from lmmodel.encoder_decoder import EncoderDecoder, Written
 from lmmodel.inference import map_batches, split_by_tokens
-from lmmodel.predicting.generation import GenerationConfig, sample
 
 IMPOSSIBLE = -1.0e9
 """Score of what is not there, as in transformers."""
@@ -31,6 +30,36 @@ IMPOSSIBLE = -1.0e9
 # Hypotheses that are written side by side, and source tokens that are read at once.
 MOST_ROWS = 512
 MOST_TOKENS = 8192
+
+
+class Drawing(Protocol):
+    """How a token is drawn."""
+
+    @property
+    def temperature(self) -> float:
+        """Logits are divided by it."""
+
+    @property
+    def top_k(self) -> int | None:
+        """Only so many of the most likely tokens are drawn from."""
+
+    @property
+    def top_p(self) -> float | None:
+        """Only the most likely tokens that together have this probability."""
+
+
+def check_drawing(config: Drawing) -> None:
+    """Check the ranges of what tokens are drawn by.
+
+    Raises:
+        ValueError: one is out of range
+    """
+    if not 0 <= config.temperature < float("inf"):
+        raise ValueError(f"temperature must be at least 0, got {config.temperature}")
+    if config.top_k is not None and config.top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {config.top_k}")
+    if config.top_p is not None and not 0 < config.top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {config.top_p}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +123,7 @@ class WritingConfig:
             )
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise ValueError("top_k and top_p have no effect without a temperature above 0")
-        _ = self.drawing  # checks the rest
-
-    @property
-    def drawing(self) -> GenerationConfig:
-        """How tokens are drawn."""
-        return GenerationConfig(
-            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
-        )
+        check_drawing(self)
 
 
 @dataclass(frozen=True)
@@ -275,7 +297,7 @@ class Search:
         places = self.indices[self.alive]
         words = draw(stream_key(self.config.seed, "generate"), places, np.full(len(places), step))
         points = torch.from_numpy((words + 0.5) / 2**32).to(values.device)
-        return sample(values, points, self.config.drawing)
+        return sample(values, points, self.config)
 
     def _best(self, ended: Ended, row: int) -> list[Hypothesis]:
         pairs = zip(ended.tokens[row], ended.scores[row].tolist(), strict=True)
@@ -342,3 +364,33 @@ class Ended:
 def _gather(tokens: Tensor, beams: Tensor) -> Tensor:
     """Return the hypotheses (S, N, written) of (S, B, written) at int64 (S, N) beams."""
     return tokens.gather(1, beams[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def sample(logits: Tensor, points: Tensor, config: Drawing) -> Tensor:
+    """Return the tokens at some points of the cumulative distributions, likeliest tokens first.
+
+    Temperature, then top-k, then top-p, as in transformers.
+
+    Args:
+        logits: float32 (S, V)
+        points: float64 (S,) in (0, 1), uniform
+        config: temperature above 0
+
+    Returns:
+        int64 (S,)
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 2.0, 1.0]] * 2)
+        >>> drawing = WritingConfig(temperature=1, top_k=2)
+        >>> sample(logits, torch.tensor([0.5, 0.9]).double(), drawing).tolist()
+        [1, 2]
+    """
+    num_kept = min(config.top_k or logits.shape[1], logits.shape[1])
+    best, tokens = torch.topk(logits.double() / config.temperature, num_kept, dim=1)
+    probabilities = best.softmax(dim=1)  # (S, k), descending
+    if config.top_p is not None:
+        before = probabilities.cumsum(dim=1) - probabilities
+        probabilities = probabilities.where(before < config.top_p, 0.0)
+    cumulative = probabilities.cumsum(dim=1)
+    place = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True)
+    return tokens.gather(1, place.clamp(max=num_kept - 1))[:, 0]
