@@ -368,7 +368,7 @@ def test_balanced_coverage_reaches_every_token_within_a_cycle_of_epochs():
 def test_single_and_packed_views_take_stores_that_pairs_can_not(name):
     part = make_view([[[5, 6, 7]], []], Recipe(view=name))
     assert part.examples(np.arange(1)).original_ids().tolist() == [CLS, 5, 6, 7, SEP]
-    assert part.notes["documents_empty"] == 1
+    assert part.notes[0] == "1 of 2 documents are empty"
     with pytest.raises(DatasetError, match="the store has 1 documents and not one token"):
         make_view([[]], Recipe(view=name))
 
@@ -408,7 +408,7 @@ def test_packed_rows_of_wikipedia_are_99_percent_full(wikipedia):
     part = view(wikipedia, Recipe(view="packed", max_seq_length=512), seed=1)
     batch = part.examples(np.arange(len(part)))
     assert len(batch.input_ids) / (512 * len(part)) > 0.99
-    assert part.notes["fill"] == round(len(batch.input_ids) / (512 * len(part)), 4)
+    assert f"rows are {len(batch.input_ids) / (512 * len(part)):.1%} full" in part.notes[0]
     num_tokens = sum(len(block.ids) for block in wikipedia.blocks)
     assert len(batch.input_ids) - 2 * len(batch.segment_lengths) == num_tokens
 
