@@ -275,6 +275,10 @@ def _explanations(result: FinetuneResult) -> list[str]:
         notes.append(f"  their accuracy lies in [{low:.4f}, {high:.4f}] with 95 % confidence")
     if result.guess:
         notes.append("  guess: always the label most frequent in training")
+    if result.signatures:
+        notes += [f"  {name}: {told}" for name, told in result.signatures.items()]
+    for source, target, wanted in result.samples:
+        notes += [f"  source: {source}", f"    wrote: {target}", f"    right: {wanted}"]
     if result.picture is not None:
         notes.append(f"  picture: {result.picture}")
     return notes

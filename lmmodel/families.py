@@ -237,7 +237,7 @@ class ModelConfig:
         stack += (self.positions == "relative") * NUM_BUCKETS * self.num_attention_heads
         layers = self.num_hidden_layers * (layer + 2 * norm) - (not traits.has_first_norm) * norm
         if traits.is_encoder_decoder:
-            layers += self.num_decoder_layers * (layer + attention + 3 * norm) + stack
+            layers += (self.num_decoder_layers or 0) * (layer + attention + 3 * norm) + stack
         tables = vocab * size * (1 + traits.has_own_head) + stack
         tables += traits.has_segments * self.type_vocab_size * size
         head = traits.has_head_transform * (size * (size + bias) + norm + vocab)
@@ -314,7 +314,7 @@ def _check_decoder(config: ModelConfig) -> None:
             f"num_decoder_layers has no effect: family={config.family!r} has no encoder beside a "
             f"decoder; leave it out, or take one of {known}"
         )
-    if traits.is_encoder_decoder and not 1 <= config.num_decoder_layers <= MAX_LAYERS:
+    if traits.is_encoder_decoder and not 1 <= (config.num_decoder_layers or 0) <= MAX_LAYERS:
         raise ValueError(
             f"num_decoder_layers must be in [1, {MAX_LAYERS}], got {config.num_decoder_layers}"
         )

@@ -78,6 +78,8 @@ class FinetuneResult:
     num_train: int  # examples
     num_validation: int
     counts: dict[str, dict[str, int]]  # of each file, what was truncated, windowed or left out
+    signatures: dict[str, str]  # how scores are computed, by name, where others define it
+    samples: tuple[tuple[str, str, str], ...]  # sources, what was written, what is right
     notes: tuple[str, ...]  # what was guessed, or is remarkable
     trained: Trained  # what of the model moved
     picture: Path | None
@@ -273,6 +275,8 @@ def _make_result(
         num_train=len(data.train),
         num_validation=len(data.validation),
         counts={"train": dict(data.train.counts), "validation": dict(data.validation.counts)},
+        signatures=data.task.signatures(),
+        samples=data.task.samples(data.rows, data.predict(best.best.logits), data.references),
         notes=data.notes,
         trained=best.trained,
         picture=_picture(data, best, output),

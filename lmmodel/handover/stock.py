@@ -89,9 +89,12 @@ def _special_ids(
     """Return the special ids by purpose.
 
     A stock GPT-2 finds the last token of a padded text by its padding id; where the tokenizer has
-    none, the end of a text, which no text holds, does.
+    none, the end of a text, which no text holds, does. What ends the texts of an encoder-decoder is
+    the separator where there is no end.
     """
     ids = tokenizer.special_ids
+    if config.traits.is_encoder_decoder and ids.get("eos") is None:
+        return ids | {"eos": ids.get("sep")}
     if task is not None and config.is_causal and ids.get("pad") is None:
         return ids | {"pad": ids.get("eos")}
     return ids
@@ -242,6 +245,22 @@ def without_added_specials(tokenizer: Tokenizer) -> Tokenizer:
         return tokenizer
     definition = json.dumps({**tokenizer.definition, "post_processor": None})
     return Tokenizer(tokenizers.Tokenizer.from_str(definition), tokenizer.special_tokens)
+
+
+def with_frame(tokenizer: Tokenizer, before: Sequence[int], end: int) -> Tokenizer:
+    """Return the tokenizer that puts some ids before a text and an end behind it."""
+    usual = tokenizer.backend.encode("a").ids
+    plain = tokenizer.backend.encode("a", add_special_tokens=False).ids
+    if usual == [*before, *plain, end]:
+        return tokenizer
+    names = {id_: tokenizer.piece(id_) for id_ in (*before, end)}
+    single = [*[names[id_] for id_ in before], "$A", names[end]]
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, pair=[*single, "$B", names[end]],
+        special_tokens=[(name, id_) for id_, name in names.items()],
+    )  # fmt: skip
+    return Tokenizer(backend, tokenizer.special_tokens)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

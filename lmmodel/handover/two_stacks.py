@@ -14,7 +14,7 @@ def _t5(*, is_gated: bool) -> StockFamily:
         "scale_decoder_outputs": not is_gated,
     }
     attentions = {"encoder.layers": ("encoder", 0, 1), "layers": ("decoder", 0, 2)}
-    names = {
+    names: dict[str, tuple[str, ...]] = {
         "embeddings.tokens": ("shared",),
         "encoder.bias.distances": (
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",

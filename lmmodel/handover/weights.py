@@ -46,6 +46,8 @@ def _num_layers(config: ModelConfig, ours: str) -> int:
 
 def task_name_pairs(config: ModelConfig, task: AnyTask) -> Names:
     """Return their names of each weight of a `TaskModel` that their class for the task has."""
+    if task.writes:
+        return {f"backbone.{ours}": theirs for ours, theirs in name_pairs(config).items()}
     trunk = {
         f"backbone.{ours}": theirs
         for ours, theirs in name_pairs(config).items()
@@ -101,7 +103,8 @@ def _to_their_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
         and (num := stock_family(config.family)).num_unused_positions
     ):
         return F.pad(weight, (0, 0, num.num_unused_positions, 0))
-    return weight[None] if ours == "head.bias" and config.traits.has_logits_bias else weight
+    is_bias = config.traits.has_logits_bias and ours.endswith("head.bias")
+    return weight[None] if is_bias else weight
 
 
 def _to_our_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:

@@ -74,6 +74,8 @@ def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> 
         >>> task_settings(ModelConfig(), TASKS["sentence-pair"], ["no", "yes"])["id2label"]
         {'0': 'no', '1': 'yes'}
     """
+    if task.writes:  # what it says is said by the pretrained class
+        return {}
     stock, names = stock_class(task), task.output_names(labels)
     settings: dict[str, Any] = {
         "classifier_dropout": config.dropout if stock.has_dropout(config.family) else 0.0,

@@ -30,6 +30,7 @@ from lmmodel.tasks.text_rows import TextRows, Usual, read_text_rows
 from lmmodel.texts import Framed, Integers, encode_texts
 from lmmodel.writing import Hypothesis, WritingConfig, write
 
+NUM_SAMPLES = 3  # of what was written, in the summary
 INSTALL = "pip install 'lmmodel[translation]'"
 
 
@@ -162,6 +163,17 @@ class SequenceTask(Task[TextRows]):
     def score(self, found: Predictions, references: Any, labels: Sequence[str]) -> Scores:
         """Return BLEU, chrF and TER where sacrebleu is, ROUGE where rouge-score is, exact match."""
         return score_texts(found.values, references)
+
+    def signatures(self) -> dict[str, str]:
+        """Return those of sacrebleu, and the settings of ROUGE."""
+        return signatures()
+
+    def samples(
+        self, rows: TextRows, found: Predictions, references: Any
+    ) -> tuple[tuple[str, str, str], ...]:
+        """Return the first rows."""
+        columns = zip(rows.texts, found.values, references, strict=True)
+        return tuple((text, own, right[0]) for text, own, right in list(columns)[:NUM_SAMPLES])
 
     def given(self, rows: TextRows) -> GivenTexts:
         """Return the sources of a file."""

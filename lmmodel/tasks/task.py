@@ -321,6 +321,16 @@ class Task(Protocol[RowsT]):
         """
         return None
 
+    def signatures(self) -> dict[str, str]:
+        """Return how scores are computed, by name, where a package of others says so."""
+        return {}
+
+    def samples(
+        self, rows: RowsT, found: Predictions, references: Any
+    ) -> tuple[tuple[str, str, str], ...]:
+        """Return a few sources, what was written about them and what is right; most often none."""
+        return ()
+
     def draws_numbers(self) -> bool:
         """Whether predictions are numbers, drawn against the right ones."""
         return False

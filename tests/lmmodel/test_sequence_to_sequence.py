@@ -10,6 +10,7 @@ import torch
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import SOURCE, TARGET
 from lmmodel.errors import FitError, TaskError
+from lmmodel.exporting import export_run
 from lmmodel.families import ModelConfig
 from lmmodel.finetune import finetune
 from lmmodel.finetuning.data import FinetuneConfig, read_data
@@ -153,3 +154,23 @@ def test_what_can_not_be_learned_is_told(tmp_path) -> None:
     with pytest.raises(FitError, match="of an encoder-decoder, family transformer, take --task"):
         finetune(None, other, labels, labels, tmp_path / "out", tokenizer=make_tokenizer())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["t5", "t5-v1.0", "bart"])
+def test_transformers_opens_what_was_fine_tuned_and_writes_the_same(family: str, tmp_path) -> None:
+    transformers = pytest.importorskip("transformers")
+    path = write_pairs(tmp_path / "pairs.tsv", PAIRS[:2] * 8)
+    config = config_of(family, score="exact_match", num_epochs=2)
+    finetune(None, config, path, path, tmp_path / "out", tokenizer=make_tokenizer())
+    export_run(tmp_path / "out", tmp_path / "stock")
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "stock").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "stock")
+    inputs = tokenizer("the cat sat", return_tensors="pt")
+    found = theirs.generate(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], num_beams=3,
+        max_new_tokens=7,
+    )  # fmt: skip
+    tuned = load_fine_tuned(tmp_path / "out", "cpu")
+    settings = WritingConfig(num_beams=3, max_new_tokens=7)
+    (own,) = tuned.task.ask(tuned.model.backbone, ["the cat sat"], settings, 32)  # type: ignore[attr-defined]
+    assert own.target == tokenizer.decode(found[0], skip_special_tokens=True).strip()
