@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.batch import NO_LABEL, ExampleBatch, targets_of
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import MismatchError
 from lmdata.schema import read_manifest, read_settings
@@ -102,7 +102,7 @@ class _Opened:
         """Return the ids of a row before any corruption, (t,)."""
         if isinstance(self.rows, TokenStore):
             return self.rows.document(row)[0]
-        return self.rows.rows(np.array([row])).original_ids()
+        return self.rows.original(self.rows.rows(np.array([row]))).values
 
 
 def _whole_text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
@@ -194,6 +194,10 @@ def show_example(examples: ExampleSet, row: int, *, colour: bool = False) -> str
         f"{name:>3}  {''.join(texts[first:last]).strip()}"
         for name, first, last in segment_bounds(batch)
     ]
+    targets = targets_of(batch)
+    for number, ids in enumerate([] if targets is None else targets.rows()):
+        text = _visible("".join(piece_texts(tokenizer, ids))).strip()
+        lines.insert(2 + 2 * number, f"  →  {text}")
     if len(batch.masked_positions):
         lines.append(
             f"     {_paint(mask_summary(batch, tokenizer), _DIM, colour)}   {_legend(colour)}"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdata.batch import ExampleBatch
+from lmdata.batch import TARGET_LENGTHS, ExampleBatch
 from lmdata.checking.example_checks import Counts, count_examples
+from lmdata.checking.text_checks import NoiseCounts, count_noise
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
@@ -75,6 +76,8 @@ class ExampleStatistics:
     fill: float  # mean length / max_seq_length: the rest would be padding
     example_tokens: Lengths
     second_segment_tokens: Lengths | None  # of pairs
+    target_tokens: Lengths | None  # of segments with a source and a target
+    noise_share: float | None  # of their text: what sources do not show
     positive_share: float | None  # of pairs: random (nsp) or swapped (sop)
     masked_share: float  # of all tokens, specials among them
     became_mask: float  # shares of the masked
@@ -137,14 +140,18 @@ def example_statistics(examples: ExampleSet, path: str, num_top: int) -> Example
     longest = recipe.max_seq_length
     pieces, num_words = np.zeros(tokenizer.vocab_size, np.int64), 0
     reached, masked = np.zeros(longest, np.int64), np.zeros(longest, np.int64)
-    sizes, second_sizes = LengthCounter(), LengthCounter()
+    sizes, second_sizes, target_sizes = LengthCounter(), LengthCounter(), LengthCounter()
+    noise = NoiseCounts()
     counts: Counts | None = None
     for batch in _batches(examples):
         found = count_examples(batch, recipe, tokenizer)
         counts = found if counts is None else counts + found
-        original = batch.original_ids()
-        pieces += np.bincount(original, minlength=len(pieces))
-        num_words += count_words(original, batch.offsets, tokenizer)
+        original = examples.original(batch)
+        pieces += np.bincount(original.values, minlength=len(pieces))
+        num_words += count_words(original.values, original.offsets, tokenizer)
+        if recipe.noise is not None:
+            noise += count_noise(batch, original, recipe, tokenizer)
+            target_sizes.add(batch.arrays()[TARGET_LENGTHS.name])
         lengths = np.diff(batch.offsets)
         sizes.add(lengths)
         reached += reach(lengths, longest)
@@ -163,6 +170,8 @@ def example_statistics(examples: ExampleSet, path: str, num_top: int) -> Example
         fill=num_tokens / max(1, len(examples) * longest),
         example_tokens=sizes.result(),
         second_segment_tokens=second_sizes.result() if recipe.has_pairs else None,
+        target_tokens=target_sizes.result() if recipe.noise is not None else None,
+        noise_share=noise.num_noise / max(1, noise.num_text) if recipe.noise is not None else None,
         positive_share=counts.positive_pairs / max(1, counts.num_pairs)
         if counts and recipe.has_pairs
         else None,

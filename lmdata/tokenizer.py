@@ -11,6 +11,7 @@ that are spelled out in a text stay text, nothing is truncated, padded or added.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,6 +109,13 @@ class Tokenizer:
         """Id of each special token by purpose (a key of SPECIAL_NAMES), None if absent."""
         number, spellings = self.backend.token_to_id, self.special_tokens
         return {n: number(spellings[n]) if n in spellings else None for n in SPECIAL_NAMES}
+
+    @functools.cached_property
+    def sentinel_ids(self) -> npt.NDArray[np.int64]:
+        """Ids of `<extra_id_0>`, `<extra_id_1>` and so on as far as there are any: int64 (N,)."""
+        spellings = (f"<extra_id_{number}>" for number in itertools.count())
+        found = map(self.backend.token_to_id, spellings)
+        return np.array(list(itertools.takewhile(lambda i: i is not None, found)), np.int64)
 
     @functools.cached_property
     def is_special(self) -> npt.NDArray[np.bool_]:

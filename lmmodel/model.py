@@ -543,8 +543,12 @@ def forward_flops(
     size, layers = config.hidden_size, config.num_hidden_layers
     mlp = (2 + config.traits.is_gated) * size * config.intermediate_size
     num_after = (layers - 1) * num_tokens + num_rows  # rows after attention
+    if config.traits.is_encoder_decoder:  # both stacks have as many layers, or nearly
+        num_after = layers * num_tokens
     matrices = layers * num_tokens * 3 * size * size + num_after * (size * size + mlp)
     matrices += config.has_projection * num_tokens * size * config.embedding_size
+    if config.traits.is_encoder_decoder:  # queries and outputs of the target, keys of the source
+        matrices += layers * num_tokens * 2 * size * size
     scores = 0
     for layer in range(layers):
         window = config.window(layer)

@@ -99,7 +99,8 @@ def lines_of_examples(examples: ExampleSet, most_tokens: int | None = None) -> L
         if most_tokens is not None and num_tokens >= most_tokens:
             break
         batch = examples.rows(np.sort(rows[start : start + _ROWS]))
-        ids, bounds = batch.original_ids(), batch.offsets
+        texts = examples.original(batch)
+        ids, bounds = texts.values, texts.offsets
         is_kept = ~is_special[ids]
         breaks = np.union1d(np.flatnonzero(~is_kept), bounds)
         before = offsets_of(is_kept)[breaks]
