@@ -58,7 +58,6 @@ _PRE_TOKENIZERS = {
 }  # fmt: skip
 _MOST_ASKED = 1000
 _SPACES_ONLY = re.compile(r"^(?: |\\s|\[ \])(?:\+|\{\d*,?\d*\})?$")
-_L = r"\p{L}"
 _CASED = (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]")
 _ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 KNOWN_ALTERNATIVES = frozenset({
