@@ -13,7 +13,7 @@ from pathlib import Path
 from lmdata.errors import LmdataError
 from lmdata.recipes import Recipe
 from lmmodel.data import TrainingData, open_data
-from lmmodel.diagnosing.curves import Finding, examine
+from lmmodel.diagnosing.curves import Finding, examine, no_better_than_frequency
 from lmmodel.diagnosing.probes import (
     documents_are_copies,
     labels_are_others,
@@ -57,6 +57,8 @@ def diagnose(run_path: Path | str) -> Diagnosis:
     record = read_record(path)
     entries = read_metrics(path / METRICS_NAME)
     found, notes = list(examine(entries, record.num_steps)), []
+    if not found:
+        found += [finding for finding in (no_better_than_frequency(entries),) if finding]
     try:
         data = open_data(own_data(path, record))
         found += [finding for finding in _look_inside(path, record, data) if finding is not None]
