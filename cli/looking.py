@@ -193,10 +193,18 @@ VERBS = (show, stats, report, verify, tokenizers, recipes)
 FORMAT_NAMES = ("nanogpt", "megatron", "mds", "litdata", "parquet", "datasets")
 
 
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """A choice whose absence is told in one line."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return what may be given."""
+        return f"Choose from: {', '.join(self.choices)}"
+
+
 @click.command()
 @click.argument("tokens", type=FOLDER)
 @click.argument("output", type=FOLDER)
-@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True,
+@click.option("--format", "format_name", type=Choice(FORMAT_NAMES), required=True,
               help="Whose format; docs/other-trainers.md shows how each is read.")  # fmt: skip
 @click.option("--end-token", metavar="PIECE", default="auto", show_default=True,
               help="Put behind each document; auto: the tokenizer's own, where the format keeps "

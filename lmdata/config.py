@@ -340,6 +340,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         )
     if origin is tuple:
         return _convert_tuple(arguments, value, key)
+    if origin is list:
+        return list(_convert_tuple((*arguments, ...), value, key))
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{key} must be a table, got {_shown(value)}")

@@ -228,6 +228,25 @@ def waits_for_data(entries: Entries, num_steps: int) -> Finding | None:
     )
 
 
+def no_better_than_frequency(entries: Entries) -> Finding | None:
+    """The newest held-out loss is not below guessing by frequency: not asked while a run trains.
+
+    Example:
+        >>> entry = {"step": 40, "validation_loss": 8.09, "validation_unigram_loss": 7.14}
+        >>> no_better_than_frequency([entry]).message
+        'after 40 steps the held-out loss is 8.09; guessing by frequency costs 7.14'
+    """
+    losses, lines = curve(entries, "validation_loss"), curve(entries, "validation_unigram_loss")
+    if not len(losses) or not len(lines) or losses.values[-1] <= lines.values[-1] - UNIGRAM_MARGIN:
+        return None
+    return Finding(
+        name="no-better-than-frequency",
+        message=f"after {losses.steps[-1]} steps the held-out loss is {losses.values[-1]:.2f}; "
+        f"guessing by frequency costs {lines.values[-1]:.2f}",
+        advice="Train longer; if that does not help, try another optimizer.lr",
+    )
+
+
 Rule = Callable[[Entries, int], Finding | None]
 RULES: tuple[Rule, ...] = (
     sits_on_unigram_line, rate_too_high, rate_too_low, below_ngrams_at_once, is_repeated,

@@ -19,7 +19,7 @@ from lmdata.recipes import Recipe
 from lmdata.xxh3 import xxh3_128
 from lmmodel.config import TrainConfig
 from lmmodel.data import TrainingData, open_data
-from lmmodel.diagnosing import Finding, examine
+from lmmodel.diagnosing import Finding, examine, no_better_than_frequency
 from lmmodel.errors import FitError, RunError
 from lmmodel.evaluation import HeldOut, score_held_out, scores_by_term, vocabulary_of
 from lmmodel.loader import MicroBatch, Shape, split_micro_batches
@@ -230,6 +230,8 @@ def diagnose(run_path: Path | str) -> Diagnosis:
     record = read_record(path)
     entries = read_metrics(path / METRICS_NAME)
     found, notes = list(examine(entries, record.num_steps)), []
+    if not found:
+        found += [finding for finding in (no_better_than_frequency(entries),) if finding]
     try:
         data = open_data(own_data(path, record))
         found += [finding for finding in _look_inside(path, record, data) if finding is not None]

@@ -25,7 +25,8 @@ _OTHER_CELLS_BYTES = 1 << 20  # that a row may hold beside its text
 _LINE_FEEDS = re.compile(rb"\n+")
 
 # Rows without quotes are cut many at once; behind an odd one, so many lines are parsed one by one
-# before that is tried again.
+# before that is tried again, with so few bytes at first.
+_TRIED_BYTES = 4 << 10
 _PLAIN_BYTES, _MAX_PLAIN_ROW_BYTES, _LINES_BETWEEN_TRIES = 256 << 10, 64 << 10, 1000
 
 
@@ -107,6 +108,7 @@ class _Lines:
         self._pieces, self._piece, self._at = pieces, b"", 0
         self._max_row_bytes, self._delimiter, self._quote = max_row_bytes, delimiter, quote
         self.num_bytes = self.num_lines = self._next_try = 0
+        self._reach = _PLAIN_BYTES
         self.begin_row()
 
     def begin_row(self) -> None:
@@ -124,14 +126,16 @@ class _Lines:
     def take_plain(self, width: int, column: int) -> Ragged | None:
         """Return the cells of one column of the rows that come next, if many of them are plain.
 
-        Those have no quotes, as many cells as the header and are not long; they are passed over.
+        Those have no quotes, as many cells as the header and are not long; they are passed over. A
+        blank line has an empty cell.
         """
         if self.num_lines < self._next_try:
             return None
-        stop = self._piece.rfind(b"\n", self._at, self._at + _PLAIN_BYTES) + 1
+        stop = self._piece.rfind(b"\n", self._at, self._at + self._reach) + 1
         quote = self._piece.find(self._quote, self._at, stop) if self._quote else -1
         if quote >= 0:
             stop = self._piece.rfind(b"\n", self._at, quote) + 1
+        self._reach = min(_PLAIN_BYTES, 4 * self._reach)
         if stop <= self._at:
             self._next_try = self.num_lines + (_LINES_BETWEEN_TRIES if quote >= 0 else 1)
             return None
@@ -139,16 +143,21 @@ class _Lines:
         ends = np.flatnonzero(block == ord("\n"))
         starts = np.concatenate([[0], ends[:-1] + 1])
         marks = np.flatnonzero(block == self._delimiter[0])
-        is_odd = np.searchsorted(marks, ends) != (width - 1) * np.arange(1, len(ends) + 1)
-        is_odd |= (ends == starts) | (ends - starts > _MAX_PLAIN_ROW_BYTES)
+        is_blank = ends == starts
+        marks_to_end = (width - 1) * np.cumsum(~is_blank)
+        is_odd = np.searchsorted(marks, ends) != marks_to_end
+        is_odd |= ends - starts > _MAX_PLAIN_ROW_BYTES
         count = int(np.argmax(is_odd)) if is_odd.any() else len(ends)
         if quote >= 0 or count < len(ends):
             self._next_try = self.num_lines + count + _LINES_BETWEEN_TRIES
+            self._reach = min(_PLAIN_BYTES, _TRIED_BYTES)
         if not count:
             return None
-        firsts = (width - 1) * np.arange(count)
-        left = marks[firsts + column - 1] + 1 if column else starts[:count]
-        right = marks[firsts + column] if column < width - 1 else ends[:count]
+        left, right, filled = ends[:count].copy(), ends[:count].copy(), ~is_blank[:count]
+        firsts = marks_to_end[:count][filled] - (width - 1)
+        left[filled] = marks[firsts + column - 1] + 1 if column else starts[:count][filled]
+        if column < width - 1:
+            right[filled] = marks[firsts + column]
         self._at += int(ends[count - 1]) + 1
         self.num_bytes += int(ends[count - 1]) + 1
         self.num_lines += count

@@ -144,3 +144,16 @@ def test_a_value_where_a_table_must_be_is_named(tmp_path: Path) -> None:
         build_config(Optimizer, 5, "optimizer.")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is no value of a setting"):
         gather(None, ["a=" + "9" * 5000])
+
+
+def test_a_list_of_any_type_is_checked_item_by_item() -> None:
+    @dataclass(frozen=True)
+    class Lists:
+        names: list[str] = field(default_factory=list)
+        sizes: list[int] | None = None
+
+    assert build_config(Lists, {"names": ["a"], "sizes": [1, 2]}) == Lists(["a"], [1, 2])
+    with pytest.raises(ConfigError, match=r"names\[1\] must be of type str, got 3"):
+        build_config(Lists, {"names": ["a", 3]})
+    with pytest.raises(ConfigError, match="sizes must be a list, got 'x'"):
+        build_config(Lists, {"sizes": "x"})

@@ -7,8 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -314,3 +315,82 @@ def test_a_manifest_made_to_fit_may_not_name_other_files(copy: Path) -> None:
     edit_manifest(copy / "tokens", splits=values["splits"])
     with pytest.raises(IntegrityError, match="file must be the name of a shard"):
         open_store(copy / "tokens")
+
+
+WRONG = (None, True, -1, 2**63, 1e300, "", "x", "../x", [], {}, [[]], {"x": 1})
+
+
+def leaves(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    """Yield the way to every value of nested JSON, also to those that hold others."""
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value[:2]) if isinstance(value, list) else items
+    for key, item in items:
+        yield (*path, key)
+        yield from leaves(item, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], wrong: object) -> Any:
+    """Return nested JSON with one value replaced, or taken out where `wrong` is KeyError."""
+    copied = copy_of(value)
+    inner = copied
+    for key in path[:-1]:
+        inner = inner[key]
+    if wrong is KeyError:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = wrong
+    return copied
+
+
+def copy_of(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def verdict_of(folder: Path) -> str:
+    """Return what verify says of a damaged dataset: the rows that fail, or one clear error."""
+    try:
+        report = verify_dataset(folder)
+    except LmdataError as error:
+        return str(error)
+    return "; ".join(f"{row.name}: {row.observed}" for row in report.rows if row.verdict == "fail")
+
+
+@pytest.mark.parametrize("name", ["tokens", "shards"])
+def test_verify_never_raises_whatever_the_manifest_says(copy: Path, name: str) -> None:
+    folder = copy / name
+    manifest = json.loads((folder / "manifest.json").read_text())
+    ways = list(leaves(manifest))
+    assert len(ways) > 60
+    for number, way in enumerate(ways):
+        wrong = [KeyError, *WRONG][number % (1 + len(WRONG))]
+        if wrong is not KeyError or len(way) > 1:
+            text = json.dumps(replaced(manifest, way, wrong))
+            (folder / "manifest.json").write_text(text)
+            verdict_of(folder)  # no other exception
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tokens", "shards"])
+def test_verify_gives_a_verdict_on_every_wrong_value_and_damaged_file(
+    copy: Path, name: str
+) -> None:
+    folder = copy / name
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for way in leaves(manifest):
+        for wrong in (KeyError, *WRONG):
+            text = json.dumps(replaced(manifest, way, wrong))
+            (folder / "manifest.json").write_text(text)
+            verdict_of(folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in files:
+        data, found = path.read_bytes(), []
+        for seed in range(12):
+            for damage in (flip_bit, truncate, overwrite, swap_stretches):
+                if damage is swap_stretches and len(data) < 1024:
+                    continue
+                damage(path, np.random.default_rng(seed))
+                found.append((path.read_bytes() == data, verdict_of(folder)))
+                path.write_bytes(data)
+        if path.suffix == ".arrow":
+            assert all(same or path.name in verdict for same, verdict in found)
