@@ -19,7 +19,7 @@ from lmdata.batch import ExampleBatch
 from lmdata.recipes import PAIR_VIEWS, Recipe
 from lmdata.rng import draw, stream_key
 from lmmodel.errors import FitError
-from lmmodel.families import ModelConfig
+from lmmodel.families import Family, ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -185,6 +185,13 @@ class Definition:
         """The corruption that makes its sources and targets; it can't do with another."""
         return self.recipe.corruption if self.has_targets else None
 
+    def fits(self, family: Family) -> bool:
+        """Return whether models of a family can learn it."""
+        if self.has_targets or family.is_encoder_decoder:
+            is_both = self.has_targets and family.is_encoder_decoder
+            return is_both and self.decoder_start == family.decoder_start
+        return self.is_causal or not family.is_causal
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -271,25 +278,16 @@ def check_fits(config: ObjectiveConfig, model: ModelConfig, recipe: Recipe | Non
         ValueError: says which ones fit
     """
     name, own, family = config.name, OBJECTIVES[config.name], model.traits
-    if own.has_targets != family.is_encoder_decoder or (model.is_causal and not own.is_causal):
+    if not own.fits(family):
         what = (
-            "reads a source and writes a target" if family.is_encoder_decoder
-            else "only sees what came before" if model.is_causal
+            "reads a source and writes a target that begins with its "
+            f"{family.decoder_start} token" if family.is_encoder_decoder
+            else "only sees what came before" if family.is_causal
             else "has no decoder, and what is learned here needs one"
         )  # fmt: skip
-        fitting = [
-            other for other, known in OBJECTIVES.items()
-            if known.has_targets == family.is_encoder_decoder
-            and (known.is_causal or not model.is_causal)
-        ]  # fmt: skip
+        fitting = " or ".join(other for other, known in OBJECTIVES.items() if known.fits(family))
         raise ValueError(
-            f"model.family={model.family} {what}: objective.name must be {' or '.join(fitting)}, "
-            f"got {name}"
-        )
-    if own.has_targets and own.decoder_start != family.decoder_start:
-        raise ValueError(
-            f"objective.name={name} begins targets with the {own.decoder_start} token, "
-            f"model.family={model.family} with {family.decoder_start}: learn {family.objective}"
+            f"model.family={model.family} {what}: objective.name must be {fitting}, got {name}"
         )
     for kind, wanted in (("view", own.pair_view), ("corruption", own.corruption)):
         if recipe is not None and wanted not in (None, getattr(recipe, kind)):
