@@ -22,8 +22,7 @@ from .options import (
     seed_option,
     set_option,
 )
-from .progress import ProgressLine
-from .summaries import aligned, duration, figure
+from .summaries import ProgressLine, aligned, duration, figure
 
 if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer

@@ -30,15 +30,13 @@ from .options import (
     seed_option,
     set_option,
 )
-from .progress import ProgressLine
-from .summaries import aligned
+from .summaries import ProgressLine, aligned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lmmodel.predicting.embedding import Embeddings
     from lmmodel.predicting.generation import Generation
-    from lmmodel.predicting.likelihood import Likelihoods
+    from lmmodel.predicting.likelihood import Embeddings, Likelihoods
     from lmmodel.predicting.mask_filling import Filling
     from lmmodel.tasks.sequence_to_sequence import Writing
 
@@ -103,7 +101,7 @@ def fill_mask(
 def _fill_held_out(
     run: Path, store: Path, num_texts: int, top_k: int, device: str, as_json: bool
 ) -> None:
-    from lmmodel.predicting.held_out import RULE, fill_held_out
+    from lmmodel.predicting.mask_filling import RULE, fill_held_out
     from lmmodel.trained import load_run
 
     found = fill_held_out(load_run(run, device=device), store, num_texts=num_texts, top_k=top_k)
@@ -205,8 +203,8 @@ def embed(
     """
     import numpy as np
 
-    from lmmodel.predicting.embedding import embed as embed_texts
     from lmmodel.predicting.given import PLAIN, TABLE_SUFFIXES
+    from lmmodel.predicting.likelihood import embed as embed_texts
     from lmmodel.trained import load_run
 
     suffixes = (".npy", *TABLE_SUFFIXES)

@@ -19,10 +19,11 @@ from lmdata.batch import (
     TARGET_LENGTHS,
     ExampleBatch,
     concatenate,
+    from_record_batch,
     no_examples,
     split_segments,
+    to_array,
 )
-from lmdata.columns import from_record_batch, to_array
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import Recipe
@@ -74,7 +75,7 @@ class StoreBlock:
         for name in ("source", "position", "sentence_lengths"):  # all that is small, at once
             self._block.check(name)
         lengths = self.unchecked_lengths
-        totals = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        totals = offsets_of(lengths)
         starts = self.sentence_offsets
         if not np.array_equal(np.diff(totals[starts]), np.diff(self.id_offsets)):
             raise self._block.damage(name, "they do not sum to the tokens of each document")

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
-from lmdata.batch import SEGMENT_LENGTHS, Column
+from lmdata.batch import SEGMENT_LENGTHS, Column, to_record_batch
 from lmdata.building.example_ledger import (
     ExampleCounts,
     counted_columns,
@@ -29,7 +29,6 @@ from lmdata.building.example_ledger import (
 from lmdata.building.output import OutputFolder, check_apart
 from lmdata.building.resumable import SplitShards, run_build
 from lmdata.building.workers import Threads, Workers
-from lmdata.columns import to_record_batch
 from lmdata.config import Change, config_to_dict
 from lmdata.dataset import TokenStore, open_stores, segment_end
 from lmdata.errors import ConfigError, DatasetError, IntegrityError, TokenizerError

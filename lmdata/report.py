@@ -20,7 +20,7 @@ from lmdata.checking.checks import share_interval
 from lmdata.dataset import TokenStore, open_examples, open_stores
 from lmdata.errors import IntegrityError, LmdataError
 from lmdata.recipes import Recipe
-from lmdata.reporting.rows import (
+from lmdata.report_rows import (
     PieceInText,
     Rows,
     Sample,

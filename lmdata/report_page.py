@@ -22,7 +22,7 @@ from lmdata.page import (
     flat_settings,
 )
 from lmdata.report import DataReport, SplitReport, Stage
-from lmdata.reporting.rows import PieceInText, Sample
+from lmdata.report_rows import PieceInText, Sample
 from lmdata.stats import ExampleStatistics, Lengths, Statistics, StoreStatistics
 
 _KINDS = {"tokens": "token store", "examples": "example shards"}

@@ -202,7 +202,13 @@ def reach(lengths: np.ndarray, longest: int) -> np.ndarray:
 
 
 def count_words(ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer) -> int:
-    """Return how many words begin in rows of ids; 0 where the pieces do not tell."""
+    """Return how many words begin in rows of ids; 0 where the pieces do not tell.
+
+    Args:
+        ids: uint16 | uint32 (N,)
+        offsets: int64 (R + 1,), where rows begin in `ids`
+        tokenizer: that made them
+    """
     rule = tokenizer.find_word_rule()
     if rule is None:
         return 0

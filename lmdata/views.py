@@ -56,7 +56,8 @@ __all__ = ["NO_LABEL", "RECIPES", "ExampleBatch", "Recipe", "Store", "View", "vi
 
 # Each pass corrects the share of random pairs for the lone sentences that the last one left.
 _BALANCE_PASSES = 4
-# Packing tries longer and longer fillers, in average sentences, until rows are as full as this.
+# Packing tries longer and longer fillers, in average sentences, until rows are as full as this. A
+# try only counts rows, by size: 3 ms for 1.5 million pieces, where the one plan laid out takes 85.
 _FILLER_FACTORS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
 _FULL_ENOUGH = 0.992
 
@@ -125,7 +126,7 @@ class View:
         return self._segments(examples, progress)
 
     def canonical(self, rows: np.ndarray) -> np.ndarray:
-        """Return the number of the example at each row, in the order of the documents, int64."""
+        """Return the numbers, int64 (B,), of the examples at int64 (B,) rows, by document."""
         rows = np.asarray(rows)
         if rows.size and rows.dtype.kind not in "iu":
             raise IndexError(f"rows must be whole numbers, got {rows.dtype}")
@@ -172,8 +173,8 @@ class View:
         if self._plan is not None:
             found = self._plan.pieces_of(rows)
             pieces, piece_offsets = found.values, found.offsets
-        spans = np.empty((len(pieces), NUM_COLUMNS), np.int64)
-        find_pieces(self._arrays.table, self._walk, self._index, pieces, spans)
+        spans, table = np.empty((len(pieces), NUM_COLUMNS), np.int64), self._arrays.table
+        find_pieces(table, self._walk, self._index, pieces, spans)
         first_id, last_id = self._frame
         lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
         offsets = offsets_of(lengths)[piece_offsets]
@@ -196,9 +197,8 @@ class View:
             return self._corrupted(batch, rows, duplicates, progress)
         assert self._corrupt is not None
         passes = np.repeat(duplicates, np.diff(piece_offsets))
-        sentences = sentences_of(self._arrays.table, spans)
-        segments = Segments(spans[:, A_ROW].copy(), spans[:, PLACE].copy(), passes, *sentences)
-        return self._corrupt(batch, segments, progress)
+        at = spans[:, A_ROW].copy(), spans[:, PLACE].copy(), passes
+        return self._corrupt(batch, Segments(*at, *sentences_of(table, spans)), progress)
 
     def _corrupted(
         self, batch: ExampleBatch, first: np.ndarray, second: np.ndarray, progress: float

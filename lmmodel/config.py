@@ -43,7 +43,8 @@ OWN_SETTINGS = ("size", "dropout", "attention_dropout", "initializer_range")
 
 # What `size` decides: it is not taken over where a size is given.
 SHAPE_SETTINGS = (
-    *MODEL_SIZES["mini"], "intermediate_size", "num_decoder_layers", "attention_head_size"
+    *MODEL_SIZES["mini"], "intermediate_size", "embedding_size", "num_hidden_groups",
+    "num_decoder_layers", "attention_head_size",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from lmmodel.model import (
     Linear,
     Sight,
     Transformer,
+    Undrawn,
     check_memory,
     init_weights,
     make_model,
@@ -122,13 +123,12 @@ class Source:
 class CrossAttention(nn.Module):
     """Multi-head attention of each target sequence to its source."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size, inner, has_bias = config.hidden_size, config.attention_size, config.traits.has_bias
         self.queries = Linear(size, inner, bias=has_bias)
         self.keys_values = Linear(size, 2 * inner, bias=has_bias)
         self.output = Linear(inner, size, bias=has_bias)
-        self.layer = layer
         self.config = config
 
     def forward(self, x: Tensor, sight: Sight, source: Source | None) -> Tensor:
@@ -137,7 +137,7 @@ class CrossAttention(nn.Module):
         q = unscaled(q, self.config)
         if source is None:
             assert isinstance(sight.past, Written)
-            heads = sight.past.look(self.layer, q)
+            heads = sight.past.look(sight.layer, q)
         else:
             k, v = self.project(source.hidden)
             heads = attention(
@@ -161,7 +161,7 @@ class DecoderLayer(Layer):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.cross_norm = make_norm(config)
-        self.cross_attention = CrossAttention(config, layer)
+        self.cross_attention = CrossAttention(config)
 
     def forward(  # type: ignore[override]
         self, x: Tensor, sight: Sight, source: Source | None, rows: Tensor | None = None
@@ -215,7 +215,8 @@ class EncoderDecoder(Transformer):
         sight = Sight(side, Mask(is_causal=True, bias=bias), None, self.kernel, past)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, sight, source, rows if i == last else None)
+            own = sight if past is None else replace(sight, layer=i)
+            x = layer(x, own, source, rows if i == last else None)
         x = self.final_norm(x)
         return dropout(x, p) if self.config.positions == "relative" else x
 
@@ -304,12 +305,15 @@ def outline_of(config: ModelConfig, extras: Mapping[str, nn.Module] | None = Non
 
 
 def build_model(
-    config: ModelConfig, *, seed: int, extras: Mapping[str, nn.Module] | None = None
+    config: ModelConfig, *, seed: int | None, extras: Mapping[str, nn.Module] | None = None
 ) -> Transformer:
     """Return a model of any family with fresh weights; arguments and errors as `make_model`."""
     if not config.traits.is_encoder_decoder:
         return make_model(config, seed=seed, extras=extras)
     check_memory(config)
+    if seed is None:
+        with Undrawn():
+            return outline_of(config, extras)
     model = outline_of(config, extras)
     init_weights(model, config, seed=seed)
     return model

@@ -3,6 +3,9 @@
     bert     post-norm, learned positions, segments      transformers' BertForPreTraining
     modern   pre-norm, rotary, gated, no biases          transformers' ModernBertForMaskedLM
     gpt2     pre-norm, learned positions, causal         transformers' GPT2LMHeadModel
+    roberta  as bert, without segments                   transformers' RobertaForMaskedLM
+    albert   as bert, one layer many times, and          transformers' AlbertForPreTraining
+             embeddings smaller than the layers
 
 and, of an encoder and a decoder that looks at what it has read:
 
@@ -73,6 +76,12 @@ class Family:
     """Added to the variance, by default."""
     mlp_ratio: float
     """Feed-forward size by hidden size, by default."""
+    embedding_size: int | None = None
+    """Features of the embeddings by default; None: as many as of the layers."""
+    always_projects: bool = False
+    """Whether a product leads from the embeddings to the layers even where sizes are equal."""
+    shares_layers: bool = False
+    """Whether one layer's weights serve all layers by default."""
     pooling: Literal["first", "mean", "last"] = "first"
     """Which rows speak for a whole sequence."""
     objective: str = "mlm+nsp"
@@ -98,6 +107,14 @@ FAMILIES: dict[str, Family] = {
         is_causal=True, has_embedding_norm=False, has_head_transform=False,
         activation="gelu_tanh", positions=("learned", "sinusoidal"), norm_eps=1e-5, mlp_ratio=4.0,
         pooling="last", objective="clm",
+    ),
+    "roberta": Family(
+        is_post_norm=True, positions=("learned",), norm_eps=1e-5, mlp_ratio=4.0, objective="mlm",
+    ),
+    "albert": Family(
+        is_post_norm=True, has_segments=True, activation="gelu_tanh", embedding_size=128,
+        always_projects=True, shares_layers=True, positions=("learned",), norm_eps=1e-12,
+        mlp_ratio=4.0, objective="mlm+sop",
     ),
     "t5": Family(
         is_encoder_decoder=True, decoder_start="pad", is_gated=True, has_own_head=True, **_T5,
@@ -147,13 +164,15 @@ class ModelConfig:
     size: Literal["tiny", "mini", "small", "medium", "base"] = "mini"
     vocab_size: int = UNSET  # ids; the trainer takes it from the tokenizer
     num_hidden_layers: int = UNSET
+    num_hidden_groups: int = UNSET  # of layers that share their weights; albert: 1; else none do
     hidden_size: int = UNSET
+    embedding_size: int = UNSET  # features of embeddings; albert: 128; else hidden_size
     num_attention_heads: int = UNSET
     num_decoder_layers: int | None = UNSET  # encoder-decoders only; as many as the encoder's
     attention_head_size: int | None = UNSET  # t5 only; hidden_size / num_attention_heads
     intermediate_size: int = UNSET  # 4 x hidden_size; of gated ones modern: 1.5 x, t5: 2.75 x
     max_position_embeddings: int = 512  # tokens of the longest sequence
-    type_vocab_size: int = 2  # segments; bert only
+    type_vocab_size: int = 2  # segments; bert and albert
     positions: Positions = UNSET
     global_every: int = 3  # modern: layers 0, n, 2n, ... see everything, the others a window
     local_window: int = 128  # modern: places a local layer sees, half of them to either side
@@ -173,6 +192,8 @@ class ModelConfig:
             raise ValueError(f"size must be one of {', '.join(MODEL_SIZES)}, got {self.size!r}")
         for name, value in MODEL_SIZES[self.size].items():
             self._fill(name, value)
+        self._fill("num_hidden_groups", 1 if self.traits.shares_layers else self.num_hidden_layers)
+        self._fill("embedding_size", self.traits.embedding_size or self.hidden_size)
         self._fill("positions", self.traits.positions[0])
         if self.positions == "relative":
             self._fill("attention_head_size", self.hidden_size // max(1, self.num_attention_heads))
@@ -208,6 +229,21 @@ class ModelConfig:
         """Whether a token sees no later ones unless `forward` is told otherwise."""
         return self.traits.is_causal
 
+    @property
+    def has_projection(self) -> bool:
+        """Whether a product leads from the embeddings to the layers."""
+        return self.traits.always_projects or self.embedding_size != self.hidden_size
+
+    def group(self, layer: int) -> int:
+        """Return whose weights a layer has: groups are of neighbours, of equal size if that goes.
+
+        Example:
+            >>> config = ModelConfig(family="albert", size="mini", num_hidden_groups=2)
+            >>> [config.group(layer) for layer in range(4)]
+            [0, 0, 1, 1]
+        """
+        return int(layer / (self.num_hidden_layers / self.num_hidden_groups))
+
     def window(self, layer: int) -> int | None:
         """Return how many places to either side a layer sees; None is all of them.
 
@@ -232,24 +268,27 @@ class ModelConfig:
         attention = 3 * wide * (size + bias) + size * (wide + bias)
         inner = self.intermediate_size * (1 + traits.is_gated)
         layer = attention + inner * (size + bias) + size * (self.intermediate_size + bias)
-        stack = (not traits.is_post_norm) * norm + traits.has_embedding_norm * norm
-        stack += (self.positions == "learned") * self.max_position_embeddings * size
+        narrow = self.embedding_size
+        stack = (not traits.is_post_norm) * norm + traits.has_embedding_norm * narrow * (1 + bias)
+        stack += (self.positions == "learned") * self.max_position_embeddings * narrow
         stack += (self.positions == "relative") * NUM_BUCKETS * self.num_attention_heads
-        layers = self.num_hidden_layers * (layer + 2 * norm) - (not traits.has_first_norm) * norm
+        layers = self.num_hidden_groups * (layer + 2 * norm) - (not traits.has_first_norm) * norm
         if traits.is_encoder_decoder:
             layers += (self.num_decoder_layers or 0) * (layer + attention + 3 * norm) + stack
-        tables = vocab * size * (1 + traits.has_own_head) + stack
-        tables += traits.has_segments * self.type_vocab_size * size
-        head = traits.has_head_transform * (size * (size + bias) + norm + vocab)
-        head += traits.has_logits_bias * vocab
+        tables = vocab * narrow * (1 + traits.has_own_head) + stack
+        tables += traits.has_segments * self.type_vocab_size * narrow
+        tables += self.has_projection * size * (narrow + bias)
+        head_weights = narrow * (size + bias) + narrow * (1 + bias) + vocab
+        head = traits.has_head_transform * head_weights + traits.has_logits_bias * vocab
         pairs = self.has_nsp_head * (size * (size + 1) + 2 * (size + 1))
         return layers + tables + head + pairs
 
 
 def _check_counts(config: ModelConfig) -> None:
     """Refuse by arithmetic what no machine could build."""
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
-                 "max_position_embeddings", "type_vocab_size", "global_every"):  # fmt: skip
+    for name in ("num_hidden_layers", "num_hidden_groups", "hidden_size", "embedding_size",
+                 "num_attention_heads", "intermediate_size", "max_position_embeddings",
+                 "type_vocab_size", "global_every"):  # fmt: skip
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if config.vocab_size is not None and config.vocab_size < 1:
@@ -257,6 +296,11 @@ def _check_counts(config: ModelConfig) -> None:
     if config.num_hidden_layers > MAX_LAYERS:
         raise ValueError(
             f"num_hidden_layers must be at most {MAX_LAYERS}, got {config.num_hidden_layers}"
+        )
+    if config.num_hidden_groups > config.num_hidden_layers:
+        raise ValueError(
+            f"num_hidden_groups must be at most num_hidden_layers={config.num_hidden_layers}, got "
+            f"{config.num_hidden_groups}"
         )
     # Positions that are not learned have a table too.
     total = config.num_parameters + config.max_position_embeddings * config.hidden_size
@@ -268,8 +312,8 @@ def _check_counts(config: ModelConfig) -> None:
 
 
 def _sizes(config: ModelConfig) -> str:
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
-             "max_position_embeddings", "type_vocab_size")  # fmt: skip
+    names = ("num_hidden_layers", "hidden_size", "embedding_size", "intermediate_size",
+             "vocab_size", "max_position_embeddings", "type_vocab_size")  # fmt: skip
     return ", ".join(f"{name}={getattr(config, name)}" for name in names)
 
 
@@ -291,6 +335,18 @@ def _check_config(config: ModelConfig) -> None:
         raise ValueError(
             f"positions={config.positions!r} does not go with family={config.family!r}, "
             f"which takes {' or '.join(traits.positions)}"
+        )
+    if config.has_projection and not traits.has_head_transform:
+        raise ValueError(
+            f"embedding_size={config.embedding_size} does not go with family={config.family!r}, "
+            f"whose head multiplies with the embeddings: leave it out"
+        )
+    if config.num_hidden_groups != config.num_hidden_layers and (
+        traits.has_windows or traits.is_encoder_decoder
+    ):
+        raise ValueError(
+            f"num_hidden_groups={config.num_hidden_groups} does not go with "
+            f"family={config.family!r}, whose layers differ: leave it out"
         )
     if config.positions == "rotary" and config.head_size % 2:
         raise ValueError(f"rotary positions need an even head size, got {config.head_size}")

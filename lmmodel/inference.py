@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmdata.ragged import offsets_of
 from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.cores import map_in_order, num_cores
 from lmmodel.layers.attention import KeyValues
@@ -63,7 +64,7 @@ def split_by_tokens(lengths: np.ndarray, most: int) -> Iterator[np.ndarray]:
         [[1, 3], [0], [2]]
     """
     order = np.argsort(lengths, kind="stable")
-    totals = np.concatenate([[0], np.cumsum(lengths[order])])
+    totals = offsets_of(lengths[order])
     start = 0
     while start < len(order):
         fitting = int(np.searchsorted(totals, totals[start] + most, side="right")) - 1

@@ -18,7 +18,7 @@ from lmdata.batch import ExampleBatch, concatenate
 from lmdata.order import batch_rows
 from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.data import Rows
-from lmmodel.layers.buckets import round_up
+from lmmodel.layers.masks import round_up
 from lmmodel.objectives import Objective
 from lmmodel.packing import (
     LEAST_TOKENS,

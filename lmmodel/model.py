@@ -3,7 +3,7 @@
 What distinguishes a family are its traits (`lmmodel.families`), which the modules here read.
 
 Shapes: B sequences, T tokens of all of them, P tokens that have a label, D hidden_size, H heads,
-K = D / H features of a head, F intermediate_size, V vocab_size.
+K = D / H features of a head, E embedding_size (most often D), F intermediate_size, V vocab_size.
 
 Weights are float32 and are cast to the numbers the activations have, so bf16 training needs no
 autocast: set `compute_dtype`.
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lmmodel.batch import Batch, Stream
 from lmmodel.cores import cast, dropout, look_up
@@ -64,21 +65,22 @@ class RmsNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, cast(self.weight, x.dtype), self.eps)
 
 
-def make_norm(config: ModelConfig) -> LayerNorm | RmsNorm:
-    """Return the norm of the family, over the features of one token."""
+def make_norm(config: ModelConfig, size: int | None = None) -> LayerNorm | RmsNorm:
+    """Return the norm of the family, over so many features; None: those of a layer."""
+    size = size or config.hidden_size
     if config.traits.norm == "rms":
-        return RmsNorm(config.hidden_size, config.norm_eps)
-    return LayerNorm(config.hidden_size, config.norm_eps, bias=config.traits.has_bias)
+        return RmsNorm(size, config.norm_eps)
+    return LayerNorm(size, config.norm_eps, bias=config.traits.has_bias)
 
 
 class Embeddings(nn.Module):
     """Token + segment + position, then norm; without tokens of its own, those of another."""
 
-    sinusoids: Tensor  # float32 (max_position_embeddings, D), only where positions are sinusoidal
+    sinusoids: Tensor  # float32 (max_position_embeddings, E), only where positions are sinusoidal
 
     def __init__(self, config: ModelConfig, *, has_tokens: bool = True) -> None:
         super().__init__()
-        size, length = config.hidden_size, config.max_position_embeddings
+        size, length = config.embedding_size, config.max_position_embeddings
         if has_tokens:
             self.tokens = nn.Embedding(config.vocab_size, size)
         if config.traits.has_segments:
@@ -88,11 +90,11 @@ class Embeddings(nn.Module):
         elif config.positions == "sinusoidal":
             self.register_buffer("sinusoids", sinusoids(length, size), persistent=False)
         if config.traits.has_embedding_norm:
-            self.norm = make_norm(config)
+            self.norm = make_norm(config, size)
         self.config = config
 
     def forward(self, batch: Batch | Stream, tokens: Tensor | None = None) -> Tensor:
-        """Return float32 (T, D); `tokens` (V, D) are those of another stack."""
+        """Return float32 (T, E); `tokens` (V, E) are those of another stack."""
         x = look_up(self.tokens.weight if tokens is None else tokens, batch.input_ids)
         if self.config.traits.scales_embeddings:
             x = x * self.config.hidden_size**0.5
@@ -114,7 +116,6 @@ class Attention(nn.Module):
         self.qkv = Linear(config.hidden_size, 3 * config.attention_size, bias=has_bias)
         self.output = Linear(config.attention_size, config.hidden_size, bias=has_bias)
         self.window = config.window(layer)
-        self.layer = layer
         self.config = config
 
     def forward(self, x: Tensor, sight: Sight, rows: Tensor | None) -> Tensor:
@@ -125,7 +126,7 @@ class Attention(nn.Module):
         if sight.rotary is not None:
             q, k = rotate(q, sight.rotary), rotate(k, sight.rotary)
         if sight.past is not None:
-            heads = sight.past.attend(self.layer, q, k, v, self.window)
+            heads = sight.past.attend(sight.layer, q, k, v, self.window)
         else:
             heads = attention(
                 q, k, v, sight.side, sight.side, sight.mask, kernel=sight.kernel,
@@ -140,6 +141,13 @@ def unscaled(q: Tensor, config: ModelConfig) -> Tensor:
     return q if config.traits.scales_attention else q * config.head_size**0.5
 
 
+def activate(x: Tensor, config: ModelConfig) -> Tensor:
+    """Return the family's activation of x."""
+    if config.traits.activation == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if config.traits.activation == "gelu_tanh" else "none")
+
+
 class FeedForward(nn.Module):
     """Two layers with an activation between them, which a third may gate."""
 
@@ -148,7 +156,7 @@ class FeedForward(nn.Module):
         size, traits, has_bias = config.intermediate_size, config.traits, config.traits.has_bias
         self.input = Linear(config.hidden_size, size * (1 + traits.is_gated), bias=has_bias)
         self.output = Linear(size, config.hidden_size, bias=has_bias)
-        self.activation = traits.activation
+        self.config = config
         self.is_gated = traits.is_gated
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,16 +164,11 @@ class FeedForward(nn.Module):
         x = self.input(x)  # (T, F) or (T, 2 F)
         if self.is_gated:
             x, gate = x.chunk(2, dim=-1)
-            x = self._activate(x) * gate
+            x = activate(x, self.config) * gate
         else:
-            x = self._activate(x)
+            x = activate(x, self.config)
         out: Tensor = self.output(x)
         return out
-
-    def _activate(self, x: Tensor) -> Tensor:
-        if self.activation == "relu":
-            return F.relu(x)
-        return F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,7 @@ class Sight:
     rotary: tuple[Tensor, Tensor] | None  # cos and sin (T, 1, K / 2)
     kernel: Kernel | None
     past: KeyValues | None = None  # of what was read before
+    layer: int = 0  # whose keys and values those are
 
 
 class Layer(nn.Module):
@@ -221,9 +225,9 @@ class VocabularyHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, has_bias = config.hidden_size, config.traits.has_bias
+        size, has_bias = config.embedding_size, config.traits.has_bias
         if config.traits.has_head_transform:
-            self.dense = Linear(size, size, bias=has_bias)
+            self.dense = Linear(config.hidden_size, size, bias=has_bias)
             self.norm = LayerNorm(size, config.norm_eps, bias=has_bias)
             self.bias = nn.Parameter(torch.empty(config.vocab_size))
         if config.traits.has_logits_bias:
@@ -231,18 +235,19 @@ class VocabularyHead(nn.Module):
         if config.traits.has_own_head:
             self.weight = nn.Parameter(torch.empty(config.vocab_size, size))
         self.scale = size**-0.5 if config.traits.scales_head else 1.0
+        self.config = config
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Return floats (P, V) from hidden (P, D) and embeddings (V, D)."""
+        """Return floats (P, V) from hidden (P, D) and embeddings (V, E)."""
         bias = cast(self.bias, hidden.dtype) if hasattr(self, "bias") else None
         weight = self.weight if hasattr(self, "weight") else embeddings
         return F.linear(self.transform(hidden), cast(weight, hidden.dtype), bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """Return floats (P, D), what the embeddings are multiplied with."""
+        """Return floats (P, E), what the embeddings are multiplied with."""
         if not hasattr(self, "dense"):
             return hidden if self.scale == 1.0 else hidden * self.scale
-        transformed: Tensor = self.norm(F.gelu(self.dense(hidden)))
+        transformed: Tensor = self.norm(activate(self.dense(hidden), self.config))
         return transformed
 
 
@@ -279,6 +284,9 @@ class Transformer(nn.Module):
         self.compute_dtype = torch.float32
         self.kernel: Kernel | None = None
         self.embeddings = Embeddings(config)
+        if config.has_projection:
+            has_bias = config.traits.has_bias
+            self.projection = Linear(config.embedding_size, config.hidden_size, bias=has_bias)
         self.layers = self.make_layers(config)
         self.final_norm = nn.Identity() if config.traits.is_post_norm else make_norm(config)
         self.head = VocabularyHead(config)
@@ -291,8 +299,8 @@ class Transformer(nn.Module):
                 self.register_buffer(f"{name}_angles", angles, persistent=False)
 
     def make_layers(self, config: ModelConfig) -> nn.ModuleList:
-        """Return its layers, with fresh weights."""
-        return nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        """Return layers with weights of their own; `config.group` says which serves as each."""
+        return nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_groups))
 
     def forward(
         self, batch: Batch, *, is_causal: bool | None = None, rows: Tensor | None = None,
@@ -313,13 +321,17 @@ class Transformer(nn.Module):
             Floats of `compute_dtype` (T, D) or (R, D).
         """
         config = self.config
-        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, D)
+        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, E)
         x = dropout(x, config.dropout if self.training else 0.0)
+        if config.has_projection:
+            x = self.projection(x)  # (T, D)
         far, near = self._sights(batch, config.is_causal if is_causal is None else is_causal, past)
         last = config.num_hidden_layers - 1
-        for i, layer in enumerate(self.layers):
+        for i in range(config.num_hidden_layers):
             sight = far if config.window(i) is None else near
-            x = layer(x, sight, rows if i == last else None)
+            if past is not None:
+                sight = replace(sight, layer=i)
+            x = self.layers[config.group(i)](x, sight, rows if i == last else None)
         x = self.final_norm(x)
         return x
 
@@ -394,20 +406,40 @@ def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
+class Undrawn(TorchFunctionMode):
+    """While it lasts, modules are made without drawing weights, for those whose are read next."""
+
+    _DRAWS = (
+        nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_,
+        Tensor.uniform_,
+    )  # fmt: skip
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return the first argument of what would fill it with random numbers, as it is."""
+        if function in self._DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def make_model(
-    config: ModelConfig, *, seed: int, extras: Mapping[str, nn.Module] | None = None
+    config: ModelConfig, *, seed: int | None, extras: Mapping[str, nn.Module] | None = None
 ) -> Transformer:
     """Return a model with fresh weights, the same on every machine for the same seed.
 
     Args:
         config: the architecture
-        seed: of every number that is drawn
+        seed: of every number that is drawn; None where weights are read next, so nothing is
         extras: modules that an objective adds, by name; their weights are filled too
 
     Raises:
         MemoryLimitError: this machine's memory does not hold the weights, told before they are made
     """
     check_memory(config)
+    if seed is None:
+        with Undrawn():
+            return Transformer(config, extras)
     model = Transformer(config, extras)
     init_weights(model, config, seed=seed)
     return model
@@ -469,8 +501,8 @@ def initial_scale(name: str, parameter: Tensor, config: ModelConfig) -> float | 
 
 def vocabulary_products(config: ModelConfig) -> int:
     """Return the multiplications of the vocabulary head for one row."""
-    size = config.hidden_size
-    return config.vocab_size * size + config.traits.has_head_transform * size * size
+    size = config.embedding_size
+    return config.vocab_size * size + config.traits.has_head_transform * size * config.hidden_size
 
 
 def sentence_products(config: ModelConfig) -> int:
@@ -509,6 +541,7 @@ def forward_flops(
     matrices = layers * num_tokens * 3 * size * size + num_after * (size * size + mlp)
     if config.traits.is_encoder_decoder:  # queries and outputs of the target, keys of the source
         matrices += layers * num_tokens * 2 * size * size
+    matrices += config.has_projection * num_tokens * size * config.embedding_size
     scores = 0
     for layer in range(layers):
         window = config.window(layer)

@@ -96,7 +96,7 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
     if not (path / WEIGHTS_NAME).is_file():
         raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
     config = record.config
-    model = build_model(config.model, seed=0, extras=modules_of(config.objective, config.model))
+    model = build_model(config.model, seed=None, extras=modules_of(config.objective, config.model))
     load_weights(model, load_tensors(path / WEIGHTS_NAME))
     return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
 
@@ -255,8 +255,8 @@ def shape_differences(earlier: ModelConfig, model: ModelConfig) -> list[str]:
 
     Example:
         >>> shape_differences(ModelConfig(size="mini"), ModelConfig(size="small"))
-        ['model.hidden_size is 512, there 256', 'model.num_attention_heads is 8, there 4', \
-'model.intermediate_size is 2048, there 1024']
+        ['model.hidden_size is 512, there 256', 'model.embedding_size is 512, there 256', \
+'model.num_attention_heads is 8, there 4', 'model.intermediate_size is 2048, there 1024']
     """
     before, after = dataclasses.asdict(earlier), dataclasses.asdict(model)
     for own in OWN_SETTINGS:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from lmdata.batch import SEGMENT_LENGTHS, TARGET_IDS, TARGET_LENGTHS
-from lmdata.columns import to_array
+from lmdata.batch import SEGMENT_LENGTHS, TARGET_IDS, TARGET_LENGTHS, to_array
 from lmdata.dataset import TokenStore, segment_end
 from lmdata.errors import IntegrityError
 from lmdata.recipes import Recipe

@@ -18,9 +18,17 @@ import numpy as np
 from lmdata import __version__
 from lmdata.dataset import StoreBlock, TokenStore, open_stores
 from lmdata.errors import ConfigError
-from lmdata.exporting.chunks import LitData, Mds
-from lmdata.exporting.flat import Megatron, NanoGpt
-from lmdata.exporting.format import ExportedFile, Facts, Files, Format, Rows
+from lmdata.exporting.flat import (
+    ExportedFile,
+    Facts,
+    Files,
+    Format,
+    LitData,
+    Mds,
+    Megatron,
+    NanoGpt,
+    Rows,
+)
 from lmdata.exporting.tables import Datasets, Parquet
 from lmdata.files import Kind, make_folder, write_atomically, writing_folder
 from lmdata.ragged import Ragged, offsets_of

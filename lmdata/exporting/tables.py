@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmdata.exporting.format import Facts, Files, Format, Rows
+from lmdata.exporting.flat import Facts, Files, Format, Rows
 from lmdata.files import AtomicFile, output_errors
 
 FILE_BYTES = 1 << 28  # of ids in a file

@@ -26,7 +26,7 @@ GONE = -1  # a symbol that a merge has removed, a link that leads nowhere, an em
 _BLOCK = 1 << 14  # positions that are counted between two looks at the room in the hash table
 
 
-class Words(NamedTuple):
+class LinkedWords(NamedTuple):
     """The words as linked lists of symbols."""
 
     symbols: Int32s  # (N,) changed by merges
@@ -110,18 +110,18 @@ def learn_merges(
     return pairs, pieces
 
 
-def _link(symbols: Int32s, offsets: Int64s, counts: Int64s) -> Words:
+def _link(symbols: Int32s, offsets: Int64s, counts: Int64s) -> LinkedWords:
     positions = np.arange(len(symbols), dtype=np.int32)
     before, after = positions - 1, positions + 1
     lengths = np.diff(offsets)
     before[offsets[:-1][lengths > 0]] = GONE
     after[offsets[1:][lengths > 0] - 1] = GONE
     word_of = np.repeat(np.arange(len(counts), dtype=np.int32), lengths)
-    return Words(symbols.copy(), symbols, before, after, word_of, counts)
+    return LinkedWords(symbols.copy(), symbols, before, after, word_of, counts)
 
 
 @numba.njit(cache=True)
-def _merge_all(words: Words, num_symbols: int, max_new: int, min_frequency: int) -> Any:
+def _merge_all(words: LinkedWords, num_symbols: int, max_new: int, min_frequency: int) -> Any:
     """Return the merges' pairs and pieces; `words.symbols` is used up."""
     pairs = _count_pairs(words)
     heap = _most_frequent_first(pairs, min_frequency)
@@ -152,7 +152,7 @@ def _merge_all(words: Words, num_symbols: int, max_new: int, min_frequency: int)
 
 
 @numba.njit(cache=True)
-def _count_pairs(words: Words) -> Any:
+def _count_pairs(words: LinkedWords) -> Any:
     """Return all pairs of neighbours with their counts and occurrences."""
     room = 3 * len(words.symbols)  # a merge adds at most two occurrences and removes one symbol
     pairs = Pairs(
@@ -189,7 +189,7 @@ def _most_frequent_first(pairs: Pairs, min_frequency: int) -> Any:
 
 
 @numba.njit(cache=True)
-def _occurrences(words: Words, pairs: Pairs, pair: Any) -> Any:
+def _occurrences(words: LinkedWords, pairs: Pairs, pair: Any) -> Any:
     """Return the positions at which to join a pair, int32; they do not overlap."""
     left, right = pairs.keys[pair] >> 32, pairs.keys[pair] & 0xFFFFFFFF
     positions = np.empty(pairs.num_occurrences[pair], np.int32)
@@ -214,7 +214,7 @@ def _occurrences(words: Words, pairs: Pairs, pair: Any) -> Any:
 
 
 @numba.njit(cache=True)
-def _is_pair(words: Words, position: Any, left: Any, right: Any) -> Any:
+def _is_pair(words: LinkedWords, position: Any, left: Any, right: Any) -> Any:
     following = words.after[position]
     is_left = words.symbols[position] == left
     return is_left and following != GONE and words.symbols[following] == right
@@ -222,7 +222,7 @@ def _is_pair(words: Words, position: Any, left: Any, right: Any) -> Any:
 
 @numba.njit(cache=True)
 def _merge_pair(
-    words: Words, pairs: Pairs, positions: Int32s, pair: Any, piece: Any, merge: Any
+    words: LinkedWords, pairs: Pairs, positions: Int32s, pair: Any, piece: Any, merge: Any
 ) -> Any:
     """Join a pair at its positions; return the pairs whose count rose, int32."""
     raised = np.empty(2 * len(positions), np.int32)
@@ -353,7 +353,7 @@ def _empty_pieces(num_symbols: int, max_new: int) -> Any:
 
 @numba.njit(cache=True)
 def _piece(
-    words: Words, pieces: Pieces, left: Any, right: Any, position: Any, new_piece: Any
+    words: LinkedWords, pieces: Pieces, left: Any, right: Any, position: Any, new_piece: Any
 ) -> Any:
     """Return the piece that is spelled at `position`: a known one, or `new_piece`, now known."""
     length = pieces.lengths[left] + pieces.lengths[right]

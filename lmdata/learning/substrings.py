@@ -83,7 +83,14 @@ def find_substrings(words: Words, min_count: int) -> Trie:
 
 
 def make_trie(parents: Int32s, characters: Int32s, lengths: Int32s, counts: Int64s) -> Trie:
-    """Return a trie of nodes that are given shortest first."""
+    """Return a trie of nodes that are given shortest first.
+
+    Args:
+        parents: int32 (K,), node without its last character
+        characters: int32 (K,), last character
+        lengths: int32 (K,), ascending
+        counts: int64 (K,), how often each occurs
+    """
     slots = np.full(1 << (2 * len(parents)).bit_length(), NONE, np.int32)
     trie = Trie(parents, characters, lengths, counts, slots)
     _fill_slots(trie)
@@ -91,7 +98,12 @@ def make_trie(parents: Int32s, characters: Int32s, lengths: Int32s, counts: Int6
 
 
 def keep_nodes(trie: Trie, is_wanted: Bools) -> tuple[Trie, Int64s]:
-    """Return the trie of some nodes and what they begin with, and the old numbers of its nodes."""
+    """Return the trie of some nodes and what they begin with, and the old numbers of its nodes.
+
+    Args:
+        trie: of K nodes
+        is_wanted: bool (K,)
+    """
     is_kept = is_wanted.copy()
     _mark_prefixes(trie.parents, is_kept)
     old = np.flatnonzero(is_kept)
@@ -149,7 +161,15 @@ def expect_counts(words: Words, trie: Trie, scores: Float64s) -> Float64s:
     """Return how often each piece is expected to be used, over all ways to spell each word.
 
     The forward-backward algorithm on the lattice of pieces (Kudo, "Subword Regularization",
-    ACL 2018, section 3.2). `scores` are log probabilities, -inf for nodes that are no pieces.
+    ACL 2018, section 3.2).
+
+    Args:
+        words: counted
+        trie: of K nodes
+        scores: float64 (K,), log probabilities, -inf for nodes that are no pieces
+
+    Returns:
+        float64 (K,)
     """
     expected = np.zeros(len(scores))
     longest = np.max(np.diff(words.offsets))
@@ -200,7 +220,13 @@ def _log_add(left: Any, right: Any) -> Any:
 
 @numba.njit(cache=True)
 def count_best(words: Words, trie: Trie, scores: Float64s) -> Int64s:
-    """Return how often each piece is used when every word is spelled in its most likely way."""
+    """Return how often each piece is used when every word is spelled in its most likely way.
+
+    Args: as `expect_counts` takes them
+
+    Returns:
+        int64 (K,)
+    """
     used = np.zeros(len(scores), np.int64)
     longest = np.max(np.diff(words.offsets))
     edges = np.empty((longest, MAX_LENGTH), np.int32)
@@ -239,6 +265,14 @@ def removal_losses(trie: Trie, scores: Float64s, used: Int64s) -> Float64s:
     The piece is then spelled by its best alternative (Kudo 2018, section 3.2, with the estimate of
     SentencePiece's `PruneSentencePieces`). Single characters lose inf: they must stay. A piece
     that is never used or not its own best spelling loses -inf.
+
+    Args:
+        trie: of K nodes
+        scores: float64 (K,), as `expect_counts` takes them
+        used: int64 (K,), from `count_best`
+
+    Returns:
+        float64 (K,), nats
     """
     losses = np.full(len(scores), -math.inf)
     total = float(np.sum(used))

@@ -10,7 +10,6 @@ Sources: Gopher (Rae et al., 2021, appendix A.1), C4 (Raffel et al., 2020, secti
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -18,25 +17,33 @@ from typing import Literal
 import numpy as np
 
 from lmdata.ragged import offsets_of
-from lmdata.tagging.kernels import NUM_COUNTS, count_sentences, count_words
-from lmdata.tagging.words import TERMINALS, WordTable
+from lmdata.tagging.c4_kernels import CURLY_BRACKET, LOREM_IPSUM, clean_lines
+from lmdata.tagging.characters import character_bits
+from lmdata.tagging.line_kernels import (
+    BULLETS,
+    CHARS,
+    ELLIPSES,
+    ENDED,
+    ENDS_IN_ELLIPSIS,
+    FEEDS,
+    FULL,
+    FULL_CHARS,
+    HASHES,
+    LINES,
+    NUM_LINE_COUNTS,
+    PARAGRAPH_CHARS,
+    PARAGRAPHS,
+    PARAGRAPHS_AGAIN,
+    ROW_CHARS,
+    ROWS,
+    ROWS_AGAIN,
+    SHORT,
+    count_lines,
+)
+from lmdata.tagging.word_kernels import LONGEST, LONGEST_TOP, NUM_COUNTS, count_words
+from lmdata.tagging.words import Cutter, Offsets, Text
 
 Figures = dict[str, np.ndarray]
-
-_PARAGRAPHS, _LINES = re.compile(r"\n{2,}"), re.compile(r"\n+")
-_CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-_BULLETS, _ELLIPSES = ("•", "-"), ("...", "…")
-_ENDS = tuple(sorted(TERMINALS))
-_C4_ENDS = (".", "?", "!", '"', "'")
-_POLICIES = (
-    "terms of use",
-    "privacy policy",
-    "cookie policy",
-    "uses cookies",
-    "use of cookies",
-    "use cookies",
-)
-_C4_LONGEST_WORD, _C4_FEWEST_WORDS, _SHORT_LINE = 1000, 3, 30
 
 
 @dataclass(frozen=True)
@@ -141,39 +148,39 @@ def judge(figures: Mapping[str, np.ndarray], rule: str) -> np.ndarray:
     return found
 
 
-def measure(texts: list[str], table: WordTable) -> Figures:
+def measure(text: Text, offsets: Offsets, cutter: Cutter) -> Figures:
     """Return what all rules ask of documents, each (D,).
 
     Args:
-        texts: of D documents, none of them blank
-        table: cuts them into words
+        text: uint8 (N,), UTF-8
+        offsets: int64 (D + 1,), where documents begin; none of them is blank
+        cutter: cuts them into words
     """
-    table.begin()
-    words, lines = table.words(table.split(texts)), [_measure_lines(text) for text in texts]
-    cleaned = [_clean_lines(text) for text in texts]
-    kept = table.words(table.split_lines([line for part in cleaned for line in part.kept]))
-    facts = table.facts()
-    counts = np.zeros((len(texts), NUM_COUNTS), np.int64)
-    count_words(words.values, words.offsets, facts.lengths, facts.hashes, facts.powers,
-                facts.flags, counts)  # fmt: skip
-    figures = {name: np.array([row[name] for row in lines]) for name in lines[0]} if lines else {}
-    figures |= _word_ratios(figures, counts)
-    sentences = offsets_of(count_sentences(kept.values, kept.offsets, facts.flags))
-    figures["c4_num_sentences"] = np.diff(sentences[offsets_of([len(p.kept) for p in cleaned])])
-    figures["c4_lorem_ipsum"] = np.array([part.stop == "lorem ipsum" for part in cleaned])
-    figures["c4_curly_bracket"] = np.array([part.stop == "{" for part in cleaned])
+    bits, num_documents = character_bits(), len(offsets) - 1
+    words = cutter.words(text, offsets)
+    counts = np.zeros((num_documents, NUM_COUNTS), np.int64)
+    count_words(words.stream, words.starts, words.lengths, words.flags, words.rows, counts)
+    lines = np.zeros((num_documents, NUM_LINE_COUNTS), np.int64)
+    count_lines(text, offsets, bits, lines)
+    kept, ends = np.empty(len(text), np.uint8), np.empty(len(text) + 1, np.int64)
+    rows, stops = np.empty(num_documents + 1, np.int64), np.empty(num_documents, np.int8)
+    num_kept = clean_lines(text, offsets, bits, lines, kept, ends, rows, stops)
+    sentences = offsets_of(cutter.sentences(kept[: ends[num_kept]], ends[: num_kept + 1]))
     return {
-        name: values.astype(np.int64 if name in COUNTS else np.float64)
-        for name, values in figures.items()
+        **_word_figures(counts, lines),
+        **_line_figures(lines),
+        "c4_num_sentences": np.diff(sentences[rows]),
+        "c4_lorem_ipsum": (stops == LOREM_IPSUM).astype(np.int64),
+        "c4_curly_bracket": (stops == CURLY_BRACKET).astype(np.int64),
     }
 
 
-def _word_ratios(lines: Figures, counts: np.ndarray) -> Figures:
+def _word_figures(counts: np.ndarray, lines: np.ndarray) -> Figures:
     """Return the figures that ask for words.
 
     Args:
-        lines: from `_measure_lines`, each (D,)
         counts: int64 (D, NUM_COUNTS), from `count_words`
+        lines: int64 (D, NUM_LINE_COUNTS), from the kernels of lines
     """
     num_words, num_plain, plain_chars, num_lettered, num_stops = counts[:, :5].T
     with np.errstate(divide="ignore", invalid="ignore"):  # of a text without a word: no figure
@@ -183,83 +190,30 @@ def _word_ratios(lines: Figures, counts: np.ndarray) -> Figures:
             "num_stop_words": num_stops,
             "mean_word_length": plain_chars / num_plain,
             "lettered_word_ratio": num_lettered / num_words,
-            "hash_ratio": lines["hash_ratio"] / num_words,
-            "ellipsis_ratio": lines["ellipsis_ratio"] / num_words,
-            "line_word_ratio": lines["line_word_ratio"] / num_words,
+            "hash_ratio": lines[:, HASHES] / num_words,
+            "ellipsis_ratio": lines[:, ELLIPSES] / num_words,
+            "line_word_ratio": lines[:, FEEDS] / num_words,
             **{
-                f"{'top' if n < 5 else 'repeated'}_{n}_gram_ratio":
-                    counts[:, 3 + n] / lines["num_chars"]
-                for n in range(2, 11)
+                f"{'top' if n <= LONGEST_TOP else 'repeated'}_{n}_gram_ratio":
+                    counts[:, 3 + n] / lines[:, CHARS]
+                for n in range(2, LONGEST + 1)
             },
         }  # fmt: skip
 
 
-def _measure_lines(text: str) -> dict[str, float]:
-    """Return what is counted of the lines of one text; three of the ratios are counts as yet."""
-    lines, rows = text.splitlines(), _LINES.split(text)
-    paragraphs = _PARAGRAPHS.split(text.strip())
-    full = [line for line in text.split("\n") if line.strip()]
-    num_feeds = text.count("\n")
-    paragraphs_again, paragraph_chars = _repeated(paragraphs)
-    rows_again, row_chars = _repeated(rows)
+def _line_figures(lines: np.ndarray) -> Figures:
+    """Return the figures of lines and paragraphs, from their counts, int64 (D, NUM_LINE_COUNTS)."""
+    chars, num_full = lines[:, CHARS], np.maximum(1, lines[:, FULL])
     return {
-        "num_chars": len(text),
-        "hash_ratio": text.count("#"),
-        "ellipsis_ratio": text.count("...") + text.count("…"),
-        "line_word_ratio": num_feeds,
-        "bullet_line_ratio": sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines),
-        "ellipsis_line_ratio": sum(line.rstrip().endswith(_ELLIPSES) for line in lines)
-        / len(lines),
-        "repeated_paragraph_ratio": paragraphs_again / len(paragraphs),
-        "repeated_paragraph_char_ratio": paragraph_chars / len(text),
-        "repeated_line_ratio": rows_again / len(rows),
-        "repeated_line_char_ratio": row_chars / len(text),
-        "ended_line_ratio": sum(line.endswith(_ENDS) for line in full) / max(1, len(full)),
-        "short_line_ratio": sum(len(line) <= _SHORT_LINE for line in full) / max(1, len(full)),
-        "repeated_full_line_char_ratio": _repeated(full)[1] / max(1, len(text) - num_feeds),
-    }
-
-
-def _repeated(parts: list[str]) -> tuple[int, int]:
-    """Return how many of some texts were there before, and their characters.
-
-    Example:
-        >>> _repeated(["ab", "c", "ab", "ab"])
-        (2, 4)
-    """
-    distinct = set(parts)
-    total = sum(map(len, parts)) - sum(map(len, distinct))
-    return len(parts) - len(distinct), total
-
-
-@dataclass(frozen=True)
-class _Cleaned:
-    """The lines that C4's rules keep, up to one that drops the whole document, and why."""
-
-    kept: list[str]
-    stop: str | None = None
-
-
-def _clean_lines(text: str) -> _Cleaned:
-    kept: list[str] = []
-    for raw in text.splitlines():
-        line = raw.strip()
-        words = line.split()
-        if len(line) > _C4_LONGEST_WORD and max(map(len, words)) > _C4_LONGEST_WORD:
-            continue
-        if "[" in line:
-            line = _CITATION.sub("", line)
-        if not line.endswith(_C4_ENDS) or line.endswith("..."):
-            continue
-        if len(words) < _C4_FEWEST_WORDS:
-            continue
-        lower = line.lower()
-        if "lorem ipsum" in lower:
-            return _Cleaned(kept, "lorem ipsum")
-        if "javascript" in lower:
-            continue
-        if "{" in line:
-            return _Cleaned(kept, "{")
-        if not any(policy in lower for policy in _POLICIES):
-            kept.append(line)
-    return _Cleaned(kept)
+        "num_chars": chars,
+        "bullet_line_ratio": lines[:, BULLETS] / lines[:, LINES],
+        "ellipsis_line_ratio": lines[:, ENDS_IN_ELLIPSIS] / lines[:, LINES],
+        "repeated_paragraph_ratio": lines[:, PARAGRAPHS_AGAIN] / lines[:, PARAGRAPHS],
+        "repeated_paragraph_char_ratio": lines[:, PARAGRAPH_CHARS] / chars,
+        "repeated_line_ratio": lines[:, ROWS_AGAIN] / lines[:, ROWS],
+        "repeated_line_char_ratio": lines[:, ROW_CHARS] / chars,
+        "ended_line_ratio": lines[:, ENDED] / num_full,
+        "short_line_ratio": lines[:, SHORT] / num_full,
+        "repeated_full_line_char_ratio":
+            lines[:, FULL_CHARS] / np.maximum(1, chars - lines[:, FEEDS]),
+    }  # fmt: skip

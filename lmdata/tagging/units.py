@@ -12,16 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from lmdata.batch import to_column
 from lmdata.building.output import ALL_DOCUMENTS
 from lmdata.building.plan import Unit, UnitProgress, part_name, receipt_path
 from lmdata.building.units import count_in
-from lmdata.columns import to_column
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.files import write_atomically
 from lmdata.schema import ShardRecord, to_json
 from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
 from lmdata.tagging.rules import COUNTS, RULES, measure
-from lmdata.tagging.words import CUTTERS, WordTable
+from lmdata.tagging.words import CUTTERS, Cutter
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
 
@@ -92,18 +92,18 @@ def prepare_tags(
 ) -> Callable[[Unit, Callable[[Any], None]], TagReceipt]:
     """Return the work function of a worker: units in, receipts of their parts out."""
     setup = receive_setup()
-    own = threading.local()  # a table is of one thread
+    own = threading.local()  # a cutter is of one thread
 
     def work(unit: Unit, report: Callable[[Any], None]) -> TagReceipt:
-        if not hasattr(own, "table"):
-            own.table = WordTable(CUTTERS[setup.config.words]())
-        return _tag_unit(unit, setup, own.table, report)
+        if not hasattr(own, "cutter"):
+            own.cutter = CUTTERS[setup.config.words]()
+        return _tag_unit(unit, setup, own.cutter, report)
 
     return work
 
 
 def _tag_unit(
-    unit: Unit, setup: TagSetup, table: WordTable, report: Callable[[Any], None]
+    unit: Unit, setup: TagSetup, cutter: Cutter, report: Callable[[Any], None]
 ) -> TagReceipt:
     receipt = TagReceipt(number=unit.number)
     schema = pa.schema(part_fields())
@@ -121,7 +121,7 @@ def _tag_unit(
             ):  # fmt: skip
                 if len(documents.positions):
                     first = receipt.records.get(key, 0)
-                    part.write(_tag_documents(documents, extent.source, first, table, schema))
+                    part.write(_tag_documents(documents, extent.source, first, cutter, schema))
                 _count(receipt, key, documents)
                 num_documents = len(documents.positions)
                 report(
@@ -136,12 +136,12 @@ def _tag_unit(
 
 
 def _tag_documents(
-    documents: Documents, source: int, first: int, table: WordTable, schema: pa.Schema
+    documents: Documents, source: int, first: int, cutter: Cutter, schema: pa.Schema
 ) -> pa.RecordBatch:
     """Return the figures of some documents of a source, whose positions begin at `first`."""
     content = documents.text.tobytes()
     parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
-    figures = measure([part.decode("utf-8") for part in parts], table)
+    figures = measure(documents.text, documents.offsets, cutter)
     hashes = np.array([divmod(xxh3_128(part).intdigest(), 1 << 64) for part in parts], np.uint64)
     columns = [
         np.full(len(parts), source, np.int32),

@@ -1,8 +1,8 @@
-"""Text as a stream of words that all rules share: each chunk between white space is cut once.
+"""Text as a stream of words that all rules share, each cut once.
 
-A word is a number; what rules ask of it (length, letters, stop word, a hash of its characters) lies
-in arrays by that number. How chunks are cut has a name and a version: the project's own way, or
-that of spaCy, by which the figures of datatrove's rules are met exactly.
+How text is cut has a name and a version: the project's own way, by a kernel, or that of spaCy, by
+which the figures of datatrove's rules are met exactly and each chunk between white space is asked
+for once.
 """
 
 from __future__ import annotations
@@ -13,97 +13,102 @@ import unicodedata
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from lmdata.errors import ConfigError
 from lmdata.ragged import Ragged, offsets_of
+from lmdata.tagging.c4_kernels import count_line_sentences
+from lmdata.tagging.characters import (
+    ENDS_SENTENCE,
+    HAS_LETTER,
+    IS_PUNCTUATION,
+    IS_SYMBOL,
+    SYMBOLS,
+    character_bits,
+)
+from lmdata.tagging.word_kernels import FIRST_STOP_BIT, PADDING, count_sentences, cut_words
 
-_WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _BLANKS = re.compile(r"[^\S ]\s*| \s+")  # white space that is not one blank
-
-
-def _characters(ranges: str) -> frozenset[str]:
-    """Return the characters of ranges in hexadecimal.
-
-    Example:
-        >>> sorted(_characters("41-43 61"))
-        ['A', 'B', 'C', 'a']
-    """
-    bounds = [[int(bound, 16) for bound in part.split("-")] for part in ranges.split()]
-    return frozenset(chr(code) for pair in bounds for code in range(pair[0], pair[-1] + 1))
-
-
-# Characters that end a sentence in any script, as datatrove 0.10 has them.
-TERMINALS = _characters(
-    "21 2e 3f 589 61d-61f 6d4 700-702 7f9 837 839 83d-83e 964-965 104a-104b 1362 1367-1368 "
-    "166e 1735-1736 17d4-17d6 17d9-17da 1803 1809 1944-1945 1aa8-1aab 1b5a-1b5b 1b5e-1b5f "
-    "1b7d-1b7e 1c3b-1c3c 1c7e-1c7f 203c-203d 2047-2049 2e2e 2e3c 2e53-2e54 3002 a4ff "
-    "a60e-a60f a6f3 a6f7 a876-a877 a8ce-a8cf a92f a9c8-a9c9 aa5d-aa5f aaf0-aaf1 abeb fe52 "
-    "fe56-fe57 ff01 ff0e ff1f ff61 10a56-10a57 10f55-10f59 10f86-10f89 11047-11048 "
-    "110be-110c1 11141-11143 111c5-111c6 111cd 111de-111df 11238-11239 1123b-1123c 112a9 "
-    "1144b-1144c 115c2-115c3 115c9-115d7 11641-11642 1173c-1173e 11944 11946 11a42-11a43 "
-    "11a9b-11a9c 11c41-11c42 11ef7-11ef8 11f43-11f44 16a6e-16a6f 16af5 16b37-16b38 16b44 "
-    "16e98 1bc9f 1da88 "
-)
-# Characters of which words are symbols: the same, other punctuation and control characters.
-SYMBOLS = TERMINALS | _characters(
-    "0-8 b-1f 22-2d 2f 3a-3e 40 5b-60 7b-9f ab b4 bb 2013-2014 2019 201c-201e 2026 2236 2501 "
-    "25ba 3001 3008-300d 3010-3011 ff05 ff08-ff09 ff0c ff11 ff1a-ff1b ff5e "
-)
-
-# What a word is, as bits; those of the stop words follow from bit 8 on.
-HAS_LETTER, IS_SYMBOL, ENDS_SENTENCE, IS_PUNCTUATION = 1, 2, 4, 8
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-_FIRST_STOP_BIT = 8
-_MULTIPLIER = 0x9E3779B97F4A7C15  # odd; of the polynomial that names a string
-_MASK64 = (1 << 64) - 1
+_STOP_KEYS = np.array([int.from_bytes(word.encode(), "little") for word in STOP_WORDS], np.uint64)
 _SPACE = "\n"  # the chunk that stands for white space which is more than one blank
 _MOST_CHUNKS = 1 << 20  # kept at a time; the result does not depend on it
 
+Text = npt.NDArray[np.uint8]
+Offsets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of D documents, W in all.
+
+    Attributes:
+        stream: uint8, the words one after the other, and some bytes of 0
+        starts: int64 (W + 1,), where each begins in the stream, and where the last ends
+        lengths: int32 (W,), characters
+        flags: uint16 (W,), `HAS_LETTER` and its like
+        rows: int64 (D + 1,), where documents begin among the words
+    """
+
+    stream: npt.NDArray[np.uint8]
+    starts: Offsets
+    lengths: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint16]
+    rows: Offsets
+
 
 class Cutter(Protocol):
-    """How text between white space is cut into words."""
+    """How text is cut into words; of one thread."""
 
     @property
     def name(self) -> str:
         """Name and version, kept with what was counted."""
 
-    @property
-    def terminals(self) -> frozenset[str]:
-        """Words that end a sentence."""
+    def words(self, text: Text, offsets: Offsets) -> Words:
+        """Return the words of documents: uint8 (N,), int64 (D + 1,)."""
 
-    def cut(self, chunk: str) -> list[str]:
-        """Return the words of a chunk of text without white space."""
-
-    def is_punctuation(self, word: str) -> bool:
-        """Return whether a word goes with the sentence before it."""
+    def sentences(self, text: Text, ends: Offsets) -> Offsets:
+        """Return the sentences of lines, int64 (L,): uint8 (N,), int64 (L + 1,)."""
 
 
 class PlainCutter:
     """Runs of letters and digits, with the apostrophes inside; all else by the character."""
 
-    name = "words-1"
-    terminals = TERMINALS
+    def __init__(self) -> None:
+        self.name = f"words-1-unicode-{unicodedata.unidata_version}"
+        self._bits = character_bits()
 
-    def cut(self, chunk: str) -> list[str]:
-        """Return the words of a chunk of text without white space.
-
-        Example:
-            >>> PlainCutter().cut("(don't,")
-            ['(', "don't", ',']
-        """
-        return _WORDS.findall(chunk)
-
-    def is_punctuation(self, word: str) -> bool:
-        """Return whether a word goes with the sentence before it.
+    def words(self, text: Text, offsets: Offsets) -> Words:
+        """Return the words of documents.
 
         Example:
-            >>> PlainCutter().is_punctuation(")"), PlainCutter().is_punctuation("a")
-            (True, False)
+            >>> text = np.frombuffer(b"(don't, it", np.uint8)
+            >>> words = PlainCutter().words(text, np.array([0, 10]))
+            >>> bytes(words.stream[:9]), words.lengths.tolist()
+            (b"(don't,it", [1, 5, 1, 2])
         """
-        return all(unicodedata.category(character).startswith("P") for character in word)
+        size = len(text)
+        stream, starts = np.empty(size + PADDING, np.uint8), np.empty(size + 1, np.int64)
+        lengths, flags = np.empty(size, np.int32), np.empty(size, np.uint16)
+        rows = np.empty(len(offsets), np.int64)
+        num_words = cut_words(text, offsets, self._bits, _STOP_KEYS, stream, starts, lengths,
+                              flags, rows)  # fmt: skip
+        return Words(stream, starts[: num_words + 1], lengths[:num_words], flags[:num_words], rows)
+
+    def sentences(self, text: Text, ends: Offsets) -> Offsets:
+        """Return the sentences of lines.
+
+        Example:
+            >>> text = np.frombuffer(b"Yes. No, it (is).", np.uint8)
+            >>> PlainCutter().sentences(text, np.array([0, 8, 17])).tolist()
+            [2, 1]
+        """
+        counts: Offsets = count_line_sentences(text, ends, len(ends) - 1, self._bits)
+        return counts
 
 
 class SpacyCutter:
@@ -119,102 +124,93 @@ class SpacyCutter:
             ) from error
         self._language = spacy.blank("en")
         self.name = f"spacy-{spacy.__version__}-en"
-        self.terminals = frozenset(self._language.add_pipe("sentencizer").punct_chars)
+        self._terminals = frozenset(self._language.add_pipe("sentencizer").punct_chars)
+        self._table = _WordTable(self._cut, self._flag)
 
-    def cut(self, chunk: str) -> list[str]:
-        """Return the words of a chunk of text without white space."""
+    def words(self, text: Text, offsets: Offsets) -> Words:
+        """Return the words of documents."""
+        self._table.begin()
+        rows = [part.decode("utf-8").split() for part in _rows_of(text, offsets)]
+        return self._table.words(rows)
+
+    def sentences(self, text: Text, ends: Offsets) -> Offsets:
+        """Return the sentences of lines."""
+        rows = []
+        for line in _rows_of(text, ends):
+            part = _BLANKS.sub(f" {_SPACE} ", line.decode("utf-8")).split(" ")
+            rows.append([chunk for chunk in part if chunk])
+        words = self._table.words(rows)
+        counts: Offsets = count_sentences(words.flags, words.rows)
+        return counts
+
+    def _cut(self, chunk: str) -> list[str]:
         return [token.text for token in self._language.tokenizer(chunk)]
 
-    def is_punctuation(self, word: str) -> bool:
-        """Return whether a word goes with the sentence before it."""
-        return bool(self._language.vocab[word].is_punct)
+    def _flag(self, word: str) -> int:
+        flags = HAS_LETTER * any(map(str.isalpha, word))
+        flags |= IS_SYMBOL * SYMBOLS.issuperset(word)
+        flags |= ENDS_SENTENCE * (word in self._terminals)
+        flags |= IS_PUNCTUATION * bool(self._language.vocab[word].is_punct)
+        if word in STOP_WORDS:
+            flags |= 1 << (FIRST_STOP_BIT + STOP_WORDS.index(word))
+        return flags
 
 
 CUTTERS: dict[str, Callable[[], Cutter]] = {"plain": PlainCutter, "spacy": SpacyCutter}
 
 
-@dataclass(frozen=True)
-class WordFacts:
-    """What is known of each word that occurred, by its number.
-
-    Attributes:
-        lengths: int64 (W,), characters
-        hashes: uint64 (W,), a polynomial over its characters, modulo 2**64
-        powers: uint64 (W,), the polynomial's multiplier to the number of characters
-        flags: int64 (W,), `HAS_LETTER` and its like
-    """
-
-    lengths: np.ndarray
-    hashes: np.ndarray
-    powers: np.ndarray
-    flags: np.ndarray
+def _rows_of(text: Text, offsets: Offsets) -> list[bytes]:
+    content = text.tobytes()
+    return [content[a:b] for a, b in pairwise(offsets.tolist())]
 
 
-class WordTable:
-    """Text as numbers of words, by way of chunks between white space that are cut once."""
+class _WordTable:
+    """Chunks of text between white space, each cut once, and what is known of their words."""
 
-    def __init__(self, cutter: Cutter) -> None:
-        self._cutter = cutter
+    def __init__(self, cut: Callable[[str], list[str]], flag: Callable[[str], int]) -> None:
+        self._cut, self._flag = cut, flag
         self._forget()
 
     def _forget(self) -> None:
-        self._chunks = _Numbers(self._cut)
-        self._words = _Numbers(self._describe)
+        self._chunks = _Numbers(self._add_chunk)
+        self._words = _Numbers(self._add_word)
         self._members, self._ends = array("q"), array("q", [0])  # words of each chunk, ragged
-        self._facts = tuple(array(kind) for kind in "qQQq")
-
-    def split(self, texts: list[str]) -> Ragged:
-        """Return the chunks of texts, int64; numbers are for `words` until `begin` is called."""
-        rows = [[*map(self._chunks.__getitem__, text.split())] for text in texts]
-        return _join_rows(rows)
-
-    def split_lines(self, texts: list[str]) -> Ragged:
-        """Return the chunks of lines as `split`, with white space that counts as a word."""
-        rows = []
-        for text in texts:
-            parts = (
-                _BLANKS.sub(f" {_SPACE} ", text).split(" ")
-                if _BLANKS.search(text)
-                else text.split()
-            )
-            rows.append([self._chunks[part] for part in parts if part])
-        return _join_rows(rows)
+        self._bytes, self._byte_ends = bytearray(), array("q", [0])  # bytes of each word, ragged
+        self._lengths, self._flags = array("i"), array("H")
 
     def begin(self) -> None:
-        """Forget chunks when there are too many; numbers handed out before mean nothing then."""
+        """Forget chunks when there are too many; the result does not depend on it."""
         if len(self._chunks) > _MOST_CHUNKS:
             self._forget()
 
-    def words(self, chunks: Ragged) -> Ragged:
-        """Return the words of rows of chunks, int64."""
+    def words(self, rows: list[list[str]]) -> Words:
+        """Return the words of rows of chunks."""
+        numbers = [[*map(self._chunks.__getitem__, row)] for row in rows]
+        offsets = offsets_of([len(row) for row in numbers])
+        chunks = np.fromiter(itertools.chain.from_iterable(numbers), np.int64, int(offsets[-1]))
         members = Ragged(np.array(self._members, np.int64), np.array(self._ends, np.int64))
-        words = members.take(np.asarray(chunks.values, np.int64))
-        return Ragged(words.values, words.offsets[chunks.offsets])
+        words = members.take(chunks)
+        own = np.asarray(words.values, np.int64)
+        content = Ragged(
+            np.frombuffer(bytes(self._bytes), np.uint8), np.array(self._byte_ends, np.int64)
+        ).take(own)
+        stream = np.concatenate([content.values, np.zeros(PADDING, np.uint8)])
+        return Words(
+            stream.astype(np.uint8, copy=False), np.asarray(content.offsets, np.int64),
+            np.array(self._lengths, np.int32)[own], np.array(self._flags, np.uint16)[own],
+            words.offsets[offsets],
+        )  # fmt: skip
 
-    def facts(self) -> WordFacts:
-        """Return what is known of the words so far."""
-        dtypes = np.int64, np.uint64, np.uint64, np.int64
-        columns = (np.array(fact, kind) for fact, kind in zip(self._facts, dtypes, strict=True))
-        return WordFacts(*columns)
-
-    def _cut(self, chunk: str) -> None:
-        found = [chunk] if chunk == _SPACE else self._cutter.cut(chunk)
+    def _add_chunk(self, chunk: str) -> None:
+        found = [chunk] if chunk == _SPACE else self._cut(chunk)
         self._members.extend([self._words[word] for word in found])
         self._ends.append(len(self._members))
 
-    def _describe(self, word: str) -> None:
-        value = 0
-        for character in word:
-            value = (value * _MULTIPLIER + ord(character) + 1) & _MASK64
-        flags = HAS_LETTER * any(map(str.isalpha, word))
-        flags |= IS_SYMBOL * SYMBOLS.issuperset(word)
-        flags |= ENDS_SENTENCE * (word in self._cutter.terminals)
-        flags |= IS_PUNCTUATION * (word != _SPACE and self._cutter.is_punctuation(word))
-        if word in STOP_WORDS:
-            flags |= 1 << (_FIRST_STOP_BIT + STOP_WORDS.index(word))
-        facts = len(word), value, pow(_MULTIPLIER, len(word), 1 << 64), flags
-        for column, fact in zip(self._facts, facts, strict=True):
-            column.append(fact)
+    def _add_word(self, word: str) -> None:
+        self._bytes += word.encode()
+        self._byte_ends.append(len(self._bytes))
+        self._lengths.append(len(word))
+        self._flags.append(self._flag(word) if word != _SPACE else 0)
 
 
 class _Numbers(dict[str, int]):
@@ -228,9 +224,3 @@ class _Numbers(dict[str, int]):
         self._tell(text)
         number = self[text] = len(self)
         return number
-
-
-def _join_rows(rows: list[list[int]]) -> Ragged:
-    offsets = offsets_of([len(row) for row in rows])
-    values = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(offsets[-1]))
-    return Ragged(values, offsets)

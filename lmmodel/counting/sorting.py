@@ -22,13 +22,13 @@ import numpy as np
 from lmdata.ragged import offsets_of
 from lmmodel.counting.keys import (
     Layout,
+    Text,
     count_distinct,
     fill_levels,
     gather,
     make_layout,
     sort_buckets,
 )
-from lmmodel.counting.lines import Text
 from lmmodel.errors import MemoryLimitError
 
 # Positions whose keys one thread sorts at a time, some 80 bytes each with what comes of them: so

@@ -24,6 +24,7 @@ from lmmodel.handover.settings import (
 )
 from lmmodel.handover.stock import read_weights
 from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.written import their_settings
 from lmmodel.model import Transformer
 from lmmodel.tasks.model import TaskModel
 
@@ -143,9 +144,8 @@ def _stock_settings(content: dict[str, Any], config_class: type) -> dict[str, An
     config = from_their_config(content)
     names = set(config_class().to_dict()) - set(PretrainedConfig().to_dict())
     names |= {*ROTARY_SETTINGS, *HEAD_SETTINGS}
-    settings = stock_family(config.family).settings
-    own = {their: getattr(config, our) for our, (their, _) in settings.items()}
-    own["pad_token_id"] = padding_id(content, config)
+    pad_id = padding_id(content, config)
+    own = {**their_settings(config, pad_id), "pad_token_id": pad_id}
     return {name: value for name, value in content.items() if name in names} | own
 
 
@@ -180,7 +180,8 @@ def _heads(
     if "start_logits" in output:
         found = [torch.stack([output.start_logits, output.end_logits], dim=-1)]
     elif "prediction_logits" in output:
-        found = [output.prediction_logits, output.seq_relationship_logits]
+        pairs = "seq_relationship_logits" if "seq_relationship_logits" in output else "sop_logits"
+        found = [output.prediction_logits, output[pairs]]
     else:
         found = [output.logits]
     return [

@@ -13,6 +13,7 @@ from lmmodel.errors import HuggingFaceError
 from lmmodel.families import FAMILIES, ModelConfig
 from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_family
 from lmmodel.handover.stock_family import StockFamily
+from lmmodel.handover.their_values import check_token_id, checked, our_layers, rows_of_padding
 
 if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
@@ -25,19 +26,6 @@ SAME_FUNCTIONS = {
     "gelu": ("gelu_python",),
     "gelu_new": ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"),
 }
-
-# The most that a folder may ask for: beyond every model of these families, below what hurts.
-MOST = {
-    "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 1000,
-    "num_attention_heads": 1 << 12, "intermediate_size": 1 << 20,
-    "max_position_embeddings": 1 << 24, "type_vocab_size": 1 << 16, "local_window": 1 << 24,
-    "global_every": 1 << 12, "num_decoder_layers": 1000, "attention_head_size": 1 << 12,
-}  # fmt: skip
-RANGES = {
-    "norm_eps": (0, 1), "initializer_range": (0, 100), "dropout": (0, 0.999),
-    "attention_dropout": (0, 0.999), "global_rope_theta": (1e-6, 1e12),
-    "local_rope_theta": (1e-6, 1e12),
-}  # fmt: skip
 
 # Of old and new versions: which layers are local, and how far rotations turn.
 ROTARY_SETTINGS = ("layer_types", "rope_parameters", "global_attn_every_n_layers",
@@ -134,7 +122,7 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
                 "this checkpoint can't be imported"
             )
     settings = {
-        our: _checked(our, their, theirs.get(their, default), default)
+        our: checked(our, their, theirs.get(their, default), default)
         for our, (their, default) in stock.settings.items()
     }
     settings = {our: value for our, value in settings.items() if value is not None}
@@ -142,10 +130,14 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
         _check_repeated(theirs, their, stock.settings[our], settings[our])
     if FAMILIES[family].is_encoder_decoder:
         _check_start(theirs, FAMILIES[family].decoder_start)
+    if stock.follows_padding:
+        settings["max_position_embeddings"] -= rows_of_padding(
+            theirs, family, settings["max_position_embeddings"]
+        )
     if FAMILIES[family].has_windows:
-        settings |= _our_layers(theirs, settings["num_hidden_layers"])
+        settings |= our_layers(theirs, settings["num_hidden_layers"])
     for name in ("pad", "bos", "eos", "cls", "sep"):
-        _check_token_id(theirs, f"{name}_token_id")
+        check_token_id(theirs, f"{name}_token_id")
     try:
         return ModelConfig(family=family, **settings)
     except (ValueError, TypeError) as error:
@@ -237,35 +229,6 @@ def _check_start(theirs: Mapping[str, Any], purpose: str) -> None:
         )
 
 
-def _checked(our: str, their: str, value: Any, default: Any) -> Any:
-    """Return a setting of theirs as a number of the right type, None where that is its default.
-
-    Raises:
-        HuggingFaceError: another type, or out of range
-    """
-    if value is None and default is None:
-        return None
-    is_count = our in MOST
-    lowest, highest = (1, MOST[our]) if is_count else RANGES[our]
-    is_number = isinstance(value, int if is_count else (int, float)) and not isinstance(value, bool)
-    if not is_number or not lowest <= value <= highest:
-        kind = "a whole number" if is_count else "a number"
-        raise HuggingFaceError(
-            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest} to {highest:,} "
-            "is needed"
-        )
-    return value if is_count else float(value)
-
-
-def _check_token_id(theirs: Mapping[str, Any], name: str) -> None:
-    value = theirs.get(name)
-    ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
-    if any(isinstance(one, bool) or not isinstance(one, int | None) for one in ids):
-        raise HuggingFaceError(
-            f"config.json says {name}={reprlib.repr(value)}: an id is needed, or null"
-        )
-
-
 def token_id(theirs: Mapping[str, Any], config: ModelConfig, name: str) -> int | None:
     """Return the id that a configuration names for a purpose, None where the model has no such id.
 
@@ -288,79 +251,11 @@ def padding_id(theirs: Mapping[str, Any], config: ModelConfig) -> int | None:
     Raises:
         HuggingFaceError: an encoder's is not an id of the model: no stock class opens it
     """
-    value = theirs.get("pad_token_id")
-    found = token_id(theirs, config, "pad")
+    value = theirs.get("pad_token_id", stock_family(config.family).default_pad_id)
+    found = token_id({**theirs, "pad_token_id": value}, config, "pad")
     if value is not None and found is None and not config.is_causal:
         raise HuggingFaceError(
             f"config.json says pad_token_id={value}: an id from 0 to {config.vocab_size - 1} is "
             "needed, or null"
         )
     return found
-
-
-def _our_layers(theirs: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
-    """Return the layer pattern and rotary bases of a ModernBERT configuration."""
-    every = theirs.get("global_attn_every_n_layers", 3)
-    every = _checked("global_every", "global_attn_every_n_layers", every, 3)
-    kinds = theirs.get("layer_types")
-    if kinds is not None:
-        if not isinstance(kinds, list) or len(kinds) != num_layers or set(map(repr, kinds)) - {
-            "'full_attention'", "'sliding_attention'"
-        }:  # fmt: skip
-            raise HuggingFaceError(
-                f"config.json says layer_types={reprlib.repr(kinds)}: a list of {num_layers} "
-                "layers is needed, each full_attention or sliding_attention"
-            )
-        every = _every_nth(
-            [i for i, kind in enumerate(kinds) if kind == "full_attention"], num_layers
-        )
-    return {"global_every": every, **_our_rotary_bases(theirs)}
-
-
-def _every_nth(is_global: list[int], num_layers: int) -> int:
-    """Return how far apart the layers lie that see everything.
-
-    Raises:
-        HuggingFaceError: they are not every n-th layer from the first
-
-    Example:
-        >>> _every_nth([0, 3, 6], 8)
-        3
-    """
-    every = is_global[1] if len(is_global) > 1 else num_layers
-    if is_global != list(range(0, num_layers, every or 1)):
-        raise HuggingFaceError(
-            f"layer_types has full attention in layers {is_global}: "
-            "only every n-th layer from the first is supported"
-        )
-    return every
-
-
-def _our_rotary_bases(theirs: Mapping[str, Any]) -> dict[str, float]:
-    if theirs.get("rope_scaling") is not None:
-        raise HuggingFaceError(
-            f"rope_scaling={reprlib.repr(theirs['rope_scaling'])} is not supported, only null"
-        )
-    tables = theirs.get("rope_parameters")
-    kinds = {"full_attention": "global", "sliding_attention": "local"}
-    tables = {} if tables is None else tables
-    if not isinstance(tables, dict) or any(
-        kind not in kinds or not isinstance(table, dict) for kind, table in tables.items()
-    ):
-        raise HuggingFaceError(
-            f"config.json says rope_parameters={reprlib.repr(tables)}: a table of two tables is "
-            f"needed, {' and '.join(kinds)}, as its class writes it"
-        )
-    bases = {}
-    for kind, ours in kinds.items():
-        table = tables.get(kind, {})
-        if other := {key: value for key, value in table.items() if key != "rope_theta"
-                     and (key, value) != ("rope_type", "default")}:  # fmt: skip
-            raise HuggingFaceError(
-                f"rope_parameters of {kind} say {reprlib.repr(other)}: only rope_theta and "
-                "rope_type='default' are supported"
-            )
-        name = f"{ours}_rope_theta"
-        theta = table.get("rope_theta", theirs.get(name, getattr(ModelConfig, name)))
-        bases[name] = _checked(name, name, theta, getattr(ModelConfig, name))
-    return bases

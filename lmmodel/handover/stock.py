@@ -29,7 +29,7 @@ from lmmodel.handover.settings import (
     read_their_json,
 )
 from lmmodel.handover.stock_families import stock_family
-from lmmodel.handover.weights import REDUNDANT, from_their_weights, to_their_weights
+from lmmodel.handover.stock_weights import REDUNDANT, from_their_weights, to_their_weights
 from lmmodel.handover.written import to_their_config
 from lmmodel.model import Transformer
 from lmmodel.saving.checkpoint import save_tensors
@@ -77,9 +77,10 @@ def export_model(
     task = model.task if isinstance(model, TaskModel) else None
     state = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
     theirs = to_their_config(config, _special_ids(tokenizer, config, task), task, labels)
+    weights = to_their_weights(state, config, task, theirs.get("pad_token_id"))
     if objective is not None:
         theirs[OBJECTIVE_KEY] = objective
-    write_folder(folder, theirs, to_their_weights(state, config, task), tokenizer, config)
+    write_folder(folder, theirs, weights, tokenizer, config)
     return theirs
 
 
@@ -121,11 +122,13 @@ def import_model(folder: Path) -> Imported:
     """
     theirs = read_config(folder)
     config = from_their_config(theirs)  # first: nobody should fetch weights that can't be used
-    padding_id(theirs, config)
+    pad_id = padding_id(theirs, config)
     shapes = weight_shapes(folder)
     config = dataclasses.replace(config, has_nsp_head=_has_pooler(config, shapes))
-    check_shapes(folder, config, shapes)  # all by arithmetic: nothing that large was made yet
-    found = from_their_weights(read_weights(folder), config)
+    check_shapes(
+        folder, config, shapes, pad_id
+    )  # all by arithmetic: nothing that large was made yet
+    found = from_their_weights(read_weights(folder), config, pad_id)
     for name, weight in found.state.items():
         if not weight.isfinite().all():
             raise HuggingFaceError(
@@ -137,21 +140,24 @@ def import_model(folder: Path) -> Imported:
     return Imported(model, theirs, found.missing, found.unused)
 
 
-def check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(
+    folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]],
+    pad_id: int | None = None,
+) -> None:  # fmt: skip
     """Check that a folder's weights are those of the model that its config.json describes.
 
     Raises:
         HuggingFaceError: some are missing or of another shape, or what the model computes once,
             for all positions, would be larger than its weights
     """
-    if config.num_hidden_layers > len(shapes):
+    if config.num_hidden_groups > len(shapes):
         raise HuggingFaceError(
-            f"config.json says {config.num_hidden_layers} layers, {folder} holds {len(shapes)} "
+            f"config.json says {config.num_hidden_groups} layers, {folder} holds {len(shapes)} "
             "weights: is it that of these weights?"
         )
     outlines = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        found = from_their_weights(outlines, config)
+        found = from_their_weights(outlines, config, pad_id)
     except RuntimeError as error:
         raise HuggingFaceError(f"the weights in {folder} do not fit together: {error}") from error
     if lost := [name for name in found.missing if not name.startswith(HEADS)]:

@@ -1,7 +1,4 @@
-"""What transformers calls our families: classes, settings and weights, one record for each.
-
-PyTorch is loaded by what handles weights, not by what reads settings.
-"""
+"""What transformers calls our families: classes, settings and weights, one record for each."""
 
 from __future__ import annotations
 
@@ -13,6 +10,27 @@ from lmmodel.handover.two_stacks import BART, T5, T5_V1_0
 
 if TYPE_CHECKING:
     from lmmodel.tasks.task import AnyTask, StockClass
+
+
+def _bert_names(prefix: str) -> dict[str, tuple[str, ...]]:
+    """Return the names of BERT's embeddings and layers behind a prefix."""
+    layer = f"{prefix}.encoder.layer.{{i}}"
+    return {
+        "embeddings.tokens.weight": (f"{prefix}.embeddings.word_embeddings.weight",),
+        "embeddings.positions.weight": (f"{prefix}.embeddings.position_embeddings.weight",),
+        **with_biases({
+            "embeddings.norm": (f"{prefix}.embeddings.LayerNorm",),
+            "layers.{i}.attention.qkv": tuple(
+                f"{layer}.attention.self.{name}" for name in ("query", "key", "value")
+            ),
+            "layers.{i}.attention.output": (f"{layer}.attention.output.dense",),
+            "layers.{i}.attention_norm": (f"{layer}.attention.output.LayerNorm",),
+            "layers.{i}.mlp.input": (f"{layer}.intermediate.dense",),
+            "layers.{i}.mlp.output": (f"{layer}.output.dense",),
+            "layers.{i}.mlp_norm": (f"{layer}.output.LayerNorm",),
+        }),
+    }  # fmt: skip
+
 
 BERT = StockFamily(
     model_type="bert",
@@ -42,22 +60,10 @@ BERT = StockFamily(
     token_ids=("pad",),
     prefix="bert.",
     names={
-        "embeddings.tokens.weight": ("bert.embeddings.word_embeddings.weight",),
+        **_bert_names("bert"),
         "embeddings.segments.weight": ("bert.embeddings.token_type_embeddings.weight",),
-        "embeddings.positions.weight": ("bert.embeddings.position_embeddings.weight",),
         "head.bias": ("cls.predictions.bias",),
         **with_biases({
-            "embeddings.norm": ("bert.embeddings.LayerNorm",),
-            "layers.{i}.attention.qkv": (
-                "bert.encoder.layer.{i}.attention.self.query",
-                "bert.encoder.layer.{i}.attention.self.key",
-                "bert.encoder.layer.{i}.attention.self.value",
-            ),
-            "layers.{i}.attention.output": ("bert.encoder.layer.{i}.attention.output.dense",),
-            "layers.{i}.attention_norm": ("bert.encoder.layer.{i}.attention.output.LayerNorm",),
-            "layers.{i}.mlp.input": ("bert.encoder.layer.{i}.intermediate.dense",),
-            "layers.{i}.mlp.output": ("bert.encoder.layer.{i}.output.dense",),
-            "layers.{i}.mlp_norm": ("bert.encoder.layer.{i}.output.LayerNorm",),
             "head.dense": ("cls.predictions.transform.dense",),
             "head.norm": ("cls.predictions.transform.LayerNorm",),
             "nsp_head.pooler": ("bert.pooler.dense",),
@@ -167,9 +173,111 @@ GPT2 = StockFamily(
     is_transposed=True,
 )  # fmt: skip
 
+ROBERTA = StockFamily(
+    model_type="roberta",
+    class_prefix="Roberta",
+    pretrained="RobertaForMaskedLM",
+    settings={
+        **{our: their for our, their in BERT.settings.items() if our != "type_vocab_size"},
+        "vocab_size": ("vocab_size", 50265),
+    },
+    fixed=BERT.fixed,
+    unwritten={"position_embedding_type": "absolute"},
+    written={"type_vocab_size": 1},
+    token_ids=("pad", "bos", "eos"),
+    prefix="roberta.",
+    names={
+        **_bert_names("roberta"),
+        "head.bias": ("lm_head.bias",),
+        **with_biases({
+            "head.dense": ("lm_head.dense",),
+            "head.norm": ("lm_head.layer_norm",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("classifier.dense",)}),
+    transforms_tokens=False,
+    tied={
+        "embeddings.tokens.weight": "lm_head.decoder.weight",
+        "head.bias": "lm_head.decoder.bias",
+    },
+    summands={"embeddings.positions.weight": "roberta.embeddings.token_type_embeddings.weight"},
+    follows_padding=True,
+    default_pad_id=1,
+)  # fmt: skip
+
+_GROUP = "albert.encoder.albert_layer_groups.{i}.albert_layers.0"
+
+ALBERT = StockFamily(
+    model_type="albert",
+    class_prefix="Albert",
+    pretrained="AlbertForMaskedLM",
+    paired="AlbertForPreTraining",
+    settings={
+        "vocab_size": ("vocab_size", 30000),
+        "embedding_size": ("embedding_size", 128),
+        "hidden_size": ("hidden_size", 4096),
+        "num_hidden_layers": ("num_hidden_layers", 12),
+        "num_hidden_groups": ("num_hidden_groups", 1),
+        "num_attention_heads": ("num_attention_heads", 64),
+        "intermediate_size": ("intermediate_size", 16384),
+        "max_position_embeddings": ("max_position_embeddings", 512),
+        "type_vocab_size": ("type_vocab_size", 2),
+        "norm_eps": ("layer_norm_eps", 1e-12),
+        "initializer_range": ("initializer_range", 0.02),
+        "dropout": ("hidden_dropout_prob", 0.0),
+        "attention_dropout": ("attention_probs_dropout_prob", 0.0),
+    },
+    dropouts=("classifier_dropout_prob",),
+    fixed={"hidden_act": "gelu_new", "inner_group_num": 1, "tie_word_embeddings": True},
+    unwritten={"position_embedding_type": "absolute"},
+    classifier_dropout="classifier_dropout_prob",
+    token_ids=("pad", "bos", "eos"),
+    prefix="albert.",
+    names={
+        "embeddings.tokens.weight": ("albert.embeddings.word_embeddings.weight",),
+        "embeddings.segments.weight": ("albert.embeddings.token_type_embeddings.weight",),
+        "embeddings.positions.weight": ("albert.embeddings.position_embeddings.weight",),
+        "head.bias": ("predictions.bias",),
+        **with_biases({
+            "embeddings.norm": ("albert.embeddings.LayerNorm",),
+            "projection": ("albert.encoder.embedding_hidden_mapping_in",),
+            "layers.{i}.attention.qkv": (
+                f"{_GROUP}.attention.query",
+                f"{_GROUP}.attention.key",
+                f"{_GROUP}.attention.value",
+            ),
+            "layers.{i}.attention.output": (
+                f"{_GROUP}.attention.dense",
+            ),
+            "layers.{i}.attention_norm": (
+                f"{_GROUP}.attention.LayerNorm",
+            ),
+            "layers.{i}.mlp.input": (
+                f"{_GROUP}.ffn",
+            ),
+            "layers.{i}.mlp.output": (
+                f"{_GROUP}.ffn_output",
+            ),
+            "layers.{i}.mlp_norm": (
+                f"{_GROUP}.full_layer_layer_norm",
+            ),
+            "head.dense": ("predictions.dense",),
+            "head.norm": ("predictions.LayerNorm",),
+            "nsp_head.pooler": ("albert.pooler",),
+            "nsp_head.classifier": ("sop_classifier.classifier",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("albert.pooler",)}),
+    transforms_tokens=False,
+    tied={
+        "embeddings.tokens.weight": "predictions.decoder.weight",
+        "head.bias": "predictions.decoder.bias",
+    },
+)  # fmt: skip
 
 STOCK_FAMILIES = {
-    "bert": BERT, "modern": MODERN, "gpt2": GPT2, "t5": T5, "t5-v1.0": T5_V1_0, "bart": BART,
+    "bert": BERT, "modern": MODERN, "gpt2": GPT2, "roberta": ROBERTA, "albert": ALBERT,
+    "t5": T5, "t5-v1.0": T5_V1_0, "bart": BART,
 }  # fmt: skip
 """By our name of the family."""
 

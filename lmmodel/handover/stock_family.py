@@ -35,10 +35,12 @@ class StockFamily:
     """The same, of old versions only."""
     implied: Mapping[str, str] = field(default_factory=dict)
     """Their setting that older folders don't tell: the one, true by default, that has its value."""
-    written: Mapping[str, Any] = field(default_factory=dict)
-    """Their settings that an export says and an import does not ask for."""
     repeated: Mapping[str, str] = field(default_factory=dict)
     """Their settings of the decoder that must be equal to those of ours."""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """Their settings that an export has, whatever an import says."""
+    classifier_dropout: str = "classifier_dropout"
+    """What they call the dropout before a task's classifier."""
     of_heads: Mapping[str, Any] = field(default_factory=dict)
     """Their settings of every task's head."""
     token_ids: tuple[str, ...]
@@ -56,7 +58,13 @@ class StockFamily:
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     """Our weight: what theirs is, where a folder does not hold it."""
     num_unused_positions: int = 0
-    """Rows of their position tables before that of the first place."""
+    """Rows of their position tables before that of the first place, whatever the padding id."""
+    summands: Mapping[str, str] = field(default_factory=dict)
+    """Our weight: theirs whose first row is added to each row of it, and is zeros in an export."""
+    follows_padding: bool = False
+    """Whether the row of the first position is the one after the padding id's."""
+    default_pad_id: int | None = None
+    """The padding id where config.json is silent, for families whose positions follow it."""
     is_transposed: bool = False
     """Whether the matrices inside layers lie the other way round."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.stock_families import stock_class, stock_family
+from lmmodel.handover.stock_weights import rows_before_positions
 
 if TYPE_CHECKING:
     from lmmodel.tasks.task import AnyTask
@@ -43,7 +45,8 @@ def to_their_config(
         labels: its classes or tags by number
     """
     family = stock_family(config.family)
-    theirs = {their: getattr(config, our) for our, (their, _) in family.settings.items()}
+    _check_expressible(config)
+    theirs = their_settings(config, special_ids.get("pad"))
     theirs |= {**family.fixed, **family.written}
     theirs |= {their: getattr(config, our) for their, our in family.repeated.items()}
     theirs |= _layers_and_rotations(config) if config.traits.has_windows else {}
@@ -57,6 +60,40 @@ def to_their_config(
         **({} if task is None else task_settings(config, task, labels)),
         "dtype": "float32",
     }
+
+
+def their_settings(config: ModelConfig, pad_id: int | None) -> dict[str, Any]:
+    """Return the settings that the family's record lists, under their names.
+
+    Raises:
+        HuggingFaceError: positions follow the padding id, and there is none
+
+    Example:
+        >>> their_settings(ModelConfig(family="roberta"), pad_id=1)["max_position_embeddings"]
+        514
+    """
+    names = stock_family(config.family).settings
+    theirs = {their: getattr(config, our) for our, (their, _) in names.items()}
+    theirs[names["max_position_embeddings"][0]] += rows_before_positions(config, pad_id)
+    return theirs
+
+
+def _check_expressible(config: ModelConfig) -> None:
+    """Refuse what their class of the family has no setting for.
+
+    Raises:
+        HuggingFaceError: embeddings of another size than the layers, or shared layers
+    """
+    stock = stock_family(config.family)
+    usual = {
+        "embedding_size": config.hidden_size, "num_hidden_groups": config.num_hidden_layers,
+    }  # fmt: skip
+    for name, value in usual.items():
+        if name not in stock.settings and getattr(config, name) != value:
+            raise HuggingFaceError(
+                f"{name}={getattr(config, name)} can't be exported: {stock.pretrained} knows only "
+                f"{value} here; train with model.family=albert, whose class has both"
+            )
 
 
 def _start_id(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dict[str, int | None]:
@@ -78,7 +115,9 @@ def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> 
         return {}
     stock, names = stock_class(task), task.output_names(labels)
     settings: dict[str, Any] = {
-        "classifier_dropout": config.dropout if stock.has_dropout(config.family) else 0.0,
+        stock_family(config.family).classifier_dropout: config.dropout
+        if stock.has_dropout(config.family)
+        else 0.0,
         **stock_family(config.family).of_heads,
     }
     if not names:

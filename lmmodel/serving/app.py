@@ -20,24 +20,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lmmodel.finetuning.folder import FineTuned
-from lmmodel.serving.endpoint import MOST_TEXTS, Asked, Endpoint
-from lmmodel.serving.endpoints import ENDPOINTS
-from lmmodel.serving.engine import Engine, Pending
+from lmmodel.serving.endpoints import MOST_TEXTS, Asked, Endpoint
+from lmmodel.serving.engine import Engine, Pending, can_do
 from lmmodel.serving.fields import AnyOf, Field, InvalidError, Many, Text, check_fields
-from lmmodel.serving.incoming import Limits, check_key, is_gone, read_body
-from lmmodel.serving.metrics import Metrics
-from lmmodel.serving.openapi import describe
-from lmmodel.serving.pieces import EventStream, Pieces
-from lmmodel.serving.question import UnableError
-from lmmodel.serving.questions import can_do
-from lmmodel.serving.refusals import (
+from lmmodel.serving.http import (
+    EventStream,
     GoneError,
+    Limits,
+    Metrics,
+    Pieces,
     RefusedError,
+    check_key,
     deadline,
     error_response,
+    is_gone,
     json_response,
+    read_body,
     refusal,
 )
+from lmmodel.serving.openapi import ENDPOINTS, describe
+from lmmodel.serving.questions import UnableError
 
 # Texts of fewer characters in all are read at once; of more by a thread, as others go on.
 _READ_AT_ONCE = 8192

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lmmodel.errors import FitError
-from lmmodel.predicting.embedding import Embeddings
 from lmmodel.predicting.generation import Generation
-from lmmodel.serving.endpoint import (
+from lmmodel.predicting.likelihood import Embeddings
+from lmmodel.serving.endpoints import (
     CHOICE,
     MODEL,
     MOST_NEW_TOKENS,

@@ -23,15 +23,14 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lmdata.exporting.chunks as chunks
+import lmdata.exporting.flat as chunks
 import lmdata.exporting.tables as tables
-from lmcli.exporting import FORMAT_NAMES
+from lmcli.looking import FORMAT_NAMES
 from lmdata.dataset import open_store
 from lmdata.errors import ConfigError, IntegrityError, MismatchError, OutputError
 from lmdata.examples import write_examples
-from lmdata.exporting.chunks import LitData, Mds
 from lmdata.exporting.export import EXPORT_NAME, FORMATS, export_store
-from lmdata.exporting.format import Facts
+from lmdata.exporting.flat import Facts, LitData, Mds
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES
 from lmdata.tokenizer import Tokenizer, load_tokenizer, wordpiece_backend

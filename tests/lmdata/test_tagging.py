@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -11,54 +13,86 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.errors import ConfigError
+from lmdata.ragged import offsets_of
 from lmdata.tagging import words as words_module
-from lmdata.tagging.rules import RULES, judge, measure
-from lmdata.tagging.words import CUTTERS, PlainCutter, WordTable
+from lmdata.tagging.characters import (
+    DIGIT,
+    ENDS_LINE,
+    ENDS_SENTENCE,
+    HAS_LETTER,
+    IS_PUNCTUATION,
+    IS_SYMBOL,
+    SPACE,
+    SYMBOLS,
+    TERMINALS,
+    WORD,
+    character_bits,
+)
+from lmdata.tagging.rules import RULES, Figures, judge, measure
+from lmdata.tagging.words import CUTTERS, Cutter, PlainCutter
+from references.curation import measure_plainly
 
 WIKIPEDIA = Path(__file__).parents[3] / "shared" / "data" / "wikipedia-en"
+ODD_CHARACTERS = "ab .\n!#…-•é\t\r\x0b\x85\u2028'’_[]1٣{\u212a漢"
+PHRASES = [
+    "javascript", "lorem ipsum", "Privacy Policy", "uses cookies", "use coo\u212aies", "[edit]",
+    "[12]", "[citation needed]", "terms of use", " ", "\n", ". ", "the cat and ", "a b c d. ",
+    " \t", "x" * 1001, "one and two and three. ", "...", '."',
+]  # fmt: skip
 texts_strategy = st.lists(
-    st.text(st.sampled_from("ab .\n!#…-•é\t"), min_size=1, max_size=60).filter(str.strip),
+    st.text(st.sampled_from(ODD_CHARACTERS), min_size=1, max_size=60).filter(str.strip),
     min_size=1, max_size=5,
+)  # fmt: skip
+phrases_strategy = st.lists(
+    st.lists(st.sampled_from(PHRASES), min_size=1, max_size=20).map("".join).filter(str.strip),
+    min_size=1, max_size=3,
 )  # fmt: skip
 
 
-def cut(text: str) -> list[str]:
-    return [word for chunk in text.split() for word in PlainCutter().cut(chunk)]
+def measure_all(texts: list[str], cutter: Cutter | None = None) -> Figures:
+    parts = [text.encode() for text in texts]
+    content = np.frombuffer(b"".join(parts), np.uint8)
+    return measure(content, offsets_of([len(part) for part in parts]), cutter or PlainCutter())
 
 
-def top_characters(words: list[str], n: int) -> int:
-    grams = Counter(" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
-    return max(((count, len(gram)) for gram, count in grams.most_common(1)), default=(0, 0))[
-        0
-    ] * max((len(gram) for gram, _ in grams.most_common(1)), default=0)
-
-
-def repeated_characters(words: list[str], n: int) -> int:
-    seen, total, first = set(), 0, 0
-    while first < len(words) - n + 1:
-        gram = "".join(words[first : first + n])
-        total += len(gram) if gram in seen else 0
-        first += n if gram in seen else 1
-        seen.add(gram)
-    return total
+def check_figures(texts: list[str]) -> None:
+    figures = measure_all(texts)
+    for row, text in enumerate(texts):
+        expected = measure_plainly(text)
+        found = {name: values[row] for name, values in figures.items()}
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name] == value or (np.isnan(found[name]) and np.isnan(value)), (name, text)
 
 
 @given(texts_strategy)
-def test_figures_of_words_are_those_of_a_plain_count(texts: list[str]) -> None:
-    figures = measure(texts, WordTable(PlainCutter()))
-    for row, text in enumerate(texts):
-        words = cut(text)
-        assert figures["num_words"][row] == len(words)
-        assert figures["num_chars"][row] == len(text)
-        for n in range(2, 11):
-            count = top_characters if n < 5 else repeated_characters
-            name = f"{'top' if n < 5 else 'repeated'}_{n}_gram_ratio"
-            assert figures[name][row] == count(words, n) / len(text), (name, text)
+def test_figures_are_those_of_a_plain_count(texts: list[str]) -> None:
+    check_figures(texts)
+
+
+@given(phrases_strategy)
+def test_figures_of_phrases_of_the_rules_are_those_of_a_plain_count(texts: list[str]) -> None:
+    check_figures(texts)
+
+
+def test_bits_of_characters_are_what_python_says_of_them() -> None:
+    bits = character_bits()
+    codes = [*range(0xD800), *range(0xE000, 0x3000A, 7), *map(ord, SYMBOLS), 0x10FFFF]
+    for code in codes:
+        character = chr(code)
+        said = (
+            HAS_LETTER * character.isalpha() | WORD * bool(re.match(r"\w", character))
+            | SPACE * character.isspace() | DIGIT * bool(re.match(r"\d", character))
+            | IS_PUNCTUATION * unicodedata.category(character).startswith("P")
+            | IS_SYMBOL * (character in SYMBOLS) | ENDS_SENTENCE * (character in TERMINALS)
+            | ENDS_LINE * (len(f"a{character}b".splitlines()) == 2)
+        )  # fmt: skip
+        assert bits[code] == said, hex(code)
 
 
 def test_the_first_limit_is_the_reason() -> None:
     text = "# " * 9 + "the and of\n" * 70
-    figures = measure([text, "too short", "the x " * 60], WordTable(PlainCutter()))
+    figures = measure_all([text, "too short", "the x " * 60])
     limits = RULES["gopher_quality"]
     found = [limits[number].reason if number >= 0 else None
              for number in judge(figures, "gopher_quality").tolist()]  # fmt: skip
@@ -81,19 +115,20 @@ def test_lines_of_c4_are_kept_dropped_or_drop_the_page() -> None:
         f"{good}\nThis trails off into dots...": (2, False, False),
         f"{good}\n{'x' * 1001} is too long.": (2, False, False),
     }
-    figures = measure(list(pages), WordTable(PlainCutter()))
+    figures = measure_all(list(pages))
     names = "c4_num_sentences", "c4_lorem_ipsum", "c4_curly_bracket"
     found = [tuple(figures[name][row] for name in names) for row in range(len(pages))]
     assert found == list(pages.values())
 
 
 def test_a_forgotten_table_gives_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("spacy", reason="cuts the words")
     texts = [["the cat sat. " * 5, "on the mat! " * 7], ["and the dog ran far " * 4]]
-    whole = [measure(part, WordTable(PlainCutter())) for part in texts]
+    whole = [measure_all(part, CUTTERS["spacy"]()) for part in texts]
     monkeypatch.setattr(words_module, "_MOST_CHUNKS", 1)
-    table = WordTable(PlainCutter())
+    cutter = CUTTERS["spacy"]()
     for part, expected in zip(texts, whole, strict=True):
-        found = measure(part, table)
+        found = measure_all(part, cutter)
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
@@ -163,7 +198,7 @@ def compare_with_datatrove(texts: list[str]) -> Counter[str]:
         "c4": filters.C4QualityFilter(),
         "fineweb": filters.FineWebQualityFilter(),
     }
-    figures = measure(texts, WordTable(CUTTERS["spacy"]()))
+    figures = measure_all(texts, CUTTERS["spacy"]())
     counts: Counter[str] = Counter()
     for rule, peer in peers.items():
         ours = judge(figures, rule).tolist()

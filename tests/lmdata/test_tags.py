@@ -13,6 +13,7 @@ from lmdata.building.workers import Message, Threads
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, MismatchError
+from lmdata.ragged import offsets_of
 from lmdata.selection import (
     RECIPES,
     find_first_failed,
@@ -21,7 +22,7 @@ from lmdata.selection import (
 )
 from lmdata.tagging.rules import RULES, judge, measure
 from lmdata.tagging.units import TagConfig
-from lmdata.tagging.words import PlainCutter, WordTable
+from lmdata.tagging.words import PlainCutter
 from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
 from lmdata.tokenize import TokenizeConfig, tokenize_corpus
 from tests.lmdata.builds import make_tokenizer
@@ -100,7 +101,9 @@ def test_a_row_says_of_each_document_what_the_rules_say(corpus: Path, tags: Path
     table, texts = read_tags(tags, read_tag_manifest(tags)), read_texts(corpus)
     assert table.column("source").to_pylist() == [source for source, _, _ in texts]
     assert table.column("position").to_pylist() == [position for _, position, _ in texts]
-    figures = measure([text for _, _, text in texts], WordTable(PlainCutter()))
+    parts = [text.encode() for _, _, text in texts]
+    content, offsets = np.frombuffer(b"".join(parts), np.uint8), offsets_of([*map(len, parts)])
+    figures = measure(content, offsets, PlainCutter())
     for name, values in figures.items():
         assert np.array_equal(table.column(name).to_numpy(), values), name
     for rule, limits in RULES.items():

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmmodel.counting.arpa import arpa_words
-from lmmodel.counting.lines import Text, lay_out
+from lmmodel.counting.folder import arpa_words
+from lmmodel.counting.keys import Text, lay_out
 from lmmodel.counting.smoothing import find_discounts, smooth
 from lmmodel.counting.sorting import Level, find_levels
 from lmmodel.counting.trie import Trie, fill_distribution, find_state, join_levels, score_lines

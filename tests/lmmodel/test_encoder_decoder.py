@@ -9,7 +9,7 @@ from lmmodel.batch import SOURCE, TARGET, TOKENS, Batch, Labels, batch_of, make_
 from lmmodel.cores import summed_cross_entropy
 from lmmodel.encoder_decoder import RelativeBias, Written, build_model
 from lmmodel.families import FAMILIES, ModelConfig
-from lmmodel.handover.weights import to_their_weights
+from lmmodel.handover.stock_weights import to_their_weights
 from lmmodel.handover.written import to_their_config
 
 OURS = [name for name, family in FAMILIES.items() if family.is_encoder_decoder]

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from lmdata.config import json_values
 from lmmodel.errors import FitError, ServeError
 from lmmodel.model import Transformer
-from lmmodel.predicting.embedding import embed
 from lmmodel.predicting.generation import GenerationConfig, generate
-from lmmodel.predicting.likelihood import log_likelihoods
+from lmmodel.predicting.likelihood import embed, log_likelihoods
 from lmmodel.predicting.mask_filling import fill_mask
 from lmmodel.serving.engine import (
     BusyError,
@@ -28,10 +27,9 @@ from lmmodel.serving.engine import (
     EngineConfig,
     TooLargeError,
 )
-from lmmodel.serving.opening import measure_dependence, name_folders, one_thread
-from lmmodel.serving.pieces import Pieces
-from lmmodel.serving.question import Model, UnableError
-from lmmodel.serving.questions import Embed, FillMask, Generate, Score
+from lmmodel.serving.http import Pieces
+from lmmodel.serving.questions import Embed, FillMask, Generate, Model, Score, UnableError
+from lmmodel.serving.server import measure_dependence, name_folders, one_thread
 from lmmodel.serving.task_questions import Classify, TruncatedError
 from lmmodel.trained import Run
 from tests.lmmodel.serving_models import QUESTIONS, make_models

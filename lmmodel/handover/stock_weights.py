@@ -1,4 +1,7 @@
-"""Weights under our names and under those of transformers."""
+"""Weights under our names and under those of transformers, by the records of the families.
+
+PyTorch is loaded by what handles weights, not by what reads settings.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 
 # Copies of other weights, and constants that old versions stored.
 REDUNDANT = re.compile(
-    r"cls\.predictions\.decoder\.(weight|bias)|decoder\.weight|lm_head\.weight"
-    r"|(bert\.)?embeddings\.position_ids|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
+    r"(cls\.)?predictions\.decoder\.(weight|bias)|decoder\.weight|lm_head\.weight"
+    r"|lm_head\.decoder\.(weight|bias)|((bert|roberta|albert)\.)?embeddings\.position_ids"
+    r"|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
     r"|(model\.)?(encoder|decoder)\.embed_tokens\.weight"
     r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 )
@@ -30,7 +34,9 @@ def name_pairs(config: ModelConfig) -> Names:
     """Return their names of each of our weights that their architecture has."""
     pairs: dict[str, tuple[str, ...]] = {}
     for ours, theirs in stock_family(config.family).names.items():
-        is_left_out = ours.startswith("nsp_head.") and not config.has_nsp_head
+        is_left_out = (ours.startswith("nsp_head.") and not config.has_nsp_head) or (
+            ours.startswith("projection.") and not config.has_projection
+        )
         for i in range(_num_layers(config, ours) if "{i}" in ours else 1):
             has_no_norm = not config.traits.has_first_norm and i == 0 and ".attention_norm." in ours
             if not is_left_out and not has_no_norm:
@@ -39,9 +45,10 @@ def name_pairs(config: ModelConfig) -> Names:
 
 
 def _num_layers(config: ModelConfig, ours: str) -> int:
-    """Return how many layers the stack of a weight has."""
-    is_decoder = config.traits.is_encoder_decoder and not ours.startswith("encoder.")
-    return config.num_decoder_layers if is_decoder else config.num_hidden_layers
+    """Return how many layers with weights of their own the stack of a weight has."""
+    if config.num_decoder_layers is None or ours.startswith("encoder."):
+        return config.num_hidden_groups
+    return config.num_decoder_layers
 
 
 def task_name_pairs(config: ModelConfig, task: AnyTask) -> Names:
@@ -68,16 +75,41 @@ def is_transposed(config: ModelConfig, name: str) -> bool:
     return stock_family(config.family).is_transposed and is_matrix
 
 
+def rows_before_positions(config: ModelConfig, pad_id: int | None) -> int:
+    """Return how many rows of their position table come before that of the first position.
+
+    Raises:
+        HuggingFaceError: positions follow the padding id, and there is none
+
+    Example:
+        >>> [rows_before_positions(ModelConfig(family=name), 1) for name in ("bert", "roberta")]
+        [0, 2]
+    """
+    family = stock_family(config.family)
+    if not family.follows_padding:
+        return 0
+    if pad_id is None:
+        raise HuggingFaceError(
+            f"{family.pretrained} counts positions from the padding id, and there is none: "
+            "take a tokenizer that has a padding token"
+        )
+    return pad_id + 1
+
+
 def to_their_weights(
-    state: Mapping[str, Tensor], config: ModelConfig, task: AnyTask | None = None
-) -> dict[str, Tensor]:
+    state: Mapping[str, Tensor], config: ModelConfig, task: AnyTask | None = None,
+    pad_id: int | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Return the weights under their names; fixed sinusoids become their position table.
 
     Args:
         state: our weights by our names, of a `Transformer`, or of a `TaskModel` if there is a task
         config: of the model that they belong to
         task: of the head
+        pad_id: what the padding token's is, for families whose positions follow it
     """
+    import torch
+
     pairs = name_pairs(config) if task is None else task_name_pairs(config, task)
     if config.positions == "sinusoidal":
         from lmmodel.model import sinusoids
@@ -91,24 +123,31 @@ def to_their_weights(
         weight = _to_their_shape(weight, ours, config)
         parts = weight.chunk(len(theirs))
         weights |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
+    family = stock_family(config.family)
+    weights |= {
+        their: weights[family.names[our][0]].new_zeros(1, config.embedding_size)
+        for our, their in family.summands.items()
+    }
+    if num_before := rows_before_positions(config, pad_id):
+        (positions,) = family.names["embeddings.positions.weight"]
+        before = weights[positions].new_zeros(num_before, config.embedding_size)
+        weights[positions] = torch.cat([before, weights[positions]])
     return weights
 
 
 def _to_their_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
-    """Return a weight with the rows and axes that theirs has beyond ours."""
+    """Return a weight with the rows and axes that an encoder-decoder's has beyond ours."""
     import torch.nn.functional as F
 
-    if (
-        ours.endswith("positions.weight")
-        and (num := stock_family(config.family)).num_unused_positions
-    ):
-        return F.pad(weight, (0, 0, num.num_unused_positions, 0))
+    num_unused = stock_family(config.family).num_unused_positions
+    if ours.endswith("positions.weight") and num_unused:
+        return F.pad(weight, (0, 0, num_unused, 0))
     is_bias = config.traits.has_logits_bias and ours.endswith("head.bias")
     return weight[None] if is_bias else weight
 
 
 def _to_our_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
-    """Return a weight without the rows and axes that only theirs has."""
+    """Return a weight without the rows and axes that only an encoder-decoder's has."""
     if ours.endswith("positions.weight"):
         return weight[stock_family(config.family).num_unused_positions :]
     return weight[0] if ours == "head.bias" and config.traits.has_logits_bias else weight
@@ -123,8 +162,10 @@ class Translation:
     unused: list[str]  # theirs that have no place here
 
 
-def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Translation:
-    """Return our weights, in float32.
+def from_their_weights(
+    weights: Mapping[str, Tensor], config: ModelConfig, pad_id: int | None = None
+) -> Translation:
+    """Return our weights, in float32; `pad_id` as for `to_their_weights`.
 
     Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known; a
     weight that two names share may lie under either of them.
@@ -153,6 +194,13 @@ def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Tr
         weight = torch.cat(parts) if len(parts) > 1 else parts[0]
         weight = weight.T if is_transposed(config, ours) else weight
         weight = _to_our_shape(weight, ours, config)
+        if ours == "embeddings.positions.weight":
+            weight = weight[rows_before_positions(config, pad_id) :]
+        if (summand := family.summands.get(ours)) is not None:
+            name = summand if summand in known else summand.removeprefix(family.prefix)
+            if name in known:
+                used.add(name)
+                weight = weight + known[name][:1]
         state[ours] = weight.float().contiguous()
     unused = [name for name in known if name not in used and not REDUNDANT.fullmatch(name)]
     return Translation(state, missing, unused)
