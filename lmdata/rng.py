@@ -43,6 +43,7 @@ PURPOSES = {
     "resample": 17,
     "yardstick": 18,
     "sentences": 19,
+    "replace": 20,
 }
 
 

@@ -209,10 +209,11 @@ def count_words(ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer) -> i
         offsets: int64 (R + 1,), where rows begin in `ids`
         tokenizer: that made them
     """
-    rule = tokenizer.find_word_rule()
+    rule, unknown = tokenizer.find_word_rule(), tokenizer.special_ids["unk"]
     if rule is None:
         return 0
-    return int((~rule.continues(ids, offsets) & ~tokenizer.is_special[ids]).sum())
+    is_text = ~tokenizer.is_special[ids] | (ids == unknown)
+    return int((~rule.continues(ids, offsets) & is_text).sum())
 
 
 def describe_pieces(
@@ -222,7 +223,7 @@ def describe_pieces(
 
     Args:
         counts: int64 (V,), how often each piece occurs
-        num_words: how many words they make, without those that are unknown, as `count_words` says
+        num_words: how many words they make, as `count_words` says
         tokenizer: that they belong to
         num_top: how many of the most frequent to name
     """
@@ -232,14 +233,13 @@ def describe_pieces(
     used = int((ordinary > 0).sum())
     num_unknown = 0 if unknown is None else int(counts[unknown])
     rule = tokenizer.find_word_rule()
-    words = num_words + num_unknown
     pieces = int(ordinary.sum()) + num_unknown
     ranks = [2**power - 1 for power in range(max(1, used).bit_length()) if 2**power <= used]
     return PieceUse(
         vocab_size=tokenizer.vocab_size,
         used=used,
         unknown_ratio=num_unknown / max(1, pieces),
-        pieces_per_word=pieces / words if words and rule and rule.tells else None,
+        pieces_per_word=pieces / num_words if num_words and rule and rule.tells else None,
         top=tuple(
             (tokenizer.piece(index), int(ordinary[index])) for index in order[: min(num_top, used)]
         ),

@@ -75,7 +75,7 @@ def _example_facts(examples: ExampleStatistics) -> list[tuple[str, str]]:
 def _piece_facts(pieces: PieceUse) -> list[tuple[str, str]]:
     fertility = pieces.pieces_per_word
     return [
-        ("pieces per word", "unknown" if fertility is None else f"{fertility:.3f}"),
+        *([] if fertility is None else [("pieces per word", f"{fertility:.3f}")]),
         ("unknown", f"{pieces.unknown_ratio:.4%}"),
         ("vocabulary used", f"{pieces.used:,} of {pieces.vocab_size:,} "
                             f"({pieces.used / pieces.vocab_size:.1%})"),

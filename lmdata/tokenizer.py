@@ -24,6 +24,7 @@ from tokenizers import models
 
 from lmdata.errors import TokenizerError
 from lmdata.files import write_atomically
+from lmdata.tokenizer_classes import ask_tokenizers
 from lmdata.tokenizer_classes import wordpiece_backend as wordpiece_backend
 from lmdata.tokenizer_files import TOKENIZER_FILES as TOKENIZER_FILES
 from lmdata.tokenizer_files import TOKENIZER_FOLDER as TOKENIZER_FOLDER
@@ -137,7 +138,10 @@ class Tokenizer:
         Raises:
             TokenizerError: the pieces of this kind of tokenizer do not tell
         """
-        return find_word_rule(self.backend, self.definition, self.pieces, self.is_special)
+        return ask_tokenizers(
+            "can't tell which pieces begin a word",
+            lambda: find_word_rule(self.definition, self.pieces, self.is_special),
+        )
 
     def find_word_rule(self) -> WordRule | None:
         """Return `word_rule`, None where the pieces of this kind of tokenizer do not tell."""

@@ -4,8 +4,8 @@
 batch with a growing epoch: there is one implementation of an example. It depends on (store,
 recipe, seed, epoch, row, progress) and on nothing else.
 
-In memory a view holds 8 bytes a document. What else grows with the corpus (8 bytes for every 16
-examples and every 64 sentences, the packed view's plan) lies in a temporary file once it is large.
+In memory a view holds 8 bytes a document; what else grows with the corpus (8 bytes for 16 examples
+and for 64 sentences, the packed view's plan) lies in a temporary file once it is large.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ from lmdata.viewing.walk import (
 )
 
 __all__ = ["NO_LABEL", "RECIPES", "ExampleBatch", "Recipe", "Store", "View", "view"]
-
 
 # Each pass corrects the share of random pairs for the lone sentences that the last one left.
 _BALANCE_PASSES = 4

@@ -306,15 +306,6 @@ def change_config(
     return build_config(TrainConfig, values)
 
 
-def config_from_dict(values: dict[str, Any]) -> TrainConfig:
-    """Return a configuration that `lmdata.config.config_to_dict` wrote.
-
-    Raises:
-        ConfigError: written by another version with other settings
-    """
-    return build_config(TrainConfig, without_none(values, config_to_dict(TrainConfig())))
-
-
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
     """Return the recipe with what the stage overrides."""
     length = stage.max_seq_length

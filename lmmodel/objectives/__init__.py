@@ -3,6 +3,10 @@
 Needs no torch until an objective's parts are asked for. To add one: an entry in `OBJECTIVES`.
 """
 
+from __future__ import annotations
+
+from lmdata.recipes import Recipe
+from lmmodel.families import ModelConfig
 from lmmodel.objectives.denoising import BART, T5
 from lmmodel.objectives.objective import (
     OBJECTIVES,
@@ -11,15 +15,15 @@ from lmmodel.objectives.objective import (
     ObjectiveConfig,
     Part,
     Term,
-    check_fits,
     make_objective,
     modules_of,
     num_parameters,
 )
-from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP
+from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP, RTD
 
 OBJECTIVES |= {
     "mlm": MLM, "mlm+nsp": MLM_NSP, "mlm+sop": MLM_SOP, "clm": CLM, "hybrid": HYBRID,
+    "rtd": RTD,
     "t5": T5, "bart": BART,
 }  # fmt: skip
 
@@ -27,3 +31,29 @@ __all__ = [
     "OBJECTIVES", "Definition", "Objective", "ObjectiveConfig", "Part", "Term", "check_fits",
     "make_objective", "modules_of", "num_parameters",
 ]  # fmt: skip
+
+
+def check_fits(config: ObjectiveConfig, model: ModelConfig, recipe: Recipe | None) -> None:
+    """Refuse an objective that a model, or examples of a recipe, can't be about.
+
+    Raises:
+        ValueError: says which ones fit
+    """
+    name, own, family = config.name, OBJECTIVES[config.name], model.traits
+    if not own.fits(family):
+        what = (
+            "reads a source and writes a target that begins with its "
+            f"{family.decoder_start} token" if family.is_encoder_decoder
+            else "only sees what came before" if family.is_causal
+            else "has no decoder, and what is learned here needs one"
+        )  # fmt: skip
+        fitting = " or ".join(other for other, known in OBJECTIVES.items() if known.fits(family))
+        raise ValueError(
+            f"model.family={model.family} {what}: objective.name must be {fitting}, got {name}"
+        )
+    for kind, wanted in (("view", own.pair_view), ("corruption", own.corruption)):
+        if recipe is not None and wanted not in (None, getattr(recipe, kind)):
+            raise ValueError(
+                f"objective.name={name} learns from recipe.{kind}={wanted}, "
+                f"got {getattr(recipe, kind)}"
+            )

@@ -135,6 +135,7 @@ def resolve_config(
         recipe=_resolve_recipe(config, data),
         preset=None,
     )
+    _check_objective(resolved)
     _check_batches(resolved, processes)
     _check_length(resolved, data)
     _check_step_memory(resolved, data, processes)
@@ -171,6 +172,21 @@ def _resolve_recipe(config: TrainConfig, data: TrainingData) -> Recipe | None:
     if config.stages:
         raise ConfigError(f"stages need a token store, {data.path} holds frozen examples")
     return None
+
+
+def _check_objective(config: TrainConfig) -> None:
+    """Refuse settings that do not go with what is learned."""
+    name, known = config.objective.name, OBJECTIVES[config.objective.name]
+    if config.parallel == "fsdp2" and known.finish is not None:
+        raise ConfigError(
+            f"objective.name={name} does not go with parallel=fsdp2, which keeps embeddings whole "
+            "in the model's own pass only: take parallel=ddp"
+        )
+    if config.vocabulary_bias != "zeros" and not (known.can_fill_masks or known.can_generate):
+        raise ConfigError(
+            f"vocabulary_bias={config.vocabulary_bias} has no effect: objective.name={name} does "
+            "not train the model's vocabulary head; leave it out"
+        )
 
 
 def _check_batches(config: TrainConfig, processes: Processes) -> None:
@@ -236,7 +252,7 @@ def make_loader(
     Raises:
         FitError: the data lacks labels that the objective needs
     """
-    objective = make_objective(config.objective)
+    objective = make_objective(config.objective, config.seed)
     stages = tuple(_make_stages(config, data))
     objective.check_labels(_sample(stages), str(data.path))
     return Loader(
