@@ -40,6 +40,7 @@ from .summaries import (
 
 if TYPE_CHECKING:
     from lmmodel.config import TrainConfig
+    from lmmodel.objectives import Definition
     from lmmodel.saving.metrics import TrainProgress
 
 FOLDER = click.Path(path_type=Path)
@@ -223,16 +224,17 @@ def objectives(as_json: bool) -> None:
         name: {
             "learns": known.summary, "view": known.recipe.view,
             "corruption": known.recipe.corruption, "can_fill_masks": known.can_fill_masks,
-            "can_generate": known.can_generate, "families": families_of(known.is_causal),
+            "can_generate": known.can_generate, "has_targets": known.has_targets,
+            "families": families_of(known),
         }
         for name, known in OBJECTIVES.items()
     }  # fmt: skip
     echo_result(facts, as_json=as_json, quiet=False, lines=objective_lines(facts))
 
 
-def families_of(is_causal: bool) -> list[str]:
-    """Return the families that can learn an objective: causal ones learn causal ones only."""
-    return [name for name, family in FAMILIES.items() if is_causal or not family.is_causal]
+def families_of(objective: Definition) -> list[str]:
+    """Return the families that can learn an objective."""
+    return [name for name, family in FAMILIES.items() if objective.fits(family)]
 
 
 @main.command()

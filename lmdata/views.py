@@ -172,8 +172,8 @@ class View:
         if self._plan is not None:
             found = self._plan.pieces_of(rows)
             pieces, piece_offsets = found.values, found.offsets
-        spans = np.empty((len(pieces), NUM_COLUMNS), np.int64)
-        find_pieces(self._arrays.table, self._walk, self._index, pieces, spans)
+        spans, table = np.empty((len(pieces), NUM_COLUMNS), np.int64), self._arrays.table
+        find_pieces(table, self._walk, self._index, pieces, spans)
         first_id, last_id = self._frame
         lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
         offsets = offsets_of(lengths)[piece_offsets]
@@ -196,9 +196,8 @@ class View:
             return self._corrupted(batch, rows, duplicates, progress)
         assert self._corrupt is not None
         passes = np.repeat(duplicates, np.diff(piece_offsets))
-        sentences = sentences_of(self._arrays.table, spans)
-        segments = Segments(spans[:, A_ROW].copy(), spans[:, PLACE].copy(), passes, *sentences)
-        return self._corrupt(batch, segments, progress)
+        at = spans[:, A_ROW].copy(), spans[:, PLACE].copy(), passes
+        return self._corrupt(batch, Segments(*at, *sentences_of(table, spans)), progress)
 
     def _corrupted(
         self, batch: ExampleBatch, first: np.ndarray, second: np.ndarray, progress: float

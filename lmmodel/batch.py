@@ -301,8 +301,9 @@ def batch_of(streams: Mapping[str, Stream]) -> Batch:
 
 
 def pad_batch(
-    batch: Batch, *, num_tokens: int, num_sequences: int, num_masked: int, pad_id: int = 0
-) -> Batch:
+    batch: Batch, *, num_tokens: int | Mapping[str, int], num_sequences: int, num_masked: int,
+    pad_id: int = 0,
+) -> Batch:  # fmt: skip
     """Return the batch with fixed shapes, so that `torch.compile` and CUDA graphs see one shape.
 
     Added tokens form sequences of their own of at most `max_seqlen` tokens, then empty sequences
@@ -310,7 +311,7 @@ def pad_batch(
 
     Args:
         batch: of streams that are at most the shape asked for
-        num_tokens: T of each stream of the result
+        num_tokens: T of each stream of the result; where there are several, by name
         num_sequences: S of the result; `spare_sequences` says how many the added tokens need
         num_masked: P of the result, of each kind of labels
         pad_id: the id of added tokens
@@ -323,8 +324,9 @@ def pad_batch(
         >>> pad_batch(batch, num_tokens=6, num_sequences=5, num_masked=0).cu_seqlens.tolist()
         [0, 1, 3, 5, 6, 6]
     """
+    wanted = dict.fromkeys(batch.streams, num_tokens) if isinstance(num_tokens, int) else num_tokens
     streams = {
-        name: _pad_stream(stream, num_tokens, num_sequences, num_masked, pad_id)
+        name: _pad_stream(stream, wanted[name], num_sequences, num_masked, pad_id)
         for name, stream in batch.streams.items()
     }
     more = num_sequences - batch.num_sequences

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from lmmodel.packing import (
     labels_of,
     num_pairs,
     pack_examples,
+    stream_tokens,
     tokens_of,
 )
 
@@ -71,6 +72,8 @@ class Shape:
 
     num_tokens: int
     num_sequences: int = 2**31
+    stream_tokens: Mapping[str, int] | None = None
+    """Of each stream where there are several and shapes are static; they sum to `num_tokens`."""
     num_labels: int = 2**31
     max_seqlen: int | None = None
     is_static: bool = False
@@ -171,12 +174,19 @@ def split_micro_batches(
     ends = cut_rows(
         [
             (tokens_of(ordered), shape.num_tokens),
+            *_stream_limits(ordered, shape),
             (np.diff(ordered.segment_offsets), shape.num_sequences - spare),
             (labels_of(ordered), shape.num_labels),
         ]
     )
     starts = [0, *ends[:-1]]
     return [to_batch(ordered.slice(*pair), shape, pack) for pair in zip(starts, ends, strict=True)]
+
+
+def _stream_limits(examples: ExampleBatch, shape: Shape) -> list[tuple[np.ndarray, int]]:
+    """Return the tokens of each example in each stream that has a limit, and the limit."""
+    streams = stream_tokens(examples)
+    return [(streams[name], most) for name, most in (shape.stream_tokens or {}).items()]
 
 
 def to_batch(examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples) -> Batch:
@@ -188,7 +198,7 @@ def to_batch(examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples) -
         return batch
     return pad_batch(
         batch,
-        num_tokens=shape.num_tokens,
+        num_tokens=shape.stream_tokens or shape.num_tokens,
         num_sequences=shape.num_sequences,
         num_masked=shape.num_labels,
     )
@@ -196,8 +206,13 @@ def to_batch(examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples) -
 
 def _round_batch(batch: Batch) -> Batch:
     """Return the batch with its tokens and labels filled up to one of 16 numbers an octave."""
-    num_tokens = round_up(batch.num_tokens, num_digits=5)
-    spare = spare_sequences(num_tokens - batch.num_tokens, batch.max_seqlen)
+    num_tokens = {
+        name: round_up(stream.num_tokens, num_digits=5) for name, stream in batch.streams.items()
+    }
+    spare = max(
+        spare_sequences(num_tokens[name] - stream.num_tokens, stream.max_seqlen)
+        for name, stream in batch.streams.items()
+    )
     return pad_batch(
         batch,
         num_tokens=num_tokens,

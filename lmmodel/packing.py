@@ -64,15 +64,20 @@ def pack_streams(examples: ExampleBatch, max_seqlen: int | None = None) -> Batch
     )  # fmt: skip
 
 
-def tokens_of(examples: ExampleBatch) -> np.ndarray:
-    """Return the tokens of each example in all its streams: int64 (B,).
+def stream_tokens(examples: ExampleBatch) -> dict[str, np.ndarray]:
+    """Return the tokens of each example, int64 (B,), in each of its streams.
 
     Targets count without their last token, which no model reads.
     """
-    arrays, lengths = examples.arrays(), np.diff(examples.offsets)
-    if TARGET_IDS.name not in arrays:
-        return lengths
-    return lengths + labels_of(examples)
+    lengths = np.diff(examples.offsets)
+    if TARGET_IDS.name not in examples.arrays():
+        return {TOKENS: lengths}
+    return {SOURCE: lengths, TARGET: labels_of(examples)}
+
+
+def tokens_of(examples: ExampleBatch) -> np.ndarray:
+    """Return the tokens of each example in all its streams: int64 (B,)."""
+    return np.asarray(sum(stream_tokens(examples).values()))
 
 
 def labels_of(examples: ExampleBatch) -> np.ndarray:

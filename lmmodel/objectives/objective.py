@@ -21,7 +21,7 @@ from lmdata.batch import ExampleBatch
 from lmdata.recipes import PAIR_VIEWS, Recipe
 from lmdata.rng import draw, stream_key
 from lmmodel.errors import FitError
-from lmmodel.families import ModelConfig
+from lmmodel.families import Family, ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -232,6 +232,13 @@ class Definition:
     def corruption(self) -> str | None:
         """The corruption that makes its sources and targets; it can't do with another."""
         return self.recipe.corruption if self.has_targets else None
+
+    def fits(self, family: Family) -> bool:
+        """Return whether models of a family can learn it."""
+        if self.has_targets or family.is_encoder_decoder:
+            is_both = self.has_targets and family.is_encoder_decoder
+            return is_both and self.decoder_start == family.decoder_start
+        return self.is_causal or not family.is_causal
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
+from lmmodel.batch import TARGET
 from lmmodel.config import TrainConfig, stage_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData
@@ -24,6 +25,7 @@ from lmmodel.guesses import Prompts, make_prompts
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
 from lmmodel.objectives import OBJECTIVES, check_fits, make_objective
 from lmmodel.objectives.terms import log_frequencies
+from lmmodel.packing import stream_tokens
 from lmmodel.training.step import check_memory
 
 # Rows that tell what labels there are.
@@ -237,7 +239,8 @@ def _check_length(config: TrainConfig, data: TrainingData) -> None:
             check_fits(config.objective, config.model, recipe)
         except ValueError as error:
             raise FitError(
-                f"{error} by the examples of {data.path}: choose a fitting objective, or mask again"
+                f"{data.path} holds other examples: {error}; choose a fitting objective, or mask "
+                "again"
             ) from error
 
 
@@ -257,7 +260,7 @@ def make_loader(
         objective=objective,
         seed=config.seed,
         num_steps=num_steps,
-        shape=make_shape(config),
+        shape=make_shape(config, stages),
         rank=processes.rank,
         num_processes=processes.size,
         pin_memory=config.device == "cuda",
@@ -287,7 +290,7 @@ def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
     return stages
 
 
-def make_shape(config: TrainConfig) -> Shape:
+def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
     """Return what a micro-batch holds: static where it is compiled, else bounded by its tokens."""
     tokens = config.batch.micro_batch_tokens
     assert tokens is not None
@@ -299,14 +302,28 @@ def make_shape(config: TrainConfig) -> Shape:
     if config.recipe is not None:
         length = config.recipe.max_seq_length
     tokens = max(tokens, length)
-    rate = make_objective(config.objective).most_labels(config.recipe)
+    objective = make_objective(config.objective)
+    streams = None
+    if objective.definition.has_targets:
+        found = stream_tokens(_sample(stages))
+        total = sum(int(own.sum()) for own in found.values())
+        streams = {
+            name: max(length, math.ceil(tokens * int(own.sum()) / total))
+            for name, own in found.items()
+        }
+        tokens = sum(streams.values())
+    rate = objective.most_labels(config.recipe)
+    most_labels = min(tokens, math.ceil(1.3 * rate * tokens) + 64)
+    if streams is not None:
+        most_labels = streams[TARGET]
     return Shape(
         num_tokens=tokens,
         num_sequences=4 * -(-tokens // length) + 8,
-        num_labels=min(tokens, math.ceil(1.3 * rate * tokens) + 64),
+        stream_tokens=streams,
+        num_labels=most_labels,
         max_seqlen=length,
         is_static=True,
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

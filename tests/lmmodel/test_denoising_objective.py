@@ -17,7 +17,7 @@ from lmmodel.device import Processes
 from lmmodel.doctor import diagnose
 from lmmodel.errors import FitError
 from lmmodel.evaluation import evaluate_run
-from lmmodel.loader import Shape, split_micro_batches
+from lmmodel.loader import Shape, split_micro_batches, to_batch
 from lmmodel.objectives import OBJECTIVES
 from lmmodel.packing import labels_of, num_pairs, pack_streams, tokens_of
 from lmmodel.saving.metrics import read_metrics
@@ -126,6 +126,39 @@ def test_steps_do_not_depend_on_micro_batches_nor_on_processes(tiny, sentinel_st
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_static_shapes_fit_both_streams_with_little_padding(tiny, sentinel_store, name):
+    config = tiny(
+        f"objective.name={name}", "recipe.max_seq_length=32", "compile=true",
+        "batch.micro_batch_tokens=600", "batch.size=60", "batch.min_micro_batches=1",
+    )  # fmt: skip
+    alone = Processes(rank=0, size=1, local_rank=0)
+    data = open_data(sentinel_store)
+    step = make_loader(resolve_config(config, data, CPU, alone), data, 6, alone).batch(0)
+    shapes = {
+        tuple((s.num_tokens, s.num_sequences) for s in micro.batch.streams.values())
+        for micro in step.micro_batches
+    }
+    assert len(shapes) == 1
+    full = [micro.batch for micro in step.micro_batches[:-1]]
+    padded = sum(batch.num_tokens for batch in full)
+    real = sum(int((batch.streams[TARGET].labels[TOKENS].values >= 0).sum()) for batch in full)
+    assert len(full) >= 2
+    assert real > 0
+    assert padded < 1.3 * 600 * len(full)
+
+
+def test_rounded_shapes_fill_up_each_stream(sentinel_store):
+    examples = examples_of(sentinel_store, "t5")
+    plain = pack_streams(examples)
+    batch = to_batch(examples, Shape(10**6, is_rounded=True), pack_streams)
+    for name, stream in batch.streams.items():
+        assert plain.streams[name].num_tokens <= stream.num_tokens
+        assert stream.num_tokens <= 1.07 * plain.streams[name].num_tokens + 1
+        assert stream.num_sequences == batch.num_sequences
+    assert int((batch.streams[TARGET].labels[TOKENS].values >= 0).sum()) == plain.num_labels
+
+
 def test_an_objective_brings_the_family_that_was_made_for_it():
     assert load_train_config(None, ["objective.name=t5"]).model.family == "t5"
     assert load_train_config(None, ["objective.name=bart"]).model.family == "bart"
@@ -134,11 +167,11 @@ def test_an_objective_brings_the_family_that_was_made_for_it():
 
 @pytest.mark.parametrize(("options", "match"), [
     (("model.family=t5", "objective.name=mlm"),
-     "model.family=t5 reads a source and writes a target: objective.name must be t5 or bart, got "),
+     "model.family=t5 reads a source and writes a target .*: objective.name must be t5, got mlm"),
     (("model.family=bert", "objective.name=t5"), "model.family=bert has no decoder"),
     (("model.family=gpt2", "objective.name=bart"), "only sees what came before"),
     (("model.family=bart", "objective.name=t5"),
-     "begins targets with the pad token, model.family=bart with eos: learn bart"),
+     "writes a target that begins with its eos token: objective.name must be bart, got t5"),
     (("objective.name=t5", "recipe.corruption=infilling"), "learns from recipe.corruption=sent"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_refused(options, match):
@@ -155,7 +188,7 @@ def test_frozen_masks_are_no_sources_and_targets(tiny, shards, tmp_path):
     options = [own for own in TINY if not own.startswith("recipe.")]
     config = load_train_config(None, [*options, "objective.name=t5"])
     with pytest.raises(
-        FitError, match=r"corruption=sentinels, got token by the examples of .*mask"
+        FitError, match=r"holds other examples: .*corruption=sentinels, got token.* mask"
     ):
         train(config, shards, tmp_path / "run")
 

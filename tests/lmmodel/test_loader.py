@@ -281,7 +281,7 @@ def test_frozen_shards_take_no_recipe_and_fit_the_objective(tiny, shards, store)
         frozen, objective=dataclasses.replace(frozen.objective, name="mlm+sop")
     )
     with pytest.raises(
-        FitError, match=r"learns from sop pairs, the examples of .* are of view nsp"
+        FitError, match=r"holds other examples: .* learns from recipe.view=sop, got nsp"
     ):
         resolve_config(order, data, device, Processes())
     staged = dataclasses.replace(frozen, stages=tiny("stages=[{until=1.0}]").stages)
