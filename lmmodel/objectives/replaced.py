@@ -89,11 +89,19 @@ def make_modules(config: ObjectiveConfig, model: ModelConfig) -> Mapping[str, nn
     return modules
 
 
+def table_of(model: Transformer) -> Tensor:
+    """Return the generator's embeddings of tokens: the model's, or its own (V, E)."""
+    has_own = TABLE in model.extras
+    module = model.extras[TABLE] if has_own else model.embeddings.tokens
+    assert isinstance(module, nn.Embedding)
+    return module.weight
+
+
 @torch.no_grad()
 def begin(model: Transformer, fresh: Container[str]) -> None:
     """Make the model's table what it adds to the generator's: nothing, where that one is fresh."""
     if TABLE in model.extras:
-        own, table = model.embeddings.tokens.weight, model.extras[TABLE].weight
+        own, table = model.embeddings.tokens.weight, table_of(model)
         if f"extras.{TABLE}.weight" in fresh:
             table.copy_(own)
         own -= table
@@ -132,7 +140,7 @@ def read(model: Transformer, part: Part, batch: Batch) -> tuple[Batch, tuple[Ten
     generator = model.extras[GENERATOR]
     assert isinstance(generator, Generator)
     generator.compute_dtype, generator.kernel = model.compute_dtype, model.kernel
-    table = model.extras[TABLE].weight if TABLE in model.extras else model.embeddings.tokens.weight
+    table = table_of(model)
     rows = batch.masked_positions
     embedded = model.embeddings(batch, look_up(table, batch.input_ids))
     hidden = generator.encode(embedded, batch, rows=rows)
@@ -159,7 +167,8 @@ def uniforms(batch: Batch, rows: Tensor, seed: int) -> Tensor:
     place = first + batch.position_ids[rows].long()
     words = draw(stream_key(seed, "replace"), row.clamp(min=0), place.clamp(min=0),
                  part=epoch.clamp(min=0))  # fmt: skip
-    return (words.double() + 0.5) / 2**32
+    points: Tensor = (words.double() + 0.5) / 2**32
+    return points
 
 
 def sample(logits: Tensor, points: Tensor) -> Tensor:
@@ -287,6 +296,6 @@ def generator_of(model: Transformer) -> Mapping[str, Transformer]:
     alone = Transformer(generator.config).eval()
     state = {f"embeddings.{name}": own for name, own in model.embeddings.state_dict().items()}
     if TABLE in model.extras:
-        state["embeddings.tokens.weight"] = model.extras[TABLE].weight.detach()
+        state["embeddings.tokens.weight"] = table_of(model).detach()
     alone.load_state_dict({**state, **generator.state_dict()})
     return {GENERATOR: alone}
