@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
+from lmmodel.errors import HuggingFaceError
 from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
@@ -15,10 +16,12 @@ from lmmodel.handover.settings import CONFIG_NAME
 from lmmodel.handover.stock import (
     CARD_NAME,
     export_model,
+    with_frame,
     without_added_specials,
 )
 from lmmodel.handover.stock_families import stock_family
 from lmmodel.saving.run import WEIGHTS_NAME
+from lmmodel.tasks.sequence_to_sequence import find_writing_frame
 from lmmodel.trained import Run, load_run
 
 ONNX_NAME = "onnx/model.onnx"
@@ -60,6 +63,11 @@ def export_run(
         check_installed()
     with writing_folder(output, EXPORT, overwrite=overwrite) as folder:
         source = load_source(run_path)
+        if onnx and source.model.config.traits.is_encoder_decoder:
+            raise HuggingFaceError(
+                f"{run_path} is an encoder-decoder, for which no ONNX file is written: leave "
+                "--onnx out"
+            )
         labels = source.record.labels if isinstance(source, FineTuned) else ()
         with output_errors(output):
             tokenizer = exported_tokenizer(source)
@@ -121,8 +129,11 @@ def exported_tokenizer(source: Run | FineTuned) -> Tokenizer:
     """Return the tokenizer as its reader needs it.
 
     A causal model was trained on rows of bare text, so that a prompt has nothing around it; a
-    fine-tuned one on whatever its tokenizer puts there.
+    fine-tuned one on whatever its tokenizer puts there, an encoder-decoder on texts with an end.
     """
+    if source.model.config.traits.is_encoder_decoder:
+        frame = find_writing_frame(source.tokenizer, source.model.config)
+        return with_frame(source.tokenizer, frame.before, frame.end)
     if isinstance(source, Run) and source.model.config.is_causal:
         return without_added_specials(source.tokenizer)
     return source.tokenizer

@@ -8,8 +8,15 @@
              embeddings smaller than the layers
     electra  as bert, learns what was replaced           transformers' ElectraForPreTraining
 
-A family is a set of traits; `lmmodel.model` and the hand-over to other tools read them and name no
-family. One more family of one stream is one more entry of `FAMILIES`.
+and, of an encoder and a decoder that looks at what it has read:
+
+    t5       pre-norm, relative bias, gated, own head    transformers' T5ForConditionalGeneration
+    t5-v1.0  the same with ReLU and one vocabulary       the same
+    bart     post-norm, learned positions                transformers' BartForConditionalGeneration
+    transformer   post-norm, sinusoidal positions        that of Vaswani et al. (2017)
+
+A family is a set of traits; `lmmodel.model`, `lmmodel.encoder_decoder` and the hand-over to other
+tools read them and name no family. One more family is one more entry of `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -18,13 +25,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Positions = Literal["learned", "sinusoidal", "rotary"]
+Positions = Literal["learned", "sinusoidal", "rotary", "relative"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What the models of a family have in common."""
 
+    is_encoder_decoder: bool = False
+    """Whether a decoder writes the target while it looks at what an encoder read of the source."""
+    decoder_start: Literal["pad", "eos"] = "eos"
+    """Purpose of the special token that a target begins with, of encoder-decoders."""
     is_causal: bool = False
     """Whether a token sees no later ones unless it is told otherwise."""
     is_post_norm: bool = False
@@ -43,8 +54,23 @@ class Family:
     """Whether some layers see a window only."""
     is_gated: bool = False
     """Whether the feed-forward's activation is multiplied with a third product."""
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
-    """Of the feed-forward: GELU, or its approximation by tanh."""
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    """Of the feed-forward: GELU, its approximation by tanh, or ReLU."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or division by the root mean square without a mean and a shift."""
+    scales_attention: bool = True
+    """Whether scores are divided by the root of a head's size."""
+    scales_embeddings: bool = False
+    """Whether tokens' embeddings are multiplied by the root of hidden_size."""
+    has_own_head: bool = False
+    """Whether the vocabulary's product has weights of its own; else those of the embeddings."""
+    scales_head: bool = False
+    """Whether what it multiplies is divided by the root of hidden_size first."""
+    has_logits_bias: bool = False
+    """Whether constants that are not trained are added to the logits."""
+    initializer: Literal["normal", "fan_in"] = "normal"
+    """Standard deviation of fresh matrices: initializer_range, or that by the root of the inputs
+    (T5: embeddings 1)."""
     positions: tuple[Positions, ...]
     """How places may be told; the first is the default."""
     norm_eps: float
@@ -64,6 +90,12 @@ class Family:
     objective: str = "mlm+nsp"
     """What is learned where nothing else is said."""
 
+
+_T5: dict[str, Any] = {
+    "has_bias": False, "has_embedding_norm": False, "has_head_transform": False, "norm": "rms",
+    "activation": "gelu_tanh", "scales_attention": False, "initializer": "fan_in",
+    "positions": ("relative",), "norm_eps": 1e-6, "objective": "t5",
+}  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
@@ -91,6 +123,24 @@ FAMILIES: dict[str, Family] = {
         is_post_norm=True, has_segments=True, pooler_activation="gelu", positions=("learned",),
         norm_eps=1e-12, mlp_ratio=4.0, objective="rtd",
     ),
+    "t5": Family(
+        is_encoder_decoder=True, decoder_start="pad", is_gated=True, has_own_head=True, **_T5,
+        mlp_ratio=2.75,
+    ),
+    "t5-v1.0": Family(
+        is_encoder_decoder=True, decoder_start="pad", scales_head=True,
+        **{**_T5, "activation": "relu"}, mlp_ratio=4.0,
+    ),
+    "bart": Family(
+        is_encoder_decoder=True, is_post_norm=True, has_head_transform=False,
+        has_logits_bias=True, positions=("learned",), norm_eps=1e-5, mlp_ratio=4.0,
+        objective="bart",
+    ),
+    "transformer": Family(
+        is_encoder_decoder=True, is_post_norm=True, has_embedding_norm=False,
+        has_head_transform=False, activation="relu", scales_embeddings=True, initializer="fan_in",
+        positions=("sinusoidal",), norm_eps=1e-5, mlp_ratio=4.0, objective="bart",
+    ),
 }  # fmt: skip
 
 MODEL_SIZES: dict[str, dict[str, int]] = {
@@ -101,6 +151,9 @@ MODEL_SIZES: dict[str, dict[str, int]] = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
 }
 """The shapes published with BERT (Turc et al., "Well-read students learn better", 2019)."""
+
+NUM_BUCKETS = 32
+"""Of distances, which relative positions tell apart, as in every published T5."""
 
 MAX_LAYERS = 1000
 MAX_WEIGHTS = 10**11
@@ -122,7 +175,9 @@ class ModelConfig:
     hidden_size: int = UNSET
     embedding_size: int = UNSET  # features of embeddings; albert: 128; else hidden_size
     num_attention_heads: int = UNSET
-    intermediate_size: int = UNSET  # 4 x hidden_size; modern, which is gated: 1.5 x
+    num_decoder_layers: int | None = UNSET  # encoder-decoders only; as many as the encoder's
+    attention_head_size: int | None = UNSET  # t5 only; hidden_size / num_attention_heads
+    intermediate_size: int = UNSET  # 4 x hidden_size; of gated ones modern: 1.5 x, t5: 2.75 x
     max_position_embeddings: int = 512  # tokens of the longest sequence
     type_vocab_size: int = 2  # segments; bert and albert
     positions: Positions = UNSET
@@ -131,7 +186,7 @@ class ModelConfig:
     global_rope_theta: float = 160_000.0  # modern: base of the rotary angles, global layers
     local_rope_theta: float = 10_000.0  # modern: the same, local layers
     norm_eps: float = UNSET  # added to the variance
-    initializer_range: float = 0.02  # standard deviation of fresh weights
+    initializer_range: float = UNSET  # standard deviation of fresh weights; t5, transformer: factor
     dropout: float = 0.0  # probability, after embeddings, attention and feed-forward
     attention_dropout: float = 0.0  # probability, on attention weights
     has_nsp_head: bool = False  # pooler and two-way classifier on each sequence's first token
@@ -147,7 +202,12 @@ class ModelConfig:
         self._fill("num_hidden_groups", 1 if self.traits.shares_layers else self.num_hidden_layers)
         self._fill("embedding_size", self.traits.embedding_size or self.hidden_size)
         self._fill("positions", self.traits.positions[0])
+        if self.positions == "relative":
+            self._fill("attention_head_size", self.hidden_size // max(1, self.num_attention_heads))
         self._fill("norm_eps", self.traits.norm_eps)
+        self._fill("initializer_range", 0.02 if self.traits.initializer == "normal" else 1.0)
+        if self.traits.is_encoder_decoder:
+            self._fill("num_decoder_layers", self.num_hidden_layers)
         self._fill("intermediate_size", int(self.traits.mlp_ratio * self.hidden_size))
         _check_counts(self)
         _check_config(self)
@@ -164,7 +224,12 @@ class ModelConfig:
     @property
     def head_size(self) -> int:
         """K: features of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.attention_head_size or self.hidden_size // self.num_attention_heads
+
+    @property
+    def attention_size(self) -> int:
+        """Features of all heads together."""
+        return self.head_size * self.num_attention_heads
 
     @property
     def is_causal(self) -> bool:
@@ -206,18 +271,22 @@ class ModelConfig:
             110106428
         """
         traits, size, bias = self.traits, self.hidden_size, int(self.traits.has_bias)
-        norm, square = size * (1 + bias), size * (size + bias)
+        norm, wide, vocab = size * (1 + bias), self.attention_size, self.vocab_size or 0
+        attention = 3 * wide * (size + bias) + size * (wide + bias)
         inner = self.intermediate_size * (1 + traits.is_gated)
-        layer = 4 * square + inner * (size + bias) + size * (self.intermediate_size + bias)
-        layers = self.num_hidden_groups * (layer + 2 * norm) - (not traits.has_first_norm) * norm
+        layer = attention + inner * (size + bias) + size * (self.intermediate_size + bias)
         narrow = self.embedding_size
-        tables = (self.vocab_size or 0) * narrow + (not traits.is_post_norm) * norm
+        stack = (not traits.is_post_norm) * norm + traits.has_embedding_norm * narrow * (1 + bias)
+        stack += (self.positions == "learned") * self.max_position_embeddings * narrow
+        stack += (self.positions == "relative") * NUM_BUCKETS * self.num_attention_heads
+        layers = self.num_hidden_groups * (layer + 2 * norm) - (not traits.has_first_norm) * norm
+        if traits.is_encoder_decoder:
+            layers += (self.num_decoder_layers or 0) * (layer + attention + 3 * norm) + stack
+        tables = vocab * narrow * (1 + traits.has_own_head) + stack
         tables += traits.has_segments * self.type_vocab_size * narrow
-        tables += (self.positions == "learned") * self.max_position_embeddings * narrow
-        tables += traits.has_embedding_norm * narrow * (1 + bias)
         tables += self.has_projection * size * (narrow + bias)
-        head_weights = narrow * (size + bias) + narrow * (1 + bias) + (self.vocab_size or 0)
-        head = traits.has_head_transform * head_weights
+        head_weights = narrow * (size + bias) + narrow * (1 + bias) + vocab
+        head = traits.has_head_transform * head_weights + traits.has_logits_bias * vocab
         pairs = self.has_nsp_head * (size * (size + 1) + 2 * (size + 1))
         return layers + tables + head + pairs
 
@@ -263,7 +332,8 @@ def _check_config(config: ModelConfig) -> None:
     for name in ("norm_eps", "initializer_range", "global_rope_theta", "local_rope_theta"):
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, got {getattr(config, name)}")
-    if config.hidden_size % config.num_attention_heads:
+    _check_decoder(config)
+    if config.attention_head_size is None and config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size} "
             f"and {config.num_attention_heads}"
@@ -278,7 +348,9 @@ def _check_config(config: ModelConfig) -> None:
             f"embedding_size={config.embedding_size} does not go with family={config.family!r}, "
             f"whose head multiplies with the embeddings: leave it out"
         )
-    if config.num_hidden_groups != config.num_hidden_layers and traits.has_windows:
+    if config.num_hidden_groups != config.num_hidden_layers and (
+        traits.has_windows or traits.is_encoder_decoder
+    ):
         raise ValueError(
             f"num_hidden_groups={config.num_hidden_groups} does not go with "
             f"family={config.family!r}, whose layers differ: leave it out"
@@ -287,6 +359,36 @@ def _check_config(config: ModelConfig) -> None:
         raise ValueError(f"rotary positions need an even head size, got {config.head_size}")
     if traits.has_windows and (config.local_window < 2 or config.local_window % 2):
         raise ValueError(f"local_window must be even and at least 2, got {config.local_window}")
-    if config.has_nsp_head and traits.is_causal:
-        encoders = " or ".join(name for name, family in FAMILIES.items() if not family.is_causal)
+    if config.has_nsp_head and (traits.is_causal or traits.is_encoder_decoder):
+        encoders = " or ".join(
+            name
+            for name, family in FAMILIES.items()
+            if not (family.is_causal or family.is_encoder_decoder)
+        )
         raise ValueError(f"has_nsp_head needs an encoder: family {encoders}, got {config.family}")
+
+
+def _check_decoder(config: ModelConfig) -> None:
+    """Refuse settings of decoders and of relative positions where there are none."""
+    traits = config.traits
+    if config.num_decoder_layers is not None and not traits.is_encoder_decoder:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.is_encoder_decoder)
+        raise ValueError(
+            f"num_decoder_layers has no effect: family={config.family!r} has no encoder beside a "
+            f"decoder; leave it out, or take one of {known}"
+        )
+    if traits.is_encoder_decoder and not 1 <= (config.num_decoder_layers or 0) <= MAX_LAYERS:
+        raise ValueError(
+            f"num_decoder_layers must be in [1, {MAX_LAYERS}], got {config.num_decoder_layers}"
+        )
+    if config.attention_head_size is None:
+        return
+    if "relative" not in traits.positions:
+        raise ValueError(
+            f"attention_head_size does not go with family={config.family!r}, whose heads share "
+            "hidden_size out: leave it out"
+        )
+    if config.attention_head_size < 1:
+        raise ValueError(
+            f"attention_head_size must be at least 1, got {config.attention_head_size}"
+        )

@@ -24,10 +24,11 @@ from lmdata.xxh3 import hash_file
 from lmmodel.config import OWN_SETTINGS
 from lmmodel.data import TrainingData
 from lmmodel.device import resolve_device
+from lmmodel.encoder_decoder import build_model
 from lmmodel.errors import DivergedError, FitError, ResumeError, RunError
 from lmmodel.families import ModelConfig
 from lmmodel.inference import Precision, prepare, state_of_weights
-from lmmodel.model import Transformer, make_model
+from lmmodel.model import Transformer
 from lmmodel.objectives import OBJECTIVES, Definition, modules_of
 from lmmodel.optimizing import DistillationConfig
 from lmmodel.record import WEIGHTS_NAME, read_values
@@ -96,7 +97,7 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
     if not (path / WEIGHTS_NAME).is_file():
         raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
     config = record.config
-    model = make_model(config.model, seed=None, extras=modules_of(config.objective, config.model))
+    model = build_model(config.model, seed=None, extras=modules_of(config.objective, config.model))
     load_weights(model, load_tensors(path / WEIGHTS_NAME))
     return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lmmodel.batch import Batch, make_batch
+from lmmodel.batch import SOURCE, TARGET, Batch, batch_of, make_batch, make_stream
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.settings import (
@@ -21,10 +21,10 @@ from lmmodel.handover.settings import (
     from_their_config,
     padding_id,
     read_config,
-    their_settings,
 )
 from lmmodel.handover.stock import read_weights
 from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.written import their_settings
 from lmmodel.model import Transformer
 from lmmodel.tasks.model import TaskModel
 
@@ -44,14 +44,21 @@ class Sample:
 
     ids: tuple[Tensor, ...]  # int64 (L,) each
     segments: tuple[Tensor, ...]  # int64 (L,) each: 0, then 1 where the model has segments
+    targets: tuple[Tensor, ...] = ()  # int64 (L',) each, of an encoder-decoder
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each sequence."""
-        return [len(row) for row in self.ids]
+        """Tokens of each sequence that logits are computed of."""
+        return [len(row) for row in self.targets or self.ids]
 
     def packed(self) -> Batch:
         """Return the sequences end to end."""
+        if self.targets:
+            streams = {
+                name: make_stream(torch.cat(rows), torch.tensor([len(row) for row in rows]))
+                for name, rows in ((SOURCE, self.ids), (TARGET, self.targets))
+            }
+            return batch_of(streams)
         return make_batch(
             torch.cat(self.ids), torch.tensor(self.lengths), token_type_ids=torch.cat(self.segments)
         )
@@ -59,7 +66,13 @@ class Sample:
     def padded(self, pad_id: int) -> dict[str, Tensor]:
         """Return the sequences as rows of equal length: int64 (B, L) each."""
         mask = [torch.ones_like(row) for row in self.ids]
+        targets = {
+            "decoder_input_ids": pad_sequence(
+                list(self.targets), batch_first=True, padding_value=pad_id
+            )
+        } if self.targets else {}  # fmt: skip
         return {
+            **targets,
             "input_ids": pad_sequence(list(self.ids), batch_first=True, padding_value=pad_id),
             "attention_mask": pad_sequence(mask, batch_first=True),
             "token_type_ids": pad_sequence(list(self.segments), batch_first=True),
@@ -79,7 +92,8 @@ def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sa
         ids = [torch.where(row == pad_id, (pad_id + 1) % config.vocab_size, row) for row in ids]
     has_segments = config.traits.has_segments and config.type_vocab_size > 1
     segments = [(torch.arange(n) > n // 2).long() * has_segments for n in lengths]
-    return Sample(tuple(ids), tuple(segments))
+    targets = tuple(ids[::-1]) if config.traits.is_encoder_decoder else ()
+    return Sample(tuple(ids), tuple(segments), targets)
 
 
 @torch.no_grad()
@@ -153,8 +167,8 @@ def stock_logits(folder: Path, class_name: str, sample: Sample, pad_id: int | No
     if pad_id is not None:
         return _heads(theirs, sample.padded(pad_id), sample.lengths, takes_segments)
     rows = [
-        Sample((ids,), (segments,))
-        for ids, segments in zip(sample.ids, sample.segments, strict=True)
+        Sample((sample.ids[i],), (sample.segments[i],), sample.targets[i : i + 1])
+        for i in range(len(sample.ids))
     ]
     outputs = [_heads(theirs, row.padded(0), row.lengths, takes_segments) for row in rows]
     return [torch.cat(parts) for parts in zip(*outputs, strict=True)]

@@ -1,4 +1,4 @@
-"""Settings under our names and under those of transformers: pure functions over the tables."""
+"""What a folder of transformers says of its model, checked, as settings under our names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from lmdata.config import read_json
 from lmdata.errors import TokenizerError
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import FAMILIES, ModelConfig
-from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_class, stock_family
-from lmmodel.handover.stock_weights import rows_before_positions
+from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_family
+from lmmodel.handover.stock_family import StockFamily
 from lmmodel.handover.their_values import check_token_id, checked, our_layers, rows_of_padding
 
 if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
-    from lmmodel.tasks.task import AnyTask
 
 CONFIG_NAME = "config.json"
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
@@ -31,149 +30,8 @@ SAME_FUNCTIONS = {
 # Of old and new versions: which layers are local, and how far rotations turn.
 ROTARY_SETTINGS = ("layer_types", "rope_parameters", "global_attn_every_n_layers",
                    "global_rope_theta", "local_rope_theta")  # fmt: skip
+VARIANT_SETTINGS = ("feed_forward_proj", "scale_decoder_outputs")
 HEAD_SETTINGS = ("id2label", "label2id", "problem_type")
-
-
-def architecture(
-    config: ModelConfig, task: AnyTask | None = None, objective: str | None = None
-) -> str:
-    """Return the transformers class that opens an export of such a model, trained for an objective.
-
-    Example:
-        >>> from lmmodel.tasks.known import TASKS
-        >>> architecture(ModelConfig(has_nsp_head=True))
-        'BertForPreTraining'
-        >>> architecture(ModelConfig(), TASKS["regression"])
-        'BertForSequenceClassification'
-    """
-    family = stock_family(config.family)
-    if task is not None:
-        return f"{family.class_prefix}For{stock_class(task).suffix}"
-    if objective is not None and objective in family.of_objectives:
-        return family.of_objectives[objective][0]
-    return (config.has_nsp_head and family.paired) or family.pretrained
-
-
-def to_their_config(
-    config: ModelConfig,
-    special_ids: Mapping[str, int | None],
-    task: AnyTask | None = None,
-    labels: Sequence[str] = (),
-    objective: str | None = None,
-) -> dict[str, Any]:
-    """Return the content of their `config.json`.
-
-    Args:
-        config: ours
-        special_ids: ids of cls, sep, mask, pad, unk, bos, eos where the tokenizer has them
-        task: of a fine-tuned model
-        labels: its classes or tags by number
-        objective: of a run
-    """
-    family = stock_family(config.family)
-    _check_expressible(config)
-    theirs = their_settings(config, special_ids.get("pad"))
-    theirs |= {**family.fixed, **family.written}
-    theirs |= _layers_and_rotations(config) if config.traits.has_windows else {}
-    theirs |= dict.fromkeys(family.dropouts, config.dropout)
-    return {
-        "architectures": [architecture(config, task, objective)],
-        "model_type": family.model_type,
-        **theirs,
-        **token_ids(config, special_ids),
-        **({} if task is None else task_settings(config, task, labels)),
-        "dtype": "float32",
-    }
-
-
-def their_settings(config: ModelConfig, pad_id: int | None) -> dict[str, Any]:
-    """Return the settings that the family's record lists, under their names.
-
-    Raises:
-        HuggingFaceError: positions follow the padding id, and there is none
-
-    Example:
-        >>> their_settings(ModelConfig(family="roberta"), pad_id=1)["max_position_embeddings"]
-        514
-    """
-    names = stock_family(config.family).settings
-    theirs = {their: getattr(config, our) for our, (their, _) in names.items()}
-    theirs[names["max_position_embeddings"][0]] += rows_before_positions(config, pad_id)
-    return theirs
-
-
-def _check_expressible(config: ModelConfig) -> None:
-    """Refuse what their class of the family has no setting for.
-
-    Raises:
-        HuggingFaceError: embeddings of another size than the layers, or shared layers
-    """
-    stock = stock_family(config.family)
-    usual = {
-        "embedding_size": config.hidden_size, "num_hidden_groups": config.num_hidden_layers,
-    }  # fmt: skip
-    for name, value in usual.items():
-        if name not in stock.settings and getattr(config, name) != value:
-            raise HuggingFaceError(
-                f"{name}={getattr(config, name)} can't be exported: {stock.pretrained} knows only "
-                f"{value} here; train with model.family=albert, whose class has both"
-            )
-
-
-def task_settings(config: ModelConfig, task: AnyTask, labels: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of their head for a task.
-
-    Example:
-        >>> from lmmodel.tasks.known import TASKS
-        >>> task_settings(ModelConfig(), TASKS["sentence-pair"], ["no", "yes"])["id2label"]
-        {'0': 'no', '1': 'yes'}
-    """
-    stock, names = stock_class(task), task.output_names(labels)
-    settings: dict[str, Any] = {
-        stock_family(config.family).classifier_dropout: config.dropout
-        if stock.has_dropout(config.family)
-        else 0.0,
-        **stock_family(config.family).of_heads,
-    }
-    if not names:
-        return settings
-    settings["id2label"] = {str(index): name for index, name in enumerate(names)}
-    settings["label2id"] = {name: index for index, name in enumerate(names)}
-    if stock.problem_type is not None:
-        settings["problem_type"] = stock.problem_type
-    return settings
-
-
-def _layers_and_rotations(config: ModelConfig) -> dict[str, Any]:
-    """Return which layers are local and their rotary bases, as transformers 4 and 5 spell it."""
-    kinds = [
-        "full_attention" if config.window(i) is None else "sliding_attention"
-        for i in range(config.num_hidden_layers)
-    ]
-    thetas = {
-        "full_attention": config.global_rope_theta,
-        "sliding_attention": config.local_rope_theta,
-    }
-    return {
-        "global_attn_every_n_layers": config.global_every,
-        "global_rope_theta": config.global_rope_theta,
-        "local_rope_theta": config.local_rope_theta,
-        "layer_types": kinds,
-        "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()
-        },
-    }
-
-
-def token_ids(config: ModelConfig, special_ids: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Return the `*_token_id` settings that their class of the family has.
-
-    Example:
-        >>> token_ids(ModelConfig(family="gpt2"), {"pad": None, "bos": 1, "eos": 2, "cls": 3})
-        {'pad_token_id': None, 'bos_token_id': 1, 'eos_token_id': 2}
-    """
-    purposes = stock_family(config.family).token_ids
-    return {f"{name}_token_id": special_ids.get(name) for name in purposes}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -255,6 +113,7 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
             "supported: get the checkpoint that is not quantized"
         )
     stock = stock_family(family)
+    theirs = _with_implied(theirs, stock)
     for name, value in {**stock.fixed, **stock.unwritten}.items():
         given = theirs.get(name, value)
         if given != value and given not in SAME_FUNCTIONS.get(value, ()):
@@ -267,6 +126,10 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
         for our, (their, default) in stock.settings.items()
     }
     settings = {our: value for our, value in settings.items() if value is not None}
+    for their, our in stock.repeated.items():
+        _check_repeated(theirs, their, stock.settings[our], settings[our])
+    if FAMILIES[family].is_encoder_decoder:
+        _check_start(theirs, FAMILIES[family].decoder_start)
     if stock.follows_padding:
         settings["max_position_embeddings"] -= rows_of_padding(
             theirs, family, settings["max_position_embeddings"]
@@ -281,20 +144,24 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
         raise HuggingFaceError(f"config.json describes no model that works: {error}") from error
 
 
+def _classes(stock: StockFamily) -> set[str | None]:
+    """Return the classes that a pretrained model of the family may name."""
+    return {stock.pretrained, stock.paired, *(own for own, _ in stock.of_objectives.values())}
+
+
 def _family_of(theirs: Mapping[str, Any]) -> str:
     """Return our family; BERT's first checkpoints name an architecture only, or nothing at all."""
     model_type, named = theirs.get("model_type"), theirs.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
-    for family, stock in STOCK_FAMILIES.items():
-        classes = {
-            stock.pretrained,
-            stock.paired,
-            *(own for own, _ in stock.of_objectives.values()),
-        }
-        is_named = first is not None and first in classes
-        if model_type == stock.model_type or (model_type is None and is_named):
-            return family
-    types = ", ".join(stock.model_type for stock in STOCK_FAMILIES.values())
+    fitting = [
+        family
+        for family, stock in STOCK_FAMILIES.items()
+        if model_type == stock.model_type
+        or (model_type is None and first is not None and first in _classes(stock))
+    ]
+    if fitting:
+        return fitting[0] if len(fitting) == 1 else _variant_of(theirs, fitting)
+    types = ", ".join(dict.fromkeys(stock.model_type for stock in STOCK_FAMILIES.values()))
     if model_type is None:
         raise HuggingFaceError(
             "config.json does not say what model it describes: give it a line like "
@@ -303,6 +170,68 @@ def _family_of(theirs: Mapping[str, Any]) -> str:
     raise HuggingFaceError(
         f"model_type {reprlib.repr(model_type)} is not supported: import takes {types}"
     )
+
+
+def _variant_of(theirs: Mapping[str, Any], families: Sequence[str]) -> str:
+    """Return the family of several of one model_type whose fixed settings a folder has.
+
+    Raises:
+        HuggingFaceError: it is another variant
+    """
+    wanted = []
+    for family in families:
+        stock = STOCK_FAMILIES[family]
+        own = _with_implied(theirs, stock)
+        differing = [name for name in stock.implied if own[name] != stock.fixed[name]]
+        if (
+            not differing
+            and own.get("feed_forward_proj", "relu") == stock.fixed["feed_forward_proj"]
+        ):
+            return family
+        told = ", ".join(f"{name}={stock.fixed[name]!r}" for name in VARIANT_SETTINGS)
+        wanted.append(f"{family} ({told})")
+    given = _with_implied(theirs, STOCK_FAMILIES[families[0]])
+    told = ", ".join(f"{name}={reprlib.repr(given.get(name))}" for name in VARIANT_SETTINGS)
+    raise HuggingFaceError(
+        f"a {theirs.get('model_type')} with {told} is not supported: import takes "
+        f"{' and '.join(wanted)}"
+    )
+
+
+def _with_implied(theirs: Mapping[str, Any], stock: StockFamily) -> dict[str, Any]:
+    """Return settings with those that follow from others where they are not told."""
+    implied = {name: theirs.get(other, True) is not False for name, other in stock.implied.items()}
+    return {**implied, **theirs}
+
+
+def _check_repeated(
+    theirs: Mapping[str, Any], name: str, original: tuple[str, Any], value: Any
+) -> None:
+    """Check that a decoder has a setting's value of the encoder, which is its default.
+
+    Raises:
+        HuggingFaceError: another one
+    """
+    if theirs.get(name, original[1]) != value:
+        raise HuggingFaceError(
+            f"config.json says {name}={reprlib.repr(theirs.get(name))} and {original[0]}={value}: "
+            "only a decoder with the encoder's is supported"
+        )
+
+
+def _check_start(theirs: Mapping[str, Any], purpose: str) -> None:
+    """Check that targets begin with the token that they do here.
+
+    Raises:
+        HuggingFaceError: another one
+    """
+    start = theirs.get("decoder_start_token_id")
+    own = theirs.get(f"{purpose}_token_id")
+    if start is not None and own is not None and start != own:
+        raise HuggingFaceError(
+            f"config.json says decoder_start_token_id={reprlib.repr(start)}, but targets of this "
+            f"family begin with {purpose}_token_id={reprlib.repr(own)}"
+        )
 
 
 def token_id(theirs: Mapping[str, Any], config: ModelConfig, name: str) -> int | None:

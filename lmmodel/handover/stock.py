@@ -18,6 +18,7 @@ from torch import Tensor
 from lmdata.config import LFS_MARK
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
+from lmmodel.encoder_decoder import build_model, outline_of
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.settings import (
@@ -26,11 +27,11 @@ from lmmodel.handover.settings import (
     padding_id,
     read_config,
     read_their_json,
-    to_their_config,
 )
 from lmmodel.handover.stock_families import stock_family
 from lmmodel.handover.stock_weights import REDUNDANT, from_their_weights, to_their_weights
-from lmmodel.model import Transformer, make_model
+from lmmodel.handover.written import to_their_config
+from lmmodel.model import Transformer
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.tasks.model import TaskModel
 from lmmodel.tasks.task import AnyTask
@@ -89,9 +90,12 @@ def _special_ids(
     """Return the special ids by purpose.
 
     A stock GPT-2 finds the last token of a padded text by its padding id; where the tokenizer has
-    none, the end of a text, which no text holds, does.
+    none, the end of a text, which no text holds, does. What ends the texts of an encoder-decoder is
+    the separator where there is no end.
     """
     ids = tokenizer.special_ids
+    if config.traits.is_encoder_decoder and ids.get("eos") is None:
+        return ids | {"eos": ids.get("sep")}
     if task is not None and config.is_causal and ids.get("pad") is None:
         return ids | {"pad": ids.get("eos")}
     return ids
@@ -131,7 +135,7 @@ def import_model(folder: Path) -> Imported:
                 f"{name} in {folder} holds values that are no numbers: the weights are damaged, or "
                 "their training diverged"
             )
-    model = make_model(config, seed=0).eval()
+    model = build_model(config, seed=0).eval()
     model.load_state_dict(found.state, strict=False)
     return Imported(model, theirs, found.missing, found.unused)
 
@@ -162,7 +166,7 @@ def check_shapes(
             f"{lost[0]}: is config.json that of these weights?"
         )
     with torch.device("meta"):
-        outline = Transformer(config)
+        outline = outline_of(config)
     for name, parameter in outline.named_parameters():
         if name in found.state and found.state[name].shape != parameter.shape:
             raise HuggingFaceError(
@@ -247,6 +251,22 @@ def without_added_specials(tokenizer: Tokenizer) -> Tokenizer:
         return tokenizer
     definition = json.dumps({**tokenizer.definition, "post_processor": None})
     return Tokenizer(tokenizers.Tokenizer.from_str(definition), tokenizer.special_tokens)
+
+
+def with_frame(tokenizer: Tokenizer, before: Sequence[int], end: int) -> Tokenizer:
+    """Return the tokenizer that puts some ids before a text and an end behind it."""
+    usual = tokenizer.backend.encode("a").ids
+    plain = tokenizer.backend.encode("a", add_special_tokens=False).ids
+    if usual == [*before, *plain, end]:
+        return tokenizer
+    names = {id_: tokenizer.piece(id_) for id_ in (*before, end)}
+    single = [*[names[id_] for id_ in before], "$A", names[end]]
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, pair=[*single, "$B", names[end]],
+        special_tokens=[(name, id_) for id_, name in names.items()],
+    )  # fmt: skip
+    return Tokenizer(backend, tokenizer.special_tokens)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.handover.stock_families import Names, stock_class, stock_family
+from lmmodel.handover.stock_families import stock_class, stock_family
+from lmmodel.handover.stock_family import Names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,8 @@ REDUNDANT = re.compile(
     r"(cls\.)?predictions\.decoder\.(weight|bias)|decoder\.weight|(generator_)?lm_head\.weight"
     r"|lm_head\.decoder\.(weight|bias)|((bert|roberta|albert|electra)\.)?embeddings\.position_ids"
     r"|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
+    r"|(model\.)?(encoder|decoder)\.embed_tokens\.weight"
+    r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 )
 
 
@@ -44,15 +47,24 @@ def name_pairs(config: ModelConfig, objective: str | None = None) -> Names:
         is_left_out = (ours.startswith("nsp_head.") and not config.has_nsp_head) or (
             ours.startswith("projection.") and not config.has_projection
         )
-        for i in range(config.num_hidden_groups if "{i}" in ours else 1):
+        for i in range(_num_layers(config, ours) if "{i}" in ours else 1):
             has_no_norm = not config.traits.has_first_norm and i == 0 and ".attention_norm." in ours
             if not is_left_out and not has_no_norm:
                 pairs[ours.format(i=i)] = tuple(name.format(i=i) for name in theirs)
     return pairs
 
 
+def _num_layers(config: ModelConfig, ours: str) -> int:
+    """Return how many layers with weights of their own the stack of a weight has."""
+    if config.num_decoder_layers is None or ours.startswith("encoder."):
+        return config.num_hidden_groups
+    return config.num_decoder_layers
+
+
 def task_name_pairs(config: ModelConfig, task: AnyTask) -> Names:
     """Return their names of each weight of a `TaskModel` that their class for the task has."""
+    if task.writes:
+        return {f"backbone.{ours}": theirs for ours, theirs in name_pairs(config).items()}
     trunk = {
         f"backbone.{ours}": theirs
         for ours, theirs in name_pairs(config).items()
@@ -119,6 +131,7 @@ def to_their_weights(
     weights: dict[str, Tensor] = {}
     for ours, theirs in pairs.items():
         weight = state[ours].T if is_transposed(config, ours) else state[ours]
+        weight = _to_their_shape(weight, ours, config)
         parts = weight.chunk(len(theirs))
         weights |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
     family = stock_family(config.family)
@@ -131,6 +144,24 @@ def to_their_weights(
         before = weights[positions].new_zeros(num_before, config.embedding_size)
         weights[positions] = torch.cat([before, weights[positions]])
     return weights
+
+
+def _to_their_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
+    """Return a weight with the rows and axes that an encoder-decoder's has beyond ours."""
+    import torch.nn.functional as F
+
+    num_unused = stock_family(config.family).num_unused_positions
+    if ours.endswith("positions.weight") and num_unused:
+        return F.pad(weight, (0, 0, num_unused, 0))
+    is_bias = config.traits.has_logits_bias and ours.endswith("head.bias")
+    return weight[None] if is_bias else weight
+
+
+def _to_our_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
+    """Return a weight without the rows and axes that only an encoder-decoder's has."""
+    if ours.endswith("positions.weight"):
+        return weight[stock_family(config.family).num_unused_positions :]
+    return weight[0] if ours == "head.bias" and config.traits.has_logits_bias else weight
 
 
 @dataclass(frozen=True)
@@ -164,6 +195,8 @@ def from_their_weights(
         names = [name if name in known else name.removeprefix(family.prefix) for name in theirs]
         if (copy := family.tied.get(ours)) in known:
             names = _either(known, names[0], copy)
+        if names[0] not in known and family.stand_ins.get(ours) in known:
+            names = [family.stand_ins[ours]]
         if not all(name in known for name in names):
             missing.append(ours)
             continue
@@ -171,6 +204,7 @@ def from_their_weights(
         parts = [known[name] for name in names]
         weight = torch.cat(parts) if len(parts) > 1 else parts[0]
         weight = weight.T if is_transposed(config, ours) else weight
+        weight = _to_our_shape(weight, ours, config)
         if ours == "embeddings.positions.weight":
             weight = weight[rows_before_positions(config, pad_id) :]
         if (summand := family.summands.get(ours)) is not None:

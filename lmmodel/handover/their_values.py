@@ -16,6 +16,7 @@ MOST = {
     "num_attention_heads": 1 << 12, "intermediate_size": 1 << 20,
     "max_position_embeddings": 1 << 24, "type_vocab_size": 1 << 16, "local_window": 1 << 24,
     "global_every": 1 << 12, "embedding_size": 1 << 17, "num_hidden_groups": 1000,
+    "num_decoder_layers": 1000, "attention_head_size": 1 << 12,
 }  # fmt: skip
 RANGES = {
     "norm_eps": (0, 1), "initializer_range": (0, 100), "dropout": (0, 0.999),

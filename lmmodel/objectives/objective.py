@@ -216,6 +216,10 @@ class Definition:
     the vocabulary says it."""
     models_within: Callable[[Transformer], Mapping[str, Transformer]] = lambda model: {}
     """Models among the modules that are of use by themselves, by the folder of an export."""
+    has_targets: bool = False
+    """Whether examples are a source and a target, which an encoder-decoder reads and writes."""
+    decoder_start: str = "eos"
+    """Purpose of the special token that its targets begin with."""
     hold_out: Callable[[Recipe], Recipe] = lambda recipe: recipe
     """The training's recipe to that of held-out examples."""
 
@@ -223,6 +227,11 @@ class Definition:
     def pair_view(self) -> str | None:
         """The view of sentence pairs that its pair loss is about; it can't do with another."""
         return self.recipe.view if self.recipe.view in PAIR_VIEWS else None
+
+    @property
+    def corruption(self) -> str | None:
+        """The corruption that makes its sources and targets; it can't do with another."""
+        return self.recipe.corruption if self.has_targets else None
 
 
 @dataclass(frozen=True)
@@ -310,9 +319,9 @@ def make_objective(config: ObjectiveConfig, seed: int = 0) -> Objective:
         >>> [term.name for term in make_objective(ObjectiveConfig(name="mlm+nsp")).terms]
         ['mlm', 'nsp']
     """
-    definition = OBJECTIVES[config.name]
-    parts = tuple(replace(part, seed=seed) for part in definition.make_parts(config))
-    return Objective(config.name, definition, parts)
+    own = OBJECTIVES[config.name]
+    parts = tuple(replace(part, seed=seed) for part in own.make_parts(config))
+    return Objective(config.name, own, parts)
 
 
 def modules_of(config: ObjectiveConfig, model: ModelConfig) -> Mapping[str, nn.Module]:

@@ -27,7 +27,7 @@ from lmmodel.batch import IGNORED, Batch
 from lmmodel.cores import look_up, summed_cross_entropy
 from lmmodel.families import ModelConfig
 from lmmodel.inference import chunk_rows
-from lmmodel.model import Linear, Transformer, approximation, forward_flops, vocabulary_products
+from lmmodel.model import Linear, Transformer, activate, forward_flops, vocabulary_products
 from lmmodel.objectives.objective import ObjectiveConfig, Part, TermScores
 from lmmodel.objectives.terms import TokenTerm, losses_and_ranks
 from lmmodel.packing import pack_examples
@@ -54,11 +54,11 @@ class ReplacedHead(nn.Module):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.classifier = Linear(config.hidden_size, 1)
-        self.approximate = approximation(config)
+        self.config = config
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (R,) from hidden states (R, D)."""
-        logits: Tensor = self.classifier(F.gelu(self.dense(hidden), approximate=self.approximate))
+        logits: Tensor = self.classifier(activate(self.dense(hidden), self.config))
         return logits[:, 0]
 
 

@@ -303,7 +303,7 @@ def _copy(
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class TextVectors:
     """Of N texts."""
 
     vectors: np.ndarray  # float32 (N, D)
@@ -316,7 +316,7 @@ def embed(
     *,
     normalize: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> Embeddings:
+) -> TextVectors:
     """Return the mean of the last layer over the tokens of each text.
 
     Special tokens around the text count, as in the mean pooling of sentence-transformers. A text
@@ -353,7 +353,7 @@ def embed(
     vectors = sums / counts[:, None]
     if normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return Embeddings(vectors.astype(np.float32), windows.num_cut)
+    return TextVectors(vectors.astype(np.float32), windows.num_cut)
 
 
 def _groups(

@@ -22,9 +22,10 @@ from lmmodel.device import (
     sum_over_processes,
     whole_groups,
 )
+from lmmodel.encoder_decoder import build_model
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.loader import Loader, StepBatch
-from lmmodel.model import Transformer, make_model
+from lmmodel.model import Transformer
 from lmmodel.objectives import OBJECTIVES, modules_of
 from lmmodel.objectives.terms import sum_losses
 from lmmodel.optimizing import AveragingConfig, lr_ratio
@@ -294,7 +295,7 @@ def _make_model(
     another objective are left out.
     """
     extras, fresh = modules_of(config.objective, config.model), {}
-    model = make_model(config.model, seed=config.seed, extras=extras).to(device)
+    model = build_model(config.model, seed=config.seed, extras=extras).to(device)
     if weights:
         own = dict(model.named_parameters())
         fresh = {

@@ -22,7 +22,7 @@ from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
 from lmmodel.guesses import Prompts, make_prompts
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
-from lmmodel.objectives import OBJECTIVES, Objective, make_objective
+from lmmodel.objectives import OBJECTIVES, Objective, check_fits, make_objective
 from lmmodel.objectives.distilled import distill
 from lmmodel.objectives.terms import log_frequencies
 from lmmodel.trained import load_run, with_known_teacher
@@ -236,12 +236,13 @@ def _check_length(config: TrainConfig, data: TrainingData) -> None:
             f"examples of {data.path} have up to {longest} tokens, the model takes {most}: "
             f"set model.max_position_embeddings={longest} or make shorter examples"
         )
-    wanted = _pair_view(config)
-    if data.is_frozen and wanted not in (None, recipe.view):
-        raise FitError(
-            f"objective.name={config.objective.name} learns from {wanted} pairs, the examples of "
-            f"{data.path} are of view {recipe.view}: choose a fitting objective, or mask again"
-        )
+    if data.is_frozen:
+        try:
+            check_fits(config.objective, config.model, recipe)
+        except ValueError as error:
+            raise FitError(
+                f"{error} by the examples of {data.path}: choose a fitting objective, or mask again"
+            ) from error
 
 
 def make_loader(

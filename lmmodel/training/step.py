@@ -228,8 +228,13 @@ def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tupl
     """Return the attention kernels that a resolved run takes for the shapes of some batches."""
     model = config.model
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    micro = [micro.batch for batch in batches for micro in batch.micro_batches]
-    shapes = {(own.num_tokens, own.num_sequences, own.max_seqlen) for own in micro}
+    streams = [
+        own
+        for batch in batches
+        for micro in batch.micro_batches
+        for own in micro.batch.streams.values()
+    ]
+    shapes = {(own.num_tokens, own.num_sequences, own.max_seqlen) for own in streams}
     windows = {model.window(layer) for layer in range(model.num_hidden_layers)}
     chosen = {
         choose_kernel(

@@ -11,9 +11,9 @@ from lmmodel.batch import make_batch
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.parity import check_parity, make_sample, our_logits, stock_logits
-from lmmodel.handover.settings import architecture
 from lmmodel.handover.stock import export_model, import_model
 from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.written import architecture
 from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN
 from lmmodel.tasks.model import TaskModel, make_task_model
@@ -319,7 +319,11 @@ def edit_config(folder, **changes) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("bert", {"model_type": "t5"}, "model_type 't5' is not supported: import takes bert, mod"),
+        (
+            "bert",
+            {"model_type": "mt5"},
+            "model_type 'mt5' is not supported: import takes bert, mod",
+        ),
         (
             "bert",
             {"hidden_act": "relu"},

@@ -392,7 +392,7 @@ def test_a_setting_of_its_own_beats_the_size() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family": "t5"}, "family must be one of bert, modern, gpt2, .*got 't5'"),
+        ({"family": "elmo"}, "family must be one of bert, modern, gpt2, "),
         ({"size": "huge"}, "size must be one of tiny, mini, small, medium, base, got 'huge'"),
         ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_attention_heads"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, got 0"),

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from lmmodel.batch import IGNORED, Batch, make_batch
 from lmmodel.families import ModelConfig
-from lmmodel.handover.settings import architecture, to_their_config
 from lmmodel.handover.stock_weights import to_their_weights
+from lmmodel.handover.written import architecture, to_their_config
 from lmmodel.model import Transformer, make_model
 from lmmodel.optimizing import OptimizerConfig
 from lmmodel.training.optimizer import Optimizer

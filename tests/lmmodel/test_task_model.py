@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lmmodel.batch import IGNORED, Batch, make_batch
 from lmmodel.families import ModelConfig
-from lmmodel.handover.settings import to_their_config
 from lmmodel.handover.stock_weights import to_their_weights
+from lmmodel.handover.written import to_their_config
 from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN
 from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
