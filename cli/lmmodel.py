@@ -102,6 +102,12 @@ def main() -> None:
     help="Begin with the model of this run, trained or imported, instead of a fresh one.",
 )
 @click.option(
+    "--teacher",
+    "distillation__teacher",
+    type=FOLDER,
+    help="Learn from the guesses of this run too, trained or imported (distillation).",
+)
+@click.option(
     "--trainable",
     type=click.Choice(["full", "ffn", "head", "bias", "lora"]),
     help="With --init-from: what of its model is trained, the rest stays to the bit; lora: thin "
@@ -170,7 +176,9 @@ def train(
     name = size if init_from is None else f"{init_from.resolve().name}-continued"
     output = output or Path("runs") / name
     data = data or (None if resume else Path("shards"))
-    settings = by_key({**options, "init_from": init_from and str(init_from)})
+    teacher = options.pop("distillation__teacher")
+    paths = {"init_from": init_from, "distillation__teacher": teacher}
+    settings = by_key({**options, **{name: path and str(path) for name, path in paths.items()}})
     config = wanted_config(config_path, overrides, settings, output if resume else None)
     if data is not None:
         from lmdata.schema import read_manifest

@@ -19,6 +19,7 @@ from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, check_fits
 from lmmodel.optimizing import (
     AveragingConfig,
+    DistillationConfig,
     LoraConfig,
     OptimizerConfig,
     Part,
@@ -189,6 +190,8 @@ class TrainConfig:
     bias, or lora (thin pairs beside the matrices, added to them in what is kept)."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Of trainable=lora."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    """Of a teacher (--teacher)."""
     vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
     """What is added to the logits of fresh weights: nothing, as in BERT, or the logarithms of how
     often the pieces are in the training split; families whose head has a bias only."""

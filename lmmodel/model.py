@@ -320,7 +320,8 @@ class Transformer(nn.Module):
         Returns:
             Floats of `compute_dtype` (T, D) or (R, D).
         """
-        return self.encode(self.embeddings(batch), batch, is_causal=is_causal, rows=rows, past=past)
+        embedded: Tensor = self.embeddings(batch)
+        return self.encode(embedded, batch, is_causal=is_causal, rows=rows, past=past)
 
     def encode(
         self, embedded: Tensor, batch: Batch, *, is_causal: bool | None = None,
@@ -339,8 +340,8 @@ class Transformer(nn.Module):
             if past is not None:
                 sight = replace(sight, layer=i)
             x = self.layers[config.group(i)](x, sight, rows if i == last else None)
-        x = self.final_norm(x)
-        return x
+        out: Tensor = self.final_norm(x)
+        return out
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Return vocabulary logits of `compute_dtype` (P, V) for hidden states (P, D)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 Part = Literal["full", "ffn", "head", "bias", "lora"]
@@ -29,6 +29,36 @@ class LoraConfig:
             raise ValueError(f"rank must be at least 1, got {self.rank}")
         if not self.alpha > 0 or not math.isfinite(self.alpha):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """What is learned from another model, as in DistilBERT (Sanh et al., 2019)."""
+
+    teacher: str | None = None
+    """Run folder of the model to learn from, trained or imported. None: from nobody."""
+    teacher_xxh3: str | None = None
+    """Hash of its weights, which the run keeps: a teacher that changed is refused."""
+    temperature: float = 2.0
+    """Logits of both are divided by it; above 0."""
+    soft_weight: float = 5.0
+    """Of the divergence from the teacher's guesses; above 0."""
+    label_weight: float = 2.0
+    """Of the loss of the labels; above 0."""
+    hidden_weight: float = 1.0
+    """Of the angle between hidden states, of models as wide as each other; at least 0."""
+    takes_layers: bool = True
+    """Whether layers begin with those of the teacher, spread over its depth."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "soft_weight", "label_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.hidden_weight < math.inf:
+            raise ValueError(f"hidden_weight must be at least 0, got {self.hidden_weight}")
+        settings = {item.name: item.default for item in fields(self)}
+        if self.teacher is None and vars(self) != settings:
+            raise ValueError("distillation has no effect without a teacher: name one, or leave it")
 
 
 def num_parts(name: str) -> int:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmdata.errors import ConfigError
 from lmdata.files import lease
@@ -28,6 +30,7 @@ from lmmodel.device import (
 from lmmodel.errors import ResumeError
 from lmmodel.layers.attention import Kernel
 from lmmodel.objectives import num_parameters
+from lmmodel.objectives.distilled import student_weights
 from lmmodel.record import CHECKPOINTS_NAME, check_output
 from lmmodel.saving.checkpoint import list_checkpoints
 from lmmodel.saving.run import (
@@ -39,7 +42,7 @@ from lmmodel.saving.run import (
     new_record,
     read_record,
 )
-from lmmodel.trained import check_own_place, find_start, first_weights
+from lmmodel.trained import check_own_place, find_start, first_weights, load_run
 from lmmodel.training.budget import (
     LIMIT_RATIO,
     LIMIT_S,
@@ -112,7 +115,7 @@ def begin(
         num_steps = _count_steps(prepared, output, started_s)
         origin = start.origin if start else None
         record = new_record(resolved, num_steps, data, _environment(prepared), origin)
-        weights = first_weights(resolved.init_from, origin)
+        weights = _first_weights(resolved, origin)
         trainer = _make_trainer(prepared, record, weights, output, progress)
         if processes.is_main:
             create_run(output, record, data.tokenizer, overwrite=overwrite)
@@ -147,11 +150,24 @@ def go_on(
             check_same_config(record, resolved)
             weights = None
             if not list_checkpoints(output / CHECKPOINTS_NAME):
-                weights = first_weights(resolved.init_from, record.origin)
+                weights = _first_weights(resolved, record.origin)
             prepared = prepare(resolved, data, device, processes)
             trainer = _make_trainer(prepared, record, weights, output, progress)
             trainer.load_latest()
             return trainer.run()
+
+
+def _first_weights(
+    config: TrainConfig, origin: Mapping[str, Any] | None
+) -> Mapping[str, Tensor] | None:
+    """Return what a run begins with: the weights of another, layers of its teacher, or None."""
+    distillation = config.distillation
+    if config.init_from is not None or distillation.teacher is None:
+        return first_weights(config.init_from, origin)
+    if not distillation.takes_layers:
+        return None
+    teacher = load_run(distillation.teacher, device="cpu").model
+    return student_weights(teacher.state_dict(), teacher.config, config.model)
 
 
 @contextlib.contextmanager

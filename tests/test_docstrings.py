@@ -25,6 +25,7 @@ WITH_EXAMPLES = {
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
     "lmdata.splitting.tables", "lmmodel.batch", "lmmodel.model",
     "lmmodel.objectives.objective", "lmmodel.objectives.terms", "lmmodel.objectives.replaced",
+    "lmmodel.objectives.distilled",
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.stock_weights",
     "lmmodel.handover.their_values", "lmmodel.handover.settings", "lmmodel.handover.written",

@@ -39,7 +39,7 @@ def name_pairs(config: ModelConfig, objective: str | None = None) -> Names:
     """
     family = stock_family(config.family)
     names = dict(family.names)
-    if objective in family.of_objectives:
+    if objective is not None and objective in family.of_objectives:
         without = {ours: own for ours, own in names.items() if not ours.startswith("head.")}
         names = {**without, **family.of_objectives[objective][1]}
     pairs: dict[str, tuple[str, ...]] = {}

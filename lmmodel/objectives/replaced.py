@@ -27,7 +27,7 @@ from lmmodel.batch import IGNORED, Batch
 from lmmodel.cores import look_up, summed_cross_entropy
 from lmmodel.families import ModelConfig
 from lmmodel.inference import chunk_rows
-from lmmodel.model import Linear, Transformer, approximation, forward_flops, vocabulary_products
+from lmmodel.model import Linear, Transformer, activate, forward_flops, vocabulary_products
 from lmmodel.objectives.objective import ObjectiveConfig, Part, TermScores
 from lmmodel.objectives.terms import TokenTerm, losses_and_ranks
 from lmmodel.packing import pack_examples
@@ -54,11 +54,11 @@ class ReplacedHead(nn.Module):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.classifier = Linear(config.hidden_size, 1)
-        self.approximate = approximation(config)
+        self.config = config
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (R,) from hidden states (R, D)."""
-        logits: Tensor = self.classifier(F.gelu(self.dense(hidden), approximate=self.approximate))
+        logits: Tensor = self.classifier(activate(self.dense(hidden), self.config))
         return logits[:, 0]
 
 
@@ -89,11 +89,19 @@ def make_modules(config: ObjectiveConfig, model: ModelConfig) -> Mapping[str, nn
     return modules
 
 
+def table_of(model: Transformer) -> Tensor:
+    """Return the generator's embeddings of tokens: the model's, or its own (V, E)."""
+    has_own = TABLE in model.extras
+    module = model.extras[TABLE] if has_own else model.embeddings.tokens
+    assert isinstance(module, nn.Embedding)
+    return module.weight
+
+
 @torch.no_grad()
 def begin(model: Transformer, fresh: Container[str]) -> None:
     """Make the model's table what it adds to the generator's: nothing, where that one is fresh."""
     if TABLE in model.extras:
-        own, table = model.embeddings.tokens.weight, model.extras[TABLE].weight
+        own, table = model.embeddings.tokens.weight, table_of(model)
         if f"extras.{TABLE}.weight" in fresh:
             table.copy_(own)
         own -= table
@@ -132,7 +140,7 @@ def read(model: Transformer, part: Part, batch: Batch) -> tuple[Batch, tuple[Ten
     generator = model.extras[GENERATOR]
     assert isinstance(generator, Generator)
     generator.compute_dtype, generator.kernel = model.compute_dtype, model.kernel
-    table = model.extras[TABLE].weight if TABLE in model.extras else model.embeddings.tokens.weight
+    table = table_of(model)
     rows = batch.masked_positions
     embedded = model.embeddings(batch, look_up(table, batch.input_ids))
     hidden = generator.encode(embedded, batch, rows=rows)
@@ -159,7 +167,8 @@ def uniforms(batch: Batch, rows: Tensor, seed: int) -> Tensor:
     place = first + batch.position_ids[rows].long()
     words = draw(stream_key(seed, "replace"), row.clamp(min=0), place.clamp(min=0),
                  part=epoch.clamp(min=0))  # fmt: skip
-    return (words.double() + 0.5) / 2**32
+    points: Tensor = (words.double() + 0.5) / 2**32
+    return points
 
 
 def sample(logits: Tensor, points: Tensor) -> Tensor:
@@ -287,6 +296,6 @@ def generator_of(model: Transformer) -> Mapping[str, Transformer]:
     alone = Transformer(generator.config).eval()
     state = {f"embeddings.{name}": own for name, own in model.embeddings.state_dict().items()}
     if TABLE in model.extras:
-        state["embeddings.tokens.weight"] = model.extras[TABLE].weight.detach()
+        state["embeddings.tokens.weight"] = table_of(model).detach()
     alone.load_state_dict({**state, **generator.state_dict()})
     return {GENERATOR: alone}

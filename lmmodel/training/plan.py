@@ -23,9 +23,11 @@ from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
 from lmmodel.guesses import Prompts, make_prompts
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
-from lmmodel.objectives import OBJECTIVES, check_fits, make_objective
+from lmmodel.objectives import OBJECTIVES, Objective, check_fits, make_objective
+from lmmodel.objectives.distilled import distill
 from lmmodel.objectives.terms import log_frequencies
 from lmmodel.packing import stream_tokens
+from lmmodel.trained import load_run, with_known_teacher
 from lmmodel.training.step import check_memory
 
 # Rows that tell what labels there are.
@@ -126,12 +128,14 @@ def resolve_config(
         min_micro_batches=config.batch.min_micro_batches
         or (1 if config.compile else num_cores(device)),
     )
+    model = _resolve_model(config, data)
     resolved = dataclasses.replace(
         config,
         device="cuda" if on_gpu else "cpu",
         precision=resolve_precision(config.precision, device),
         batch=batch,
-        model=_resolve_model(config, data),
+        model=model,
+        distillation=with_known_teacher(config.distillation, model, data),
         recipe=_resolve_recipe(config, data),
         preset=None,
     )
@@ -252,7 +256,7 @@ def make_loader(
     Raises:
         FitError: the data lacks labels that the objective needs
     """
-    objective = make_objective(config.objective, config.seed)
+    objective = _taught(make_objective(config.objective, config.seed), config)
     stages = tuple(_make_stages(config, data))
     objective.check_labels(_sample(stages), str(data.path))
     return Loader(
@@ -265,6 +269,18 @@ def make_loader(
         num_processes=processes.size,
         pin_memory=config.device == "cuda",
     )
+
+
+def _taught(objective: Objective, config: TrainConfig) -> Objective:
+    """Return the objective, with what a teacher adds if there is one."""
+    if config.distillation.teacher is None:
+        return objective
+    teacher = load_run(config.distillation.teacher, device="cpu").model
+    teacher = teacher.to(torch.device(config.device))
+    if config.precision == "bf16":
+        teacher = teacher.bfloat16()
+        teacher.compute_dtype = torch.bfloat16
+    return distill(objective, teacher, config.distillation)
 
 
 def _sample(stages: Sequence[Stage]) -> ExampleBatch:

@@ -18,8 +18,8 @@ from lmmodel.data import open_data
 from lmmodel.evaluation import evaluate_run
 from lmmodel.exporting import export_run
 from lmmodel.families import ModelConfig
-from lmmodel.handover.settings import to_their_config
 from lmmodel.handover.stock_weights import to_their_weights
+from lmmodel.handover.written import to_their_config
 from lmmodel.minimal_pairs import Pairs, score_pairs
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, modules_of
