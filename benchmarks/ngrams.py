@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.measure import DATA, print_table, write_result
 from lmdata.dataset import open_store
-from lmmodel.counting.arpa import arpa_words, write_arpa
-from lmmodel.counting.lines import lines_of_store
+from lmmodel.counting.folder import arpa_words, write_arpa
+from lmmodel.counting.keys import lines_of_store
 from lmmodel.counting.smoothing import smooth
 from lmmodel.counting.sorting import find_levels
 from lmmodel.counting.trie import join_levels

@@ -144,7 +144,7 @@ def make_model(folder: Path, exported: Path) -> list[str]:
 
 def measure_offline(folder: Path, texts: list[str]) -> dict[str, float]:
     """Return how fast `embed` is on a list, the best of three."""
-    from lmmodel.predicting.embedding import embed
+    from lmmodel.predicting.likelihood import embed
     from lmmodel.trained import load_run
 
     run = load_run(folder, "cpu")

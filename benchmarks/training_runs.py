@@ -230,7 +230,7 @@ def _their_model(work: Work) -> Any:
 
     from lmdata.tokenizer import TOKENIZER_FOLDER, load_tokenizer
     from lmmodel.config import load_train_config
-    from lmmodel.handover.settings import architecture, to_their_config
+    from lmmodel.handover.written import architecture, to_their_config
 
     tokenizer = load_tokenizer(Path(work.store) / TOKENIZER_FOLDER)
     wanted = load_train_config(None, work.settings).model

@@ -20,8 +20,7 @@ from .options import (
     resolve,
     say,
 )
-from .progress import ProgressLine
-from .summaries import dataset_summary, flow_line, passed_over_lines
+from .summaries import ProgressLine, dataset_summary, flow_line, passed_over_lines
 
 if TYPE_CHECKING:
     from lmdata.tagging.manifests import TagManifest

@@ -1,4 +1,4 @@
-"""`lmmodel evaluate`: how good a model is on what it was not trained on."""
+"""`lmmodel evaluate` and its yardstick `count`: how good a model is on what it has not seen."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lmdata.config import json_values
 
 from .answering import usual_of
 from .inputs import TEXT, WINDOWED, count_lines, layout_options, open_table
-from .options import device_option, echo_result, json_option, quiet_option
-from .progress import ProgressLine
-from .summaries import aligned, evaluation_lines, figure, optional
+from .options import device_option, echo_result, json_option, overwrite_option, quiet_option
+from .summaries import ProgressLine, aligned, evaluation_lines, figure, optional, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lmmodel.evaluation import SourceEvaluation
     from lmmodel.minimal_pairs import MinimalPairScores, PairPrecision, ParadigmScore
+    from lmmodel.ngrams import Count
     from lmmodel.predicting.answering import FileScores
     from lmmodel.reading_times import ReadingScores
 
@@ -283,3 +283,56 @@ def diagnose(run: Path, as_json: bool, quiet: bool) -> None:
     echo_result(found, as_json=as_json, quiet=quiet, lines=lines)
     if found.findings:
         raise SystemExit(1)
+
+
+# ---- Counting: a token store to an n-gram model
+
+
+@click.command()
+@click.argument("tokens", type=FOLDER, default="tokens")
+@click.option(
+    "--order",
+    type=click.IntRange(min=1, max=12),
+    default=5,
+    show_default=True,
+    help="Tokens of the longest n-grams.",
+)
+@click.option("--output", type=FOLDER, help="Run folder.  [default: runs/ORDERgram]")
+@overwrite_option
+@json_option
+@quiet_option
+def count(
+    tokens: Path, order: int, output: Path | None, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
+    """Count an n-gram model of a token store: interpolated modified Kneser-Ney.
+
+    It is what a language model has to beat, made in seconds: evaluate, score, generate and export
+    take its folder as that of any other. The result does not depend on the number of cores.
+
+    \b
+    Example: lmmodel count tokens/
+    Example: lmmodel count tokens/ --order 3 --output runs/3gram
+    """
+    from lmmodel.ngrams import count_store
+
+    with ProgressLine("counting", quiet=quiet):
+        result = count_store(
+            tokens, output or Path("runs") / f"{order}gram", order=order, overwrite=overwrite
+        )
+    echo_result(result, as_json=as_json, quiet=quiet, lines=ngram_lines(result))
+
+
+def ngram_lines(result: Count) -> list[str]:
+    """Return what was counted, and the discounts of each order."""
+    record = result.record
+    rows: list[tuple[str, ...]] = [("order", "distinct", "discounts of counts 1, 2, 3+")]
+    for own, num in zip(record.discounts, record.sizes, strict=True):
+        amounts = ", ".join(f"{amount:.3f}" for amount in own.amounts)
+        why = f" (fallback: {own.why_fallback})" if own.why_fallback else ""
+        rows.append((str(own.order), f"{num:,}", amounts + why))
+    return [
+        f"{result.output}/  {record.num_tokens:,} tokens of {record.num_documents:,} documents, "
+        f"{size(record.weights_bytes)}",
+        *aligned(rows),
+        f"next: lmmodel evaluate {result.output}",
+    ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,19 @@ from .options import (
     seed_option,
     set_option,
 )
-from .progress import ProgressLine
-from .summaries import aligned, duration, figure
+from .summaries import ProgressLine, aligned, duration, figure
 
 if TYPE_CHECKING:
+    from lmdata.tokenizer import Tokenizer
     from lmmodel.adapters import Trained
     from lmmodel.finetune import FinetuneResult
+    from lmmodel.finetuning.data import FinetuneConfig
     from lmmodel.finetuning.fit import FitProgress
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 TASK_NAMES = (
     "sequence-classification, sentence-pair, multi-label-classification, token-classification, "
-    "question-answering or regression"
+    "question-answering, regression or sequence-to-sequence"
 )
 
 
@@ -52,7 +54,7 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--task", type=TaskName(), required=True, help=f"What to learn: {TASK_NAMES}.")
 @click.option(
     "--train",
@@ -69,8 +71,9 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option(
     "--text-field",
     "--text",
+    "--source",
     "columns__text",
-    help="Column of the text, words or question: its name, or its number from 0.",
+    help="Column of the text, words, question or source: its name, or its number from 0.",
 )
 @click.option(
     "--pair-field", "--pair", "columns__pair", help="Column of the second text or of the passage."
@@ -78,8 +81,9 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option(
     "--label-field",
     "--label",
+    "--target",
     "columns__label",
-    help="Column of the class, number, tags or answers.",
+    help="Column of the class, number, tags, answers or target.",
 )
 @click.option(
     "--header/--no-header",
@@ -107,6 +111,14 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option(
     "--from-scratch", is_flag=True, default=None, help="Begin with random weights, to compare."
 )
+@click.option("--family", "model__family", help="Without RUN: kind of model, random at first.")
+@click.option("--model", "model__size", help="Without RUN: its size, tiny to base.")
+@click.option(
+    "--tokenizer",
+    "tokenizer_path",
+    type=click.Path(path_type=Path),
+    help="Without RUN: folder of its tokenizer.  [default: one learned from --train]",
+)
 @device_option
 @seed_option
 @overwrite_option
@@ -115,7 +127,8 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @json_option
 @quiet_option
 def finetune(
-    run: Path, train: Path, validation: Path | None, output: Path | None, overwrite: bool,
+    run: Path | None, tokenizer_path: Path | None, train: Path, validation: Path | None,
+    output: Path | None, overwrite: bool,
     config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
     **options: Any,
 ) -> None:  # fmt: skip
@@ -123,19 +136,26 @@ def finetune(
 
     Columns are taken by their usual names, or by what plainly is in them, and are named. Texts
     longer than --set max_seq_length=128 tokens are cut or, for tags and answers, read in
-    windows that overlap; how many is in the result.
+    windows that overlap; how many is in the result. Of two files whose lines belong together,
+    --train pairs --source en --target de reads pairs.en and pairs.de.
 
     \b
     Example: lmmodel finetune runs/wiki --task sequence-classification
                --train reviews.tsv --text-field sentence --label-field label
     Example: lmmodel finetune runs/wiki --task token-classification
                --train train.conllu --validation dev.conllu --output tagger/
+    Example: lmmodel finetune --family transformer --model tiny --task sequence-to-sequence
+               --train pairs.tsv --source en --target de
     """
     from lmmodel.finetune import finetune as run_finetuning
     from lmmodel.finetuning.data import FinetuneConfig
 
     config = resolve(FinetuneConfig, config_path, overrides, **options)
-    output = output or Path("runs") / f"{run.resolve().name}-{config.task}"
+    beginning = "new" if run is None else run.resolve().name
+    output = output or Path("runs") / f"{beginning}-{config.task}"
+    tokenizer = None if run is not None and tokenizer_path is None else fresh_tokenizer(
+        config, train, tokenizer_path
+    )  # fmt: skip
     with ProgressLine("fine-tuning", unit="steps", quiet=quiet) as line, saying_what_is_lost():
 
         def tell(now: FitProgress) -> None:
@@ -145,10 +165,47 @@ def finetune(
             line.update(*finetuning_progress(now))
 
         result = run_finetuning(
-            run, config, train, validation, output, overwrite=overwrite, report=tell
-        )
+            run, config, train, validation, output, tokenizer=tokenizer, overwrite=overwrite,
+            report=tell,
+        )  # fmt: skip
     lines = finetuning_lines(result)
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+
+
+def fresh_tokenizer(config: FinetuneConfig, train: Path, folder: Path | None) -> Tokenizer:
+    """Return the tokenizer in a folder, or one learned from the texts of a training file.
+
+    Raises:
+        LmdataError: there is none there, or the texts are too few
+    """
+    from lmdata.settings import TokenizerConfig
+    from lmdata.tokenizer import load_tokenizer
+    from lmdata.tokenizer_training import train_tokenizer
+    from lmmodel.tasks.known import read_task_file
+
+    if folder is not None:
+        return load_tokenizer(folder)
+    rows = read_task_file(train, config.task, config.columns)
+    targets = [text for own in rows.labels for text in own]
+    settings = TokenizerConfig(model="bpe", vocab_size=config.vocab_size, allow_smaller=True)
+    return train_tokenizer([GivenDocuments.of([*rows.texts, *targets])], settings)
+
+
+@dataclass(frozen=True)
+class GivenDocuments:
+    """Texts end to end."""
+
+    text: Any  # uint8 (N,)
+    offsets: Any  # int64 (D + 1,)
+
+    @staticmethod
+    def of(texts: Sequence[str]) -> GivenDocuments:
+        """Return texts as documents."""
+        import numpy as np
+
+        encoded = [text.encode() for text in texts]
+        lengths = np.array([0, *map(len, encoded)], np.int64)
+        return GivenDocuments(np.frombuffer(b"".join(encoded), np.uint8), lengths.cumsum())
 
 
 @contextlib.contextmanager
@@ -217,6 +274,10 @@ def _explanations(result: FinetuneResult) -> list[str]:
         notes.append(f"  their accuracy lies in [{low:.4f}, {high:.4f}] with 95 % confidence")
     if result.guess:
         notes.append("  guess: always the label most frequent in training")
+    if result.signatures:
+        notes += [f"  {name}: {told}" for name, told in result.signatures.items()]
+    for source, target, wanted in result.samples:
+        notes += [f"  source: {source}", f"    wrote: {target}", f"    right: {wanted}"]
     if result.picture is not None:
         notes.append(f"  picture: {result.picture}")
     return notes

@@ -11,7 +11,7 @@ import click
 
 from . import looking
 from .curating import clean, select, tag
-from .exporting import export
+from .looking import export
 from .options import (
     FriendlyGroup,
     Size,
@@ -30,8 +30,8 @@ from .options import (
     seed_option,
     set_option,
 )
-from .progress import ProgressLine
 from .summaries import (
+    ProgressLine,
     dataset_summary,
     manifest_lines,
     passed_over_lines,

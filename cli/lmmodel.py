@@ -13,10 +13,9 @@ import click
 from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import answering, predicting
-from .counting import count
-from .evaluating import diagnose, evaluate
+from .evaluating import count, diagnose, evaluate
 from .finetuning import finetune
-from .handing_over import export, import_, merge
+from .handing_over import export, import_, merge, serve
 from .options import (
     FriendlyGroup,
     by_key,
@@ -31,9 +30,8 @@ from .options import (
     seed_option,
     set_option,
 )
-from .progress import ProgressLine
-from .serving import serve
 from .summaries import (
+    ProgressLine,
     objective_lines,
     plan_lines,
     training_lines,

@@ -268,10 +268,3 @@ split_option = click.option(
     show_default=True,
     help="Split of the dataset.",
 )
-
-_READING = ("text_field", "documents", "encoding", "errors")
-
-
-def nest_reading(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with those about reading under `corpus`, as `resolve` takes them."""
-    return {f"corpus__{name}" if name in _READING else name: v for name, v in options.items()}

@@ -28,17 +28,17 @@ from .options import (
     quiet_option,
     resolve,
     seed_option,
+    set_option,
 )
-from .progress import ProgressLine
-from .summaries import aligned
+from .summaries import ProgressLine, aligned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lmmodel.predicting.embedding import Embeddings
     from lmmodel.predicting.generation import Generation
-    from lmmodel.predicting.likelihood import Likelihoods
+    from lmmodel.predicting.likelihood import Likelihoods, TextVectors
     from lmmodel.predicting.mask_filling import Filling
+    from lmmodel.tasks.sequence_to_sequence import Writing
 
 FOLDER = click.Path(path_type=Path)
 
@@ -101,7 +101,7 @@ def fill_mask(
 def _fill_held_out(
     run: Path, store: Path, num_texts: int, top_k: int, device: str, as_json: bool
 ) -> None:
-    from lmmodel.predicting.held_out import RULE, fill_held_out
+    from lmmodel.predicting.mask_filling import RULE, fill_held_out
     from lmmodel.trained import load_run
 
     found = fill_held_out(load_run(run, device=device), store, num_texts=num_texts, top_k=top_k)
@@ -203,8 +203,8 @@ def embed(
     """
     import numpy as np
 
-    from lmmodel.predicting.embedding import embed as embed_texts
     from lmmodel.predicting.given import PLAIN, TABLE_SUFFIXES
+    from lmmodel.predicting.likelihood import embed as embed_texts
     from lmmodel.trained import load_run
 
     suffixes = (".npy", *TABLE_SUFFIXES)
@@ -226,7 +226,7 @@ def embed(
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
-def _embedding_result(given: Given, found: Embeddings, output: Path | None) -> dict[str, Any]:
+def _embedding_result(given: Given, found: TextVectors, output: Path | None) -> dict[str, Any]:
     num_texts, size = found.vectors.shape
     if output is not None:
         return {"output": str(output), "num_texts": num_texts, "size": size}
@@ -238,7 +238,7 @@ def _embedding_result(given: Given, found: Embeddings, output: Path | None) -> d
     }
 
 
-def _embedding_lines(found: Embeddings, output: Path | None) -> list[str]:
+def _embedding_lines(found: TextVectors, output: Path | None) -> list[str]:
     num_texts, size = found.vectors.shape
     if output is not None:
         return [f"{output}  {num_texts:,} vectors of {size}"]
@@ -258,43 +258,58 @@ def _embedding_lines(found: Embeddings, output: Path | None) -> list[str]:
 )
 @click.option("--top-k", type=int, help="Draw from so many of the likeliest tokens.")
 @click.option("--top-p", type=float, help="Draw from the likeliest that have this probability.")
+@click.option("--beams", "num_beams", type=int, help="Of encoder-decoders: hypotheses to follow.")
+@click.option("--outputs", "num_outputs", type=int, help="Of them, how many to tell.  [default: 1]")
 @seed_option
 @device_option
+@set_option
 @json_option
 def generate(
     run: Path, texts: tuple[str, ...], file: str | None, output: Path | None, overwrite: bool,
     device: str | None, as_json: bool, text: str | None, delimiter: str | None,
-    encoding: str | None, has_header: bool | None, errors: str | None, **settings: Any,
+    encoding: str | None, has_header: bool | None, errors: str | None,
+    overrides: tuple[str, ...], **settings: Any,
 ) -> None:  # fmt: skip
-    """Go on with texts, up to the token that ends one; causal and n-gram models only.
+    """Go on with texts, up to the token that ends one; or write what a model learned to write.
 
-    A text must be shorter than the model takes; where it is full, the text stops and says so.
+    A causal or n-gram model goes on; a text must be shorter than it takes, and where it is full,
+    the text stops and says so. An encoder-decoder, such as a translator, writes about each text,
+    without draws unless --temperature is given (--set length_penalty=1, early_stopping,
+    no_repeat_ngram_size, min_new_tokens).
 
     \b
     Example: lmmodel generate runs/gpt "The river flows into"
     Example: lmmodel generate runs/gpt "Once" --temperature 0.8 --top-p 0.95 --seed 7
+    Example: lmmodel generate runs/t5-de --beams 4 < sentences.txt
     """
     from lmmodel.counting.folder import is_ngrams
     from lmmodel.ngrams import load_ngrams
     from lmmodel.predicting.generation import GenerationConfig
     from lmmodel.predicting.generation import generate as go_on
     from lmmodel.predicting.given import PLAIN
+    from lmmodel.predicting.written import is_writer, load_writer
     from lmmodel.trained import load_run
+    from lmmodel.writing import WritingConfig
 
-    config = resolve(GenerationConfig, None, (), **settings)
+    writes = is_writer(run)
+    config = resolve(WritingConfig if writes else GenerationConfig, None, overrides, **settings)
     with writing_answers(output, overwrite=overwrite) as partial:
         given = read_given(
             texts, file, PLAIN, text=text, delimiter=delimiter, encoding=encoding,
             has_header=has_header, errors=errors,
         )  # fmt: skip
-        if is_ngrams(run):
+        if writes:
+            writer = load_writer(run, device or "auto")
+            with ProgressLine("writing", unit="texts", quiet=as_json) as line:
+                found = writer.write(given.texts, config, progress=line.update)
+        elif is_ngrams(run):
             found = load_ngrams(run).generate(given.texts, config)
         else:
             model = load_run(run, device=device or "auto")
             with ProgressLine("generating", unit="texts", quiet=as_json) as line:
                 found = go_on(model, given.texts, config, progress=line.update)
-        write_answers(partial, output, given, generation_columns(found))
-    lines = generation_lines(found)
+        write_answers(partial, output, given, generation_columns(found, writes=writes))
+    lines = writing_lines(found) if writes else generation_lines(found)
     echo_answers(given, json_values(found), lines, output=output, as_json=as_json)
 
 
@@ -364,8 +379,17 @@ def filling_columns(filled: Sequence[Sequence[Sequence[Filling]]]) -> list[dict[
     ]
 
 
-def generation_columns(generations: Sequence[Generation]) -> list[dict[str, Any]]:
-    """Return how each text went on, and why it stopped."""
+def writing_lines(found: Sequence[Writing]) -> list[str]:
+    """Return each target, one a line, the next best ones behind it."""
+    return [line for one in found for line in (one.target, *[f"  {own}" for own in one.others])]
+
+
+def generation_columns(
+    generations: Sequence[Generation | Writing], *, writes: bool
+) -> list[dict[str, Any]]:
+    """Return how each text went on, and why it stopped; or what was written about it."""
+    if writes:
+        return [{"target": one.target, "score": one.score} for one in generations]
     return [{"continuation": one.continuation, "stopped_by": one.stopped_by} for one in generations]
 
 

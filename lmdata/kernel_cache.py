@@ -42,8 +42,11 @@ def forget_stale_kernels(package: Path) -> None:
         for compiled in package.joinpath(*folders, "__pycache__").glob(f"{module}.*.nb[ic]"):
             compiled.unlink(missing_ok=True)
     temporary = cache / f"kernel_sources.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(checksums), encoding="utf-8")
-    temporary.replace(record)
+    try:
+        temporary.write_text(json.dumps(checksums), encoding="utf-8")
+        temporary.replace(record)
+    except OSError:  # a full disk: the same kernels are found changed the next time
+        temporary.unlink(missing_ok=True)
 
 
 def find_cache_folder(package: Path) -> None:

@@ -19,8 +19,8 @@ import polars as pl
 import pyarrow as pa
 
 from lmdata import __version__
+from lmdata.batch import to_array, to_column
 from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, OutputFolder, check_apart, claim_folder
-from lmdata.columns import to_array, to_column
 from lmdata.config import build_config
 from lmdata.corpus import Documents, Source
 from lmdata.errors import ConfigError, IntegrityError, MismatchError

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from lmdata.columns import to_array
+from lmdata.batch import to_array
 from lmdata.errors import IntegrityError
 from lmdata.schema import BlockRecord, Manifest, ShardRecord, dataset_schema
 from lmdata.xxh3 import hash_file, xxh3_128

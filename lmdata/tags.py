@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
+from lmdata.batch import to_array, to_column, to_text_column
 from lmdata.building.output import ALL_DOCUMENTS, OutputFolder
 from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
@@ -27,7 +28,6 @@ from lmdata.building.plan import (
 )
 from lmdata.building.resumable import read_receipt, run_build
 from lmdata.building.workers import WorkerPool, Workers
-from lmdata.columns import to_array, to_column, to_text_column
 from lmdata.config import Change, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError

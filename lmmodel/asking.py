@@ -16,9 +16,8 @@ import numpy as np
 from lmmodel.finetuning.folder import FineTuned, load_fine_tuned
 from lmmodel.model import Transformer
 from lmmodel.predicting.answering import answer, classify, tag
-from lmmodel.predicting.embedding import embed
 from lmmodel.predicting.generation import Generation, GenerationConfig, generate
-from lmmodel.predicting.likelihood import Likelihoods, log_likelihoods
+from lmmodel.predicting.likelihood import Likelihoods, embed, log_likelihoods
 from lmmodel.predicting.mask_filling import Filling, fill_mask
 from lmmodel.tasks.answering import SpanAnswer
 from lmmodel.tasks.classification import Classification

@@ -14,6 +14,10 @@ IGNORED = -100
 
 TOKENS = "tokens"
 """The stream, and the labels in it, of objectives that have one of each."""
+SOURCE = "source"
+TARGET = "target"
+"""The streams of an encoder-decoder. A target begins with the start token of the family; its labels
+of `TOKENS` are the tokens after each."""
 PAIRS = "pairs"
 """The labels of sentence pairs."""
 
@@ -283,6 +287,17 @@ def make_batch(
         sequence_labels={PAIRS: pairs},
         addresses=unknown if addresses is None else addresses,
     )
+
+
+def batch_of(streams: Mapping[str, Stream]) -> Batch:
+    """Return a batch of streams without labels of sequences and without addresses."""
+    num = {stream.num_sequences for stream in streams.values()}
+    if len(num) != 1:
+        raise ValueError(f"streams must be of equally many sequences, got {sorted(num)}")
+    return Batch(
+        streams=streams, sequence_labels={},
+        addresses=torch.full((num.pop(), 3), -1, dtype=torch.int64),
+    )  # fmt: skip
 
 
 def pad_batch(

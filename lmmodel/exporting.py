@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
+from lmmodel.errors import HuggingFaceError
 from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
@@ -15,9 +16,12 @@ from lmmodel.handover.settings import CONFIG_NAME
 from lmmodel.handover.stock import (
     CARD_NAME,
     export_model,
+    with_frame,
     without_added_specials,
 )
+from lmmodel.handover.stock_families import stock_family
 from lmmodel.saving.run import WEIGHTS_NAME
+from lmmodel.tasks.sequence_to_sequence import find_writing_frame
 from lmmodel.trained import Run, load_run
 
 ONNX_NAME = "onnx/model.onnx"
@@ -59,12 +63,21 @@ def export_run(
         check_installed()
     with writing_folder(output, EXPORT, overwrite=overwrite) as folder:
         source = load_source(run_path)
+        if onnx and source.model.config.traits.is_encoder_decoder:
+            raise HuggingFaceError(
+                f"{run_path} is an encoder-decoder, for which no ONNX file is written: leave "
+                "--onnx out"
+            )
         labels = source.record.labels if isinstance(source, FineTuned) else ()
         with output_errors(output):
             tokenizer = exported_tokenizer(source)
-            theirs = export_model(source.model, tokenizer, folder, labels, _objective_of(source))
+            objective = _objective_of(source)
+            theirs = export_model(source.model, tokenizer, folder, labels, objective)
         class_name: str = theirs["architectures"][0]
-        difference = check_parity(source.model, folder, class_name, theirs.get("pad_token_id"))
+        difference = check_parity(
+            source.model, folder, class_name, theirs.get("pad_token_id"), objective=objective
+        )
+        _export_models_within(source, tokenizer, folder)
         with output_errors(output):
             onnx_difference = _write_onnx(source, folder) if onnx else None
             card = describe(source, output.resolve().name, difference)
@@ -83,6 +96,23 @@ def _objective_of(source: Run | FineTuned) -> str | None:
     return None if isinstance(source, FineTuned) else source.record.config.objective.name
 
 
+def _export_models_within(source: Run | FineTuned, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write models that an objective trains beside, such as a generator, if a class opens them.
+
+    Raises:
+        HuggingFaceError: transformers, where installed, computes other numbers
+        OutputError: the folder can't be written
+    """
+    if isinstance(source, FineTuned):
+        return
+    for name, model in source.objective.models_within(source.model).items():
+        if "embedding_size" in stock_family(model.config.family).settings:
+            with output_errors(folder):
+                theirs = export_model(model, tokenizer, folder / name)
+            (class_name,) = theirs["architectures"]
+            check_parity(model, folder / name, class_name, theirs.get("pad_token_id"))
+
+
 def load_source(path: Path) -> Run | FineTuned:
     """Return the model of a run folder, or of a fine-tuned one, on the CPU.
 
@@ -99,8 +129,11 @@ def exported_tokenizer(source: Run | FineTuned) -> Tokenizer:
     """Return the tokenizer as its reader needs it.
 
     A causal model was trained on rows of bare text, so that a prompt has nothing around it; a
-    fine-tuned one on whatever its tokenizer puts there.
+    fine-tuned one on whatever its tokenizer puts there, an encoder-decoder on texts with an end.
     """
+    if source.model.config.traits.is_encoder_decoder:
+        frame = find_writing_frame(source.tokenizer, source.model.config)
+        return with_frame(source.tokenizer, frame.before, frame.end)
     if isinstance(source, Run) and source.model.config.is_causal:
         return without_added_specials(source.tokenizer)
     return source.tokenizer
@@ -133,5 +166,6 @@ def is_export(folder: Path) -> bool:
 EXPORT = Kind(
     "an exported model",
     is_export,
-    TOKENIZER_FILES | {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, ONNX_NAME.partition("/")[0]},
+    TOKENIZER_FILES
+    | {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, ONNX_NAME.partition("/")[0], "generator"},
 )

@@ -3,9 +3,20 @@
     bert     post-norm, learned positions, segments      transformers' BertForPreTraining
     modern   pre-norm, rotary, gated, no biases          transformers' ModernBertForMaskedLM
     gpt2     pre-norm, learned positions, causal         transformers' GPT2LMHeadModel
+    roberta  as bert, without segments                   transformers' RobertaForMaskedLM
+    albert   as bert, one layer many times, and          transformers' AlbertForPreTraining
+             embeddings smaller than the layers
+    electra  as bert, learns what was replaced           transformers' ElectraForPreTraining
 
-A family is a set of traits; `lmmodel.model` and the hand-over to other tools read them and name no
-family. One more family of one stream is one more entry of `FAMILIES`.
+and, of an encoder and a decoder that looks at what it has read:
+
+    t5       pre-norm, relative bias, gated, own head    transformers' T5ForConditionalGeneration
+    t5-v1.0  the same with ReLU and one vocabulary       the same
+    bart     post-norm, learned positions                transformers' BartForConditionalGeneration
+    transformer   post-norm, sinusoidal positions        that of Vaswani et al. (2017)
+
+A family is a set of traits; `lmmodel.model`, `lmmodel.encoder_decoder` and the hand-over to other
+tools read them and name no family. One more family is one more entry of `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -14,13 +25,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Positions = Literal["learned", "sinusoidal", "rotary"]
+Positions = Literal["learned", "sinusoidal", "rotary", "relative"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What the models of a family have in common."""
 
+    is_encoder_decoder: bool = False
+    """Whether a decoder writes the target while it looks at what an encoder read of the source."""
+    decoder_start: Literal["pad", "eos"] = "eos"
+    """Purpose of the special token that a target begins with, of encoder-decoders."""
     is_causal: bool = False
     """Whether a token sees no later ones unless it is told otherwise."""
     is_post_norm: bool = False
@@ -39,19 +54,48 @@ class Family:
     """Whether some layers see a window only."""
     is_gated: bool = False
     """Whether the feed-forward's activation is multiplied with a third product."""
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
-    """Of the feed-forward: GELU, or its approximation by tanh."""
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    """Of the feed-forward: GELU, its approximation by tanh, or ReLU."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or division by the root mean square without a mean and a shift."""
+    scales_attention: bool = True
+    """Whether scores are divided by the root of a head's size."""
+    scales_embeddings: bool = False
+    """Whether tokens' embeddings are multiplied by the root of hidden_size."""
+    has_own_head: bool = False
+    """Whether the vocabulary's product has weights of its own; else those of the embeddings."""
+    scales_head: bool = False
+    """Whether what it multiplies is divided by the root of hidden_size first."""
+    has_logits_bias: bool = False
+    """Whether constants that are not trained are added to the logits."""
+    initializer: Literal["normal", "fan_in"] = "normal"
+    """Standard deviation of fresh matrices: initializer_range, or that by the root of the inputs
+    (T5: embeddings 1)."""
     positions: tuple[Positions, ...]
     """How places may be told; the first is the default."""
     norm_eps: float
     """Added to the variance, by default."""
     mlp_ratio: float
     """Feed-forward size by hidden size, by default."""
+    embedding_size: int | None = None
+    """Features of the embeddings by default; None: as many as of the layers."""
+    always_projects: bool = False
+    """Whether a product leads from the embeddings to the layers even where sizes are equal."""
+    shares_layers: bool = False
+    """Whether one layer's weights serve all layers by default."""
+    pooler_activation: Literal["tanh", "gelu"] = "tanh"
+    """What follows the pooler of a task's head."""
     pooling: Literal["first", "mean", "last"] = "first"
     """Which rows speak for a whole sequence."""
     objective: str = "mlm+nsp"
     """What is learned where nothing else is said."""
 
+
+_T5: dict[str, Any] = {
+    "has_bias": False, "has_embedding_norm": False, "has_head_transform": False, "norm": "rms",
+    "activation": "gelu_tanh", "scales_attention": False, "initializer": "fan_in",
+    "positions": ("relative",), "norm_eps": 1e-6, "objective": "t5",
+}  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
@@ -67,6 +111,36 @@ FAMILIES: dict[str, Family] = {
         activation="gelu_tanh", positions=("learned", "sinusoidal"), norm_eps=1e-5, mlp_ratio=4.0,
         pooling="last", objective="clm",
     ),
+    "roberta": Family(
+        is_post_norm=True, positions=("learned",), norm_eps=1e-5, mlp_ratio=4.0, objective="mlm",
+    ),
+    "albert": Family(
+        is_post_norm=True, has_segments=True, activation="gelu_tanh", embedding_size=128,
+        always_projects=True, shares_layers=True, positions=("learned",), norm_eps=1e-12,
+        mlp_ratio=4.0, objective="mlm+sop",
+    ),
+    "electra": Family(
+        is_post_norm=True, has_segments=True, pooler_activation="gelu", positions=("learned",),
+        norm_eps=1e-12, mlp_ratio=4.0, objective="rtd",
+    ),
+    "t5": Family(
+        is_encoder_decoder=True, decoder_start="pad", is_gated=True, has_own_head=True, **_T5,
+        mlp_ratio=2.75,
+    ),
+    "t5-v1.0": Family(
+        is_encoder_decoder=True, decoder_start="pad", scales_head=True,
+        **{**_T5, "activation": "relu"}, mlp_ratio=4.0,
+    ),
+    "bart": Family(
+        is_encoder_decoder=True, is_post_norm=True, has_head_transform=False,
+        has_logits_bias=True, positions=("learned",), norm_eps=1e-5, mlp_ratio=4.0,
+        objective="bart",
+    ),
+    "transformer": Family(
+        is_encoder_decoder=True, is_post_norm=True, has_embedding_norm=False,
+        has_head_transform=False, activation="relu", scales_embeddings=True, initializer="fan_in",
+        positions=("sinusoidal",), norm_eps=1e-5, mlp_ratio=4.0, objective="bart",
+    ),
 }  # fmt: skip
 
 MODEL_SIZES: dict[str, dict[str, int]] = {
@@ -77,6 +151,9 @@ MODEL_SIZES: dict[str, dict[str, int]] = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
 }
 """The shapes published with BERT (Turc et al., "Well-read students learn better", 2019)."""
+
+NUM_BUCKETS = 32
+"""Of distances, which relative positions tell apart, as in every published T5."""
 
 MAX_LAYERS = 1000
 MAX_WEIGHTS = 10**11
@@ -94,18 +171,22 @@ class ModelConfig:
     size: Literal["tiny", "mini", "small", "medium", "base"] = "mini"
     vocab_size: int = UNSET  # ids; the trainer takes it from the tokenizer
     num_hidden_layers: int = UNSET
+    num_hidden_groups: int = UNSET  # of layers that share their weights; albert: 1; else none do
     hidden_size: int = UNSET
+    embedding_size: int = UNSET  # features of embeddings; albert: 128; else hidden_size
     num_attention_heads: int = UNSET
-    intermediate_size: int = UNSET  # 4 x hidden_size; modern, which is gated: 1.5 x
+    num_decoder_layers: int | None = UNSET  # encoder-decoders only; as many as the encoder's
+    attention_head_size: int | None = UNSET  # t5 only; hidden_size / num_attention_heads
+    intermediate_size: int = UNSET  # 4 x hidden_size; of gated ones modern: 1.5 x, t5: 2.75 x
     max_position_embeddings: int = 512  # tokens of the longest sequence
-    type_vocab_size: int = 2  # segments; bert only
+    type_vocab_size: int = 2  # segments; bert and albert
     positions: Positions = UNSET
     global_every: int = 3  # modern: layers 0, n, 2n, ... see everything, the others a window
     local_window: int = 128  # modern: places a local layer sees, half of them to either side
     global_rope_theta: float = 160_000.0  # modern: base of the rotary angles, global layers
     local_rope_theta: float = 10_000.0  # modern: the same, local layers
     norm_eps: float = UNSET  # added to the variance
-    initializer_range: float = 0.02  # standard deviation of fresh weights
+    initializer_range: float = UNSET  # standard deviation of fresh weights; t5, transformer: factor
     dropout: float = 0.0  # probability, after embeddings, attention and feed-forward
     attention_dropout: float = 0.0  # probability, on attention weights
     has_nsp_head: bool = False  # pooler and two-way classifier on each sequence's first token
@@ -118,8 +199,15 @@ class ModelConfig:
             raise ValueError(f"size must be one of {', '.join(MODEL_SIZES)}, got {self.size!r}")
         for name, value in MODEL_SIZES[self.size].items():
             self._fill(name, value)
+        self._fill("num_hidden_groups", 1 if self.traits.shares_layers else self.num_hidden_layers)
+        self._fill("embedding_size", self.traits.embedding_size or self.hidden_size)
         self._fill("positions", self.traits.positions[0])
+        if self.positions == "relative":
+            self._fill("attention_head_size", self.hidden_size // max(1, self.num_attention_heads))
         self._fill("norm_eps", self.traits.norm_eps)
+        self._fill("initializer_range", 0.02 if self.traits.initializer == "normal" else 1.0)
+        if self.traits.is_encoder_decoder:
+            self._fill("num_decoder_layers", self.num_hidden_layers)
         self._fill("intermediate_size", int(self.traits.mlp_ratio * self.hidden_size))
         _check_counts(self)
         _check_config(self)
@@ -136,12 +224,32 @@ class ModelConfig:
     @property
     def head_size(self) -> int:
         """K: features of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.attention_head_size or self.hidden_size // self.num_attention_heads
+
+    @property
+    def attention_size(self) -> int:
+        """Features of all heads together."""
+        return self.head_size * self.num_attention_heads
 
     @property
     def is_causal(self) -> bool:
         """Whether a token sees no later ones unless `forward` is told otherwise."""
         return self.traits.is_causal
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether a product leads from the embeddings to the layers."""
+        return self.traits.always_projects or self.embedding_size != self.hidden_size
+
+    def group(self, layer: int) -> int:
+        """Return whose weights a layer has: groups are of neighbours, of equal size if that goes.
+
+        Example:
+            >>> config = ModelConfig(family="albert", size="mini", num_hidden_groups=2)
+            >>> [config.group(layer) for layer in range(4)]
+            [0, 0, 1, 1]
+        """
+        return int(layer / (self.num_hidden_layers / self.num_hidden_groups))
 
     def window(self, layer: int) -> int | None:
         """Return how many places to either side a layer sees; None is all of them.
@@ -163,23 +271,31 @@ class ModelConfig:
             110106428
         """
         traits, size, bias = self.traits, self.hidden_size, int(self.traits.has_bias)
-        norm, square = size * (1 + bias), size * (size + bias)
+        norm, wide, vocab = size * (1 + bias), self.attention_size, self.vocab_size or 0
+        attention = 3 * wide * (size + bias) + size * (wide + bias)
         inner = self.intermediate_size * (1 + traits.is_gated)
-        layer = 4 * square + inner * (size + bias) + size * (self.intermediate_size + bias)
-        layers = self.num_hidden_layers * (layer + 2 * norm) - (not traits.has_first_norm) * norm
-        tables = (self.vocab_size or 0) * size + (not traits.is_post_norm) * norm
-        tables += traits.has_segments * self.type_vocab_size * size
-        tables += (self.positions == "learned") * self.max_position_embeddings * size
-        tables += traits.has_embedding_norm * norm
-        head = traits.has_head_transform * (square + norm + (self.vocab_size or 0))
+        layer = attention + inner * (size + bias) + size * (self.intermediate_size + bias)
+        narrow = self.embedding_size
+        stack = (not traits.is_post_norm) * norm + traits.has_embedding_norm * narrow * (1 + bias)
+        stack += (self.positions == "learned") * self.max_position_embeddings * narrow
+        stack += (self.positions == "relative") * NUM_BUCKETS * self.num_attention_heads
+        layers = self.num_hidden_groups * (layer + 2 * norm) - (not traits.has_first_norm) * norm
+        if traits.is_encoder_decoder:
+            layers += (self.num_decoder_layers or 0) * (layer + attention + 3 * norm) + stack
+        tables = vocab * narrow * (1 + traits.has_own_head) + stack
+        tables += traits.has_segments * self.type_vocab_size * narrow
+        tables += self.has_projection * size * (narrow + bias)
+        head_weights = narrow * (size + bias) + narrow * (1 + bias) + vocab
+        head = traits.has_head_transform * head_weights + traits.has_logits_bias * vocab
         pairs = self.has_nsp_head * (size * (size + 1) + 2 * (size + 1))
         return layers + tables + head + pairs
 
 
 def _check_counts(config: ModelConfig) -> None:
     """Refuse by arithmetic what no machine could build."""
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
-                 "max_position_embeddings", "type_vocab_size", "global_every"):  # fmt: skip
+    for name in ("num_hidden_layers", "num_hidden_groups", "hidden_size", "embedding_size",
+                 "num_attention_heads", "intermediate_size", "max_position_embeddings",
+                 "type_vocab_size", "global_every"):  # fmt: skip
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if config.vocab_size is not None and config.vocab_size < 1:
@@ -187,6 +303,11 @@ def _check_counts(config: ModelConfig) -> None:
     if config.num_hidden_layers > MAX_LAYERS:
         raise ValueError(
             f"num_hidden_layers must be at most {MAX_LAYERS}, got {config.num_hidden_layers}"
+        )
+    if config.num_hidden_groups > config.num_hidden_layers:
+        raise ValueError(
+            f"num_hidden_groups must be at most num_hidden_layers={config.num_hidden_layers}, got "
+            f"{config.num_hidden_groups}"
         )
     # Positions that are not learned have a table too.
     total = config.num_parameters + config.max_position_embeddings * config.hidden_size
@@ -198,8 +319,8 @@ def _check_counts(config: ModelConfig) -> None:
 
 
 def _sizes(config: ModelConfig) -> str:
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
-             "max_position_embeddings", "type_vocab_size")  # fmt: skip
+    names = ("num_hidden_layers", "hidden_size", "embedding_size", "intermediate_size",
+             "vocab_size", "max_position_embeddings", "type_vocab_size")  # fmt: skip
     return ", ".join(f"{name}={getattr(config, name)}" for name in names)
 
 
@@ -211,7 +332,8 @@ def _check_config(config: ModelConfig) -> None:
     for name in ("norm_eps", "initializer_range", "global_rope_theta", "local_rope_theta"):
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, got {getattr(config, name)}")
-    if config.hidden_size % config.num_attention_heads:
+    _check_decoder(config)
+    if config.attention_head_size is None and config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"hidden_size must be a multiple of num_attention_heads, got {config.hidden_size} "
             f"and {config.num_attention_heads}"
@@ -221,10 +343,52 @@ def _check_config(config: ModelConfig) -> None:
             f"positions={config.positions!r} does not go with family={config.family!r}, "
             f"which takes {' or '.join(traits.positions)}"
         )
+    if config.has_projection and not traits.has_head_transform:
+        raise ValueError(
+            f"embedding_size={config.embedding_size} does not go with family={config.family!r}, "
+            f"whose head multiplies with the embeddings: leave it out"
+        )
+    if config.num_hidden_groups != config.num_hidden_layers and (
+        traits.has_windows or traits.is_encoder_decoder
+    ):
+        raise ValueError(
+            f"num_hidden_groups={config.num_hidden_groups} does not go with "
+            f"family={config.family!r}, whose layers differ: leave it out"
+        )
     if config.positions == "rotary" and config.head_size % 2:
         raise ValueError(f"rotary positions need an even head size, got {config.head_size}")
     if traits.has_windows and (config.local_window < 2 or config.local_window % 2):
         raise ValueError(f"local_window must be even and at least 2, got {config.local_window}")
-    if config.has_nsp_head and traits.is_causal:
-        encoders = " or ".join(name for name, family in FAMILIES.items() if not family.is_causal)
+    if config.has_nsp_head and (traits.is_causal or traits.is_encoder_decoder):
+        encoders = " or ".join(
+            name
+            for name, family in FAMILIES.items()
+            if not (family.is_causal or family.is_encoder_decoder)
+        )
         raise ValueError(f"has_nsp_head needs an encoder: family {encoders}, got {config.family}")
+
+
+def _check_decoder(config: ModelConfig) -> None:
+    """Refuse settings of decoders and of relative positions where there are none."""
+    traits = config.traits
+    if config.num_decoder_layers is not None and not traits.is_encoder_decoder:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.is_encoder_decoder)
+        raise ValueError(
+            f"num_decoder_layers has no effect: family={config.family!r} has no encoder beside a "
+            f"decoder; leave it out, or take one of {known}"
+        )
+    if traits.is_encoder_decoder and not 1 <= (config.num_decoder_layers or 0) <= MAX_LAYERS:
+        raise ValueError(
+            f"num_decoder_layers must be in [1, {MAX_LAYERS}], got {config.num_decoder_layers}"
+        )
+    if config.attention_head_size is None:
+        return
+    if "relative" not in traits.positions:
+        raise ValueError(
+            f"attention_head_size does not go with family={config.family!r}, whose heads share "
+            "hidden_size out: leave it out"
+        )
+    if config.attention_head_size < 1:
+        raise ValueError(
+            f"attention_head_size must be at least 1, got {config.attention_head_size}"
+        )

@@ -18,13 +18,7 @@ from lmmodel.errors import RunError
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import is_fine_tuned
 from lmmodel.handover.parity import check_parity
-from lmmodel.handover.settings import (
-    architecture,
-    padding_id,
-    read_config,
-    read_tokenizer,
-    token_id,
-)
+from lmmodel.handover.settings import padding_id, read_config, read_tokenizer, token_id
 from lmmodel.handover.stock import (
     OBJECTIVE_KEY,
     Imported,
@@ -32,6 +26,7 @@ from lmmodel.handover.stock import (
     hash_weights,
     import_model,
 )
+from lmmodel.handover.written import architecture
 from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
 from lmmodel.record import RUN, is_run
 from lmmodel.saving.checkpoint import save_tensors

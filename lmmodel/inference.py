@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmdata.ragged import offsets_of
 from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.cores import map_in_order, num_cores
 from lmmodel.layers.attention import KeyValues
@@ -63,7 +64,7 @@ def split_by_tokens(lengths: np.ndarray, most: int) -> Iterator[np.ndarray]:
         [[1, 3], [0], [2]]
     """
     order = np.argsort(lengths, kind="stable")
-    totals = np.concatenate([[0], np.cumsum(lengths[order])])
+    totals = offsets_of(lengths[order])
     start = 0
     while start < len(order):
         fitting = int(np.searchsorted(totals, totals[start] + most, side="right")) - 1
@@ -100,6 +101,8 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     is_on_cpu = model.embeddings.tokens.weight.device.type == "cpu"
     is_packed = is_on_cpu and _has_onednn()
     if model.training or not (is_packed or precision == "bf16"):
+        return model
+    if model.config.traits.is_encoder_decoder:  # what it remembers is of its own modules
         return model
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     twin = packed(model, dtype) if is_packed else copy.copy(model)

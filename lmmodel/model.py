@@ -3,7 +3,7 @@
 What distinguishes a family are its traits (`lmmodel.families`), which the modules here read.
 
 Shapes: B sequences, T tokens of all of them, P tokens that have a label, D hidden_size, H heads,
-K = D / H features of a head, F intermediate_size, V vocab_size.
+K = D / H features of a head, E embedding_size (most often D), F intermediate_size, V vocab_size.
 
 Weights are float32 and are cast to the numbers the activations have, so bf16 training needs no
 autocast: set `compute_dtype`.
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from lmmodel.batch import Batch
+from lmmodel.batch import Batch, Stream
 from lmmodel.cores import cast, dropout, look_up
 from lmmodel.device import memory_bytes
 from lmmodel.errors import MemoryLimitError
@@ -48,15 +49,40 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x, self.normalized_shape, cast(self.weight, x.dtype), bias, self.eps)
 
 
-class Embeddings(nn.Module):
-    """Token + segment + position, then norm."""
+class RmsNorm(nn.Module):
+    """Unit mean square over the last axis, then scale, in x's numbers.
 
-    sinusoids: Tensor  # float32 (max_position_embeddings, D), only where positions are sinusoidal
+    Zhang and Sennrich, "Root mean square layer normalization" (2019).
+    """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
-        size, length = config.hidden_size, config.max_position_embeddings
-        self.tokens = nn.Embedding(config.vocab_size, size)
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return floats of the shape of x."""
+        return F.rms_norm(x, self.weight.shape, cast(self.weight, x.dtype), self.eps)
+
+
+def make_norm(config: ModelConfig, size: int | None = None) -> LayerNorm | RmsNorm:
+    """Return the norm of the family, over so many features; None: those of a layer."""
+    size = size or config.hidden_size
+    if config.traits.norm == "rms":
+        return RmsNorm(size, config.norm_eps)
+    return LayerNorm(size, config.norm_eps, bias=config.traits.has_bias)
+
+
+class Embeddings(nn.Module):
+    """Token + segment + position, then norm; without tokens of its own, those of another."""
+
+    sinusoids: Tensor  # float32 (max_position_embeddings, E), only where positions are sinusoidal
+
+    def __init__(self, config: ModelConfig, *, has_tokens: bool = True) -> None:
+        super().__init__()
+        size, length = config.embedding_size, config.max_position_embeddings
+        if has_tokens:
+            self.tokens = nn.Embedding(config.vocab_size, size)
         if config.traits.has_segments:
             self.segments = nn.Embedding(config.type_vocab_size, size)
         if config.positions == "learned":
@@ -64,12 +90,14 @@ class Embeddings(nn.Module):
         elif config.positions == "sinusoidal":
             self.register_buffer("sinusoids", sinusoids(length, size), persistent=False)
         if config.traits.has_embedding_norm:
-            self.norm = LayerNorm(size, eps=config.norm_eps, bias=config.traits.has_bias)
+            self.norm = make_norm(config, size)
         self.config = config
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return float32 (T, D)."""
-        x = look_up(self.tokens.weight, batch.input_ids)
+    def forward(self, batch: Batch | Stream, tokens: Tensor | None = None) -> Tensor:
+        """Return float32 (T, E); `tokens` are floats (T, E) in the place of the table's."""
+        x = look_up(self.tokens.weight, batch.input_ids) if tokens is None else tokens
+        if self.config.traits.scales_embeddings:
+            x = x * self.config.hidden_size**0.5
         if self.config.traits.has_segments:
             x = x + self.segments(batch.token_type_ids)
         if self.config.positions == "learned":
@@ -85,39 +113,50 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         has_bias = config.traits.has_bias
-        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=has_bias)
-        self.output = Linear(config.hidden_size, config.hidden_size, bias=has_bias)
+        self.qkv = Linear(config.hidden_size, 3 * config.attention_size, bias=has_bias)
+        self.output = Linear(config.attention_size, config.hidden_size, bias=has_bias)
         self.window = config.window(layer)
-        self.layer = layer
         self.config = config
 
     def forward(self, x: Tensor, sight: Sight, rows: Tensor | None) -> Tensor:
         """Return floats (T, D), or those of some rows (R, D)."""
         qkv = self.qkv(x).view(len(x), 3, self.config.num_attention_heads, self.config.head_size)
         q, k, v = qkv.unbind(dim=1)  # (T, H, K) each
+        q = unscaled(q, self.config)
         if sight.rotary is not None:
             q, k = rotate(q, sight.rotary), rotate(k, sight.rotary)
         if sight.past is not None:
-            heads = sight.past.attend(self.layer, q, k, v, self.window)
+            heads = sight.past.attend(sight.layer, q, k, v, self.window)
         else:
             heads = attention(
                 q, k, v, sight.side, sight.side, sight.mask, kernel=sight.kernel,
                 dropout_p=self.config.attention_dropout if self.training else 0.0,
             )  # fmt: skip
-        heads = heads.reshape(x.shape)
-        out: Tensor = self.output(_take(heads, rows))
+        out: Tensor = self.output(take(heads.flatten(1), rows))
         return out
 
 
+def unscaled(q: Tensor, config: ModelConfig) -> Tensor:
+    """Return queries (T, H, K), times what attention divides scores by where the family doesn't."""
+    return q if config.traits.scales_attention else q * config.head_size**0.5
+
+
+def activate(x: Tensor, config: ModelConfig) -> Tensor:
+    """Return the family's activation of x."""
+    if config.traits.activation == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if config.traits.activation == "gelu_tanh" else "none")
+
+
 class FeedForward(nn.Module):
-    """Two layers with GELU between them, which a third may gate."""
+    """Two layers with an activation between them, which a third may gate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size, traits, has_bias = config.intermediate_size, config.traits, config.traits.has_bias
         self.input = Linear(config.hidden_size, size * (1 + traits.is_gated), bias=has_bias)
         self.output = Linear(size, config.hidden_size, bias=has_bias)
-        self.approximate = "tanh" if traits.activation == "gelu_tanh" else "none"
+        self.config = config
         self.is_gated = traits.is_gated
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,9 +164,9 @@ class FeedForward(nn.Module):
         x = self.input(x)  # (T, F) or (T, 2 F)
         if self.is_gated:
             x, gate = x.chunk(2, dim=-1)
-            x = F.gelu(x, approximate=self.approximate) * gate
+            x = activate(x, self.config) * gate
         else:
-            x = F.gelu(x, approximate=self.approximate)
+            x = activate(x, self.config)
         out: Tensor = self.output(x)
         return out
 
@@ -141,6 +180,7 @@ class Sight:
     rotary: tuple[Tensor, Tensor] | None  # cos and sin (T, 1, K / 2)
     kernel: Kernel | None
     past: KeyValues | None = None  # of what was read before
+    layer: int = 0  # whose keys and values those are
 
 
 class Layer(nn.Module):
@@ -148,12 +188,11 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        size, eps, has_bias = config.hidden_size, config.norm_eps, config.traits.has_bias
         # Where it has none, the embeddings' norm is right before it.
         has_norm = config.traits.has_first_norm or layer > 0
-        self.attention_norm = LayerNorm(size, eps, bias=has_bias) if has_norm else nn.Identity()
+        self.attention_norm = make_norm(config) if has_norm else nn.Identity()
         self.attention = Attention(config, layer)
-        self.mlp_norm = LayerNorm(size, eps, bias=has_bias)
+        self.mlp_norm = make_norm(config)
         self.mlp = FeedForward(config)
         self.config = config
 
@@ -161,11 +200,11 @@ class Layer(nn.Module):
         """Return floats (T, D), or those of some rows (R, D)."""
         if self.config.traits.is_post_norm:
             branch = self._drop(self.attention(x, sight, rows))
-            x = self.attention_norm(_take(x, rows) + branch)
+            x = self.attention_norm(take(x, rows) + branch)
             x = self.mlp_norm(x + self._drop(self.mlp(x)))
         else:
             branch = self._drop(self.attention(self.attention_norm(x), sight, rows))
-            x = _take(x, rows) + branch
+            x = take(x, rows) + branch
             x = x + self._drop(self.mlp(self.mlp_norm(x)))
         return x
 
@@ -173,31 +212,42 @@ class Layer(nn.Module):
         return dropout(x, self.config.dropout if self.training else 0.0)
 
 
-def _take(x: Tensor, rows: Tensor | None) -> Tensor:
+def take(x: Tensor, rows: Tensor | None) -> Tensor:
+    """Return some rows of x, or all."""
     return x if rows is None else x.index_select(0, rows)
 
 
 class VocabularyHead(nn.Module):
-    """Hidden states to vocabulary logits: a transform, if there is one, then tied embeddings."""
+    """Hidden states to vocabulary logits: a transform, if there is one, then tied embeddings.
+
+    Or weights of its own, `weight` (V, D).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, has_bias = config.hidden_size, config.traits.has_bias
+        size, has_bias = config.embedding_size, config.traits.has_bias
         if config.traits.has_head_transform:
-            self.dense = Linear(size, size, bias=has_bias)
+            self.dense = Linear(config.hidden_size, size, bias=has_bias)
             self.norm = LayerNorm(size, config.norm_eps, bias=has_bias)
             self.bias = nn.Parameter(torch.empty(config.vocab_size))
+        if config.traits.has_logits_bias:
+            self.bias = nn.Parameter(torch.empty(config.vocab_size), requires_grad=False)
+        if config.traits.has_own_head:
+            self.weight = nn.Parameter(torch.empty(config.vocab_size, size))
+        self.scale = size**-0.5 if config.traits.scales_head else 1.0
+        self.config = config
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Return floats (P, V) from hidden (P, D) and embeddings (V, D)."""
+        """Return floats (P, V) from hidden (P, D) and embeddings (V, E)."""
         bias = cast(self.bias, hidden.dtype) if hasattr(self, "bias") else None
-        return F.linear(self.transform(hidden), cast(embeddings, hidden.dtype), bias)
+        weight = self.weight if hasattr(self, "weight") else embeddings
+        return F.linear(self.transform(hidden), cast(weight, hidden.dtype), bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """Return floats (P, D), what the embeddings are multiplied with."""
+        """Return floats (P, E), what the embeddings are multiplied with."""
         if not hasattr(self, "dense"):
-            return hidden
-        transformed: Tensor = self.norm(F.gelu(self.dense(hidden)))
+            return hidden if self.scale == 1.0 else hidden * self.scale
+        transformed: Tensor = self.norm(activate(self.dense(hidden), self.config))
         return transformed
 
 
@@ -234,12 +284,11 @@ class Transformer(nn.Module):
         self.compute_dtype = torch.float32
         self.kernel: Kernel | None = None
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
-        self.final_norm = (
-            nn.Identity()
-            if config.traits.is_post_norm
-            else LayerNorm(config.hidden_size, config.norm_eps, bias=config.traits.has_bias)
-        )
+        if config.has_projection:
+            has_bias = config.traits.has_bias
+            self.projection = Linear(config.embedding_size, config.hidden_size, bias=has_bias)
+        self.layers = self.make_layers(config)
+        self.final_norm = nn.Identity() if config.traits.is_post_norm else make_norm(config)
         self.head = VocabularyHead(config)
         if config.has_nsp_head:
             self.nsp_head = SentenceHead(config)
@@ -248,6 +297,10 @@ class Transformer(nn.Module):
             for name in ("global", "local"):
                 angles = rotary_angles(config, getattr(config, f"{name}_rope_theta"))
                 self.register_buffer(f"{name}_angles", angles, persistent=False)
+
+    def make_layers(self, config: ModelConfig) -> nn.ModuleList:
+        """Return layers with weights of their own; `config.group` says which serves as each."""
+        return nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_groups))
 
     def forward(
         self, batch: Batch, *, is_causal: bool | None = None, rows: Tensor | None = None,
@@ -267,14 +320,25 @@ class Transformer(nn.Module):
         Returns:
             Floats of `compute_dtype` (T, D) or (R, D).
         """
+        return self.encode(self.embeddings(batch), batch, is_causal=is_causal, rows=rows, past=past)
+
+    def encode(
+        self, embedded: Tensor, batch: Batch, *, is_causal: bool | None = None,
+        rows: Tensor | None = None, past: KeyValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return what `forward` does, from embeddings (T, E) of the batch, whoever made them."""
         config = self.config
-        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, D)
+        x = embedded.to(self.compute_dtype)  # (T, E)
         x = dropout(x, config.dropout if self.training else 0.0)
+        if config.has_projection:
+            x = self.projection(x)  # (T, D)
         far, near = self._sights(batch, config.is_causal if is_causal is None else is_causal, past)
         last = config.num_hidden_layers - 1
-        for i, layer in enumerate(self.layers):
+        for i in range(config.num_hidden_layers):
             sight = far if config.window(i) is None else near
-            x = layer(x, sight, rows if i == last else None)
+            if past is not None:
+                sight = replace(sight, layer=i)
+            x = self.layers[config.group(i)](x, sight, rows if i == last else None)
         x = self.final_norm(x)
         return x
 
@@ -349,18 +413,50 @@ def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
+class Undrawn(TorchFunctionMode):
+    """While it lasts, modules are made without drawing weights, for those whose are read next."""
+
+    _DRAWS = (
+        nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_,
+        Tensor.uniform_,
+    )  # fmt: skip
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return the first argument of what would fill it with random numbers, as it is."""
+        if function in self._DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def make_model(
-    config: ModelConfig, *, seed: int, extras: Mapping[str, nn.Module] | None = None
+    config: ModelConfig, *, seed: int | None, extras: Mapping[str, nn.Module] | None = None
 ) -> Transformer:
     """Return a model with fresh weights, the same on every machine for the same seed.
 
     Args:
         config: the architecture
-        seed: of every number that is drawn
+        seed: of every number that is drawn; None where weights are read next, so nothing is
         extras: modules that an objective adds, by name; their weights are filled too
 
     Raises:
         MemoryLimitError: this machine's memory does not hold the weights, told before they are made
+    """
+    check_memory(config)
+    if seed is None:
+        with Undrawn():
+            return Transformer(config, extras)
+    model = Transformer(config, extras)
+    init_weights(model, config, seed=seed)
+    return model
+
+
+def check_memory(config: ModelConfig) -> None:
+    """Check that this machine's memory holds the weights of a model, before they are made.
+
+    Raises:
+        MemoryLimitError: it does not
     """
     needed, there = 4 * config.num_parameters, memory_bytes(torch.device("cpu"))
     if needed > there:
@@ -368,18 +464,13 @@ def make_model(
             f"a model of {config.num_parameters:,} parameters takes {needed / 2**30:.0f} GiB, this "
             f"machine has {there / 2**30:.0f} GiB: make it smaller"
         )
-    model = Transformer(config, extras)
-    init_weights(model, config, seed=seed)
-    return model
 
 
 @torch.no_grad()
 def init_weights(module: nn.Module, config: ModelConfig, *, seed: int) -> None:
     """Fill a module's weights in place: norms 1, biases 0, the rest from a normal distribution.
 
-    Matrices that write to the residual stream of a pre-norm model get a standard deviation
-    smaller by sqrt(2 x layers) (GPT-2, ModernBERT). Each parameter's numbers depend on the seed
-    and its own name only, and are drawn on the CPU.
+    Each parameter's numbers depend on the seed and its own name only, and are drawn on the CPU.
     """
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
@@ -387,18 +478,38 @@ def init_weights(module: nn.Module, config: ModelConfig, *, seed: int) -> None:
         elif "norm" in name:
             parameter.fill_(1.0)
         else:
-            is_residual = name.endswith("output.weight") and not config.traits.is_post_norm
-            scale = math.sqrt(2 * config.num_hidden_layers) if is_residual else 1.0
             digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
             fresh = torch.empty(parameter.shape).normal_(generator=generator)
-            parameter.copy_(fresh * (config.initializer_range / scale))
+            parameter.copy_(fresh * initial_scale(name, parameter, config))
+
+
+def initial_scale(name: str, parameter: Tensor, config: ModelConfig) -> float | Tensor:
+    """Return the standard deviation of fresh numbers of a matrix, or that of each of its rows.
+
+    Matrices that write to the residual stream of a pre-norm model get a smaller one by
+    sqrt(2 x layers) (GPT-2, ModernBERT). By fan-in: 1 / sqrt(inputs) (T5), of queries whose scores
+    are not scaled by sqrt(K) less, of embeddings 1, or 1 / sqrt(D) where they are scaled. T5's own
+    head begins as other matrices do: from 1 its logits would have a variance of D.
+    """
+    factor, size = config.initializer_range, config.hidden_size
+    if config.traits.initializer == "normal":
+        is_residual = name.endswith("output.weight") and not config.traits.is_post_norm
+        return factor / (math.sqrt(2 * config.num_hidden_layers) if is_residual else 1.0)
+    if name.endswith("tokens.weight"):
+        return factor * size**-0.5 if config.traits.scales_embeddings else factor
+    if name.endswith("distances.weight"):
+        return factor * size**-0.5
+    scale = torch.full((len(parameter), 1), factor * parameter.shape[1] ** -0.5)
+    if not config.traits.scales_attention and name.endswith(("qkv.weight", "queries.weight")):
+        scale[: config.attention_size] *= config.head_size**-0.5
+    return scale
 
 
 def vocabulary_products(config: ModelConfig) -> int:
     """Return the multiplications of the vocabulary head for one row."""
-    size = config.hidden_size
-    return config.vocab_size * size + config.traits.has_head_transform * size * size
+    size = config.embedding_size
+    return config.vocab_size * size + config.traits.has_head_transform * size * config.hidden_size
 
 
 def sentence_products(config: ModelConfig) -> int:
@@ -432,7 +543,12 @@ def forward_flops(
     size, layers = config.hidden_size, config.num_hidden_layers
     mlp = (2 + config.traits.is_gated) * size * config.intermediate_size
     num_after = (layers - 1) * num_tokens + num_rows  # rows after attention
+    if config.traits.is_encoder_decoder:  # both stacks have as many layers, or nearly
+        num_after = layers * num_tokens
     matrices = layers * num_tokens * 3 * size * size + num_after * (size * size + mlp)
+    matrices += config.has_projection * num_tokens * size * config.embedding_size
+    if config.traits.is_encoder_decoder:  # queries and outputs of the target, keys of the source
+        matrices += layers * num_tokens * 2 * size * size
     scores = 0
     for layer in range(layers):
         window = config.window(layer)

@@ -25,17 +25,18 @@ from lmdata.files import lease, writing_file, writing_folder
 from lmdata.ragged import offsets_of
 from lmdata.rng import draw, stream_key
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmmodel.counting.arpa import arpa_words, write_arpa
 from lmmodel.counting.folder import (
     NGRAMS,
     NgramRecord,
+    arpa_words,
     open_trie,
     read_ngram_record,
+    write_arpa,
     write_arrays,
     write_record,
 )
+from lmmodel.counting.keys import lines_of_store
 from lmmodel.counting.labels import distribution, find_places, score_places
-from lmmodel.counting.lines import lines_of_store
 from lmmodel.counting.smoothing import smooth
 from lmmodel.counting.sorting import find_levels, num_usable_cores
 from lmmodel.counting.trie import Trie, score_lines

@@ -26,6 +26,7 @@ from lmdata.page import (
 from lmmodel.report import ModelReport, RunReport
 from lmmodel.reporting.history import GuessedPlace, History, Points
 from lmmodel.reporting.tuned import Answers, Confusion, TunedReport
+from lmmodel.saving.metrics import MAIN_LOSS
 
 _TITLES = {
     "loss": "loss (nats)",
@@ -149,7 +150,7 @@ def _losses(runs: Sequence[RunReport]) -> Section:
 
 def _other_losses(history: History) -> Mapping[str, Points]:
     """Return the smoothed losses of the terms beside the main one."""
-    terms = [name for name in history.smoothed if name not in ("loss", "lm_loss")]
+    terms = [name for name in history.smoothed if name not in ("loss", MAIN_LOSS)]
     return {name: history.smoothed[name] for name in terms[1:]}
 
 
@@ -158,10 +159,10 @@ def _main_loss(runs: Sequence[RunReport]) -> Curves:
     series: list[Series] = []
     for place, run, history in _histories(runs):
         prefix = f"{run}: " if len(runs) > 1 else ""
-        faint = history.curves.get("lm_loss", ()) if len(runs) == 1 else ()
+        faint = history.curves.get(MAIN_LOSS, ()) if len(runs) == 1 else ()
         series += [
             Series(name=f"{prefix}training", points=faint, kind="faint", colour=place),
-            Series(name=f"{prefix}training", points=history.smoothed.get("lm_loss", ()),
+            Series(name=f"{prefix}training", points=history.smoothed.get(MAIN_LOSS, ()),
                    colour=place),
             Series(name=f"{prefix}held out", points=history.held_out.get("loss", ()),
                    kind="dots", colour=place + (1 if len(runs) == 1 else 0)),

@@ -24,10 +24,11 @@ from lmdata.xxh3 import hash_file
 from lmmodel.config import OWN_SETTINGS
 from lmmodel.data import TrainingData
 from lmmodel.device import resolve_device
+from lmmodel.encoder_decoder import build_model
 from lmmodel.errors import DivergedError, FitError, ResumeError, RunError
 from lmmodel.families import ModelConfig
 from lmmodel.inference import Precision, prepare, state_of_weights
-from lmmodel.model import Transformer, make_model
+from lmmodel.model import Transformer
 from lmmodel.objectives import OBJECTIVES, Definition, modules_of
 from lmmodel.record import WEIGHTS_NAME, read_values
 from lmmodel.saving.checkpoint import load_tensors, load_weights
@@ -95,7 +96,7 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
     if not (path / WEIGHTS_NAME).is_file():
         raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
     config = record.config
-    model = make_model(config.model, seed=0, extras=modules_of(config.objective, config.model))
+    model = build_model(config.model, seed=None, extras=modules_of(config.objective, config.model))
     load_weights(model, load_tensors(path / WEIGHTS_NAME))
     return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
 
@@ -254,8 +255,8 @@ def shape_differences(earlier: ModelConfig, model: ModelConfig) -> list[str]:
 
     Example:
         >>> shape_differences(ModelConfig(size="mini"), ModelConfig(size="small"))
-        ['model.hidden_size is 512, there 256', 'model.num_attention_heads is 8, there 4', \
-'model.intermediate_size is 2048, there 1024']
+        ['model.hidden_size is 512, there 256', 'model.embedding_size is 512, there 256', \
+'model.num_attention_heads is 8, there 4', 'model.intermediate_size is 2048, there 1024']
     """
     before, after = dataclasses.asdict(earlier), dataclasses.asdict(model)
     for own in OWN_SETTINGS:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.batch import NO_LABEL, ExampleBatch, to_record_batch
 from lmdata.building.output import claim_folder
-from lmdata.columns import to_record_batch
 from lmdata.config import config_to_dict
 from lmdata.recipes import Recipe
 from lmdata.schema import (

@@ -342,7 +342,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 def test_a_folder_that_can_not_be_imported_is_refused_before_torch_is_loaded(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "mt5"}', encoding="utf-8")
     code = (
         "import sys; from lmcli.lmmodel import main;"
         f"main(['import', {str(tmp_path)!r}, {str(tmp_path / 'run')!r}], standalone_mode=False)"
@@ -351,5 +351,5 @@ def test_a_folder_that_can_not_be_imported_is_refused_before_torch_is_loaded(
         [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True,
         check=False, cwd=ROOT,
     )  # fmt: skip
-    assert "model_type 't5' is not supported" in done.stderr
+    assert "model_type 'mt5' is not supported" in done.stderr
     assert not re.search(r"\| +(torch|numpy|pyarrow)$", done.stderr, re.MULTILINE)

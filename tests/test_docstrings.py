@@ -20,13 +20,15 @@ PARSER = doctest.DocTestParser()
 
 # Rooms of pure functions: the one-line example is what says what they do.
 WITH_EXAMPLES = {
-    "lmdata.batch", "lmdata.columns", "lmdata.config", "lmdata.masking", "lmdata.order",
+    "lmdata.batch", "lmdata.config", "lmdata.masking", "lmdata.order",
     "lmdata.packing", "lmdata.pairs", "lmdata.recipes", "lmdata.rng", "lmdata.schema",
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
     "lmdata.splitting.tables", "lmmodel.batch", "lmmodel.model",
-    "lmmodel.objectives.objective", "lmmodel.objectives.terms",
+    "lmmodel.objectives.objective", "lmmodel.objectives.terms", "lmmodel.objectives.replaced",
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
-    "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.settings",
+    "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.stock_weights",
+    "lmmodel.handover.their_values", "lmmodel.handover.settings", "lmmodel.handover.written",
+    "lmmodel.encoder_decoder", "lmmodel.writing",
     "lmmodel.optimizing", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 

@@ -197,7 +197,8 @@ class ReplacedTerm:
 
 def generator_and_detector(config, model):
     small = dataclasses.replace(
-        model, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32,
+        model, num_hidden_layers=1, num_hidden_groups=1, hidden_size=16, embedding_size=16,
+        num_attention_heads=2, intermediate_size=32,
         has_nsp_head=False,
     )  # fmt: skip
     return {"generator": Transformer(small), "detector": Linear(model.hidden_size, 2)}

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lmdata.batch import to_array, to_column, to_text_column
 from lmdata.building.output import OutputFolder
 from lmdata.building.plan import UnitReceipt, part_schema
 from lmdata.building.resumable import SplitShards
-from lmdata.columns import to_array, to_column, to_text_column
 from lmdata.encoding import RoundTrip
 from lmdata.reading.sources import Source
 from lmdata.schema import Flow, Ledger, ShardRecord, SourceRecord, token_schema

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from lmdata.batch import to_column, to_list_column
 from lmdata.building.plan import (
     Extent,
     Unit,
@@ -23,7 +24,6 @@ from lmdata.building.plan import (
     part_schema,
     receipt_path,
 )
-from lmdata.columns import to_column, to_list_column
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.encoders.plain_encoding import (
     DifferentIdsError,

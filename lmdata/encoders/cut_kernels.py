@@ -36,7 +36,14 @@ _GATHER = np.uint64(0x0102040810204080)
 
 @numba.njit(cache=True, nogil=True)
 def flag_alphanumeric(text: U8) -> U8:
-    """Return one bit a byte, lowest first: is it an ASCII letter or digit? Zeros follow."""
+    """Return one bit a byte, lowest first: is it an ASCII letter or digit? Zeros follow.
+
+    Args:
+        text: uint8 (N,)
+
+    Returns:
+        uint8 (N // 8 + 17,)
+    """
     flags = np.zeros(len(text) // 8 + 17, np.uint8)
     for block in range(len(text) // 8):
         chunk = load8(text, 8 * block)
@@ -85,7 +92,15 @@ def run_end(flags: U8, position: Int, stop: Int) -> Int:
 
 @numba.njit(cache=True, nogil=True)
 def word_end(text: U8, flags: U8, position: Int, stop: Int, classes: U8) -> Int:
-    """Return where the run of WORD characters that begins at a position ends."""
+    """Return where the run of WORD characters that begins at a position ends.
+
+    Args:
+        text: uint8 (N,)
+        flags: from `flag_alphanumeric`
+        position: in [0, stop]
+        stop: byte behind the document
+        classes: uint8 (NUM_CLASSES,), of each code point
+    """
     while position < stop:
         position = run_end(flags, position, stop)
         if position >= stop:
@@ -105,7 +120,10 @@ def is_solid(kind: Int) -> bool:
 
 @numba.njit(cache=True, nogil=True)
 def skip_blanks(text: U8, position: Int, stop: Int, classes: U8) -> tuple[Int, Int]:
-    """Return where BLANK characters from a position on end, and the class of what follows."""
+    """Return where BLANK characters from a position on end, and the class of what follows.
+
+    Args: as `word_end` takes them
+    """
     while position < stop:
         code, length = character_at(text, position, stop)
         kind = np.int64(classes[code]) if code < NUM_CLASSES else np.int64(OTHER)

@@ -22,6 +22,7 @@ import tokenizers
 from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, UNKNOWN, Int, character_at
 from lmdata.encoders.cuts import CutRule, added_spellings, composing_characters
 from lmdata.encoders.words import frozen
+from lmdata.ragged import offsets_of
 from lmdata.tokenizer_classes import steps_of
 
 F64 = npt.NDArray[np.float64]
@@ -185,7 +186,7 @@ def build_trie(pieces: list[bytes]) -> tuple[I64, I32, I32]:
         [-1, 0, 1]
     """
     raw = np.frombuffer(b"".join(pieces), np.uint8)
-    starts = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
+    starts = offsets_of(np.array([len(piece) for piece in pieces], np.int64))
     size = 1 << max(4, int(2 * len(raw)).bit_length())
     keys, children = np.full(size, -1, np.int64), np.zeros(size, np.int32)
     numbers = np.full(len(raw) + 1, -1, np.int32)
@@ -195,7 +196,13 @@ def build_trie(pieces: list[bytes]) -> tuple[I64, I32, I32]:
 
 @numba.njit(cache=True, nogil=True)
 def edge_slot(keys: I64, node: Int, byte: Int) -> Int:
-    """Return where the edge from a node by a byte is, or would be."""
+    """Return where the edge from a node by a byte is, or would be.
+
+    Args:
+        keys: int64 (a power of two,), node << 8 | byte of each edge, -1 where there is none
+        node: of the tree
+        byte: in [0, 256)
+    """
     key = (np.int64(node) << 8) | np.int64(byte)
     mixed = key * _MIX
     slot = (mixed ^ (mixed >> np.int64(29))) & (len(keys) - 1)
@@ -231,7 +238,13 @@ def fill_trie(pieces: U8, starts: I64, keys: I64, children: I32, numbers: I32) -
 
 @numba.njit(cache=True, nogil=True)
 def lead_of(words: U8, start: Int, stop: Int) -> tuple[Int, Int]:
-    """Return which of LEADS a word begins with, -1 for other white space, and its length."""
+    """Return which of LEADS a word begins with, -1 for other white space, and its length.
+
+    Args:
+        words: uint8 (N,)
+        start: of the word, byte
+        stop: behind it
+    """
     end = start
     number = 0
     while end < stop and (words[end] == 32 or words[end] == 10):

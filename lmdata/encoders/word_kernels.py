@@ -46,7 +46,13 @@ _HALF = np.uint64(0xFFFFFFFF)
 
 @numba.njit(cache=True, nogil=True)
 def word_key(text: U8, start: Int, stop: Int) -> Int:
-    """Return the word itself if it has at most 8 bytes, else a hash of it."""
+    """Return the word itself if it has at most 8 bytes, else a hash of it.
+
+    Args:
+        text: uint8 (N,)
+        start: of the word, byte
+        stop: behind it, above `start`
+    """
     length = stop - start
     if length <= 8:
         if start + 8 <= len(text):
@@ -66,7 +72,15 @@ def word_key(text: U8, start: Int, stop: Int) -> Int:
 
 @numba.njit(cache=True, nogil=True)
 def are_equal(text: U8, start: Int, arena: U8, other: Int, length: Int) -> bool:
-    """Return whether two stretches of the same length, more than 8 bytes, are the same."""
+    """Return whether two stretches of the same length, more than 8 bytes, are the same.
+
+    Args:
+        text: uint8 (N,)
+        start: of the one, byte of `text`
+        arena: uint8 (M,)
+        other: where the other begins in it
+        length: of both, bytes
+    """
     done = 0
     while done + 8 < length:
         if load8(text, start + done) != load8(arena, other + done):
@@ -179,7 +193,10 @@ def cut_spaced_words(
 
 @numba.njit(cache=True, nogil=True)
 def find_candidate(key: np.uint64, mixed: np.uint64, length: Int, slots: U64) -> Int:
-    """Return the first word with this key and length, which a long word need not be; -1 if none."""
+    """Return the first word with this key and length, which a long word need not be; -1 if none.
+
+    Args: as `find_or_add` takes them
+    """
     mask = np.uint64(len(slots) // 2 - 1)
     slot = mixed & mask
     while True:
@@ -196,7 +213,17 @@ def find_candidate(key: np.uint64, mixed: np.uint64, length: Int, slots: U64) ->
 def find_candidates(
     num_words: Int, bounds: I64, keys: U64, slots: U64, starts: I64, arena: U8, numbers: I64
 ) -> None:
-    """Fill `numbers` for a batch of words and prefetch what is needed to verify the long ones."""
+    """Fill `numbers` for a batch of words and prefetch what is needed to verify the long ones.
+
+    Args:
+        num_words: of the batch
+        bounds: int64 (2 * BATCH,), from `cut_batch`
+        keys: uint64 (2 * BATCH,), from `cut_batch`
+        slots: as `find_or_add` takes it, and so `starts` and `arena`
+        starts: see `slots`
+        arena: see `slots`
+        numbers: int64 (BATCH,), filled: of each word that of a candidate, -1 for none
+    """
     for index in range(num_words):
         length = bounds[2 * index + 1] - bounds[2 * index]
         number = find_candidate(keys[2 * index], keys[2 * index + 1], length, slots)
@@ -330,7 +357,12 @@ def scan_words(
 
 @numba.njit(cache=True, nogil=True)
 def move_slots(slots: U64, larger: U64) -> None:
-    """Put every entry of a table into an empty larger one."""
+    """Put every entry of a table into an empty larger one.
+
+    Args:
+        slots: uint64 (2 * a power of two,)
+        larger: the same with more slots, all 0; filled
+    """
     mask = np.uint64(len(larger) // 2 - 1)
     for old in range(0, len(slots), 2):
         entry = slots[old + 1]

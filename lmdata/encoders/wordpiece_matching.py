@@ -202,7 +202,17 @@ def longest_piece(
     word: U8, start: Int, stop: Int,
     slots: U64, starts: I64, arena: U8, longest: Int,
 ) -> tuple[Int, Int]:  # fmt: skip
-    """Return number and end of the longest piece that [start, stop) begins with, -1 if none."""
+    """Return number and end of the longest piece that [start, stop) begins with, -1 if none.
+
+    Args:
+        word: uint8 (N,)
+        start: first byte
+        stop: behind the last
+        slots: as `match_words` takes it, and so what follows
+        starts: see `slots`
+        arena: see `slots`
+        longest: see `slots`
+    """
     for end in range(min(stop, start + longest), start, -1):
         key = word_key(word, start, end)
         mixed = hash_of(key, end - start)
@@ -218,7 +228,24 @@ def match_word(
     slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: Int,
     next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: Int,
 ) -> Int:  # fmt: skip
-    """Write the ids of one word at `used`; return how many, 0 if a part of it has no piece."""
+    """Write the ids of one word at `used`; return how many, 0 if a part of it has no piece.
+
+    Args:
+        word: uint8 (N,)
+        length: of the word, which begins at 0
+        ids: int64, written from `used` on, at most one id a byte
+        used: where to write
+        slots: as `match_words` takes it, and so all that follow
+        starts: see `slots`
+        arena: see `slots`
+        piece_ids: see `slots`
+        longest: see `slots`
+        next_slots: see `slots`
+        next_starts: see `slots`
+        next_arena: see `slots`
+        next_ids: see `slots`
+        next_longest: see `slots`
+    """
     number, end = longest_piece(word, 0, length, slots, starts, arena, longest)
     if number < 0:
         return 0

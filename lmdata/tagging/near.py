@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lmdata.columns import to_column
+from lmdata.batch import to_column
 
 WIDE_JACCARD = 0.5
 MOST_COMPARED = 32  # survivors of a band's group, the best ones: templates make groups of thousands

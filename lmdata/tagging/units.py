@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from lmdata.batch import to_column
 from lmdata.building.output import ALL_DOCUMENTS
 from lmdata.building.plan import Unit, UnitProgress, part_name, receipt_path
 from lmdata.building.units import count_in
-from lmdata.columns import to_column
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.files import write_atomically
 from lmdata.schema import ShardRecord, to_json

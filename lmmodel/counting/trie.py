@@ -102,7 +102,14 @@ def _is_sound(words: np.ndarray, first_child: np.ndarray, sizes: np.ndarray) -> 
 
 @numba.njit(cache=True, nogil=True)
 def find_child(words: np.ndarray, first_child: np.ndarray, node: int, word: int) -> np.int64:
-    """Return the child of a node by its last id, -1 if there is none."""
+    """Return the child of a node by its last id, -1 if there is none.
+
+    Args:
+        words: uint16 | uint32 (M,), as in `Trie`
+        first_child: uint32 (C + 1,), as in `Trie`
+        node: below the highest level
+        word: the id
+    """
     low, high = np.int64(first_child[node]), np.int64(first_child[node + 1])
     while low < high:
         middle = (low + high) >> 1
@@ -120,7 +127,16 @@ def advance(
     words: np.ndarray, first_child: np.ndarray, log_p: np.ndarray, log_backoff: np.ndarray,
     state: np.ndarray, word: int,
 ) -> float:  # fmt: skip
-    """Return the log-probability of an id after a state, nats, and move the state behind it."""
+    """Return the log-probability of an id after a state, nats, and move the state behind it.
+
+    Args:
+        words: as in `Trie`, and so the three that follow
+        first_child: see `words`
+        log_p: see `words`
+        log_backoff: see `words`
+        state: int64 (order - 1,), the nodes of the endings of 1, 2, ... ids; written
+        word: the id that comes next
+    """
     found = np.int64(word)  # the node of the longest n-gram with this id that is known
     result, length = 0.0, 0
     for index in range(len(state) - 1, -1, -1):  # contexts of `index` + 1 ids

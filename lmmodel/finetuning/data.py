@@ -12,13 +12,13 @@ import numpy as np
 
 from lmdata.order import permute
 from lmdata.tokenizer import Tokenizer
-from lmdata.xxh3 import hash_file
 from lmmodel.errors import FitError
+from lmmodel.families import ModelConfig
 from lmmodel.optimizing import LoraConfig, OptimizerConfig, Part, ScheduleConfig, check_lora
 from lmmodel.tasks.examples import Predictions, TaskExamples
 from lmmodel.tasks.known import find_task, read_task_file
 from lmmodel.tasks.task import AnyTask, Scores, encode_task, make_predictions
-from lmmodel.tasks.task_files import TaskFile, TaskFormat
+from lmmodel.tasks.task_files import TaskFile, TaskFormat, hash_task_file
 from lmmodel.texts import Integers
 
 
@@ -51,6 +51,10 @@ class FinetuneConfig:
     (nothing else), bias, or lora (thin pairs beside the matrices, added to them at the end)."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Of trainable=lora."""
+    model: ModelConfig | None = None
+    """Shape of a model that begins with random weights, where there is no run."""
+    vocab_size: int = 8000
+    """Pieces of a tokenizer that is learned from the training file at most, where none is given."""
     from_scratch: bool = False
     """Whether the model starts from random weights of the same shape, to compare."""
     evaluations_per_epoch: int = 1
@@ -66,6 +70,14 @@ class FinetuneConfig:
     """Share of the steps in which the rate rises, in [0, 1); then it falls to 0 in a line."""
     dropout: float = 0.1
     """Probability of dropout everywhere in the model, in [0, 1)."""
+    label_smoothing: float = 0.0
+    """Of sequence-to-sequence: share of a token's probability that all others have, in [0, 1)."""
+    prefix: str = ""
+    """Of sequence-to-sequence: text before every source, "translate English to German: "."""
+    max_target_length: int | None = None
+    """Of sequence-to-sequence: tokens of the longest target; None: as `max_seq_length`."""
+    num_beams: int = 1
+    """Of sequence-to-sequence: hypotheses that are followed for the scores, at least 1."""
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm, above 0; none: never."""
     micro_batch_tokens: int = 4096
@@ -92,6 +104,12 @@ class FinetuneConfig:
             raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 or none, got {self.patience}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.max_target_length is not None and self.max_target_length < 4:
+            raise ValueError(f"max_target_length must be at least 4, got {self.max_target_length}")
+        if self.num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
@@ -161,18 +179,19 @@ class TaskData:
         """C: logits of a sequence or token."""
         return self.task.num_outputs(self.labels)
 
-    def predict(self, logits: np.ndarray) -> Predictions:
+    def predict(self, logits: Any) -> Predictions:
         """Return what logits of the validation examples say about its rows."""
         return make_predictions(self.task, self.validation, logits, self.rows, self.labels)
 
-    def score(self, logits: np.ndarray) -> Scores:
+    def score(self, logits: Any) -> Scores:
         """Return the scores of logits of the validation examples."""
         return self.task.score(self.predict(logits), self.references, self.labels)
 
 
 def read_data(
-    config: FinetuneConfig, tokenizer: Tokenizer, train: Path, validation: Path | None
-) -> TaskData:
+    config: FinetuneConfig, tokenizer: Tokenizer, train: Path, validation: Path | None,
+    model: ModelConfig | None = None,
+) -> TaskData:  # fmt: skip
     """Return both files as examples, the labels taken from the training file.
 
     Args:
@@ -180,6 +199,7 @@ def read_data(
         tokenizer: of the model
         train: task file
         validation: task file, or None: a share of the training file
+        model: its shape; None: of one stream, whatever the task asks for
 
     Raises:
         TaskError: a column is missing, a label of the validation file is unknown, ...
@@ -189,8 +209,10 @@ def read_data(
     task, train_file = find_task(config.task), TaskFile(train, config.columns)
     train_rows = read_task_file(train_file, task, config.columns)
     settled = task.settle(train_rows)
+    if model is not None:
+        settled = settled.bound(tokenizer, model, config)
     labels, notes = settled.find_labels(train_rows), list(train_file.notes)
-    if settled is not task:
+    if settled.name != task.name:
         notes.append(f"{train}: learned as {settled.name}, which its labels are")
     if validation is None:
         train_rows, rows = split_rows(settled, train_rows, config)
@@ -199,7 +221,7 @@ def read_data(
         file = TaskFile(validation, config.validation_columns)
         rows = read_task_file(file, settled, config.validation_columns)
         notes += [note for note in file.notes if note not in notes]
-        notes += _remarks(train, validation)
+        notes += _remarks(train, validation, config.columns)
     settled.check_validation(train_rows, rows)
     wanted = settled.references(rows, labels)
     encode = functools.partial(
@@ -238,9 +260,10 @@ def split_rows(task: AnyTask, rows: Any, config: FinetuneConfig) -> tuple[Any, A
     return task.take_rows(rows, parts[0]), task.take_rows(rows, parts[1])
 
 
-def _remarks(train: Path, validation: Path) -> list[str]:
+def _remarks(train: Path, validation: Path, columns: TaskFormat) -> list[str]:
     """Return a remark where both files hold the same."""
-    if not train.samefile(validation) and hash_file(train) != hash_file(validation):
+    hashes = {hash_task_file(path, columns) for path in (train, validation)}
+    if len(hashes) > 1:
         return []
     return [
         f"{validation} is the training file: its scores say how well it is known by heart, not "
@@ -257,8 +280,11 @@ def best_score(config: FinetuneConfig, data: TaskData) -> str:
     num_logits = (
         len(data.validation) if data.task.is_over_sequences else len(data.validation.input_ids)
     )
+    blank: Any = np.zeros((num_logits, data.num_outputs), np.float32)
+    if data.task.writes:
+        blank = [np.zeros(0, np.int64)] * num_logits
     try:
-        known = data.score(np.zeros((num_logits, data.num_outputs), np.float32))
+        known = data.score(blank)
     except ValueError as error:
         raise FitError(f"{data.rows.path}: {error}") from error
     scores = [name for name in data.task.stopping_scores if name in known]

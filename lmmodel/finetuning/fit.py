@@ -34,7 +34,7 @@ MIN_POOLS = 8
 # A step is cut into so many on a CPU, whatever its cores, as dropout belongs to a micro-batch.
 CPU_MICRO_BATCHES = 2
 
-Scorer = Callable[[np.ndarray], Scores]
+Scorer = Callable[[Any], Scores]
 """Logits of the validation examples to scores."""
 
 
@@ -56,7 +56,7 @@ class Moment:
 
     epoch: float
     scores: Scores
-    logits: np.ndarray  # float32, of the validation examples
+    logits: Any  # float32, of the validation examples; of tasks that write, ids
     weights: dict[str, Tensor]  # on the CPU
 
 
@@ -107,7 +107,7 @@ def fit(
     if report is not None:
         report(FitProgress(seed=seed, step=0, num_steps=learner.num_steps, loss=None, best=None,
                            trained=learner.trained))  # fmt: skip
-    for rows in epoch_batches(train.lengths, config, seed):
+    for rows in epoch_batches(train.sizes, config, seed):
         losses.append(learner.learn(rows))
         if report is not None:
             value = None if best is None else best.scores[best_score]
@@ -241,7 +241,7 @@ class TaskLearner:
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            most = max(int(self.train.lengths[group].sum()) for group in groups)
+            most = max(int(self.train.sizes[group].sum()) for group in groups)
             raise MemoryLimitError(
                 f"a micro-batch of {most} tokens does not fit into memory: "
                 "set micro_batch_tokens or max_seq_length lower"
@@ -250,7 +250,7 @@ class TaskLearner:
 
     def _micro_batches(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the rows in the groups that are computed side by side, the same everywhere."""
-        lengths = self.train.lengths[rows]
+        lengths = self.train.sizes[rows]
         wanted = CPU_MICRO_BATCHES if self.device.type == "cpu" else 1
         num = min(wanted, int(lengths.sum()) // LEAST_TOKENS)
         groups = deal_rows(lengths, self.config.micro_batch_tokens, num)

@@ -106,7 +106,8 @@ def load_fine_tuned(path: Path | str, device: str = "auto") -> FineTuned:
     """
     path = Path(path)
     record, where = read_fine_tuned_record(path), resolve_device(device)
-    task = TASKS[record.task]
+    tokenizer = load_tokenizer(path)
+    task = TASKS[record.task].bound(tokenizer, record.model, record.config)
     model = TaskModel(record.model, task, task.num_outputs(record.labels))
     try:
         model.load_state_dict(load_tensors(path / WEIGHTS_NAME))
@@ -114,7 +115,7 @@ def load_fine_tuned(path: Path | str, device: str = "auto") -> FineTuned:
         raise CheckpointError(
             f"{path / WEIGHTS_NAME} does not hold the weights that {RECORD_NAME} describes: {error}"
         ) from error
-    return FineTuned(path, record, model.to(where).eval(), load_tokenizer(path), where)
+    return FineTuned(path, record, model.to(where).eval(), tokenizer, where)
 
 
 def read_fine_tuned_record(folder: Path) -> FineTunedRecord:

@@ -109,6 +109,19 @@ def pipeline_example(tag: str, folder: str, text: str) -> list[str]:
     ]
 
 
+def writing_example(folder: str) -> list[str]:
+    """Return lines that write about a text."""
+    return [
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(folder)})",
+        f"model = AutoModelForSeq2SeqLM.from_pretrained({json.dumps(folder)})",
+        'inputs = tokenizer("A text to try it on.", return_tensors="pt")',
+        "output = model.generate(**inputs, num_beams=4)",
+        "tokenizer.decode(output[0], skip_special_tokens=True)",
+    ]
+
+
 def answering_example(folder: str) -> list[str]:
     """Return lines that answer a question: transformers 5 has no pipeline for that."""
     return [

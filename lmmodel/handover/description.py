@@ -13,9 +13,9 @@ from lmdata.tokenizer import Tokenizer
 from lmdata.xxh3 import hash_file
 from lmmodel.families import ModelConfig
 from lmmodel.finetuning.folder import FineTuned
-from lmmodel.handover.card import Card, answering_example, pipeline_example
-from lmmodel.handover.settings import architecture
+from lmmodel.handover.card import Card, answering_example, pipeline_example, writing_example
 from lmmodel.handover.stock_families import stock_class, stock_family
+from lmmodel.handover.written import architecture
 from lmmodel.objectives import OBJECTIVES
 from lmmodel.record import WEIGHTS_NAME
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
@@ -53,7 +53,7 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
         difference: of logits to transformers; None where it is not installed
     """
     config = run.model.config
-    class_name = architecture(config)
+    class_name = architecture(config, objective=run.record.config.objective.name)
     tag, prompt = _what_for(run)
     return Card(
         title=f"{name}: {class_name}, {config.num_hidden_layers} x {config.hidden_size}",
@@ -62,7 +62,9 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
         tags=[config.family, "pretraining"],
         summary=f"A language model of {config.num_parameters:,} parameters, trained by "
         f"{_objective(run.record)}. {_opens(class_name)}",
-        example=pipeline_example(tag, name, prompt),
+        example=writing_example(name)
+        if config.traits.is_encoder_decoder
+        else pipeline_example(tag, name, prompt),
         tables={
             "Figures": held_out_figures(run.path),
             "Data": data_table(run.record, run.tokenizer),
@@ -77,9 +79,11 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
 
 def _what_for(run: Run) -> tuple[str, str]:
     """Return the pipeline that serves a pretrained model, and a text to try it on."""
+    if run.model.config.traits.is_encoder_decoder:
+        return "text2text-generation", ""
     if run.model.config.is_causal:
         return "text-generation", "The capital of"
-    if run.is_causal:  # of an encoder: it was never asked what a mask hides
+    if not run.objective.can_fill_masks:  # it was never asked what a mask hides
         return "feature-extraction", "The capital of France is Paris."
     mask = run.tokenizer.special_tokens.get("mask", "[MASK]")
     return "fill-mask", f"The capital of France is {mask}."
@@ -97,7 +101,9 @@ def describe_fine_tuned(tuned: FineTuned, name: str, difference: float | None) -
         tags=[config.family, record.task],
         summary=f"A model of {_num_weights(tuned):,} parameters, fine-tuned for {record.task}. "
         f"{_opens(class_name)}",
-        example=answering_example(name)
+        example=writing_example(name)
+        if tuned.task.writes
+        else answering_example(name)
         if not tuned.task.output_names(record.labels)
         else pipeline_example(tag, name, "A text to try it on."),
         tables={
@@ -120,6 +126,8 @@ def _opens(class_name: str) -> str:
 def _num_weights(tuned: FineTuned) -> int:
     """Return how many weights the stock class has: all but the unused vocabulary head."""
     named = tuned.model.named_parameters()
+    if tuned.task.writes:
+        return sum(weight.numel() for _, weight in named)
     return sum(w.numel() for name, w in named if not name.startswith("backbone.head."))
 
 
@@ -299,8 +307,15 @@ def _pretraining_notes(run: Run) -> list[str]:
     notes = []
     if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
-    if names := sorted(run.model.extras):
+    has_class = record.config.objective.name in stock_family(config.family).of_objectives
+    if (names := sorted(run.model.extras)) and not has_class:
         notes.append(f"Modules of the objective are left out: {', '.join(names)}.")
+    if names and has_class:
+        notes.append("The generator that it was trained with is in the folder generator/.")
+    if names and not has_class and not run.objective.can_fill_masks:
+        notes.append(
+            "Its vocabulary head was not trained: the model is there to be fine-tuned, or to embed."
+        )
     if run.is_causal and not config.is_causal:
         notes.append(
             "It was trained on next tokens only and the stock class sees both sides: "

@@ -69,6 +69,8 @@ class PaddedTransformer(nn.Module):
         model = copy.deepcopy(model).float().eval()
         self.config = model.config
         self.embeddings = model.embeddings
+        if self.config.has_projection:
+            self.projection = model.projection
         self.layers = model.layers
         for layer in self.layers:
             assert isinstance(layer.attention, Attention)
@@ -93,8 +95,10 @@ class PaddedTransformer(nn.Module):
             self._view(attention_mask, window, "local"),
         )
         x = self._embed(input_ids, token_type_ids)
-        for layer in self.layers:
-            x = layer(x, views)
+        if self.config.has_projection:
+            x = self.projection(x)
+        for i in range(self.config.num_hidden_layers):
+            x = self.layers[self.config.group(i)](x, views)
         hidden: Tensor = self.final_norm(x)
         return hidden
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lmmodel.batch import Batch, make_batch
+from lmmodel.batch import SOURCE, TARGET, Batch, batch_of, make_batch, make_stream
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.settings import (
@@ -24,6 +24,7 @@ from lmmodel.handover.settings import (
 )
 from lmmodel.handover.stock import read_weights
 from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.written import their_settings
 from lmmodel.model import Transformer
 from lmmodel.tasks.model import TaskModel
 
@@ -43,14 +44,21 @@ class Sample:
 
     ids: tuple[Tensor, ...]  # int64 (L,) each
     segments: tuple[Tensor, ...]  # int64 (L,) each: 0, then 1 where the model has segments
+    targets: tuple[Tensor, ...] = ()  # int64 (L',) each, of an encoder-decoder
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each sequence."""
-        return [len(row) for row in self.ids]
+        """Tokens of each sequence that logits are computed of."""
+        return [len(row) for row in self.targets or self.ids]
 
     def packed(self) -> Batch:
         """Return the sequences end to end."""
+        if self.targets:
+            streams = {
+                name: make_stream(torch.cat(rows), torch.tensor([len(row) for row in rows]))
+                for name, rows in ((SOURCE, self.ids), (TARGET, self.targets))
+            }
+            return batch_of(streams)
         return make_batch(
             torch.cat(self.ids), torch.tensor(self.lengths), token_type_ids=torch.cat(self.segments)
         )
@@ -58,7 +66,13 @@ class Sample:
     def padded(self, pad_id: int) -> dict[str, Tensor]:
         """Return the sequences as rows of equal length: int64 (B, L) each."""
         mask = [torch.ones_like(row) for row in self.ids]
+        targets = {
+            "decoder_input_ids": pad_sequence(
+                list(self.targets), batch_first=True, padding_value=pad_id
+            )
+        } if self.targets else {}  # fmt: skip
         return {
+            **targets,
             "input_ids": pad_sequence(list(self.ids), batch_first=True, padding_value=pad_id),
             "attention_mask": pad_sequence(mask, batch_first=True),
             "token_type_ids": pad_sequence(list(self.segments), batch_first=True),
@@ -78,15 +92,20 @@ def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sa
         ids = [torch.where(row == pad_id, (pad_id + 1) % config.vocab_size, row) for row in ids]
     has_segments = config.traits.has_segments and config.type_vocab_size > 1
     segments = [(torch.arange(n) > n // 2).long() * has_segments for n in lengths]
-    return Sample(tuple(ids), tuple(segments))
+    targets = tuple(ids[::-1]) if config.traits.is_encoder_decoder else ()
+    return Sample(tuple(ids), tuple(segments), targets)
 
 
 @torch.no_grad()
-def our_logits(model: Transformer | TaskModel, batch: Batch) -> list[Tensor]:
-    """Return every head's logits: of tokens (T, C), of sequences (B, C)."""
+def our_logits(
+    model: Transformer | TaskModel, batch: Batch, objective: str | None = None
+) -> list[Tensor]:
+    """Return every head's logits: of tokens (T, C) or (T,), of sequences (B, C)."""
     if isinstance(model, TaskModel):
         return [model(batch)]
     hidden = model(batch)
+    if objective in stock_family(model.config.family).of_objectives:
+        return [head(hidden) for name, head in model.extras.items() if name == "replaced"]
     logits: list[Tensor] = [model.lm_logits(hidden)]
     if model.config.has_nsp_head and stock_family(model.config.family).paired is not None:
         logits.append(model.nsp_logits(hidden[batch.first_positions]))
@@ -129,9 +148,8 @@ def _stock_settings(content: dict[str, Any], config_class: type) -> dict[str, An
     config = from_their_config(content)
     names = set(config_class().to_dict()) - set(PretrainedConfig().to_dict())
     names |= {*ROTARY_SETTINGS, *HEAD_SETTINGS}
-    settings = stock_family(config.family).settings
-    own = {their: getattr(config, our) for our, (their, _) in settings.items()}
-    own["pad_token_id"] = padding_id(content, config)
+    pad_id = padding_id(content, config)
+    own = {**their_settings(config, pad_id), "pad_token_id": pad_id}
     return {name: value for name, value in content.items() if name in names} | own
 
 
@@ -149,8 +167,8 @@ def stock_logits(folder: Path, class_name: str, sample: Sample, pad_id: int | No
     if pad_id is not None:
         return _heads(theirs, sample.padded(pad_id), sample.lengths, takes_segments)
     rows = [
-        Sample((ids,), (segments,))
-        for ids, segments in zip(sample.ids, sample.segments, strict=True)
+        Sample((sample.ids[i],), (sample.segments[i],), sample.targets[i : i + 1])
+        for i in range(len(sample.ids))
     ]
     outputs = [_heads(theirs, row.padded(0), row.lengths, takes_segments) for row in rows]
     return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
@@ -166,12 +184,13 @@ def _heads(
     if "start_logits" in output:
         found = [torch.stack([output.start_logits, output.end_logits], dim=-1)]
     elif "prediction_logits" in output:
-        found = [output.prediction_logits, output.seq_relationship_logits]
+        pairs = "seq_relationship_logits" if "seq_relationship_logits" in output else "sop_logits"
+        found = [output.prediction_logits, output[pairs]]
     else:
         found = [output.logits]
     return [
         torch.cat([row[:n] for row, n in zip(value, lengths, strict=True)])
-        if value.dim() == 3
+        if value.shape[:2] == inputs["input_ids"].shape
         else value
         for value in found
     ]
@@ -184,6 +203,7 @@ def check_parity(
     pad_id: int | None,
     *,
     remedy: str = REPORT,
+    objective: str | None = None,
 ) -> float | None:
     """Return the largest difference of logits between a model and a folder, opened stock.
 
@@ -195,6 +215,7 @@ def check_parity(
         class_name: of transformers
         pad_id: the folder's padding id
         remedy: what to do about a difference: who wrote the folder decides
+        objective: of a run, whose modules the class may have
 
     Returns:
         The largest absolute difference, or None where transformers is not installed.
@@ -205,7 +226,7 @@ def check_parity(
     if importlib.util.find_spec("transformers") is None:
         return None
     sample = make_sample(model.config, pad_id)
-    ours = our_logits(model, sample.packed())
+    ours = our_logits(model, sample.packed(), objective)
     theirs = stock_logits(folder, class_name, sample, pad_id)
     complaint = f"transformers computes other logits from {folder}"
     return largest_difference(ours, theirs, complaint, remedy)

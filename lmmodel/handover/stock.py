@@ -18,6 +18,7 @@ from torch import Tensor
 from lmdata.config import LFS_MARK
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmdata.xxh3 import hash_file, xxh3_128
+from lmmodel.encoder_decoder import build_model, outline_of
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.settings import (
@@ -26,15 +27,11 @@ from lmmodel.handover.settings import (
     padding_id,
     read_config,
     read_their_json,
-    to_their_config,
 )
-from lmmodel.handover.stock_families import (
-    REDUNDANT,
-    from_their_weights,
-    stock_family,
-    to_their_weights,
-)
-from lmmodel.model import Transformer, make_model
+from lmmodel.handover.stock_families import stock_family
+from lmmodel.handover.stock_weights import REDUNDANT, from_their_weights, to_their_weights
+from lmmodel.handover.written import to_their_config
+from lmmodel.model import Transformer
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.tasks.model import TaskModel
 from lmmodel.tasks.task import AnyTask
@@ -79,10 +76,11 @@ def export_model(
     config = model.config
     task = model.task if isinstance(model, TaskModel) else None
     state = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
-    theirs = to_their_config(config, _special_ids(tokenizer, config, task), task, labels)
+    theirs = to_their_config(config, _special_ids(tokenizer, config, task), task, labels, objective)
+    weights = to_their_weights(state, config, task, theirs.get("pad_token_id"), objective)
     if objective is not None:
         theirs[OBJECTIVE_KEY] = objective
-    write_folder(folder, theirs, to_their_weights(state, config, task), tokenizer, config)
+    write_folder(folder, theirs, weights, tokenizer, config)
     return theirs
 
 
@@ -92,9 +90,12 @@ def _special_ids(
     """Return the special ids by purpose.
 
     A stock GPT-2 finds the last token of a padded text by its padding id; where the tokenizer has
-    none, the end of a text, which no text holds, does.
+    none, the end of a text, which no text holds, does. What ends the texts of an encoder-decoder is
+    the separator where there is no end.
     """
     ids = tokenizer.special_ids
+    if config.traits.is_encoder_decoder and ids.get("eos") is None:
+        return ids | {"eos": ids.get("sep")}
     if task is not None and config.is_causal and ids.get("pad") is None:
         return ids | {"pad": ids.get("eos")}
     return ids
@@ -121,37 +122,42 @@ def import_model(folder: Path) -> Imported:
     """
     theirs = read_config(folder)
     config = from_their_config(theirs)  # first: nobody should fetch weights that can't be used
-    padding_id(theirs, config)
+    pad_id = padding_id(theirs, config)
     shapes = weight_shapes(folder)
     config = dataclasses.replace(config, has_nsp_head=_has_pooler(config, shapes))
-    check_shapes(folder, config, shapes)  # all by arithmetic: nothing that large was made yet
-    found = from_their_weights(read_weights(folder), config)
+    check_shapes(
+        folder, config, shapes, pad_id
+    )  # all by arithmetic: nothing that large was made yet
+    found = from_their_weights(read_weights(folder), config, pad_id)
     for name, weight in found.state.items():
         if not weight.isfinite().all():
             raise HuggingFaceError(
                 f"{name} in {folder} holds values that are no numbers: the weights are damaged, or "
                 "their training diverged"
             )
-    model = make_model(config, seed=0).eval()
+    model = build_model(config, seed=0).eval()
     model.load_state_dict(found.state, strict=False)
     return Imported(model, theirs, found.missing, found.unused)
 
 
-def check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(
+    folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]],
+    pad_id: int | None = None,
+) -> None:  # fmt: skip
     """Check that a folder's weights are those of the model that its config.json describes.
 
     Raises:
         HuggingFaceError: some are missing or of another shape, or what the model computes once,
             for all positions, would be larger than its weights
     """
-    if config.num_hidden_layers > len(shapes):
+    if config.num_hidden_groups > len(shapes):
         raise HuggingFaceError(
-            f"config.json says {config.num_hidden_layers} layers, {folder} holds {len(shapes)} "
+            f"config.json says {config.num_hidden_groups} layers, {folder} holds {len(shapes)} "
             "weights: is it that of these weights?"
         )
     outlines = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        found = from_their_weights(outlines, config)
+        found = from_their_weights(outlines, config, pad_id)
     except RuntimeError as error:
         raise HuggingFaceError(f"the weights in {folder} do not fit together: {error}") from error
     if lost := [name for name in found.missing if not name.startswith(HEADS)]:
@@ -160,7 +166,7 @@ def check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[i
             f"{lost[0]}: is config.json that of these weights?"
         )
     with torch.device("meta"):
-        outline = Transformer(config)
+        outline = outline_of(config)
     for name, parameter in outline.named_parameters():
         if name in found.state and found.state[name].shape != parameter.shape:
             raise HuggingFaceError(
@@ -245,6 +251,22 @@ def without_added_specials(tokenizer: Tokenizer) -> Tokenizer:
         return tokenizer
     definition = json.dumps({**tokenizer.definition, "post_processor": None})
     return Tokenizer(tokenizers.Tokenizer.from_str(definition), tokenizer.special_tokens)
+
+
+def with_frame(tokenizer: Tokenizer, before: Sequence[int], end: int) -> Tokenizer:
+    """Return the tokenizer that puts some ids before a text and an end behind it."""
+    usual = tokenizer.backend.encode("a").ids
+    plain = tokenizer.backend.encode("a", add_special_tokens=False).ids
+    if usual == [*before, *plain, end]:
+        return tokenizer
+    names = {id_: tokenizer.piece(id_) for id_ in (*before, end)}
+    single = [*[names[id_] for id_ in before], "$A", names[end]]
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, pair=[*single, "$B", names[end]],
+        special_tokens=[(name, id_) for id_, name in names.items()],
+    )  # fmt: skip
+    return Tokenizer(backend, tokenizer.special_tokens)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,72 +1,35 @@
-"""What transformers calls our families: classes, settings and weights, one record for each.
-
-`{i}` is a layer. Where one of our weights merges several of theirs along the rows, theirs are
-listed in that order. PyTorch is loaded by what handles weights, not by what reads settings.
-"""
+"""What transformers calls our families: classes, settings and weights, one record for each."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmmodel.errors import HuggingFaceError
-from lmmodel.families import ModelConfig
+from lmmodel.handover.stock_family import StockFamily, with_biases
+from lmmodel.handover.two_stacks import BART, T5, T5_V1_0
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lmmodel.tasks.task import AnyTask, StockClass
 
-Names = Mapping[str, tuple[str, ...]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class StockFamily:
-    """How a family is handed over, beside its traits in `lmmodel.families`."""
-
-    model_type: str
-    """What config.json calls it."""
-    class_prefix: str
-    """What the classes of tasks begin with."""
-    pretrained: str
-    """The class of a pretrained model."""
-    paired: str | None = None
-    """The same with a head for sentence pairs, None where there is no such class."""
-    settings: Mapping[str, tuple[str, Any]]
-    """Our setting: theirs, and what their class takes where config.json is silent."""
-    dropouts: tuple[str, ...] = ()
-    """Other settings of theirs that our one dropout is written to."""
-    fixed: Mapping[str, Any]
-    """Their settings that have one value here: a folder that says otherwise is refused."""
-    unwritten: Mapping[str, Any] = field(default_factory=dict)
-    """The same, of old versions only."""
-    of_heads: Mapping[str, Any] = field(default_factory=dict)
-    """Their settings of every task's head."""
-    token_ids: tuple[str, ...]
-    """Purposes of the special ids that config.json tells."""
-    prefix: str
-    """Of the base model's weights; checkpoints saved from it leave it out."""
-    names: Names
-    """Our weight: theirs."""
-    transform: Names = field(default_factory=dict)
-    """What transforms hidden states before a task's classifier."""
-    transforms_tokens: bool = True
-    """Whether that is so for tasks over tokens too."""
-    tied: Mapping[str, str]
-    """Our weight: the other name under which it may lie, alone or as a copy."""
-    is_transposed: bool = False
-    """Whether the matrices inside layers lie the other way round."""
-
-
-def with_biases(names: Names) -> dict[str, tuple[str, ...]]:
-    """Return the table with a `.bias` row after each `.weight` row."""
+def _bert_names(prefix: str) -> dict[str, tuple[str, ...]]:
+    """Return the names of BERT's embeddings and layers behind a prefix."""
+    layer = f"{prefix}.encoder.layer.{{i}}"
     return {
-        f"{ours}.{kind}": tuple(f"{name}.{kind}" for name in theirs)
-        for ours, theirs in names.items()
-        for kind in ("weight", "bias")
-    }
+        "embeddings.tokens.weight": (f"{prefix}.embeddings.word_embeddings.weight",),
+        "embeddings.positions.weight": (f"{prefix}.embeddings.position_embeddings.weight",),
+        **with_biases({
+            "embeddings.norm": (f"{prefix}.embeddings.LayerNorm",),
+            "layers.{i}.attention.qkv": tuple(
+                f"{layer}.attention.self.{name}" for name in ("query", "key", "value")
+            ),
+            "layers.{i}.attention.output": (f"{layer}.attention.output.dense",),
+            "layers.{i}.attention_norm": (f"{layer}.attention.output.LayerNorm",),
+            "layers.{i}.mlp.input": (f"{layer}.intermediate.dense",),
+            "layers.{i}.mlp.output": (f"{layer}.output.dense",),
+            "layers.{i}.mlp_norm": (f"{layer}.output.LayerNorm",),
+        }),
+    }  # fmt: skip
 
 
 BERT = StockFamily(
@@ -97,22 +60,10 @@ BERT = StockFamily(
     token_ids=("pad",),
     prefix="bert.",
     names={
-        "embeddings.tokens.weight": ("bert.embeddings.word_embeddings.weight",),
+        **_bert_names("bert"),
         "embeddings.segments.weight": ("bert.embeddings.token_type_embeddings.weight",),
-        "embeddings.positions.weight": ("bert.embeddings.position_embeddings.weight",),
         "head.bias": ("cls.predictions.bias",),
         **with_biases({
-            "embeddings.norm": ("bert.embeddings.LayerNorm",),
-            "layers.{i}.attention.qkv": (
-                "bert.encoder.layer.{i}.attention.self.query",
-                "bert.encoder.layer.{i}.attention.self.key",
-                "bert.encoder.layer.{i}.attention.self.value",
-            ),
-            "layers.{i}.attention.output": ("bert.encoder.layer.{i}.attention.output.dense",),
-            "layers.{i}.attention_norm": ("bert.encoder.layer.{i}.attention.output.LayerNorm",),
-            "layers.{i}.mlp.input": ("bert.encoder.layer.{i}.intermediate.dense",),
-            "layers.{i}.mlp.output": ("bert.encoder.layer.{i}.output.dense",),
-            "layers.{i}.mlp_norm": ("bert.encoder.layer.{i}.output.LayerNorm",),
             "head.dense": ("cls.predictions.transform.dense",),
             "head.norm": ("cls.predictions.transform.LayerNorm",),
             "nsp_head.pooler": ("bert.pooler.dense",),
@@ -222,7 +173,133 @@ GPT2 = StockFamily(
     is_transposed=True,
 )  # fmt: skip
 
-STOCK_FAMILIES = {"bert": BERT, "modern": MODERN, "gpt2": GPT2}
+ROBERTA = StockFamily(
+    model_type="roberta",
+    class_prefix="Roberta",
+    pretrained="RobertaForMaskedLM",
+    settings={
+        **{our: their for our, their in BERT.settings.items() if our != "type_vocab_size"},
+        "vocab_size": ("vocab_size", 50265),
+    },
+    fixed=BERT.fixed,
+    unwritten={"position_embedding_type": "absolute"},
+    written={"type_vocab_size": 1},
+    token_ids=("pad", "bos", "eos"),
+    prefix="roberta.",
+    names={
+        **_bert_names("roberta"),
+        "head.bias": ("lm_head.bias",),
+        **with_biases({
+            "head.dense": ("lm_head.dense",),
+            "head.norm": ("lm_head.layer_norm",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("classifier.dense",)}),
+    transforms_tokens=False,
+    tied={
+        "embeddings.tokens.weight": "lm_head.decoder.weight",
+        "head.bias": "lm_head.decoder.bias",
+    },
+    summands={"embeddings.positions.weight": "roberta.embeddings.token_type_embeddings.weight"},
+    follows_padding=True,
+    default_pad_id=1,
+)  # fmt: skip
+
+_GROUP = "albert.encoder.albert_layer_groups.{i}.albert_layers.0"
+
+ALBERT = StockFamily(
+    model_type="albert",
+    class_prefix="Albert",
+    pretrained="AlbertForMaskedLM",
+    paired="AlbertForPreTraining",
+    settings={
+        **BERT.settings,
+        "vocab_size": ("vocab_size", 30000),
+        "embedding_size": ("embedding_size", 128),
+        "hidden_size": ("hidden_size", 4096),
+        "num_hidden_groups": ("num_hidden_groups", 1),
+        "num_attention_heads": ("num_attention_heads", 64),
+        "intermediate_size": ("intermediate_size", 16384),
+        "dropout": ("hidden_dropout_prob", 0.0),
+        "attention_dropout": ("attention_probs_dropout_prob", 0.0),
+    },
+    dropouts=("classifier_dropout_prob",),
+    fixed={"hidden_act": "gelu_new", "inner_group_num": 1, "tie_word_embeddings": True},
+    unwritten={"position_embedding_type": "absolute"},
+    classifier_dropout="classifier_dropout_prob",
+    token_ids=("pad", "bos", "eos"),
+    prefix="albert.",
+    names={
+        "embeddings.tokens.weight": ("albert.embeddings.word_embeddings.weight",),
+        "embeddings.segments.weight": ("albert.embeddings.token_type_embeddings.weight",),
+        "embeddings.positions.weight": ("albert.embeddings.position_embeddings.weight",),
+        "head.bias": ("predictions.bias",),
+        **with_biases({
+            "embeddings.norm": ("albert.embeddings.LayerNorm",),
+            "projection": ("albert.encoder.embedding_hidden_mapping_in",),
+            "layers.{i}.attention.qkv": tuple(
+                f"{_GROUP}.attention.{name}" for name in ("query", "key", "value")
+            ),
+            "layers.{i}.attention.output": (f"{_GROUP}.attention.dense",),
+            "layers.{i}.attention_norm": (f"{_GROUP}.attention.LayerNorm",),
+            "layers.{i}.mlp.input": (f"{_GROUP}.ffn",),
+            "layers.{i}.mlp.output": (f"{_GROUP}.ffn_output",),
+            "layers.{i}.mlp_norm": (f"{_GROUP}.full_layer_layer_norm",),
+            "head.dense": ("predictions.dense",),
+            "head.norm": ("predictions.LayerNorm",),
+            "nsp_head.pooler": ("albert.pooler",),
+            "nsp_head.classifier": ("sop_classifier.classifier",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("albert.pooler",)}),
+    transforms_tokens=False,
+    tied={
+        "embeddings.tokens.weight": "predictions.decoder.weight",
+        "head.bias": "predictions.decoder.bias",
+    },
+)  # fmt: skip
+
+ELECTRA = StockFamily(
+    model_type="electra",
+    class_prefix="Electra",
+    pretrained="ElectraForMaskedLM",
+    of_objectives={
+        "rtd": ("ElectraForPreTraining", with_biases({
+            "extras.replaced.dense": ("discriminator_predictions.dense",),
+            "extras.replaced.classifier": ("discriminator_predictions.dense_prediction",),
+        })),
+    },
+    settings={
+        **BERT.settings,
+        "embedding_size": ("embedding_size", 128),
+        "hidden_size": ("hidden_size", 256),
+        "num_attention_heads": ("num_attention_heads", 4),
+        "intermediate_size": ("intermediate_size", 1024),
+    },
+    fixed=BERT.fixed,
+    unwritten={"position_embedding_type": "absolute"},
+    token_ids=("pad",),
+    prefix="electra.",
+    names={
+        **_bert_names("electra"),
+        "embeddings.segments.weight": ("electra.embeddings.token_type_embeddings.weight",),
+        "head.bias": ("generator_lm_head.bias",),
+        **with_biases({
+            "projection": ("electra.embeddings_project",),
+            "head.dense": ("generator_predictions.dense",),
+            "head.norm": ("generator_predictions.LayerNorm",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("classifier.dense",)}),
+    transforms_tokens=False,
+    tied={"embeddings.tokens.weight": "generator_lm_head.weight"},
+)  # fmt: skip
+
+STOCK_FAMILIES = {
+    "bert": BERT, "modern": MODERN, "gpt2": GPT2, "roberta": ROBERTA, "albert": ALBERT,
+    "electra": ELECTRA,
+    "t5": T5, "t5-v1.0": T5_V1_0, "bart": BART,
+}  # fmt: skip
 """By our name of the family."""
 
 
@@ -253,137 +330,3 @@ def stock_class(task: AnyTask) -> StockClass:
     if task.stock is None:
         raise HuggingFaceError(f"transformers has no class for {task.name}: it can't be exported")
     return task.stock
-
-
-# Weights.
-
-
-# Copies of other weights, and constants that old versions stored.
-REDUNDANT = re.compile(
-    r"cls\.predictions\.decoder\.(weight|bias)|decoder\.weight|lm_head\.weight"
-    r"|(bert\.)?embeddings\.position_ids|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
-)
-
-
-def name_pairs(config: ModelConfig) -> Names:
-    """Return their names of each of our weights that their architecture has."""
-    pairs: dict[str, tuple[str, ...]] = {}
-    for ours, theirs in stock_family(config.family).names.items():
-        is_left_out = ours.startswith("nsp_head.") and not config.has_nsp_head
-        for i in range(config.num_hidden_layers if "{i}" in ours else 1):
-            has_no_norm = not config.traits.has_first_norm and i == 0 and ".attention_norm." in ours
-            if not is_left_out and not has_no_norm:
-                pairs[ours.format(i=i)] = tuple(name.format(i=i) for name in theirs)
-    return pairs
-
-
-def task_name_pairs(config: ModelConfig, task: AnyTask) -> Names:
-    """Return their names of each weight of a `TaskModel` that their class for the task has."""
-    trunk = {
-        f"backbone.{ours}": theirs
-        for ours, theirs in name_pairs(config).items()
-        if not ours.startswith(("head.", "nsp_head."))
-    }
-    family, stock = stock_family(config.family), stock_class(task)
-    is_transformed = task.is_over_sequences or family.transforms_tokens
-    classifier = stock.classifier(config.family)
-    kinds = ("weight", "bias") if stock.has_bias(config.family) else ("weight",)
-    head = {f"head.classifier.{kind}": (f"{classifier}.{kind}",) for kind in kinds}
-    return {**trunk, **(family.transform if is_transformed else {}), **head}
-
-
-def is_transposed(config: ModelConfig, name: str) -> bool:
-    """Whether their weight is the transpose of ours: GPT-2's matrices inside layers."""
-    is_matrix = name.removeprefix("backbone.").startswith("layers.") and name.endswith((
-        "qkv.weight", "output.weight", "input.weight"))  # fmt: skip
-    return stock_family(config.family).is_transposed and is_matrix
-
-
-def to_their_weights(
-    state: Mapping[str, Tensor], config: ModelConfig, task: AnyTask | None = None
-) -> dict[str, Tensor]:
-    """Return the weights under their names; fixed sinusoids become their position table.
-
-    Args:
-        state: our weights by our names, of a `Transformer`, or of a `TaskModel` if there is a task
-        config: of the model that they belong to
-        task: of the head
-    """
-    pairs = name_pairs(config) if task is None else task_name_pairs(config, task)
-    if config.positions == "sinusoidal":
-        from lmmodel.model import sinusoids
-
-        table = sinusoids(config.max_position_embeddings, config.hidden_size)
-        prefix = "" if task is None else "backbone."
-        state = {**state, f"{prefix}embeddings.positions.weight": table}
-    weights: dict[str, Tensor] = {}
-    for ours, theirs in pairs.items():
-        weight = state[ours].T if is_transposed(config, ours) else state[ours]
-        parts = weight.chunk(len(theirs))
-        weights |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
-    return weights
-
-
-@dataclass(frozen=True)
-class Translation:
-    """Weights under our names, and what did not fit."""
-
-    state: dict[str, Tensor]  # float32
-    missing: list[str]  # ours that theirs do not have
-    unused: list[str]  # theirs that have no place here
-
-
-def from_their_weights(weights: Mapping[str, Tensor], config: ModelConfig) -> Translation:
-    """Return our weights, in float32.
-
-    Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known; a
-    weight that two names share may lie under either of them.
-
-    Raises:
-        HuggingFaceError: two names of one weight hold different numbers
-    """
-    import torch
-
-    family = stock_family(config.family)
-    known = {_new_name(name): tensor for name, tensor in weights.items()}
-    used: set[str] = set()
-    state: dict[str, Tensor] = {}
-    missing: list[str] = []
-    for ours, theirs in name_pairs(config).items():
-        names = [name if name in known else name.removeprefix(family.prefix) for name in theirs]
-        if (copy := family.tied.get(ours)) in known:
-            names = _either(known, names[0], copy)
-        if not all(name in known for name in names):
-            missing.append(ours)
-            continue
-        used |= set(names)
-        parts = [known[name] for name in names]
-        weight = torch.cat(parts) if len(parts) > 1 else parts[0]
-        weight = weight.T if is_transposed(config, ours) else weight
-        state[ours] = weight.float().contiguous()
-    unused = [name for name in known if name not in used and not REDUNDANT.fullmatch(name)]
-    return Translation(state, missing, unused)
-
-
-def _either(weights: Mapping[str, Tensor], name: str, copy: str) -> list[str]:
-    """Return the name under which a weight lies that has two.
-
-    Raises:
-        HuggingFaceError: both are there and differ: the model has a vocabulary head of its own
-    """
-    original = weights.get(name)
-    if original is None:
-        return [copy]
-    if not original.is_meta and not original.equal(weights[copy]):
-        raise HuggingFaceError(
-            f"{copy} differs from {name}, of which it is a copy in the models that import takes: "
-            "a head with a vocabulary of its own is not supported"
-        )
-    return [name]
-
-
-def _new_name(name: str) -> str:
-    """Return what transformers 4 and 5 call a weight of BERT's first checkpoints."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )

@@ -26,28 +26,31 @@ from torch import Tensor
 
 from lmmodel.batch import Batch
 from lmmodel.cores import dropout
-from lmmodel.layers.buckets import (
+from lmmodel.layers.masks import (
     Bucket,
     Filled,
+    Mask,
+    Side,
+    band,
+    bucket_seen,
     equal_buckets,
     pad,
     padded_rows,
+    padded_rows_of,
+    padded_seen,
+    places,
     put_rows,
     rounded_buckets,
     unpad,
 )
-from lmmodel.layers.masks import Mask, Side, band, bucket_seen, padded_rows_of, padded_seen, places
 
 Kernel = Literal["reference", "dense", "buckets", "padded", "varlen"]
 
 # torch 2.10 brought `varlen_attn` with `is_causal`; 2.11 and later take `window_size` instead.
 VARLEN_TAKES_WINDOW = torch.__version__ >= "2.11"
 
-# What buckets are rounded for; float32 products take any shape at once.
-ROUNDED = {torch.bfloat16}
-
-# Scores of all heads that a bucket has at most: 1 MiB in bf16, which stays in a core's cache.
-CACHED_SCORES = 2**19
+ROUNDED = {torch.bfloat16}  # buckets are rounded for it; float32 products take any shape at once
+CACHED_SCORES = 2**19  # in a bucket at most, of all heads: 1 MiB of bf16 stays in a core's cache
 
 
 def attention(

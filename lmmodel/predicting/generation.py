@@ -17,6 +17,7 @@ from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
 from lmmodel.layers.attention import KeyValues
 from lmmodel.trained import Run, check_finite, encode_given
+from lmmodel.writing import check_drawing, sample
 
 # Places, over all prompts of a batch, whose keys and values are remembered at once.
 _MAX_PLACES = 32_768
@@ -42,12 +43,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        check_drawing(self)
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise ValueError(
                 "temperature=0 always takes the most likely token, so top_k and top_p have no "
@@ -254,32 +250,3 @@ def _end_id(run: Run) -> int | None:
     special_ids = run.tokenizer.special_ids
     name = "eos" if run.is_causal and special_ids["eos"] is not None else "sep"
     return special_ids[name]
-
-
-def sample(logits: Tensor, points: Tensor, config: GenerationConfig) -> Tensor:
-    """Return the tokens at some points of the cumulative distributions, likeliest tokens first.
-
-    Temperature, then top-k, then top-p, as in transformers.
-
-    Args:
-        logits: float32 (S, V)
-        points: float64 (S,) in (0, 1), uniform
-        config: temperature above 0
-
-    Returns:
-        int64 (S,)
-
-    Example:
-        >>> logits = torch.tensor([[0.0, 2.0, 1.0]] * 2)
-        >>> sample(logits, torch.tensor([0.5, 0.9]).double(), GenerationConfig(top_k=2)).tolist()
-        [1, 2]
-    """
-    num_kept = min(config.top_k or logits.shape[1], logits.shape[1])
-    best, tokens = torch.topk(logits.double() / config.temperature, num_kept, dim=1)
-    probabilities = best.softmax(dim=1)  # (S, k), descending
-    if config.top_p is not None:
-        before = probabilities.cumsum(dim=1) - probabilities
-        probabilities = probabilities.where(before < config.top_p, 0.0)
-    cumulative = probabilities.cumsum(dim=1)
-    place = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True)
-    return tokens.gather(1, place.clamp(max=num_kept - 1))[:, 0]

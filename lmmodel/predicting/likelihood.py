@@ -1,4 +1,4 @@
-"""How likely a model finds texts, in nats (natural logarithms).
+"""What a model makes of whole texts: how likely it finds them, in nats, and one vector for each.
 
 A causal model gives the log-likelihood: the sum over tokens of log p(token | those before it). A
 masked model gives the pseudo-log-likelihood (Salazar et al., "Masked language model scoring", ACL
@@ -6,8 +6,8 @@ masked model gives the pseudo-log-likelihood (Salazar et al., "Masked language m
 token masked. Copies of equal length are packed into large batches, and copies that are equal, as
 those of two texts that differ in the masked word only, are computed once.
 
-A text longer than the model takes is read in windows that overlap by half, each token scored in the
-first window that has it.
+A text longer than the model takes is read in windows: for likelihoods they overlap by half, each
+token scored in the first window that has it; for vectors they lie side by side.
 """
 
 from __future__ import annotations
@@ -144,6 +144,8 @@ def token_scores(
         DivergedError: the model gives none
     """
     make_jobs = _next_token_jobs if run.is_causal else _masked_jobs
+    if run.objective.token_scores is not None:
+        make_jobs = _own_jobs
     scores = np.full(len(encoded.ids), np.nan)
     num_done = 0
     jobs = make_jobs(run, encoded, frame, windows)
@@ -160,6 +162,9 @@ def _score(model: Transformer, job: _Job, run: Run) -> tuple[np.ndarray, np.ndar
     """Return the tokens of a job and their log-probabilities, float64 (P,)."""
     device = run.device
     hidden = model(job.batch.to(device), is_causal=run.is_causal, rows=job.rows.to(device))
+    own = run.objective.token_scores
+    if own is not None:
+        return job.tokens, own(model, hidden).double().cpu().numpy()
     sources, labels = job.sources.to(device), job.labels.to(device)
     values = label_log_probabilities(model, hidden, sources, labels)
     return job.tokens, values.double().cpu().numpy()
@@ -189,6 +194,31 @@ def _next_token_jobs(run: Run, encoded: TextIds, frame: Frame, windows: Windows)
                 labels=torch.from_numpy(encoded.ids[flat].astype(np.int64)),
                 tokens=flat,
             )
+
+
+def _own_jobs(run: Run, encoded: TextIds, frame: Frame, windows: Windows) -> Iterator[_Job]:
+    """Yield batches of windows, shortest first, each token judged where it stands."""
+    lengths = windows.lengths + frame.num_tokens
+    starts, new_starts = _places(encoded, windows)
+    for group in split_by_tokens(lengths, batch_tokens(run.device)):
+        tokens = [np.arange(starts[w], starts[w] + windows.lengths[w]) for w in group]
+        begins = np.cumsum(lengths[group]) - lengths[group] + len(frame.before)
+        rows = [begin + np.arange(len(own)) for begin, own in zip(begins, tokens, strict=True)]
+        is_new = np.concatenate(
+            [own >= new_starts[window] for window, own in zip(group, tokens, strict=True)]
+        )
+        flat, places = np.concatenate(tokens)[is_new], np.concatenate(rows)[is_new]
+        ids = [np.concatenate([frame.before, encoded.ids[own], frame.after]) for own in tokens]
+        yield _Job(
+            batch=make_batch(
+                torch.from_numpy(np.concatenate(ids).astype(np.int64)),
+                torch.from_numpy(lengths[group]),
+            ),
+            rows=torch.from_numpy(places),
+            sources=torch.arange(len(flat)),
+            labels=torch.from_numpy(encoded.ids[flat].astype(np.int64)),
+            tokens=flat,
+        )
 
 
 def _places(encoded: TextIds, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
@@ -267,3 +297,92 @@ def _copy(
         labels=ids[window, place][order],
         tokens=tokens[window, place][order],
     )
+
+
+# ---- Vectors: the mean of the last layer over the tokens
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """Of N texts."""
+
+    vectors: np.ndarray  # float32 (N, D)
+    num_windowed: int  # texts longer than the model takes
+
+
+def embed(
+    run: Run,
+    texts: Sequence[str] | TextIds,
+    *,
+    normalize: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> TextVectors:
+    """Return the mean of the last layer over the tokens of each text.
+
+    Special tokens around the text count, as in the mean pooling of sentence-transformers. A text
+    longer than the model takes is read in windows side by side; the mean is over all of them.
+
+    Args:
+        run: any model
+        texts: each with a token at least; or their ids
+        normalize: whether vectors get length 1, so that their product is the cosine
+        progress: called with windows finished and their number
+
+    Raises:
+        FitError: a text is empty
+    """
+    encoded = texts if isinstance(texts, TextIds) else encode_given(run.tokenizer, texts)
+    frame = frame_of(run)
+    most = run.model.config.max_position_embeddings - frame.num_tokens
+    if most < 1:
+        raise FitError(f"the model takes {most + frame.num_tokens} tokens: too few for any text")
+    windows = cut_windows(encoded.lengths, np.full(len(encoded), most), 0)
+    sums = np.zeros((len(encoded), run.model.config.hidden_size))
+    model, num_done = run.prepared(), 0
+    groups = _groups(encoded, frame, windows, batch_tokens(run.device))
+    jobs = map_batches(lambda job: (job[0], _sum_tokens(model, job[1], run)), groups, run.device)
+    for group, own in jobs:
+        np.add.at(sums, windows.sequence[group], own)
+        num_done += len(group)
+        if progress is not None:
+            progress(num_done, len(windows.sequence))
+    counts = np.bincount(
+        windows.sequence, windows.lengths + frame.num_tokens, minlength=len(encoded)
+    )
+    check_finite(run, sums)
+    vectors = sums / counts[:, None]
+    if normalize:
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return TextVectors(vectors.astype(np.float32), windows.num_cut)
+
+
+def _groups(
+    encoded: TextIds, frame: Frame, windows: Windows, most: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield window numbers and their batch, shortest first."""
+    lengths = windows.lengths + frame.num_tokens
+    before, after = np.array(frame.before, np.int64), np.array(frame.after, np.int64)
+    starts = encoded.offsets[:-1][windows.sequence] + windows.starts
+    stops = starts + windows.lengths
+    for group in split_by_tokens(lengths, most):
+        parts = [
+            part
+            for window in group
+            for part in (
+                before,
+                encoded.ids[starts[window] : stops[window]],
+                after,
+            )
+        ]
+        ids = torch.from_numpy(np.concatenate(parts))
+        yield group, make_batch(ids, torch.from_numpy(lengths[group]))
+
+
+def _sum_tokens(model: Transformer, batch: Batch, run: Run) -> np.ndarray:
+    """Return the sum over the tokens of each sequence: float64 (S, D)."""
+    batch = batch.to(run.device)
+    hidden = model(batch, is_causal=run.is_causal).double()  # (T, D)
+    sequences = torch.arange(batch.num_sequences, device=run.device)
+    sequence = torch.repeat_interleave(sequences, batch.cu_seqlens.diff().long())
+    sums = hidden.new_zeros(batch.num_sequences, hidden.shape[1]).index_add_(0, sequence, hidden)
+    return np.asarray(sums.cpu().numpy())

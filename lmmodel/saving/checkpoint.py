@@ -181,6 +181,10 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put saved weights into a model.
 
+    Args:
+        model: its parameters are written, on whatever device they are
+        tensors: of the same names and shapes
+
     Raises:
         CheckpointError: they belong to another model
     """

@@ -18,6 +18,7 @@ from lmdata.config import json_text
 from lmdata.files import write_atomically
 from lmmodel.errors import RunError
 
+MAIN_LOSS = "lm_loss"  # in metrics.jsonl the loss of the first term, whatever that is called
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -143,7 +144,7 @@ def plot_losses(
 
     train, held_out = (
         [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
-        for name in ("lm_loss", "validation_loss")
+        for name in (MAIN_LOSS, "validation_loss")
     )
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()

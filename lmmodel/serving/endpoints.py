@@ -1,52 +1,154 @@
-"""Our own addresses, one for each verb of the command line, and the list of all."""
+"""What is asked at each address: fields of a request, the question that they make, the answer told.
+
+One declaration of each checks requests, is described in OpenAPI's words, and is served.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lmmodel.predicting.answering import Answered
-from lmmodel.predicting.embedding import Embeddings
-from lmmodel.predicting.generation import Generation
-from lmmodel.predicting.likelihood import Likelihoods
+from lmmodel.predicting.generation import Generation, GenerationConfig
+from lmmodel.predicting.likelihood import Likelihoods, TextVectors
 from lmmodel.predicting.mask_filling import Filling
-from lmmodel.serving.as_openai import OPENAI
-from lmmodel.serving.endpoint import (
-    ANSWERS,
-    MAYBE,
-    MODEL,
-    MOST_NEW_TOKENS,
-    MOST_TEXTS,
-    MOST_WORDS,
-    NUMBER,
-    SAMPLING,
-    STRINGS,
-    TEXT,
-    TEXTS,
-    TRUNCATE,
-    WHOLE,
-    Asked,
-    Endpoint,
-    Streaming,
-    Values,
-    list_of,
-    listed,
-    object_of,
-    sampling_config,
+from lmmodel.serving.fields import (
+    AnyOf,
+    Field,
+    Fields,
+    Flag,
+    InvalidError,
+    Many,
+    Number,
+    String,
+    Whole,
 )
-from lmmodel.serving.fields import AnyOf, Field, Flag, Many, Text, Whole
-from lmmodel.serving.questions import Embed, FillMask, Generate, Score
+from lmmodel.serving.questions import AnyQuestion, Embed, FillMask, Generate, Score
 from lmmodel.serving.task_questions import Answer, Classify, Tag
 
-# ---- Endpoints
+MOST_TEXTS = 2048
+MOST_WORDS = 10_000
+MOST_PROMPTS = 16
+MOST_NEW_TOKENS = 4096
+SEEDS = 2**63 - 1
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """How a generation is told piece by piece.
+
+    Attributes:
+        stops: texts at which a continuation ends, which are not part of it
+        piece: (index, text) to the event of it
+        last: (index, text of the whole, generation or None where a stop came) to its last event
+    """
+
+    stops: tuple[str, ...] = ()
+    piece: Callable[[int, str], Any] = field(default=lambda index, text: None)
+    last: Callable[[int, str, Generation | None], Any] = field(
+        default=lambda index, text, found: None
+    )
+    ends_with_done: bool = False  # a line that says so, as OpenAI's clients expect
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a request asks of a model, and how the answer is told."""
+
+    question: AnyQuestion
+    tell: Callable[[Any, str, int], Any]
+    """(answer, model's name, tokens of the request) to JSON."""
+    streaming: Streaming | None = None  # where the client wants it piece by piece
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One address that asks a model something."""
+
+    path: str
+    about: str
+    kind: type[AnyQuestion]
+    fields: Fields
+    ask: Callable[[Values], Asked]
+    answer: Mapping[str, Any]  # JSON Schema of what is told
+
+
+# ---- Fields that several have
+
+MODEL = Field(String(most=200), "Name of a model; may be left out where only one can do this.")
+TEXTS = Field(
+    AnyOf((String(), Many(String(), MOST_TEXTS))), "A text, or a list of texts.", is_needed=True
+)
+TRUNCATE = Field(
+    Flag(), "Cut texts that are longer than the model was fine-tuned with.", default=False
+)
+
+
+def listed(value: Any) -> list[Any]:
+    """Return one item as a list of it.
+
+    Example:
+        >>> listed("a"), listed(["a"])
+        (['a'], ['a'])
+    """
+    return value if isinstance(value, list) else [value]
+
+
+# ---- JSON Schema of answers
+
+TEXT, WHOLE, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
+MAYBE = {"type": ["number", "null"]}
+COUNTS = {"type": "object", "additionalProperties": WHOLE}
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    """Return the schema of an object that has all of these."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def list_of(item: Any) -> dict[str, Any]:
+    """Return the schema of a list."""
+    return {"type": "array", "items": item}
+
+
+USAGE = object_of(prompt_tokens=WHOLE, total_tokens=WHOLE)
+VECTOR = {"anyOf": [list_of(NUMBER), {**TEXT, "description": "base64 of float32"}]}
+
+
+def sampling_config(**settings: Any) -> GenerationConfig:
+    """Return how tokens are chosen; what contradicts is told by its field."""
+    try:
+        return GenerationConfig(**{n: v for n, v in settings.items() if v is not None})
+    except ValueError as error:
+        raise InvalidError(str(error), "temperature") from error
+
+
+SAMPLING = {
+    "temperature": Field(
+        Number(0, 100), "Above 1 more surprising, below less, 0 always the likeliest.", default=1.0
+    ),
+    "top_p": Field(Number(0, 1, is_open=True), "Draw from the likeliest of this probability."),
+    "seed": Field(Whole(0, SEEDS), "Of the draws: the same seed, the same text.", default=0),
+    "stream": Field(Flag(), "Whether the text comes piece by piece.", default=False),
+}
+STRINGS = AnyOf((String(), Many(String(), MOST_PROMPTS)))
+ANSWERS = object_of(model=TEXT, texts=list_of({"type": "object"}), counts=COUNTS, num_tokens=WHOLE)
+CHOICE = object_of(index=WHOLE, text=TEXT, finish_reason={"type": ["string", "null"]})
+
+
+# ---- The addresses
 
 
 def _embed(values: Values) -> Asked:
     question = Embed(texts=listed(values["texts"]), normalize=values["normalize"])
 
-    def tell(found: Embeddings, model: str, num_tokens: int) -> Any:
+    def tell(found: TextVectors, model: str, num_tokens: int) -> Any:
         return {"model": model, "vectors": found.vectors, "num_tokens": num_tokens,
                 "num_windowed": found.num_windowed}  # fmt: skip
 
@@ -57,7 +159,7 @@ def _similarity(values: Values) -> Asked:
     texts, others = listed(values["texts"]), values["others"]
     seconds = [] if others is None else listed(others)
 
-    def tell(found: Embeddings, model: str, num_tokens: int) -> Any:
+    def tell(found: TextVectors, model: str, num_tokens: int) -> Any:
         left = found.vectors[: len(texts)]
         right = left if others is None else found.vectors[len(texts) :]
         return {"model": model, "similarities": cosines(left, right), "num_tokens": num_tokens}
@@ -150,8 +252,7 @@ def _generate(values: Values) -> Asked:
     return Asked(question=question, tell=tell, streaming=streaming if values["stream"] else None)
 
 
-ENDPOINTS: tuple[Endpoint, ...] = (
-    *OPENAI,
+OWN: tuple[Endpoint, ...] = (
     Endpoint(
         path="/embed", about="A vector of each text.", kind=Embed, ask=_embed,
         fields={
@@ -166,9 +267,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ask=_similarity,
         fields={
             "model": MODEL,
-            "texts": Field(AnyOf((Text(), Many(Text(), 256))), "One or several.", is_needed=True),
+            "texts": Field(
+                AnyOf((String(), Many(String(), 256))), "One or several.", is_needed=True
+            ),
             "others": Field(
-                AnyOf((Text(), Many(Text(), 256))), "Texts to compare with; else the texts."
+                AnyOf((String(), Many(String(), 256))), "Texts to compare with; else the texts."
             ),
         },
         answer=object_of(model=TEXT, similarities=list_of(list_of(NUMBER)), num_tokens=WHOLE),
@@ -178,7 +281,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         fields={
             "model": MODEL,
             "texts": Field(
-                AnyOf((Text(), Many(Text(), 256))), "Each with a mask token.", is_needed=True
+                AnyOf((String(), Many(String(), 256))), "Each with a mask token.", is_needed=True
             ),
             "top_k": Field(Whole(1, 100), "Guesses for each place.", default=5),
         },
@@ -218,7 +321,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         fields={
             "model": MODEL, "texts": TEXTS,
             "pairs": Field(
-                AnyOf((Text(), Many(Text(), MOST_TEXTS))), "Of a model of pairs: the second texts."
+                AnyOf((String(), Many(String(), MOST_TEXTS))),
+                "Of a model of pairs: the second texts.",
             ),
             "truncate": TRUNCATE,
         },
@@ -229,8 +333,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         fields={
             "model": MODEL,
             "texts": Field(
-                AnyOf((Text(), Many(Text(), MOST_TEXTS),
-                       Many(Many(Text(most=1000), MOST_WORDS), MOST_TEXTS))),
+                AnyOf((String(), Many(String(), MOST_TEXTS),
+                       Many(Many(String(most=1000), MOST_WORDS), MOST_TEXTS))),
                 "Texts, or lists of their words.", is_needed=True,
             ),
             "truncate": TRUNCATE,

@@ -22,8 +22,25 @@ import torch
 
 from lmmodel.cores import num_cores
 from lmmodel.errors import LmmodelError
-from lmmodel.serving.question import AnyQuestion, Model, Tokens, UnableError
-from lmmodel.serving.questions import Generate, can_do
+from lmmodel.serving.questions import (
+    AnyQuestion,
+    Embed,
+    FillMask,
+    Generate,
+    Model,
+    Score,
+    Tokens,
+    UnableError,
+)
+from lmmodel.serving.task_questions import Answer, Classify, Tag
+
+QUESTIONS: tuple[type[AnyQuestion], ...] = (Embed, FillMask, Score, Generate, Classify, Tag, Answer)
+
+
+def can_do(model: Model) -> list[str]:
+    """Return the verbs that a model can be asked."""
+    return [kind.verb for kind in QUESTIONS if kind.is_for(model)]
+
 
 # Where a core is idle too, work is shared out rather than taken whole, down to so many tokens.
 _LEAST_SHARE = 512

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmmodel.serving.endpoints import ENDPOINTS
+from lmmodel.serving.as_openai import OPENAI
+from lmmodel.serving.endpoints import OWN
 from lmmodel.serving.fields import Fields, describe_fields
+
+ENDPOINTS = (*OPENAI, *OWN)
+"""All that is asked of models."""
 
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
 _ASKING = (401, 404, 408, 413, 415, 422, 429, 500, 501, 503, 504)

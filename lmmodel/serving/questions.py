@@ -1,19 +1,23 @@
-"""What models can be asked, by the functions that the command line calls one after the other.
+"""What models can be asked: text to ids, ids to what a model computes, and what that says.
 
-A question is the request of one client; those of one class and model share batches.
+read     beside the model: the text's ids, and what is wrong with them
+compute  the model's share, over the readings of many requests at once; the answers in order
+
+A question is the request of one client; those of one class and model share batches. Each calls the
+functions that the command line calls one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from lmdata.ragged import offsets_of
 from lmmodel.errors import FitError
-from lmmodel.predicting.embedding import Embeddings, embed
+from lmmodel.finetuning.folder import FineTuned
 from lmmodel.predicting.generation import (
     Generation,
     GenerationConfig,
@@ -24,20 +28,85 @@ from lmmodel.predicting.generation import (
 )
 from lmmodel.predicting.likelihood import (
     Likelihoods,
+    TextVectors,
+    embed,
     sum_scores,
     token_scores,
     windows_of,
 )
 from lmmodel.predicting.mask_filling import Filling, fillings, masked_logits, read_masks
-from lmmodel.serving.question import AnyQuestion, Model, Tokens, split_like
-from lmmodel.serving.task_questions import Answer, Classify, Tag
 from lmmodel.texts import TextIds, join_texts
 from lmmodel.trained import Run, encode_given, frame_of
+
+Model = Run | FineTuned
+
+
+class UnableError(FitError):
+    """A model can not do what is asked of it at all; says what it can."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How many a request has, and how many the model computes for it."""
+
+    read: int
+    computed: int
+
+
+ReadingT = TypeVar("ReadingT")
+
+
+class Question(Protocol[ReadingT]):
+    """One request to one model; questions of a class share batches."""
+
+    verb: ClassVar[str]
+
+    @classmethod
+    def is_for(cls, model: Model) -> bool:
+        """Whether a model can be asked this at all."""
+        ...
+
+    def read(self, model: Model) -> ReadingT:
+        """Return the ids of the texts, called by any thread.
+
+        Raises:
+            FitError, TokenizerError, ValueError: a text is empty, or does not fit the model
+        """
+        ...
+
+    def count_tokens(self, model: Model, reading: ReadingT) -> Tokens:
+        """Return how many tokens were read, and how many the model will compute."""
+        ...
+
+    @classmethod
+    def compute(cls, model: Model, asked: Sequence[tuple[Any, ReadingT]]) -> list[Any]:
+        """Return the answer to each of some questions of this class, as if it were asked alone.
+
+        Raises:
+            DivergedError: what the model computes is not finite
+        """
+        ...
+
+
+AnyQuestion = Question[Any]
+
+
+def split_like(array: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+    """Return the rows of each part.
+
+    Example:
+        >>> [part.tolist() for part in split_like(np.arange(3), [2, 1])]
+        [[0, 1], [2]]
+    """
+    return np.split(array, np.cumsum(counts)[:-1])
+
+
+# ---- What a run can be asked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embed:
-    """A vector for each text; the answer is `embedding.Embeddings`."""
+    """A vector for each text; the answer is `likelihood.TextVectors`."""
 
     verb: ClassVar[str] = "embed"
     texts: Sequence[str] | Sequence[Sequence[int]]
@@ -63,7 +132,7 @@ class Embed:
         return Tokens(num, num)
 
     @classmethod
-    def compute(cls, model: Model, asked: Sequence[tuple[Embed, TextIds]]) -> list[Embeddings]:
+    def compute(cls, model: Model, asked: Sequence[tuple[Embed, TextIds]]) -> list[TextVectors]:
         """Return the vectors of each question."""
         assert isinstance(model, Run)
         most = model.model.config.max_position_embeddings - frame_of(model).num_tokens
@@ -75,7 +144,7 @@ class Embed:
                 found = embed(model, join_texts(readings), normalize=normalize).vectors
                 parts = split_like(found, list(map(len, readings)))
                 for i, ids, vectors in zip(own, readings, parts, strict=True):
-                    answers[i] = Embeddings(vectors, int((ids.lengths > most).sum()))
+                    answers[i] = TextVectors(vectors, int((ids.lengths > most).sum()))
         return answers
 
 
@@ -216,14 +285,6 @@ class Generate:
                 pass
             answers.append([one for one in found if one is not None])
         return answers
-
-
-QUESTIONS: tuple[type[AnyQuestion], ...] = (Embed, FillMask, Score, Generate, Classify, Tag, Answer)
-
-
-def can_do(model: Model) -> list[str]:
-    """Return the verbs that a model can be asked."""
-    return [kind.verb for kind in QUESTIONS if kind.is_for(model)]
 
 
 def given_ids(model: Run, texts: Sequence[Sequence[int]]) -> TextIds:

@@ -17,7 +17,7 @@ from lmmodel.predicting.answering import (
     rows_to_tag,
     tell_rows,
 )
-from lmmodel.serving.question import Model, Tokens, split_like
+from lmmodel.serving.questions import Model, Tokens, split_like
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.model import join_examples, predict_logits
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.ragged import Ragged
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import TaskError
 from lmmodel.tasks.tables import suggest
@@ -52,6 +53,9 @@ class TaskExamples:
     """(E, ...), or (T,) where `labels_are_by_token`; the task says of what kind. None: there are
     none."""
     labels_are_by_token: bool = False
+    targets: Ragged | None = None
+    """Ids of what is to be written about each example, int32 (E,): [start, ..., end]; None: nothing
+    is written."""
     of_tokens: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """(T,) each: what the task keeps of tokens, to understand its logits."""
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -64,6 +68,11 @@ class TaskExamples:
     def lengths(self) -> Integers:
         """Tokens of each example: int64 (E,), each at least 1."""
         return np.diff(self.offsets)
+
+    @property
+    def sizes(self) -> Integers:
+        """Tokens of each example and of what is to be written about it: int64 (E,)."""
+        return self.lengths if self.targets is None else self.lengths + self.targets.lengths
 
 
 def make_examples(

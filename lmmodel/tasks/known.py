@@ -8,6 +8,7 @@ from typing import Any
 from lmmodel.errors import TaskError
 from lmmodel.tasks.answering import AnsweringTask
 from lmmodel.tasks.classification import MULTI_LABEL, ClassificationTask, RegressionTask
+from lmmodel.tasks.sequence_to_sequence import SequenceTask
 from lmmodel.tasks.tagging import TaggingTask
 from lmmodel.tasks.task import AnyTask
 from lmmodel.tasks.task_files import TaskFile, TaskFormat
@@ -21,6 +22,7 @@ TASKS: dict[str, AnyTask] = {
         TaggingTask(),
         AnsweringTask(),
         RegressionTask(),
+        SequenceTask(),
     )
 }
 

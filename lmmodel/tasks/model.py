@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 from lmdata.ragged import offsets_of, ranges
 from lmmodel.adapters import merged
-from lmmodel.batch import Batch, make_batch
+from lmmodel.batch import SOURCE, TARGET, Batch, batch_of, make_batch, make_stream
 from lmmodel.cores import num_cores
+from lmmodel.encoder_decoder import outline_of
 from lmmodel.errors import DivergedError
 from lmmodel.families import ModelConfig
 from lmmodel.inference import TiledHead, TiledTransformer, map_batches, prepare, split_by_tokens
@@ -37,8 +39,9 @@ class TaskModel(nn.Module):
         self.config = config
         self.task = task
         self.num_outputs = num_outputs
-        self.backbone = Transformer(config)
-        self.backbone.head.requires_grad_(False)
+        self.backbone = outline_of(config)
+        if not task.writes:
+            self.backbone.head.requires_grad_(False)
         self.head = task.make_head(config, num_outputs)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -46,7 +49,11 @@ class TaskModel(nn.Module):
 
         Args:
             batch: on the model's device; no sequence is empty
+
+        Where the task writes, logits of all tokens of the target: (T, V).
         """
+        if self.task.writes:
+            return self.backbone.lm_logits(self.backbone(batch)).float()
         pooling = self.config.traits.pooling if self.task.is_over_sequences else None
         rows = None
         if pooling in ("first", "last"):
@@ -134,6 +141,8 @@ def token_places(examples: TaskExamples, rows: np.ndarray) -> np.ndarray:
 def pack(examples: TaskExamples, rows: np.ndarray) -> Batch:
     """Return the examples at int64 (B,) rows, in this order, as one batch without padding."""
     tokens = token_places(examples, rows)
+    if examples.targets is not None:
+        return _pack_pairs(examples, rows, tokens)
     return make_batch(
         torch.from_numpy(examples.input_ids[tokens]),
         torch.from_numpy(examples.lengths[rows]),
@@ -141,8 +150,30 @@ def pack(examples: TaskExamples, rows: np.ndarray) -> Batch:
     )
 
 
+def _pack_pairs(examples: TaskExamples, rows: np.ndarray, tokens: np.ndarray) -> Batch:
+    """Return a source and a target of each row; of targets all tokens but the last are read."""
+    assert examples.targets is not None
+    targets = examples.targets.take(rows)
+    read = np.ones(len(targets.values), np.bool_)
+    read[targets.offsets[1:] - 1] = False
+    streams = {SOURCE: (examples.input_ids[tokens], examples.lengths[rows]),
+               TARGET: (targets.values[read], targets.lengths - 1)}  # fmt: skip
+    return batch_of({
+        name: make_stream(torch.from_numpy(ids), torch.from_numpy(lengths))
+        for name, (ids, lengths) in streams.items()
+    })  # fmt: skip
+
+
 def pack_labels(examples: TaskExamples, rows: np.ndarray) -> Tensor:
-    """Return the labels at int64 (B,) rows: (B, ...), or of their tokens (T,)."""
+    """Return the labels at int64 (B,) rows: (B, ...), or of their tokens (T,).
+
+    Of targets, the tokens after each that is read.
+    """
+    if examples.targets is not None:
+        targets = examples.targets.take(rows)
+        wanted = np.ones(len(targets.values), np.bool_)
+        wanted[targets.offsets[:-1]] = False
+        return torch.from_numpy(targets.values[wanted].astype(np.int64))
     assert examples.labels is not None
     places = token_places(examples, rows) if examples.labels_are_by_token else rows
     return torch.from_numpy(examples.labels[places])
@@ -167,8 +198,10 @@ def join_examples(parts: Sequence[TaskExamples]) -> TaskExamples:
 
 def predict_logits(
     model: TaskModel, examples: TaskExamples, num_tokens: int = PREDICT_TOKENS
-) -> np.ndarray:
+) -> Any:
     """Return the logits of all examples: float32 (E, C) or, for tasks over tokens, (T, C).
+
+    Of a task that writes, the ids that were written about each: a list of E arrays.
 
     Args:
         model: is put in evaluation mode
@@ -179,6 +212,8 @@ def predict_logits(
         DivergedError: a logit is not finite, so that nothing may be said by it
     """
     model.eval()
+    if model.task.writes:
+        return model.task.write(model.backbone, examples)
     device = next(model.parameters()).device
     is_sequence = model.task.is_over_sequences
     count = len(examples) if is_sequence else len(examples.input_ids)

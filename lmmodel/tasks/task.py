@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
 from lmmodel.cores import dropout
-from lmmodel.errors import TaskError
+from lmmodel.errors import FitError, TaskError
 from lmmodel.families import ModelConfig
 from lmmodel.model import LayerNorm, Linear
 from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, TaskExamples
@@ -53,12 +53,14 @@ class TaskHead(nn.Module):
             self.norm = LayerNorm(size, config.norm_eps, bias=False)
         self.classifier = Linear(size, num_outputs, bias=has_bias)
         self.dropout = config.dropout if has_dropout else 0.0
+        self.pools_by_gelu = config.traits.pooler_activation == "gelu"
         self.scale, self.offset = 1.0, 0.0
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (N, C) from hidden states (N, D)."""
         if hasattr(self, "pooler"):
-            hidden = torch.tanh(self.pooler(hidden))
+            pooled = self.pooler(hidden)
+            hidden = F.gelu(pooled) if self.pools_by_gelu else torch.tanh(pooled)
         if hasattr(self, "dense"):
             hidden = self.norm(F.gelu(self.dense(hidden)))
         hidden = dropout(hidden, self.dropout if self.training else 0.0)
@@ -138,6 +140,25 @@ class Task(Protocol[RowsT]):
     is_over_sequences: bool  # one row of logits a sequence; otherwise one a token
     stock: StockClass | None  # None: stock transformers has no class for it
     usual: Usual  # what the columns of its files are usually called
+    writes: bool = False  # whether a decoder writes the answers, by its own vocabulary head
+
+    def bound(self, tokenizer: Tokenizer, model: ModelConfig, settings: Any) -> Task[RowsT]:
+        """Return the task as a model of this shape is fine-tuned for it: most often this one.
+
+        Args:
+            tokenizer: of the model
+            model: its shape
+            settings: a `FinetuneConfig`
+
+        Raises:
+            FitError: such a model can't do it
+        """
+        if model.traits.is_encoder_decoder:
+            raise FitError(
+                f"{self.name} is learned by an encoder or a decoder: of an encoder-decoder, family "
+                f"{model.family}, take --task sequence-to-sequence"
+            )
+        return self
 
     # Files.
 
@@ -249,6 +270,10 @@ class Task(Protocol[RowsT]):
 
     # Answers.
 
+    def write(self, model: Any, examples: TaskExamples) -> list[Any]:
+        """Return what the decoder of a task that writes says about each example: E ids, int64."""
+        raise NotImplementedError(f"{self.name} writes nothing")
+
     def predict(
         self, examples: TaskExamples, logits: Floats, rows: RowsT, labels: Sequence[str]
     ) -> Predictions:
@@ -297,6 +322,16 @@ class Task(Protocol[RowsT]):
         None where labels can't be taken for each other.
         """
         return None
+
+    def signatures(self) -> dict[str, str]:
+        """Return how scores are computed, by name, where a package of others says so."""
+        return {}
+
+    def samples(
+        self, rows: RowsT, found: Predictions, references: Any
+    ) -> tuple[tuple[str, str, str], ...]:
+        """Return a few sources, what was written about them and what is right; most often none."""
+        return ()
 
     def draws_numbers(self) -> bool:
         """Whether predictions are numbers, drawn against the right ones."""

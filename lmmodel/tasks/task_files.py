@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lmdata.settings import CorpusConfig
+from lmdata.settings import COMPRESSIONS, CorpusConfig
+from lmdata.xxh3 import hash_file
 from lmmodel.errors import TaskError
 from lmmodel.tasks.tables import (
     SKIPPED,
@@ -96,7 +98,8 @@ class TaskFile:
     def __init__(self, path: Path | str, columns: TaskFormat) -> None:
         self.path = Path(path)
         self.columns = columns
-        self.format = columns.file_format or detect_format(self.path)
+        self.aligned = aligned_files(self.path, columns)
+        self.format = "jsonl" if self.aligned else columns.file_format or detect_format(self.path)
         self.notes: list[str] = []
 
     @cached_property
@@ -147,6 +150,8 @@ class TaskFile:
         Raises:
             TaskError: the file is unreadable, empty, or a line of it does not fit
         """
+        if self.aligned:
+            return _join_lines(self.path, self.aligned, self.columns)
         columns, has_fields = self.columns, self.format in _DELIMITERS
         if columns.tags != "upos":
             raise TaskError(
@@ -324,3 +329,46 @@ class TaskFile:
         raise TaskError(
             f"{self.path}, line {number} is {type(value).__name__}: a JSON object is wanted"
         )
+
+
+# Two files whose lines belong together.
+
+
+def aligned_files(path: Path, columns: TaskFormat) -> dict[str, Path]:
+    """Return the files PATH.en and PATH.de of columns en and de, where there is no file PATH.
+
+    Empty where these are not both there; they may be compressed.
+    """
+    if path.exists() or columns.text is None or columns.label is None:
+        return {}
+    found = {}
+    for name in (columns.text, columns.label):
+        places = [path.with_name(f"{path.name}.{name}{end}") for end in ("", *COMPRESSIONS)]
+        there = [place for place in places if place.is_file()]
+        found |= {name: there[0]} if there else {}
+    return found if len(found) == 2 else {}
+
+
+def _join_lines(path: Path, files: Mapping[str, Path], columns: TaskFormat) -> Table:
+    """Return both files as a table of a line a row.
+
+    Raises:
+        TaskError: they have not equally many lines
+    """
+    lines = {
+        name: read_text(file, columns.encoding).removesuffix("\n").split("\n")
+        for name, file in files.items()
+    }
+    counts = {len(own) for own in lines.values()}
+    if len(counts) > 1:
+        told = ", ".join(f"{files[name]} has {len(own):,} lines" for name, own in lines.items())
+        raise TaskError(f"{told}: line i of one must belong to line i of the other")
+    return Table(
+        path=str(path), lines=np.arange(1, counts.pop() + 1), columns=lines, has_names=True,
+        skips=columns.errors == "skip",
+    )  # fmt: skip
+
+
+def hash_task_file(path: Path, columns: TaskFormat) -> str:
+    """Return the xxh3_128 of a task file, in hex; of two that belong together, both."""
+    return "+".join(hash_file(one) for one in (aligned_files(path, columns).values() or [path]))

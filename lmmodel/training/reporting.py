@@ -12,13 +12,14 @@ import numpy as np
 
 from lmmodel.config import LoggingConfig, TrainConfig
 from lmmodel.device import peak_memory
-from lmmodel.diagnosing.curves import SKIPPED_STEP as SKIPPED_STEP
-from lmmodel.diagnosing.curves import Finding, examine
+from lmmodel.diagnosing import SKIPPED_STEP as SKIPPED_STEP
+from lmmodel.diagnosing import Finding, examine
 from lmmodel.evaluation import Evaluation
 from lmmodel.gates import level_names
 from lmmodel.guesses import PlaceGuess
 from lmmodel.objectives import Objective
 from lmmodel.saving.metrics import (
+    MAIN_LOSS,
     METRICS_NAME,
     MetricsLog,
     Stopwatch,
@@ -147,7 +148,7 @@ class Reporter:
         entry = {
             "step": step,
             **{name: finite_or_none(float(value)) for name, value in losses.items()},
-            "lm_loss": finite_or_none(float(means[1])),  # of the main term, whatever its name
+            MAIN_LOSS: finite_or_none(float(means[1])),
             "lr": result.lr,
             "grad_norm": finite_or_none(result.grad_norm),
             "num_tokens": self.num_tokens,

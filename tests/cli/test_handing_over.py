@@ -79,10 +79,10 @@ def test_a_pickle_a_foreign_architecture_and_a_contradiction_are_one_line(
     for folder in (pickle, foreign):
         shutil.copytree(exported, folder)
     (pickle / "model.safetensors").rename(pickle / "pytorch_model.bin")
-    (foreign / "config.json").write_text('{"model_type": "t5"}')
+    (foreign / "config.json").write_text('{"model_type": "mt5"}')
     for arguments, message in (
         (["import", pickle], "pytorch_model.bin only, which can run code when it is opened"),
-        (["import", foreign], "model_type 't5' is not supported: import takes bert, modernbert, "),
+        (["import", foreign], "model_type 'mt5' is not supported: import takes bert, modernbert, "),
         (["import", road.corpus], "holds no config.json: is it a Hugging Face folder?"),
         (["import", "bert-base-uncased"], "there is no folder bert-base-uncased: a model is read"),
         (["train", road.shards, "--init-from", road.run, "--model", "mini", *TRAIN_ON,

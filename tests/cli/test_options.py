@@ -18,7 +18,7 @@ import pytest
 import lmcli.lmdata
 import lmcli.lmmodel
 from lmcli.options import FriendlyGroup, Size, resolve
-from lmcli.progress import ProgressLine
+from lmcli.summaries import ProgressLine
 from lmdata.errors import CorpusError
 from lmdata.tokenizer import load_tokenizer
 from lmmodel.config import TrainConfig
@@ -253,7 +253,7 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -
 def on_a_terminal(*arguments: str | Path) -> str:
     """Return what a command writes on standard error where that is a terminal."""
     code = (
-        "import sys; import lmcli.progress as p; p.SHOW_AFTER_S = 0;"
+        "import sys; import lmcli.summaries as p; p.SHOW_AFTER_S = 0;"
         "from tests.lmdata.builds import InlineWorkers; import lmdata.tokenize as t;"
         "import lmdata.building.workers as w;"
         "t.start_tokenizing = w.start_tokenizing = InlineWorkers;"
@@ -294,7 +294,7 @@ def test_progress_waits_for_two_seconds_and_is_silent_in_a_log_or_if_quiet(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     timer = Mock()
-    monkeypatch.setattr("lmcli.progress.threading.Timer", timer)
+    monkeypatch.setattr("lmcli.summaries.threading.Timer", timer)
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     with ProgressLine("counting", unit=unit, quiet=quiet) as line:
         line.update(1, 2, "loss 3")

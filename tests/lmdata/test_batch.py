@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmdata.batch import COLUMNS, Column, ExampleBatch, concatenate, no_examples
-from lmdata.columns import from_record_batch, to_record_batch
+from lmdata.batch import (
+    COLUMNS,
+    Column,
+    ExampleBatch,
+    concatenate,
+    from_record_batch,
+    no_examples,
+    to_record_batch,
+)
 from lmdata.dataset import open_examples
 from lmdata.errors import IntegrityError
 from lmdata.ragged import offsets_of

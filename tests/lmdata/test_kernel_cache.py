@@ -104,3 +104,12 @@ def test_kernels_go_to_the_temporary_folder_without_one_of_the_user(
     folder.rmdir()
     folder.symlink_to(package)  # of another's making
     assert cache_folder(package) == Path("none")
+
+
+def test_a_record_that_can_not_be_kept_leaves_nothing_behind(package):
+    record = package / "__pycache__" / "kernel_sources.json"
+    record.unlink()
+    record.mkdir()
+    forget_stale_kernels(package)
+    assert kept(package) == set()
+    assert not list(record.parent.glob("*.tmp"))

@@ -16,7 +16,7 @@ from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.report import data_report, make_share
 from lmdata.report_page import data_page
-from lmdata.reporting.rows import find_samples, first_places
+from lmdata.report_rows import find_samples, first_places
 from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from tests.lmdata.builds import build, random_documents, write_corpus
 from tests.lmdata.text_batches import batch

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.predicting.generation import GenerationConfig
-from lmmodel.serving.question import Model
-from lmmodel.serving.questions import Embed, FillMask, Generate, Score
+from lmmodel.serving.questions import Embed, FillMask, Generate, Model, Score
 from lmmodel.serving.task_questions import Answer, Classify, Tag
 from lmmodel.trained import Run
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmmodel.layers.buckets import (
+from lmmodel.layers.masks import (
     Filled,
     equal_buckets,
     pad,

@@ -20,9 +20,8 @@ from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
 from lmmodel.config import load_train_config
 from lmmodel.data import StoreRows
-from lmmodel.diagnosing.curves import examine, on_line_since
-from lmmodel.diagnosing.probes import pairs_are_told_by_length, told_by
-from lmmodel.doctor import Diagnosis, diagnose
+from lmmodel.diagnosing import examine, on_line_since
+from lmmodel.doctor import Diagnosis, diagnose, pairs_are_told_by_length, told_by
 from lmmodel.errors import DivergedError
 from lmmodel.objectives import OBJECTIVES
 from lmmodel.objectives.objective import Part

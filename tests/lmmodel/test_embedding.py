@@ -15,8 +15,8 @@ from lmmodel.asking import Pretrained, load_pretrained
 from lmmodel.batch import make_batch
 from lmmodel.errors import FitError
 from lmmodel.handover.stock import export_model
-from lmmodel.predicting.embedding import embed
 from lmmodel.predicting.given import TABLE_SUFFIXES, answer_file, beside, write_rows
+from lmmodel.predicting.likelihood import embed
 from lmmodel.trained import load_run
 
 TEXTS = ["the cat sees the river.", "a dog", "one bird paints green apples without a word."]

@@ -112,7 +112,7 @@ def test_training_that_sits_on_the_unigram_line_is_told_so(tiny, store, tmp_path
 
 
 def test_sitting_on_the_line_is_said_once_while_training(tiny, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmmodel.diagnosing.curves.UNIGRAM_MARGIN", 9.0)
+    monkeypatch.setattr("lmmodel.diagnosing.UNIGRAM_MARGIN", 9.0)
     reports = []
     config = tiny("evaluation.every_steps=1", "logging.every_steps=1")
     summary = train(config, store, tmp_path / "run", progress=reports.append)

@@ -1,30 +1,37 @@
 """The same numbers as transformers, from the same weights, for each family."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lmmodel.batch import IGNORED, Batch, make_batch
 from lmmodel.families import ModelConfig
-from lmmodel.handover.settings import architecture, to_their_config
-from lmmodel.handover.stock_families import to_their_weights
+from lmmodel.handover.stock_weights import to_their_weights
+from lmmodel.handover.written import architecture, to_their_config
 from lmmodel.model import Transformer, make_model
 from lmmodel.optimizing import OptimizerConfig
 from lmmodel.training.optimizer import Optimizer
 
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = ["bert", "modern", "gpt2"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
+PAIRED = {"bert": "next_sentence_label", "albert": "sentence_order_label"}
 LENGTHS = [23, 17, 5, 29]  # the longest: 29
 VOCAB = 97
 
 
 def tiny_config(family: str) -> ModelConfig:
-    own = {"local_window": 10, "global_every": 2} if family == "modern" else {}
+    own = {
+        "modern": {"local_window": 10, "global_every": 2},
+        "electra": {"embedding_size": 11},
+        "albert": {"embedding_size": 11, "num_hidden_groups": 2},  # layers 0 and 1, and layer 2
+    }.get(family, {})
     return ModelConfig(
         family=family, vocab_size=VOCAB, hidden_size=42, num_hidden_layers=3,
         num_attention_heads=3, intermediate_size=53, max_position_embeddings=31,
-        has_nsp_head=family == "bert", initializer_range=0.2, **own,
+        has_nsp_head=family in PAIRED, initializer_range=0.2, **own,
     )  # fmt: skip
 
 
@@ -40,7 +47,8 @@ def make_twins(family: str, dtype: torch.dtype):
             parameter.add_(noise, alpha=0.1)
     their_config = transformers.AutoConfig.for_model(**to_their_config(config, {"pad": 0}))
     theirs = getattr(transformers, architecture(config))(their_config).to(dtype)
-    keys = theirs.load_state_dict(to_their_weights(ours.state_dict(), config), strict=False)
+    weights = to_their_weights(ours.state_dict(), config, pad_id=0)
+    keys = theirs.load_state_dict(weights, strict=False)
     assert not keys.unexpected_keys
     theirs.tie_weights()
     return ours, theirs.eval()
@@ -73,8 +81,10 @@ def make_inputs(family: str) -> tuple[Batch, dict[str, torch.Tensor]]:
         "attention_mask": is_real.long(),
         "labels": labels,
     }
-    if family == "bert":
-        padded |= {"token_type_ids": segments, "next_sentence_label": pair_labels}
+    if family in PAIRED:
+        padded[PAIRED[family]] = pair_labels
+    if family in (*PAIRED, "electra"):
+        padded["token_type_ids"] = segments
     return batch, padded
 
 
@@ -112,16 +122,18 @@ def test_logits_and_loss_equal_those_of_transformers_in_float32(family: str) -> 
     torch.testing.assert_close(our_loss(ours, batch), output.loss, atol=1e-5, rtol=1e-5)
 
 
-def test_pair_logits_equal_those_of_transformers() -> None:
-    ours, theirs = make_twins("bert", torch.float32)
-    batch, padded = make_inputs("bert")
+@pytest.mark.parametrize("family", PAIRED)
+def test_pair_logits_equal_those_of_transformers(family: str) -> None:
+    ours, theirs = make_twins(family, torch.float32)
+    batch, padded = make_inputs(family)
     pairs = ours.nsp_logits(ours(batch)[batch.first_positions])
-    expected = theirs(**padded).seq_relationship_logits
+    output = theirs(**padded)
+    expected = output.seq_relationship_logits if family == "bert" else output.sop_logits
     torch.testing.assert_close(pairs, expected, atol=1e-5, rtol=1e-5)
 
 
 # ModernBERT of transformers rotates in float32 whatever the model is in.
-TOLERANCE = {"bert": 1e-10, "modern": 5e-6, "gpt2": 1e-10}
+TOLERANCE = dict.fromkeys(FAMILIES, 1e-10) | {"modern": 5e-6}
 LR = 2**-7  # exact in float32, in which our optimizer keeps it
 
 
@@ -132,8 +144,13 @@ def test_every_gradient_equals_that_of_transformers(family: str) -> None:
     our_loss(ours, batch).backward()
     their_loss(theirs, padded).backward()
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
-    mapped = to_their_weights(gradients, ours.config)
+    mapped = to_their_weights(gradients, ours.config, pad_id=0)
     expected = {name: p.grad for name, p in theirs.named_parameters()}
+    if family == "roberta":  # what all positions would learn together, which is not kept apart
+        mapped.pop("roberta.embeddings.token_type_embeddings.weight")
+        segments = expected.pop("roberta.embeddings.token_type_embeddings.weight")
+        positions = expected["roberta.embeddings.position_embeddings.weight"]
+        torch.testing.assert_close(positions.sum(0), segments[0])
     assert mapped.keys() == expected.keys()
     for name, gradient in mapped.items():
         torch.testing.assert_close(
@@ -145,6 +162,8 @@ def test_every_gradient_equals_that_of_transformers(family: str) -> None:
 def test_ten_optimizer_steps_end_at_the_weights_of_transformers(family: str) -> None:
     ours, theirs = make_twins(family, torch.float64)
     batch, padded = make_inputs(family)
+    for name, parameter in theirs.named_parameters():  # which our RoBERTa has not
+        parameter.requires_grad_(family != "roberta" or "token_type" not in name)
     config = OptimizerConfig(name="adamw", lr=LR, weight_decay=0.1, decay_embeddings=True)
     optimizer = Optimizer(ours, config)
     their_optimizer = torch.optim.AdamW(
@@ -161,7 +180,36 @@ def test_ten_optimizer_steps_end_at_the_weights_of_transformers(family: str) -> 
         their_loss(theirs, padded).backward()
         their_optimizer.step()
         their_optimizer.zero_grad()
-    mapped = to_their_weights(ours.state_dict(), ours.config)
+    mapped = to_their_weights(ours.state_dict(), ours.config, pad_id=0)
     for name, expected in theirs.named_parameters():
         tolerance = 10 * TOLERANCE[family]
         torch.testing.assert_close(mapped[name], expected, atol=tolerance, rtol=0, msg=name)
+
+
+def test_gradients_of_shared_layers_are_sums_over_the_layers() -> None:
+    """Of a twin with layers of its own, by the same weights, what belongs together adds up."""
+    shared, _ = make_twins("albert", torch.float64)
+    batch, _ = make_inputs("albert")
+    config = dataclasses.replace(shared.config, num_hidden_groups=3)
+    apart = make_model(config, seed=0).double()
+    apart.compute_dtype = torch.float64
+    state = shared.state_dict()
+    for name in apart.state_dict():
+        if name.startswith("layers."):
+            layer, rest = name.removeprefix("layers.").split(".", 1)
+            state[name] = shared.state_dict()[f"layers.{config_group(shared, layer)}.{rest}"]
+    apart.load_state_dict(state)
+    our_loss(shared, batch).backward()
+    our_loss(apart, batch).backward()
+    own = {name: parameter.grad for name, parameter in apart.named_parameters()}
+    for name, parameter in shared.named_parameters():
+        expected = own[name]
+        if name.startswith("layers.0."):
+            expected = own[name] + own[name.replace("layers.0.", "layers.1.")]
+        elif name.startswith("layers.1."):
+            expected = own[name.replace("layers.1.", "layers.2.")]
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-12, rtol=1e-9, msg=name)
+
+
+def config_group(model: Transformer, layer: str) -> int:
+    return model.config.group(int(layer))

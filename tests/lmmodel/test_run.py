@@ -13,7 +13,7 @@ import torch
 
 from lmdata.errors import LmdataError, OutputError
 from lmmodel.config import load_train_config
-from lmmodel.diagnosing.curves import on_line_since
+from lmmodel.diagnosing import on_line_since
 from lmmodel.errors import CheckpointError, LmmodelError, RunError
 from lmmodel.record import is_run
 from lmmodel.saving.checkpoint import INDEX_NAME, list_checkpoints, load_tensors, save_tensors

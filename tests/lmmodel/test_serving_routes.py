@@ -23,12 +23,12 @@ pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 pytest.importorskip("orjson", reason="the extra [serve] is not installed")
 import uvicorn  # noqa: E402
 
-from lmmodel.predicting.embedding import embed  # noqa: E402
 from lmmodel.predicting.generation import GenerationConfig, generate  # noqa: E402
+from lmmodel.predicting.likelihood import embed  # noqa: E402
 from lmmodel.serving.app import Service, make_app  # noqa: E402
-from lmmodel.serving.endpoints import ENDPOINTS  # noqa: E402
 from lmmodel.serving.engine import Engine, EngineConfig  # noqa: E402
-from lmmodel.serving.incoming import Limits  # noqa: E402
+from lmmodel.serving.http import Limits  # noqa: E402
+from lmmodel.serving.openapi import ENDPOINTS  # noqa: E402
 from lmmodel.serving.questions import Embed  # noqa: E402
 from lmmodel.trained import Run  # noqa: E402
 from tests.lmmodel.serving_models import make_models  # noqa: E402

@@ -16,6 +16,7 @@ import numpy as np
 
 from lmmodel.evaluation import UNIGRAM_MARGIN
 from lmmodel.gates import level_names
+from lmmodel.saving.metrics import MAIN_LOSS
 
 Entries = Sequence[Mapping[str, Any]]
 
@@ -110,7 +111,7 @@ def sits_on_unigram_line(entries: Entries, num_steps: int) -> Finding | None:
 
 def rate_too_high(entries: Entries, num_steps: int) -> Finding | None:
     """Steps exploded, the loss went up and stayed there, or never came below a uniform guess."""
-    losses, levels = curve(entries, "lm_loss"), _levels(entries)
+    losses, levels = curve(entries, MAIN_LOSS), _levels(entries)
     exploded = [entry["step"] for entry in entries if entry.get("notice") == SKIPPED_STEP]
     if len(exploded) >= MANY_SKIPPED:
         return _too_high(f"{len(exploded)} steps are left out since step {exploded[0]}")
@@ -142,7 +143,7 @@ def _too_high(seen: str) -> Finding:
 
 def rate_too_low(entries: Entries, num_steps: int) -> Finding | None:
     """After many steps the loss is above guessing by frequency, and still falls without noise."""
-    losses, levels = curve(entries, "lm_loss"), _levels(entries)
+    losses, levels = curve(entries, MAIN_LOSS), _levels(entries)
     held_out = curve(entries, "validation_loss")
     if not len(held_out) or len(losses) < 8 or held_out.steps[-1] < SETTLED_STEPS:
         return None
@@ -181,7 +182,7 @@ def below_ngrams_at_once(entries: Entries, num_steps: int) -> Finding | None:
 
 def is_repeated(entries: Entries, num_steps: int) -> Finding | None:
     """The training loss falls while the held-out loss rises: the text is known by heart."""
-    losses, held_out = curve(entries, "lm_loss"), curve(entries, "validation_loss")
+    losses, held_out = curve(entries, MAIN_LOSS), curve(entries, "validation_loss")
     if len(held_out) < 3 or len(losses) < 8:
         return None
     best, last = int(np.argmin(held_out.values)), float(held_out.values[-1])

@@ -1,1 +1,0 @@
-"""What a report shows of the rows of a dataset."""
