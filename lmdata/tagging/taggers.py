@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from lmdata.columns import to_column, to_list_column, to_text_column
+from lmdata.batch import to_column, to_list_column, to_text_column
 from lmdata.tagging.language import LanguageModel
 from lmdata.tagging.pii import KINDS, find_pii
 from lmdata.tagging.pii import VERSION as PII_VERSION
