@@ -31,6 +31,10 @@ words_option = click.option(
     "--words", type=click.Choice(["plain", "spacy"]),
     help="How text is cut into words; spacy gives datatrove's figures.  [default: plain]",
 )  # fmt: skip
+language_option = click.option(
+    "--language", type=click.Choice(["none", "py3langid"]),
+    help="What tells the language of each document.  [default: none]",
+)  # fmt: skip
 where_option = click.option(
     "--where", metavar="SQL", help="Condition over the tags, such as 'c4 and num_words > 100'."
 )
@@ -42,6 +46,7 @@ recipe_option = click.option(
 @click.command()
 @click.argument("corpus", nargs=-1, required=True)
 @words_option
+@language_option
 @reading_options
 @output_option("tags")
 @num_workers_option
@@ -95,6 +100,7 @@ def select(
 @where_option
 @recipe_option
 @words_option
+@language_option
 @reading_options
 @click.option("--tags", type=FOLDER, default="tags", show_default=True, help="Tags to write.")
 @output_option("selection")

@@ -43,24 +43,25 @@ from lmdata.tagging.near import Repeats, find_neighbours, find_originals, rank_d
 from lmdata.tagging.rules import RULES, VERSIONS, judge
 from lmdata.tagging.signatures import NUM_BANDS
 from lmdata.tagging.signatures import VERSION as NEAR_VERSION
+from lmdata.tagging.taggers import Tagger, make_taggers
 from lmdata.tagging.units import FIGURES, NUM_SCRATCH, TagConfig, TagReceipt, TagSetup, part_fields
 from lmdata.tagging.words import CUTTERS
 from lmdata.tokenize import OnProgress, describe_change, stamp_source
 from lmdata.writer import ShardWriter
 
 
-def tag_schema() -> pa.Schema:
+def tag_schema(taggers: Sequence[Tagger]) -> pa.Schema:
     """Return the Arrow schema of tags, one row a document, in the order of the corpus.
 
     Example:
-        >>> tag_schema().field("gopher_quality").type
+        >>> tag_schema([]).field("gopher_quality").type
         DataType(bool)
     """
     text = pa.dictionary(pa.int32(), pa.string())
     reasons = pa.dictionary(pa.int8(), pa.string())
     return pa.schema([
         pa.field("source", text, nullable=False),
-        *part_fields()[1:-NUM_SCRATCH],
+        *part_fields(taggers)[1:-NUM_SCRATCH],
         *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
         *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
         pa.field("duplicate", pa.bool_(), nullable=False),
@@ -104,14 +105,14 @@ def tag_corpus(
         MismatchError: `output` holds an unfinished build of another plan
         OutputError: `output` exists, can't be written or its disk is full
     """
-    name = CUTTERS[config.words]().name
+    name, taggers = CUTTERS[config.words]().name, make_taggers(config.language)
     if any(source.path is None for source in sources):
         raise CorpusError(
             "tags are of files that are read again: save standard input to a file first"
         )
 
     def make(folder: OutputFolder) -> _TagJob:
-        return _TagJob(folder, list(sources), config, name, unit_bytes, progress)
+        return _TagJob(folder, list(sources), config, name, taggers, unit_bytes, progress)
 
     return run_build(make, workers or start_tagging(num_workers), output, overwrite=overwrite)
 
@@ -126,10 +127,13 @@ class _TagJob:
 
     def __init__(
         self, folder: OutputFolder, sources: list[Source], config: TagConfig, words: str,
-        unit_bytes: int, progress: OnProgress | None,
+        taggers: Sequence[Tagger], unit_bytes: int, progress: OnProgress | None,
     ) -> None:  # fmt: skip
         self._folder, self._sources, self._config, self._words = folder, sources, config, words
-        self._unit_bytes, self._progress = unit_bytes, progress
+        self._taggers, self._unit_bytes, self._progress = taggers, unit_bytes, progress
+        self._versions = VERSIONS | {"near_duplicate": NEAR_VERSION}
+        for tagger in taggers:
+            self._versions |= tagger.versions
         self._receipts: list[TagReceipt] = []
         self._units: list[Unit] = []
         self._num_documents = self._done_bytes = 0
@@ -143,7 +147,7 @@ class _TagJob:
         return {
             "format_version": FORMAT_VERSION,
             "unit_bytes": self._unit_bytes,
-            "rules": VERSIONS | {"near_duplicate": NEAR_VERSION},
+            "rules": self._versions,
             "words": self._words,
             "configuration": config_to_dict(self._config),
             "sources": {source.name: stamp_source(source) for source in self._sources},
@@ -198,7 +202,7 @@ class _TagJob:
         Raises:
             CorpusError: there was no text at all
         """
-        schema, repeats, row = tag_schema(), self._find_repeats(), 0
+        schema, repeats, row = tag_schema(self._taggers), self._find_repeats(), 0
         names = to_text_column([source.name for source in self._sources])
         self._writer = ShardWriter(
             self._folder.path, ALL_DOCUMENTS, schema, shard_bytes=self._config.shard_bytes
@@ -219,7 +223,7 @@ class _TagJob:
             format_version=FORMAT_VERSION,
             created_with=f"lmdata {__version__}",
             configuration=config_to_dict(self._config),
-            rules=VERSIONS | {"near_duplicate": NEAR_VERSION},
+            rules=self._versions,
             words=self._words,
             starts={name: tuple(places) for name, places in starts.items()},
             sources=self._describe_sources(),
@@ -259,7 +263,9 @@ class _TagJob:
     def _part(self, receipt: TagReceipt) -> list[pa.RecordBatch]:
         record = receipt.part
         assert record is not None
-        return map_shard(self._folder.build / record.file, record, pa.schema(part_fields()))
+        return map_shard(
+            self._folder.build / record.file, record, pa.schema(part_fields(self._taggers))
+        )
 
     def _describe_sources(self) -> tuple[SourceRecord, ...]:
         documents, hashes = Counter[str](), dict[str, str]()
@@ -349,10 +355,9 @@ def read_tags(folder: Path, manifest: TagManifest) -> pa.Table:
     Raises:
         IntegrityError: a shard is missing or altered
     """
-    schema = tag_schema()
-    batches = [
-        block.read()
-        for record in manifest.splits[ALL_DOCUMENTS]
-        for block in Shard(folder, record, schema).blocks
-    ]
-    return pa.Table.from_batches(batches, schema=schema)
+    batches = []
+    for record in manifest.splits[ALL_DOCUMENTS]:
+        with pa.OSFile(str(folder / record.file)) as file:
+            schema = pa.ipc.open_file(file).schema
+        batches += [block.read() for block in Shard(folder, record, schema).blocks]
+    return pa.Table.from_batches(batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
 from lmdata.tagging.near import WIDE_JACCARD
 from lmdata.tagging.rules import COUNTS, RULES, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
+from lmdata.tagging.taggers import Tagger, make_taggers
 from lmdata.tagging.words import CUTTERS, Cutter
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
@@ -50,6 +51,9 @@ class TagConfig:
     words: Literal["plain", "spacy"] = "plain"
     """How text is cut into words; spacy, which must be installed, gives datatrove's figures."""
 
+    language: Literal["none", "py3langid"] = "none"
+    """What tells the language of a document; py3langid must be installed."""
+
     near_jaccard: float = 0.8
     """Share of 5-word shingles from which on two documents are near duplicates, in (0.5, 1]."""
 
@@ -65,7 +69,7 @@ class TagConfig:
             raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
 
 
-def part_fields() -> list[pa.Field]:
+def part_fields(taggers: Sequence[Tagger]) -> list[pa.Field]:
     """Return the columns of a unit: sources are numbers, positions count within the unit.
 
     The last two are for what takes all documents to know, and are not kept.
@@ -73,8 +77,12 @@ def part_fields() -> list[pa.Field]:
     names = {"source": pa.int32(), "position": pa.uint64(), "num_bytes": pa.uint64(),
              "hash_high": pa.uint64(), "hash_low": pa.uint64()}  # fmt: skip
     names |= {name: pa.int64() if name in COUNTS else pa.float64() for name in FIGURES}
-    names |= {"bands": pa.list_(pa.uint64(), NUM_BANDS), "shingles": pa.large_list(pa.uint64())}
-    return [pa.field(name, kind, nullable=False) for name, kind in names.items()]
+    scratch = {"bands": pa.list_(pa.uint64(), NUM_BANDS), "shingles": pa.large_list(pa.uint64())}
+    return [
+        *(pa.field(name, kind, nullable=False) for name, kind in names.items()),
+        *(field for tagger in taggers for field in tagger.fields),
+        *(pa.field(name, kind, nullable=False) for name, kind in scratch.items()),
+    ]
 
 
 @dataclass(kw_only=True)
@@ -111,16 +119,18 @@ def prepare_tags(
     def work(unit: Unit, report: Callable[[Any], None]) -> TagReceipt:
         if not hasattr(own, "cutter"):
             own.cutter = CUTTERS[setup.config.words]()
-        return _tag_unit(unit, setup, own.cutter, report)
+            own.taggers = make_taggers(setup.config.language)
+        return _tag_unit(unit, setup, own.cutter, own.taggers, report)
 
     return work
 
 
 def _tag_unit(
-    unit: Unit, setup: TagSetup, cutter: Cutter, report: Callable[[Any], None]
-) -> TagReceipt:
+    unit: Unit, setup: TagSetup, cutter: Cutter, taggers: Sequence[Tagger],
+    report: Callable[[Any], None],
+) -> TagReceipt:  # fmt: skip
     receipt = TagReceipt(number=unit.number)
-    schema = pa.schema(part_fields())
+    schema = pa.schema(part_fields(taggers))
     part = ShardFile(setup.build / part_name(unit.number, ALL_DOCUMENTS), schema, is_part=True)
     try:
         for extent in unit.extents:
@@ -135,7 +145,7 @@ def _tag_unit(
             ):  # fmt: skip
                 if len(documents.positions):
                     first = receipt.records.get(key, 0)
-                    part.write(_tag_documents(documents, extent.source, first, cutter, schema))
+                    part.write(_tag_documents(documents, extent.source, first, cutter, taggers))
                 _count(receipt, key, documents)
                 num_documents = len(documents.positions)
                 report(
@@ -150,7 +160,7 @@ def _tag_unit(
 
 
 def _tag_documents(
-    documents: Documents, source: int, first: int, cutter: Cutter, schema: pa.Schema
+    documents: Documents, source: int, first: int, cutter: Cutter, taggers: Sequence[Tagger]
 ) -> pa.RecordBatch:
     """Return the figures of some documents of a source, whose positions begin at `first`."""
     content = documents.text.tobytes()
@@ -170,8 +180,9 @@ def _tag_documents(
         pa.FixedSizeListArray.from_arrays(to_column(signed.keys.ravel()), NUM_BANDS),
         pa.LargeListArray.from_arrays(to_column(signed.rows), to_column(signed.shingles)),
     ]
-    arrays = [*(to_column(values) for values in columns), *near]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    own = [array for tagger in taggers for array in tagger.tag(parts)]
+    arrays = [*(to_column(values) for values in columns), *own, *near]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(part_fields(taggers)))
 
 
 def _count(receipt: TagReceipt, key: str, documents: Documents) -> None:
