@@ -22,6 +22,11 @@ from lmmodel.trainer import train
 AS_BERT = "BERT's numbers"
 PLAIN = ("vocabulary_bias=zeros", "recipe.mlm_probability=0.15")
 BIAS = "vocabulary_bias=frequencies"
+MODERN = "model.family=modern"
+TOGETHER = (
+    BIAS, "recipe.mlm_probability=0.3", "optimizer.lr=3e-3", "optimizer.muon_lr=0.04",
+    "batch.size=16", "budget.num_steps={twice}",
+)  # fmt: skip
 
 CHANGES: dict[str, tuple[str, ...]] = {
     AS_BERT: (),
@@ -41,6 +46,9 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "bias, rate 0.30, AdamW 3e-3": (
         BIAS, "recipe.mlm_probability=0.3", "optimizer.lr=3e-3",
     ),
+    "modern": (MODERN,),
+    "all together": TOGETHER,
+    "modern, all together": (MODERN, *TOGETHER),
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lmdata.tagging.manifests import TagManifest
 
 FOLDER = click.Path(path_type=Path)
+_MOST_NOTES = 5
 words_option = click.option(
     "--words", type=click.Choice(["plain", "spacy"]),
     help="How text is cut into words; spacy gives datatrove's figures.  [default: plain]",
@@ -158,9 +159,15 @@ def _select(
     lines = [
         f"{output}/  {where}",
         *(flow_line(name, flow) for name, flow in manifest.ledger.flows.items()),
+        *(f"  note       {note}" for note in manifest.notes[:_MOST_NOTES]),
+        *_more_notes(len(manifest.notes) - _MOST_NOTES),
         f"next: lmdata tokenize CORPUS --select {output}",
     ]
     echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
+
+
+def _more_notes(count: int) -> list[str]:
+    return [f"  note       and {count:,} more sources"] if count > 0 else []
 
 
 def _tag_lines(manifest: TagManifest, facts: dict[str, Any]) -> list[str]:

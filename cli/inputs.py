@@ -27,7 +27,7 @@ BLANK_LINES = "blank lines left out"
 WINDOWED = "texts longer than the model takes, read in windows"
 
 
-class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+class TextParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A text that can be written as UTF-8: what the terminal gave as other bytes is refused."""
 
     name = "text"
@@ -41,7 +41,7 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         return str(value)
 
 
-TEXT = Text()
+TEXT = TextParam()
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lmmodel.predicting.generation import Generation
-    from lmmodel.predicting.likelihood import Embeddings, Likelihoods
+    from lmmodel.predicting.likelihood import Likelihoods, TextVectors
     from lmmodel.predicting.mask_filling import Filling
     from lmmodel.tasks.sequence_to_sequence import Writing
 
@@ -226,7 +226,7 @@ def embed(
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
-def _embedding_result(given: Given, found: Embeddings, output: Path | None) -> dict[str, Any]:
+def _embedding_result(given: Given, found: TextVectors, output: Path | None) -> dict[str, Any]:
     num_texts, size = found.vectors.shape
     if output is not None:
         return {"output": str(output), "num_texts": num_texts, "size": size}
@@ -238,7 +238,7 @@ def _embedding_result(given: Given, found: Embeddings, output: Path | None) -> d
     }
 
 
-def _embedding_lines(found: Embeddings, output: Path | None) -> list[str]:
+def _embedding_lines(found: TextVectors, output: Path | None) -> list[str]:
     num_texts, size = found.vectors.shape
     if output is not None:
         return [f"{output}  {num_texts:,} vectors of {size}"]

@@ -7,14 +7,14 @@ follow from it, so a corruption that adds a column declares it and edits nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lmdata.ragged import Ragged
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.ragged import concatenate as concatenate_rows
 
 NO_LABEL = -1
@@ -66,7 +66,16 @@ class Column:
         return "offsets" if self.per == TOKEN else f"{self.per}_offsets"
 
 
+def stored(column: Column) -> Column:
+    """Return the column as one that shards hold."""
+    return replace(column, is_stored=True)
+
+
 SEGMENT_LENGTHS = Column("segment_lengths", "int32", "segment", is_stored=False)
+# Of examples that are to be read and written: what the decoder writes of each segment, after the
+# token that it starts with, to the end; and its tokens with both. The rest is the source.
+TARGET_IDS = Column("target_ids", None, "target")
+TARGET_LENGTHS = Column("target_lengths", "int32", "segment")
 COLUMNS = (
     Column("input_ids", None, TOKEN),
     Column("token_type_ids", "uint8", TOKEN),
@@ -175,6 +184,14 @@ class ExampleBatch:
         starts = np.repeat(self.offsets[:-1], np.diff(self.mask_offsets))
         flat: np.ndarray = starts + self.masked_positions
         return flat
+
+
+def targets_of(examples: ExampleBatch) -> Ragged | None:
+    """Return the target of each segment, started and ended; None: examples have none."""
+    arrays = examples.arrays()
+    if TARGET_IDS.name not in arrays:
+        return None
+    return Ragged(arrays[TARGET_IDS.name], offsets_of(arrays[TARGET_LENGTHS.name]))
 
 
 def no_examples(columns: tuple[Column, ...], id_dtype: np.dtype[Any]) -> ExampleBatch:

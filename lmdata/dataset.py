@@ -15,6 +15,8 @@ import pyarrow as pa
 from lmdata.batch import (
     NO_LABEL,
     SEGMENT_LENGTHS,
+    TARGET_IDS,
+    TARGET_LENGTHS,
     ExampleBatch,
     concatenate,
     from_record_batch,
@@ -189,6 +191,7 @@ class ExampleSet:
         settings = read_settings(manifest)
         self._stored = tuple(column for column in settings.all_columns if column.is_stored)
         self._id_dtype = smallest_id_dtype(manifest.tokenizer.vocab_size)
+        self.recipe = settings.recipe
         self._segment_end = segment_end(settings.recipe, tokenizer)
         self._blocks = blocks
         self._opened: dict[int, ExampleBatch] = {}
@@ -220,6 +223,13 @@ class ExampleSet:
         if bool((order[1:] < order[:-1]).any()):
             batch = batch.take(np.argsort(order))
         return self._with_segments(batch)
+
+    def original(self, batch: ExampleBatch) -> Ragged:
+        """Return the ids of some of the examples before the corruption, with special tokens."""
+        noise = self.recipe.noise
+        if noise is not None:
+            return noise.restore(batch, self.tokenizer)
+        return Ragged(batch.original_ids(), batch.offsets)
 
     def _block(self, place: int) -> ExampleBatch:
         """Return a record batch as examples, checked when it is used for the first time."""
@@ -354,10 +364,11 @@ def _own_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
 
 def _check_values(batch: ExampleBatch, vocab_size: int) -> None:
     """Raise a ValueError for values of examples that a kernel may not meet."""
-    for name in ("input_ids", "masked_labels"):
+    for name in (column.name for column in batch.columns if column.dtype is None):
         largest = int(batch.arrays()[name].max(initial=0))
         if largest >= vocab_size:
             raise ValueError(f"column {name}: {largest} is not below the vocabulary's {vocab_size}")
+    _check_segments(batch)
     lengths = np.repeat(np.diff(batch.offsets), np.diff(batch.mask_offsets))
     begin, end = int(batch.mask_offsets[0]), int(batch.mask_offsets[-1])
     if (batch.masked_positions[begin:end] >= lengths).any():
@@ -365,3 +376,15 @@ def _check_values(batch: ExampleBatch, vocab_size: int) -> None:
     labels = batch.next_sentence_label
     if len(labels) and not NO_LABEL <= int(labels.min()) <= int(labels.max()) <= 1:
         raise ValueError("column next_sentence_label: a label is neither 0 nor 1")
+
+
+def _check_segments(batch: ExampleBatch) -> None:
+    """Raise a ValueError where the lengths of stored segments do not sum to their rows."""
+    offsets = {SEGMENT_LENGTHS.name: "offsets", TARGET_LENGTHS.name: TARGET_IDS.offsets}
+    for name, of_rows in offsets.items():
+        if name not in batch.arrays():
+            continue
+        lengths = batch.arrays()[name].astype(np.int64)
+        ends = offsets_of(lengths)[batch.segment_offsets]
+        if (lengths < 0).any() or (np.diff(ends) != np.diff(batch.arrays()[of_rows])).any():
+            raise ValueError(f"column {name}: the lengths do not sum to the tokens of their rows")

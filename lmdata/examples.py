@@ -11,7 +11,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from lmdata.building.workers import Threads, Workers
 from lmdata.config import Change, config_to_dict
 from lmdata.dataset import TokenStore, open_stores, segment_end
 from lmdata.errors import ConfigError, DatasetError, IntegrityError, TokenizerError
-from lmdata.recipes import Recipe
+from lmdata.recipes import LATE, Recipe
 from lmdata.schema import (
     FORMAT_VERSION,
     ExampleSettings,
@@ -110,8 +110,12 @@ def columns_to_add(stores: dict[str, TokenStore], recipe: Recipe) -> tuple[Colum
     """
     first, added = next(iter(stores.values())), recipe.corruption_traits.columns
     end = segment_end(recipe, first.tokenizer)
-    if end is None or not any(
-        bool((block.ids == end).any()) for store in stores.values() for block in store.blocks
+    if (
+        recipe.noise is not None
+        or end is None
+        or not any(
+            bool((block.ids == end).any()) for store in stores.values() for block in store.blocks
+        )
     ):
         return added
     return (*added, replace(SEGMENT_LENGTHS, is_stored=True))
@@ -233,6 +237,9 @@ class _ExamplesJob:
         values: dict[str, Any] = json.loads(json.dumps(config_to_dict(self._setup.settings)))
         if not values["columns"]:
             del values["columns"]
+        late = {item.name for item in fields(Recipe) if item.metadata == LATE}
+        given = values["recipe"].items()
+        values["recipe"] = {k: v for k, v in given if v is not None or k not in late}
         return values
 
     def obstacles(self, changed: list[Change]) -> list[str]:

@@ -30,14 +30,13 @@ from lmdata.word_starts import NO_WORDS
 class Corrupt(Protocol):
     """What a corruption makes of examples that are views of plain text so far."""
 
-    def __call__(
-        self, batch: ExampleBatch, addresses: tuple[np.ndarray, np.ndarray], progress: float
-    ) -> ExampleBatch:
+    def __call__(self, batch: ExampleBatch, addresses: Any, progress: float) -> ExampleBatch:
         """Return the corrupted examples; arrays of `batch` may be changed.
 
         Args:
             batch: uncorrupted, without labels
-            addresses: two int64 arrays (B,), which say whence each example comes
+            addresses: two int64 arrays (B,), which say whence each example comes; for noise the
+                `denoising.Segments` of the batch
             progress: of the training, 0 to 1
         """
 
@@ -52,6 +51,8 @@ def prepare_corruption(
     """
     traits = recipe.corruption_traits
     prepare = prepare_masks if traits.is_masking else traits.prepare
+    if traits.noise is not None:
+        prepare = traits.noise.prepare
     if prepare is None:
         return None
     made: Corrupt = prepare(recipe, tokenizer, seed=seed, epoch=epoch, id_dtype=id_dtype)
@@ -123,9 +124,7 @@ def mask_rules(
         balanced=recipe.coverage == "balanced",
         epoch=epoch,
         is_candidate=candidate_pieces(tokenizer, bert=bert),
-        word_classes=words.classes,
-        word_joins=words.joins,
-        word_states=words.next_state,
+        words=words,
         random_pieces=_random_pieces(tokenizer, bert=bert).astype(id_dtype),
         position_key=stream_key(seed, "mask-positions", epoch),
         replace_key=stream_key(seed, "mask-replace", epoch),

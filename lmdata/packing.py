@@ -7,7 +7,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from lmdata.ragged import Ragged
 from lmdata.viewing.store_table import scratch_array
+
+_CHUNK = 1 << 20
 
 
 class PackingPlan(NamedTuple):
@@ -25,6 +28,35 @@ class PackingPlan(NamedTuple):
     def num_rows(self) -> int:
         """Number of rows."""
         return len(self.row_offsets) - 1
+
+    def pieces_of(self, rows: np.ndarray) -> Ragged:
+        """Return the pieces of some rows, int64 (S,), by row.
+
+        Args:
+            rows: int64 (B,)
+        """
+        found = Ragged(self.pieces, self.row_offsets).take(rows)
+        return Ragged(found.values.astype(np.int64), found.offsets)
+
+
+def to_row_sizes(sizes: np.ndarray, taken: np.ndarray) -> int:
+    """Change the texts of pieces to what they take of a row, and return the sum.
+
+    Args:
+        sizes: uint16 (P,), tokens of each text; changed
+        taken: integers (longest + 1,), what texts of 0, 1, ... tokens take
+
+    Example:
+        >>> sizes = np.array([3, 1], np.uint16)
+        >>> to_row_sizes(sizes, np.arange(2, 6)), sizes.tolist()
+        (8, [5, 3])
+    """
+    total, taken = 0, taken.astype(np.uint16)
+    for start in range(0, len(sizes), _CHUNK):  # they may lie on disk
+        part = sizes[start : start + _CHUNK]
+        part[:] = taken[part]
+        total += int(part.sum(dtype=np.int64))
+    return total
 
 
 def pack(sizes: np.ndarray, capacity: int) -> PackingPlan:

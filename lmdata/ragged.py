@@ -6,7 +6,7 @@ Documents, sentences, examples, masks and segments all lie this way: the items o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,10 @@ class Ragged:
     def row(self, index: int) -> Values:
         """Return the items of one row, a view."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def rows(self) -> Iterator[Values]:
+        """Yield the items of each row, views."""
+        return (self.row(index) for index in range(len(self)))
 
     def take(self, rows: Integers) -> Ragged:
         """Return copies of some rows, in this order, repeats allowed.

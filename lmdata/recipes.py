@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lmdata.batch import Column
+from lmdata.denoising import MEAN_SPAN_LENGTH, TARGET_COLUMNS, Infilling, Noise, SpanCorruption
 from lmdata.errors import ConfigError
 
 
@@ -48,13 +51,15 @@ class Corruption:
         by_words: whole words, not single tokens
         span_weights: of masked spans of 1, 2, ... words, in proportion
         decides_per_span: one decision on [MASK], random or kept for each span; else for each token
-        is_causal: rows are read from left to right, so that documents only need an end
-        prepare: of a corruption that is no masking: from (recipe, tokenizer, seed, epoch, id_dtype)
-            a function from a batch, two address arrays int64 (B,) and the training progress to the
+        is_causal: rows are read from left to right
+        has_start: a special token stands before a segment, not only behind it
+        noise: makes a source and a target of each segment
+        prepare: of a corruption that is neither: from (recipe, tokenizer, seed, epoch, id_dtype) a
+            function from a batch, two address arrays int64 (B,) and the training progress to the
             corrupted batch
         columns: that it adds to `batch.COLUMNS`, or declares otherwise: one that moves the ends of
             segments has their lengths stored
-        is_undone_by_labels: the labels put back give the text again
+        is_undone_by_labels: the labels (the target) put back give the text again
     """
 
     is_masking: bool = False
@@ -62,6 +67,8 @@ class Corruption:
     span_weights: tuple[float, ...] = (1.0,)
     decides_per_span: bool = False
     is_causal: bool = False
+    has_start: bool = True
+    noise: Noise | None = None
     prepare: Callable[..., Any] | None = None
     columns: tuple[Column, ...] = ()
     is_undone_by_labels: bool = True
@@ -77,13 +84,16 @@ CORRUPTIONS = {
     ),
     # ALBERT (Lan et al., 2019, section 4.1): n-grams of n words, in proportion to 1 / n.
     "ngram": Corruption(is_masking=True, by_words=True, span_weights=(1, 1 / 2, 1 / 3)),
-    "none": Corruption(is_causal=True),
+    "none": Corruption(is_causal=True, has_start=False),
+    "sentinels": Corruption(noise=SpanCorruption(), has_start=False, columns=TARGET_COLUMNS),
+    "infilling": Corruption(noise=Infilling(), columns=TARGET_COLUMNS),
 }  # fmt: skip
 COUNTS = ("exact", "bernoulli")
 COVERAGES = ("independent", "balanced")
 COMPATIBLE = ("bert",)
 MIN_SEQ_LENGTH = 8
 MAX_SEQ_LENGTH = 65_535
+LATE = {"is_late": True}  # of settings that manifests leave out where they are None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +103,8 @@ class Recipe:
     Attributes:
         view: "nsp" (pairs, half from another document), "sop" (neighbours, half swapped),
             "single" (one segment of whole sentences), "packed" (segments laid into full rows)
-        corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT) or "none"
+        corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT), "none", or of
+            examples with a source and a target "sentinels" (T5), "infilling" (BART)
         max_seq_length: tokens of the longest example, specials included, 8 to 65,535
         mlm_probability: share of the tokens to predict, in (0, 1), or (start, end) of a straight
             line over the training progress
@@ -111,6 +122,9 @@ class Recipe:
             1 / mlm_probability epochs; single and packed views with token corruption only
         compat: "bert" for the script's own choices (docs/fidelity.md, rules 10, 15, 18, 19)
         shuffle: examples in a random order, another one each epoch
+        mean_span_length: of noise, tokens (words) of a span on average, 1 to 100; by default 3
+        whole_words, permute_sentences, insert_masks: of infilling, spans are of whole words,
+            sentences come in another order, spans of no word are masks more; all three by default
     """
 
     view: str = "nsp"
@@ -128,6 +142,10 @@ class Recipe:
     coverage: str = "independent"
     compat: str | None = None
     shuffle: bool = True
+    mean_span_length: float | None = field(default=None, metadata=LATE)
+    whole_words: bool | None = field(default=None, metadata=LATE)
+    permute_sentences: bool | None = field(default=None, metadata=LATE)
+    insert_masks: bool | None = field(default=None, metadata=LATE)
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range or would have no effect."""
@@ -157,6 +175,39 @@ class Recipe:
         return self.compat == "bert"
 
     @property
+    def noise(self) -> Noise | None:
+        """How segments become a source and a target, None where they do not."""
+        return self.corruption_traits.noise
+
+    @property
+    def span_length(self) -> float:
+        """Mean length of a span of noise, the default resolved."""
+        return MEAN_SPAN_LENGTH if self.mean_span_length is None else self.mean_span_length
+
+    @property
+    def num_special(self) -> int:
+        """Special tokens around the segments of an example without noise, in each segment."""
+        return 3 if self.has_pairs else 1 + self.corruption_traits.has_start
+
+    @property
+    def text_capacity(self) -> int:
+        """The most tokens of text in an example, or of one segment in the packed view.
+
+        Example:
+            >>> Recipe().text_capacity, RECIPES["t5"].text_capacity
+            (125, 568)
+        """
+        if self.noise is not None:
+            return self.noise.text_capacity(self)
+        return self.max_seq_length - self.num_special
+
+    def row_lengths(self, lengths: np.ndarray) -> np.ndarray:
+        """Return what segments of so many tokens take of a row, int64 (S,), before any noise."""
+        if self.noise is not None:
+            return self.noise.row_lengths(self, lengths)
+        return lengths + self.num_special
+
+    @property
     def is_masking(self) -> bool:
         """Whether tokens are masked."""
         return self.corruption_traits.is_masking
@@ -184,7 +235,7 @@ class Recipe:
             ((2, 3), (None, 3))
         """
         first, last, end = (special_ids.get(name) for name in ("cls", "sep", "eos"))
-        if self.corruption_traits.is_causal:
+        if not self.corruption_traits.has_start:
             return None, last if end is None else end
         return first, last
 
@@ -270,6 +321,13 @@ def _check_rates(recipe: Recipe) -> None:
             "mask_proportion, random_proportion and keep_proportion must be at least 0 and sum "
             f"to 1, got {proportions}"
         )
+    if not 1.0 <= recipe.span_length <= 100.0:
+        raise ValueError(f"mean_span_length must be in [1, 100], got {recipe.mean_span_length}")
+    if recipe.corruption == "sentinels" and isinstance(rate, tuple):
+        raise ValueError(
+            f"mlm_probability must be one number with corruption=sentinels, got {rate}: rows are "
+            "planned before there is noise"
+        )
     if recipe.short_seq_prob is not None and not 0.0 <= recipe.short_seq_prob <= 1.0:
         raise ValueError(f"short_seq_prob must be in [0, 1], got {recipe.short_seq_prob}")
 
@@ -288,11 +346,17 @@ def _check_effect(recipe: Recipe) -> None:
         "count": recipe.count == "bernoulli" and (spans or no_masks),
         "mlm_probability": no_masks
         and traits.prepare is None
+        and traits.noise is None
         and recipe.mlm_probability != default["mlm_probability"].default,
         "mask_proportion": no_masks
         and recipe.mask_proportion != default["mask_proportion"].default,
         "coverage": recipe.coverage == "balanced"
         and (recipe.has_pairs or traits.by_words or not recipe.has_exact_count),
+        "mean_span_length": traits.noise is None and recipe.mean_span_length is not None,
+        **{
+            name: recipe.corruption != "infilling" and getattr(recipe, name) is not None
+            for name in ("whole_words", "permute_sentences", "insert_masks")
+        },
     }
     for name, is_unused in unused.items():
         if is_unused:
@@ -304,7 +368,7 @@ def _check_effect(recipe: Recipe) -> None:
         raise ValueError("balance_nsp=True contradicts compat=bert, which has no such choice")
     if recipe.is_bert and recipe.count != "exact":
         raise ValueError(f"compat=bert masks an exact count, got count={recipe.count}")
-    if traits.is_causal and recipe.has_pairs:
+    if recipe.has_pairs and (traits.is_causal or traits.noise is not None):
         raise ValueError(f"corruption={corruption} needs view single or packed, got view={view}")
 
 
@@ -313,9 +377,12 @@ RECIPES: dict[str, Recipe] = {
     "roberta": Recipe(view="packed", corruption="token", max_seq_length=512, count="bernoulli"),
     "albert": Recipe(view="sop", corruption="ngram", max_seq_length=512),
     "spanbert": Recipe(view="single", corruption="span", max_seq_length=512),
+    "t5": Recipe(view="packed", corruption="sentinels", max_seq_length=512),
+    "bart": Recipe(view="packed", corruption="infilling", max_seq_length=512, mlm_probability=0.3),
 }
 """What the papers did, as near as it is data: BERT (Devlin et al., 2018), RoBERTa (Liu et al.,
-2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019)."""
+2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019), T5 (Raffel et al., 2019), BART
+(Lewis et al., 2019)."""
 
 
 def named_recipe(name: str) -> Recipe:

@@ -47,7 +47,7 @@ _MIN_REACHED = 100  # examples that a position must be reached by for its mask r
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class CommandFlows:
     """What went in and came out of one command."""
 
     name: str
@@ -107,7 +107,7 @@ class DataReport:
     tokenizer: TokenizerIdentity
     settings: dict[str, Any]
     notes: tuple[str, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[CommandFlows, ...]
     num_sources: int
     sources: tuple[SourceRecord, ...]  # the largest
     splits: tuple[SplitReport, ...]
@@ -161,11 +161,11 @@ def _examples(folder: Path, manifest: Manifest) -> Iterator[Rows]:
         yield open_examples(folder, split)
 
 
-def _store_stages(folder: Path, manifest: Manifest) -> Iterator[Stage]:
-    yield Stage(name="from the sources to the store", flows=manifest.ledger.flows)
+def _store_stages(folder: Path, manifest: Manifest) -> Iterator[CommandFlows]:
+    yield CommandFlows(name="from the sources to the store", flows=manifest.ledger.flows)
 
 
-def _example_stages(folder: Path, manifest: Manifest) -> Iterator[Stage]:
+def _example_stages(folder: Path, manifest: Manifest) -> Iterator[CommandFlows]:
     """Yield the flow into the store too, where it is still the one the examples were made from."""
     settings = read_settings(manifest)
     store = folder / settings.store
@@ -175,11 +175,11 @@ def _example_stages(folder: Path, manifest: Manifest) -> Iterator[Stage]:
         own = None
     if own is not None and own.hash == settings.store_manifest:
         yield from _store_stages(store, own)
-    yield Stage(name="from the store to the examples", flows=manifest.ledger.flows)
+    yield CommandFlows(name="from the store to the examples", flows=manifest.ledger.flows)
 
 
 Opener = Callable[[Path, Manifest], Iterator[Rows]]
-Stages = Callable[[Path, Manifest], Iterator[Stage]]
+Stages = Callable[[Path, Manifest], Iterator[CommandFlows]]
 REPORTERS: Mapping[str, tuple[Opener, Stages]] = {
     "tokens": (_stores, _store_stages),
     "examples": (_examples, _example_stages),

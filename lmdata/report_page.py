@@ -21,7 +21,7 @@ from lmdata.page import (
     Table,
     flat_settings,
 )
-from lmdata.report import DataReport, SplitReport, Stage
+from lmdata.report import CommandFlows, DataReport, SplitReport
 from lmdata.report_rows import PieceInText, Sample
 from lmdata.stats import ExampleStatistics, Lengths, Statistics, StoreStatistics
 
@@ -80,7 +80,7 @@ def _flow(report: DataReport) -> Section:
     return Section(title="From the source to each split", blocks=blocks)
 
 
-def _stage_blocks(stage: Stage) -> Iterator[Block]:
+def _stage_blocks(stage: CommandFlows) -> Iterator[Block]:
     flows = stage.flows
     splits = list(dict.fromkeys(name for flow in flows.values() for name in flow.written))
     reasons = list(dict.fromkeys(name for flow in flows.values() for name in flow.dropped))

@@ -54,7 +54,7 @@ def id_rows(rows: Rows) -> Iterator[tuple[int, Ragged]]:
         return
     for start in range(0, len(rows), _BATCH_ROWS):
         batch = rows.rows(np.arange(start, min(start + _BATCH_ROWS, len(rows))))
-        yield start, Ragged(batch.original_ids(), batch.offsets)
+        yield start, rows.original(batch)
 
 
 def first_places(rows: Rows, pieces: np.ndarray) -> dict[int, tuple[int, int]]:
@@ -96,7 +96,7 @@ def piece_in_text(
 def _original_ids(rows: Rows, row: int) -> np.ndarray:
     if isinstance(rows, TokenStore):
         return rows.document(row)[0]
-    return rows.rows(np.array([row])).original_ids()
+    return rows.original(rows.rows(np.array([row]))).values
 
 
 # ---- Rows to read

@@ -42,6 +42,8 @@ PURPOSES = {
     "generate": 16,
     "resample": 17,
     "yardstick": 18,
+    "sentences": 19,
+    "replace": 20,
 }
 
 

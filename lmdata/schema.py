@@ -19,7 +19,7 @@ from lmdata import __version__
 from lmdata.batch import COLUMNS, Column
 from lmdata.config import build_config
 from lmdata.errors import ConfigError, IntegrityError, VersionError
-from lmdata.recipes import Recipe
+from lmdata.recipes import LATE, Recipe
 from lmdata.settings import DEFAULT_SHARD_BYTES
 from lmdata.xxh3 import xxh3_128
 
@@ -30,7 +30,6 @@ BUILD_FOLDER = ".build"
 
 DatasetKind = Literal["tokens", "examples"]
 
-_LATE = {"is_late": True}  # of fields that the file leaves out where they are empty
 _HASH = "hash"  # key of the manifest's file, from version 2 on
 _SHARD_NAME = re.compile(r"(train|validation|test|documents)-\d{5,}\.arrow|unit-\d{6,}-\w+\.part")
 
@@ -183,8 +182,8 @@ class ShardRecord:
     tokens: int
     bytes: int
     xxh3: str  # xxh3_128, hexadecimal, of the file's bytes
-    blocks: tuple[BlockRecord, ...] | None = field(default=None, metadata=_LATE)
-    frame: str | None = field(default=None, metadata=_LATE)  # xxh3_128 of the bytes in no block
+    blocks: tuple[BlockRecord, ...] | None = field(default=None, metadata=LATE)
+    frame: str | None = field(default=None, metadata=LATE)  # xxh3_128 of the bytes in no block
 
     def __post_init__(self) -> None:
         if not _SHARD_NAME.fullmatch(self.file):
@@ -217,7 +216,7 @@ class Manifest:
     ledger: Ledger
     notes: tuple[str, ...] = ()
     views: dict[str, ViewFacts] = field(
-        default_factory=dict, metadata=_LATE
+        default_factory=dict, metadata=LATE
     )  # of examples, by split
 
     @property
@@ -285,7 +284,7 @@ def _plain(value: Any) -> Any:
     """Dataclasses inside dictionaries too become dictionaries."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
-        absent = {part.name for part in dataclasses.fields(value) if part.metadata == _LATE}
+        absent = {part.name for part in dataclasses.fields(value) if part.metadata == LATE}
         absent -= {name for name, item in fields.items() if item not in (None, {})}
         return {name: _plain(item) for name, item in fields.items() if name not in absent}
     if isinstance(value, dict):

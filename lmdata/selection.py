@@ -42,13 +42,15 @@ from lmdata.writer import ShardWriter
 from lmdata.xxh3 import xxh3_128
 
 RECIPES = {
-    "english": "gopher_quality and gopher_repetition and c4 and fineweb and not duplicate",
-    "distinct": "not duplicate",
+    "english": "gopher_quality and gopher_repetition and c4 and fineweb and not duplicate "
+    "and not near_duplicate",
+    "distinct": "not duplicate and not near_duplicate",
 }
 """Expressions by name: the rules that made FineWeb, and nothing but repeats left out."""
 
 NOT_SELECTED = "not-selected"
 SELECTED = "selected"
+_MUCH = 0.5  # of a source: lost without a word, it would be missed late
 _WORD = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+|.", re.DOTALL)
 
 
@@ -123,6 +125,7 @@ def select_documents(
             sources=tags.sources,
             splits={ALL_DOCUMENTS: shards},
             ledger=_balance(table, first_failed, reasons),
+            notes=tuple(_losses(table, first_failed)),
         )
         folder.finish(manifest)
     return manifest
@@ -240,6 +243,21 @@ def _balance(table: pa.Table, first_failed: npt.NDArray[np.int16], reasons: list
         }
         flows[quantity] = Flow(read=int(values.sum()), written={SELECTED: kept}, dropped=dropped)
     return Ledger(flows=flows)
+
+
+def _losses(table: pa.Table, first_failed: npt.NDArray[np.int16]) -> list[str]:
+    """Return a sentence for each source that loses more than half of its bytes."""
+    names = table.column("source").cast(pa.string()).combine_chunks()
+    num_bytes = to_array(table.column("num_bytes").combine_chunks()).astype(np.float64)
+    sources, numbers = np.unique(np.array(names.to_pylist()), return_inverse=True)
+    before = np.bincount(numbers, num_bytes)
+    after = np.bincount(numbers, num_bytes * (first_failed < 0), len(sources))
+    lost = 1 - after / np.maximum(before, 1)
+    return [
+        f"{name} loses {share:.0%} of its bytes"
+        for name, share in zip(sources.tolist(), lost.tolist(), strict=True)
+        if share > _MUCH
+    ]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.batch import NO_LABEL, ExampleBatch, targets_of
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import MismatchError
 from lmdata.schema import read_manifest, read_settings
@@ -25,29 +25,6 @@ from lmdata.tokenizer import Tokenizer
 _RESET, _DIM = "\x1b[0m", "\x1b[2m"
 _STYLES = {"mask": "\x1b[1;33m", "random": "\x1b[1;31m", "keep": "\x1b[4;32m", "special": _DIM}
 _STRUCK, _PLAIN = "\x1b[9m", "\x1b[29m"
-
-
-def show_row(
-    path: Path | str, row: int, *, split: str = "train", with_source: bool = False,
-    max_tokens: int = 512, colour: bool = False,
-) -> str:  # fmt: skip
-    """Return a row of a token store or of example shards as text.
-
-    Args:
-        path: a dataset folder
-        row: within the split
-        split: "train", "validation" or "test"
-        with_source: say from which files and lines the row comes
-        max_tokens: of a document, how many to show
-        colour: ANSI styles for a terminal
-
-    Raises:
-        IndexError: no such row
-        MismatchError: `with_source`, and the store that the shards were made from is another now
-        IntegrityError: the dataset, or that store, is not whole
-    """
-    opened = _open(Path(path), split, with_source)
-    return opened.show(row, max_tokens=max_tokens, colour=colour)
 
 
 def show_rows(
@@ -67,8 +44,9 @@ def show_rows(
         colour: ANSI styles for a terminal
 
     Raises:
-        MismatchError: there is no such first row, or no row with such a text; else as `show_row`
-        IntegrityError: as `show_row`
+        MismatchError: there is no such first row, or no row with such a text; `with_source`, and
+            the store that the shards were made from is another now
+        IntegrityError: the dataset, or that store, is not whole
     """
     opened = _open(Path(path), split, with_source)
     num_present = len(opened.rows)
@@ -97,10 +75,10 @@ class _Opened:
     rows: TokenStore | ExampleSet
     store: TokenStore | None  # that the rows come from, where the source is asked for
 
-    def show(self, row: int, *, max_tokens: int = 512, colour: bool = False) -> str:
+    def show(self, row: int, *, colour: bool = False) -> str:
         """Return a row as text."""
         if isinstance(self.rows, TokenStore):
-            lines = [show_document(self.rows, row, max_tokens=max_tokens, colour=colour)]
+            lines = [show_document(self.rows, row, colour=colour)]
             documents = [row]
         else:
             lines = [show_example(self.rows, row, colour=colour)]
@@ -124,7 +102,7 @@ class _Opened:
         """Return the ids of a row before any corruption, (t,)."""
         if isinstance(self.rows, TokenStore):
             return self.rows.document(row)[0]
-        return self.rows.rows(np.array([row])).original_ids()
+        return self.rows.original(self.rows.rows(np.array([row]))).values
 
 
 def _whole_text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
@@ -216,6 +194,10 @@ def show_example(examples: ExampleSet, row: int, *, colour: bool = False) -> str
         f"{name:>3}  {''.join(texts[first:last]).strip()}"
         for name, first, last in segment_bounds(batch)
     ]
+    targets = targets_of(batch)
+    for number, ids in enumerate([] if targets is None else targets.rows()):
+        text = _visible("".join(piece_texts(tokenizer, ids))).strip()
+        lines.insert(2 + 2 * number, f"  →  {text}")
     if len(batch.masked_positions):
         lines.append(
             f"     {_paint(mask_summary(batch, tokenizer), _DIM, colour)}   {_legend(colour)}"
@@ -294,6 +276,8 @@ def piece_texts(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
         model.get(name) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")
     )
     rule = tokenizer.find_word_rule()
+    if rule is None and any("▁" in (piece or "") for piece in tokenizer.pieces):
+        return [tokenizer.piece(index).replace("▁", " ") for index in ids.tolist()]
     starts = np.ones(len(ids), np.bool_) if rule is None else ~rule.continues(ids)
     return [
         (" " if starts_word else "")

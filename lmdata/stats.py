@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdata.batch import ExampleBatch
+from lmdata.batch import TARGET_LENGTHS, ExampleBatch
 from lmdata.checking.example_checks import Counts, count_examples
+from lmdata.checking.text_checks import NoiseCounts, count_noise
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
@@ -75,6 +76,8 @@ class ExampleStatistics:
     fill: float  # mean length / max_seq_length: the rest would be padding
     example_tokens: Lengths
     second_segment_tokens: Lengths | None  # of pairs
+    target_tokens: Lengths | None  # of segments with a source and a target
+    noise_share: float | None  # of their text: what sources do not show
     positive_share: float | None  # of pairs: random (nsp) or swapped (sop)
     masked_share: float  # of all tokens, specials among them
     became_mask: float  # shares of the masked
@@ -137,14 +140,18 @@ def example_statistics(examples: ExampleSet, path: str, num_top: int) -> Example
     longest = recipe.max_seq_length
     pieces, num_words = np.zeros(tokenizer.vocab_size, np.int64), 0
     reached, masked = np.zeros(longest, np.int64), np.zeros(longest, np.int64)
-    sizes, second_sizes = LengthCounter(), LengthCounter()
+    sizes, second_sizes, target_sizes = LengthCounter(), LengthCounter(), LengthCounter()
+    noise = NoiseCounts()
     counts: Counts | None = None
     for batch in _batches(examples):
         found = count_examples(batch, recipe, tokenizer)
         counts = found if counts is None else counts + found
-        original = batch.original_ids()
-        pieces += np.bincount(original, minlength=len(pieces))
-        num_words += count_words(original, batch.offsets, tokenizer)
+        original = examples.original(batch)
+        pieces += np.bincount(original.values, minlength=len(pieces))
+        num_words += count_words(original.values, original.offsets, tokenizer)
+        if recipe.noise is not None:
+            noise += count_noise(batch, original, recipe, tokenizer)
+            target_sizes.add(batch.arrays()[TARGET_LENGTHS.name])
         lengths = np.diff(batch.offsets)
         sizes.add(lengths)
         reached += reach(lengths, longest)
@@ -163,6 +170,8 @@ def example_statistics(examples: ExampleSet, path: str, num_top: int) -> Example
         fill=num_tokens / max(1, len(examples) * longest),
         example_tokens=sizes.result(),
         second_segment_tokens=second_sizes.result() if recipe.has_pairs else None,
+        target_tokens=target_sizes.result() if recipe.noise is not None else None,
+        noise_share=noise.num_noise / max(1, noise.num_text) if recipe.noise is not None else None,
         positive_share=counts.positive_pairs / max(1, counts.num_pairs)
         if counts and recipe.has_pairs
         else None,
@@ -200,10 +209,11 @@ def count_words(ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer) -> i
         offsets: int64 (R + 1,), where rows begin in `ids`
         tokenizer: that made them
     """
-    rule = tokenizer.find_word_rule()
+    rule, unknown = tokenizer.find_word_rule(), tokenizer.special_ids["unk"]
     if rule is None:
         return 0
-    return int((~rule.continues(ids, offsets) & ~tokenizer.is_special[ids]).sum())
+    is_text = ~tokenizer.is_special[ids] | (ids == unknown)
+    return int((~rule.continues(ids, offsets) & is_text).sum())
 
 
 def describe_pieces(
@@ -213,7 +223,7 @@ def describe_pieces(
 
     Args:
         counts: int64 (V,), how often each piece occurs
-        num_words: how many words they make, without those that are unknown, as `count_words` says
+        num_words: how many words they make, as `count_words` says
         tokenizer: that they belong to
         num_top: how many of the most frequent to name
     """
@@ -223,14 +233,13 @@ def describe_pieces(
     used = int((ordinary > 0).sum())
     num_unknown = 0 if unknown is None else int(counts[unknown])
     rule = tokenizer.find_word_rule()
-    words = num_words + num_unknown
     pieces = int(ordinary.sum()) + num_unknown
     ranks = [2**power - 1 for power in range(max(1, used).bit_length()) if 2**power <= used]
     return PieceUse(
         vocab_size=tokenizer.vocab_size,
         used=used,
         unknown_ratio=num_unknown / max(1, pieces),
-        pieces_per_word=pieces / words if words and rule and rule.tells else None,
+        pieces_per_word=pieces / num_words if num_words and rule and rule.tells else None,
         top=tuple(
             (tokenizer.piece(index), int(ordinary[index])) for index in order[: min(num_top, used)]
         ),

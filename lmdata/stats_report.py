@@ -62,6 +62,9 @@ def _example_facts(examples: ExampleStatistics) -> list[tuple[str, str]]:
     if examples.second_segment_tokens is not None:
         found.append(("tokens of segment B", describe_lengths(examples.second_segment_tokens)))
         found.append(("share labelled 1", f"{examples.positive_share:.2%}"))
+    if examples.target_tokens is not None:
+        found.append(("tokens of a target", describe_lengths(examples.target_tokens)))
+        found.append(("noise", f"{examples.noise_share:.2%} of the text"))
     if examples.masked_share:
         ways = f"{examples.became_mask:.1%} / {examples.became_random:.1%} / {examples.kept:.1%}"
         found.append(("masked", f"{examples.masked_share:.2%} of all tokens"))
@@ -72,7 +75,7 @@ def _example_facts(examples: ExampleStatistics) -> list[tuple[str, str]]:
 def _piece_facts(pieces: PieceUse) -> list[tuple[str, str]]:
     fertility = pieces.pieces_per_word
     return [
-        ("pieces per word", "unknown" if fertility is None else f"{fertility:.3f}"),
+        *([] if fertility is None else [("pieces per word", f"{fertility:.3f}")]),
         ("unknown", f"{pieces.unknown_ratio:.4%}"),
         ("vocabulary used", f"{pieces.used:,} of {pieces.vocab_size:,} "
                             f"({pieces.used / pieces.vocab_size:.1%})"),

@@ -39,8 +39,11 @@ from lmdata.schema import (
 )
 from lmdata.shards import Shard, check_shard, map_shard
 from lmdata.tagging.manifests import TagManifest, read_manifest_of
+from lmdata.tagging.near import Repeats, find_neighbours, find_originals, rank_documents
 from lmdata.tagging.rules import RULES, VERSIONS, judge
-from lmdata.tagging.units import FIGURES, TagConfig, TagReceipt, TagSetup, part_fields
+from lmdata.tagging.signatures import NUM_BANDS
+from lmdata.tagging.signatures import VERSION as NEAR_VERSION
+from lmdata.tagging.units import FIGURES, NUM_SCRATCH, TagConfig, TagReceipt, TagSetup, part_fields
 from lmdata.tagging.words import CUTTERS
 from lmdata.tokenize import OnProgress, describe_change, stamp_source
 from lmdata.writer import ShardWriter
@@ -57,11 +60,16 @@ def tag_schema() -> pa.Schema:
     reasons = pa.dictionary(pa.int8(), pa.string())
     return pa.schema([
         pa.field("source", text, nullable=False),
-        *part_fields()[1:],
+        *part_fields()[1:-NUM_SCRATCH],
         *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
         *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
         pa.field("duplicate", pa.bool_(), nullable=False),
         pa.field("duplicate_of", pa.uint64()),
+        pa.field("near_duplicate", pa.bool_(), nullable=False),
+        pa.field("near_of", pa.uint64()),
+        pa.field("near_jaccard", pa.float64(), nullable=False),
+        pa.field("near_containment", pa.float64(), nullable=False),
+        pa.field("component", pa.uint64(), nullable=False),
     ])  # fmt: skip
 
 
@@ -135,7 +143,7 @@ class _TagJob:
         return {
             "format_version": FORMAT_VERSION,
             "unit_bytes": self._unit_bytes,
-            "rules": VERSIONS,
+            "rules": VERSIONS | {"near_duplicate": NEAR_VERSION},
             "words": self._words,
             "configuration": config_to_dict(self._config),
             "sources": {source.name: stamp_source(source) for source in self._sources},
@@ -190,9 +198,7 @@ class _TagJob:
         Raises:
             CorpusError: there was no text at all
         """
-        schema, originals, row = tag_schema(), find_originals(*self._hashes()), 0
-        if not len(originals):
-            raise CorpusError("no text was found: is this the right corpus, or field?")
+        schema, repeats, row = tag_schema(), self._find_repeats(), 0
         names = to_text_column([source.name for source in self._sources])
         self._writer = ShardWriter(
             self._folder.path, ALL_DOCUMENTS, schema, shard_bytes=self._config.shard_bytes
@@ -204,40 +210,56 @@ class _TagJob:
                 place = extent.start, records[str(extent.source)] + first
                 starts.setdefault(self._sources[extent.source].name, []).append(place)
             for part in self._part(receipt):
-                own = originals[row : row + part.num_rows]
-                self._writer.write(_finish_rows(part, own, row, names, records, schema))
+                self._writer.write(_finish_rows(part, repeats, row, names, records, schema))
                 num_bytes += int(to_array(part.column("num_bytes")).sum())
                 row += part.num_rows
             records.update(receipt.records)
         shards = {ALL_DOCUMENTS: tuple(self._writer.finish())}
-        num_again = int((originals != np.arange(len(originals))).sum())
         return TagManifest(
             format_version=FORMAT_VERSION,
             created_with=f"lmdata {__version__}",
             configuration=config_to_dict(self._config),
-            rules=VERSIONS,
+            rules=VERSIONS | {"near_duplicate": NEAR_VERSION},
             words=self._words,
             starts={name: tuple(places) for name, places in starts.items()},
             sources=self._describe_sources(),
             splits=shards,
             ledger=_sum_up(self._receipts, row, num_bytes),
-            notes=(f"documents that repeat an earlier one to the byte: {num_again:,}",),
+            notes=repeats.notes(),
         )
+
+    def _find_repeats(self) -> Repeats:
+        """Return which documents were there before, to the byte or nearly.
+
+        Raises:
+            CorpusError: there was no text at all
+        """
+        parts = [part for receipt in self._receipts for part in self._part(receipt)]
+        if not any(part.num_rows for part in parts):
+            raise CorpusError("no text was found: is this the right corpus, or field?")
+        num_chars, high, low = (
+            np.concatenate([to_array(part.column(name)) for part in parts])
+            for name in ("num_chars", "hash_high", "hash_low")
+        )
+        keys = np.concatenate([
+            to_array(part.column("bands").flatten()).reshape(-1, NUM_BANDS) for part in parts
+        ])  # fmt: skip
+        ends = np.cumsum([part.num_rows for part in parts])
+
+        def shingles_of(row: int) -> np.ndarray:
+            number = int(np.searchsorted(ends, row, side="right"))
+            part = parts[number]
+            return to_array(part.column("shingles")[row - int(ends[number]) + part.num_rows].values)
+
+        originals = find_originals(high, low)
+        order = rank_documents(num_chars, high, low)
+        near = find_neighbours(keys, order, originals, shingles_of, self._config.near_jaccard)
+        return Repeats(originals, near)
 
     def _part(self, receipt: TagReceipt) -> list[pa.RecordBatch]:
         record = receipt.part
         assert record is not None
         return map_shard(self._folder.build / record.file, record, pa.schema(part_fields()))
-
-    def _hashes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the halves of the hash of every document, uint64 (D,)."""
-        parts = [part for receipt in self._receipts for part in self._part(receipt)]
-        nothing = [np.empty(0, np.uint64)]
-        high, low = (
-            np.concatenate(nothing + [to_array(part.column(name)) for part in parts])
-            for name in ("hash_high", "hash_low")
-        )
-        return high, low
 
     def _describe_sources(self) -> tuple[SourceRecord, ...]:
         documents, hashes = Counter[str](), dict[str, str]()
@@ -262,35 +284,15 @@ class _TagJob:
             self._writer.close()
 
 
-def find_originals(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Return the first document of the same bytes for each, which may be itself: int64 (D,).
-
-    Args:
-        high: uint64 (D,), the upper halves of the hashes of contents
-        low: uint64 (D,), the lower halves
-
-    Example:
-        >>> high, low = np.array([7, 7, 7, 1], np.uint64), np.array([1, 2, 1, 1], np.uint64)
-        >>> find_originals(high, low).tolist()
-        [0, 1, 0, 3]
-    """
-    order = np.lexsort((low, high))  # stable: equal ones stay in the order of the corpus
-    is_new = np.ones(len(order), bool)
-    is_new[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
-    originals = np.empty(len(order), np.int64)
-    originals[order] = order[is_new][np.cumsum(is_new) - 1]
-    return originals
-
-
 def _finish_rows(
-    part: pa.RecordBatch, originals: np.ndarray, row: int, names: pa.Array,
+    part: pa.RecordBatch, repeats: Repeats, row: int, names: pa.Array,
     records: Counter[str], schema: pa.Schema,
 ) -> pa.RecordBatch:  # fmt: skip
     """Return rows of a part as tags.
 
     Args:
         part: of a unit
-        originals: int64 (R,), from `find_originals`
+        repeats: of all documents
         row: of the first
         names: of the sources
         records: lines or records of each source in the units before
@@ -300,15 +302,13 @@ def _finish_rows(
     before = np.array([records[str(source)] for source in sources.tolist()], np.uint64)
     figures = {name: to_array(part.column(name)) for name in FIGURES}
     verdicts = {rule: judge(figures, rule) for rule in RULES}
-    is_again = originals != np.arange(row, row + part.num_rows)
     columns = [
         pa.DictionaryArray.from_arrays(part.column("source"), names),
         to_column(to_array(part.column("position")) + before),
-        *part.columns[2:],
+        *part.columns[2:-NUM_SCRATCH],
         *(pa.array(verdict < 0) for verdict in verdicts.values()),
         *(_reasons(rule, verdict) for rule, verdict in verdicts.items()),
-        pa.array(is_again),
-        to_column(originals.astype(np.uint64), is_again),
+        *repeats.columns(row, row + part.num_rows),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -11,6 +11,7 @@ that are spelled out in a text stay text, nothing is truncated, padded or added.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from tokenizers import models
 
 from lmdata.errors import TokenizerError
 from lmdata.files import write_atomically
+from lmdata.tokenizer_classes import ask_tokenizers
 from lmdata.tokenizer_classes import wordpiece_backend as wordpiece_backend
 from lmdata.tokenizer_files import TOKENIZER_FILES as TOKENIZER_FILES
 from lmdata.tokenizer_files import TOKENIZER_FOLDER as TOKENIZER_FOLDER
@@ -109,6 +111,13 @@ class Tokenizer:
         return {n: number(spellings[n]) if n in spellings else None for n in SPECIAL_NAMES}
 
     @functools.cached_property
+    def sentinel_ids(self) -> npt.NDArray[np.int64]:
+        """Ids of `<extra_id_0>`, `<extra_id_1>` and so on as far as there are any: int64 (N,)."""
+        spellings = (f"<extra_id_{number}>" for number in itertools.count())
+        found = map(self.backend.token_to_id, spellings)
+        return np.array(list(itertools.takewhile(lambda i: i is not None, found)), np.int64)
+
+    @functools.cached_property
     def is_special(self) -> npt.NDArray[np.bool_]:
         """Bool (V,): never drawn as a random piece, never masked but for the unknown piece."""
         special = np.zeros(self.vocab_size, np.bool_)
@@ -129,7 +138,10 @@ class Tokenizer:
         Raises:
             TokenizerError: the pieces of this kind of tokenizer do not tell
         """
-        return find_word_rule(self.backend, self.definition, self.pieces, self.is_special)
+        return ask_tokenizers(
+            "can't tell which pieces begin a word",
+            lambda: find_word_rule(self.definition, self.pieces, self.is_special),
+        )
 
     def find_word_rule(self) -> WordRule | None:
         """Return `word_rule`, None where the pieces of this kind of tokenizer do not tell."""

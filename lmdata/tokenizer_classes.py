@@ -131,13 +131,15 @@ def ask_tokenizers(message: str, make: Callable[[], Any]) -> Any:
         make: asks `tokenizers`
 
     Raises:
-        TokenizerError: it fails or panics
+        TokenizerError: it fails or panics; one of our own passes as it is
     """
     try:
         with quiet_panics():
             return make()
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+        if isinstance(
+            error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError | TokenizerError
+        ):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TokenizerError(f"{message}: {reason}") from error

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.batch import NO_LABEL, ExampleBatch, targets_of
+from lmdata.errors import ConfigError
 from lmdata.views import View
 
 Row = dict[str, Tensor]
@@ -27,13 +28,23 @@ class Examples(Dataset[Row]):
 
     A row holds `input_ids`, `attention_mask`, `labels` (-100 where nothing is predicted; of causal
     recipes the ids themselves, which stock models shift), all int64 (L,), `token_type_ids` int64
-    (L,) unless the recipe is causal, and `next_sentence_label` int64 () where there are pairs.
+    (L,) unless the recipe is causal, and `next_sentence_label` int64 () where there are pairs. With
+    a source and a target `labels` are the target, which stock models shift.
 
     `set_epoch` goes to another epoch: other pairs, masks and order. Trainer and accelerate call it.
     """
 
     def __init__(self, view: View, pad_id: int) -> None:
-        """Serve the examples of a view; `pad_id` is what `collate` fills up with."""
+        """Serve the examples of a view; `pad_id` is what `collate` fills up with.
+
+        Raises:
+            ConfigError: rows would hold several sources and targets
+        """
+        if view.recipe.noise is not None and view.recipe.view_traits.is_packed:
+            raise ConfigError(
+                "view=packed lays several sources into a row, which stock encoder-decoders can't "
+                "keep apart: use view=single"
+            )
         self.view, self.pad_id = view, pad_id
 
     def __len__(self) -> int:
@@ -124,6 +135,9 @@ def to_rows(batch: ExampleBatch, *, is_causal: bool) -> list[Row]:
     lengths = np.diff(batch.offsets).tolist()
     split = {name: torch.split(torch.from_numpy(array), lengths) for name, array in flat.items()}
     rows = [dict(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)]
+    targets = targets_of(batch)
+    for row, target in zip(rows, [] if targets is None else targets.rows(), strict=False):
+        row["labels"] = torch.from_numpy(target[1:].astype(np.int64))
     for row, label in zip(rows, batch.next_sentence_label.tolist(), strict=True):
         if label != NO_LABEL:
             row["next_sentence_label"] = torch.tensor(label)

@@ -4,8 +4,8 @@
 batch with a growing epoch: there is one implementation of an example. It depends on (store,
 recipe, seed, epoch, row, progress) and on nothing else.
 
-In memory a view holds 8 bytes a document. What else grows with the corpus (8 bytes for every 16
-examples and every 64 sentences, the packed view's plan) lies in a temporary file once it is large.
+In memory a view holds 8 bytes a document; what else grows with the corpus (8 bytes for 16 examples
+and for 64 sentences, the packed view's plan) lies in a temporary file once it is large.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmdata.batch import NO_LABEL, ExampleBatch
+from lmdata.denoising import Segments
 from lmdata.errors import DatasetError, TokenizerError
 from lmdata.masking import Corrupt, prepare_corruption
 from lmdata.order import check_rows, permute
-from lmdata.packing import PackingPlan, count_rows, pack
+from lmdata.packing import PackingPlan, count_rows, pack, to_row_sizes
 from lmdata.pairs import find_pairs, index_pairs
-from lmdata.ragged import Ragged, offsets_of
+from lmdata.ragged import offsets_of
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
 from lmdata.schema import ViewFacts
@@ -36,6 +37,7 @@ from lmdata.viewing.walk import (
     NSP,
     NUM_COLUMNS,
     ORDINAL,
+    PLACE,
     SINGLE,
     SOP,
     STATE_STRIDE,
@@ -46,10 +48,10 @@ from lmdata.viewing.walk import (
     index_pieces,
     lay_pairs,
     lay_segments,
+    sentences_of,
 )
 
 __all__ = ["NO_LABEL", "RECIPES", "ExampleBatch", "Recipe", "Store", "View", "view"]
-
 
 # Each pass corrects the share of random pairs for the lone sentences that the last one left.
 _BALANCE_PASSES = 4
@@ -166,7 +168,10 @@ class View:
 
     def _segments(self, examples: np.ndarray, progress: float) -> ExampleBatch:
         rows, duplicates = np.divmod(examples, self.recipe.duplicates)
-        pieces, piece_offsets = _pieces_of_rows(self._plan, rows)
+        pieces, piece_offsets = rows, np.arange(len(rows) + 1)
+        if self._plan is not None:
+            found = self._plan.pieces_of(rows)
+            pieces, piece_offsets = found.values, found.offsets
         spans = np.empty((len(pieces), NUM_COLUMNS), np.int64)
         find_pieces(self._arrays.table, self._walk, self._index, pieces, spans)
         first_id, last_id = self._frame
@@ -187,7 +192,13 @@ class View:
             segment_offsets=piece_offsets,
             **_no_labels(ids, len(examples)),
         )
-        return self._corrupted(batch, rows, duplicates, progress)
+        if self.recipe.noise is None:
+            return self._corrupted(batch, rows, duplicates, progress)
+        assert self._corrupt is not None
+        passes = np.repeat(duplicates, np.diff(piece_offsets))
+        sentences = sentences_of(self._arrays.table, spans)
+        segments = Segments(spans[:, A_ROW].copy(), spans[:, PLACE].copy(), passes, *sentences)
+        return self._corrupt(batch, segments, progress)
 
     def _corrupted(
         self, batch: ExampleBatch, first: np.ndarray, second: np.ndarray, progress: float
@@ -233,7 +244,7 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
         num_empty = arrays.num_documents - num_used
         notes.append(f"{num_empty:,} of {arrays.num_documents:,} documents are empty")
     frame = _frame(recipe, tokenizer)
-    walk = _walk_rules(recipe, seed, epoch, num_used, frame)
+    walk = _walk_rules(recipe, seed, epoch, num_used)
     plan = None
     if recipe.has_pairs:
         walk, index, facts = _index_pairs(arrays, walk, recipe, num_used, notes)
@@ -262,14 +273,14 @@ def _check_store(arrays: StoreArrays, recipe: Recipe, num_used: int, num_several
 
 def _frame(recipe: Recipe, tokenizer: Any) -> tuple[int, int]:
     """Return the special tokens around a segment, -1 for none in front (causal rows)."""
-    is_causal = recipe.corruption_traits.is_causal
+    has_start = recipe.corruption_traits.has_start
     first_id, last_id = recipe.frame(tokenizer.special_ids)
-    if is_causal and last_id is None:
+    if not has_start and last_id is None:
         raise TokenizerError(
             "the tokenizer has neither an eos nor a sep token to end a document with: "
             "use a tokenizer with one"
         )
-    ends = {} if is_causal else {"cls": first_id, "sep": last_id}
+    ends = {} if not has_start else {"cls": first_id, "sep": last_id}
     missing = [name for name, index in ends.items() if index is None]
     if missing:
         raise TokenizerError(
@@ -280,15 +291,12 @@ def _frame(recipe: Recipe, tokenizer: Any) -> tuple[int, int]:
     return -1 if first_id is None else first_id, last_id
 
 
-def _walk_rules(
-    recipe: Recipe, seed: int, epoch: int, num_used: int, frame: tuple[int, int]
-) -> WalkRules:
+def _walk_rules(recipe: Recipe, seed: int, epoch: int, num_used: int) -> WalkRules:
     traits, only_neighbours = recipe.view_traits, recipe.needs_neighbours(num_used)
-    num_special = 3 if traits.has_pairs else 1 if frame[0] < 0 else 2
     kind = SINGLE if not traits.has_pairs else NSP if traits.draws_documents else SOP
     return WalkRules(
         kind=kind,
-        capacity=recipe.max_seq_length - num_special,
+        capacity=recipe.text_capacity,
         short_word=probability_word(recipe.short_probability),
         random_word=0 if kind == NSP and only_neighbours else probability_word(0.5),
         min_sentences=2 if only_neighbours else 1,
@@ -344,7 +352,7 @@ def _index_segments(
     if not recipe.view_traits.is_packed:
         index, sizes = _find_sizes(arrays, walk)
         return walk, index, None, len(sizes) * recipe.duplicates
-    walk, index, plan, fill = _pack_full(arrays, walk, recipe.max_seq_length)
+    walk, index, plan, fill = _pack_full(arrays, walk, recipe)
     notes.append(f"rows are {fill:.1%} full, with {len(plan.pieces):,} segments")
     if walk.filler:
         notes.append(
@@ -365,7 +373,7 @@ def _find_sizes(arrays: StoreArrays, walk: WalkRules) -> tuple[ExampleIndex, np.
 
 
 def _pack_full(
-    arrays: StoreArrays, walk: WalkRules, max_seq_length: int
+    arrays: StoreArrays, walk: WalkRules, recipe: Recipe
 ) -> tuple[WalkRules, ExampleIndex, PackingPlan, float]:
     """Return the first plan that is full enough, or else the fullest, and how full it is.
 
@@ -373,15 +381,15 @@ def _pack_full(
     So where the gaps add up, short sentences at the cuts stand alone to fill them: on Wikipedia
     at 512, 96.6 % becomes 99.4 %, while the average token keeps 97 % of its context.
     """
-    num_special = max_seq_length - walk.capacity
+    max_seq_length = recipe.max_seq_length
+    taken = recipe.row_lengths(np.arange(walk.capacity + 1))
     mean = arrays.num_tokens / arrays.num_sentences
     best = None
     for factor in _FILLER_FACTORS:
         tried = walk._replace(filler=int(factor * mean))
         index, sizes = _find_sizes(arrays, tried)
-        sizes += np.uint16(num_special)
+        num_tokens = to_row_sizes(sizes, taken)
         num_rows = count_rows(sizes, max_seq_length)
-        num_tokens = arrays.num_tokens + num_special * len(sizes)
         fill = num_tokens / (num_rows * max_seq_length)
         if best is None or fill > best[-1]:
             best = (tried, index, sizes, fill)
@@ -390,11 +398,3 @@ def _pack_full(
     assert best is not None
     walk, index, sizes, fill = best
     return walk, index, pack(sizes, max_seq_length), fill
-
-
-def _pieces_of_rows(plan: PackingPlan | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pieces of some rows, int64 (S,), and where those of each row begin, (B + 1,)."""
-    if plan is None:
-        return rows, np.arange(len(rows) + 1, dtype=np.int64)
-    pieces = Ragged(plan.pieces, plan.row_offsets).take(rows)
-    return pieces.values.astype(np.int64), pieces.offsets

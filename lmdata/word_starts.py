@@ -2,50 +2,56 @@
 
 A word is what the tokenizer's own pre-tokenizer makes of a text: a pre-token. WordPiece says so in
 the piece (`##ing`), others mark the end of a word (`</w>`) or the space before it. In byte-level
-BPE the pieces before decide too: `15` goes on after `20`, and begins a word after `(`. So a word is
-found by an automaton that reads pieces. Its transitions are the pre-tokenizer's own answers: where
-it cuts what has been read of a word, with the next piece behind it.
+BPE the pieces around decide too: `15` goes on after `20`, and begins a word after `(`; a line end
+before another belongs to it, before a letter it does not; the first bytes of a Hindi letter and of
+a vowel sign are one piece. So a word is found by two automata: one reads pieces from the right and
+says what follows each, the other from the left, what of a word is before it (a bimachine:
+Schutzenberger 1961). Their transitions are the pre-tokenizer's own answers: where it cuts what has
+been read of a word, with the next piece and what follows behind it.
 
-Two things are taken as most likely, as ids do not tell: what becomes of white space before more
-white space, and of a character whose last bytes are another piece.
+Where no pre-tokenizer cuts at spaces (Llama 2, Gemma), a piece with the mark of a space begins a
+word, if no piece has the mark behind something else; else the pieces do not tell.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from lmdata.errors import TokenizerError
+from lmdata.pre_tokens import METASPACE, Alphabet, spell
 from lmdata.tokenizer_classes import steps_of
 
 I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-METASPACE = "\u2581"
-_RUN = 3  # a longer run of characters of one kind is like one of three: numbers are cut in threes
-_KEPT = 4  # kinds at either end of a piece, and at the end of a word, that can matter
 _NO_WORD = 0  # the class of special pieces and of ids without a piece
-_UNKNOWN = 0  # the state in which nothing is known of what was before
+_UNKNOWN = 0  # the state in which nothing is known of what is before, or behind
 
 
-@dataclass(frozen=True)
-class WordRule:
-    """An automaton that reads pieces and says which ones go on with a word.
+class WordRule(NamedTuple):
+    """A bimachine that reads pieces and says which ones go on with a word.
 
     Attributes:
-        classes: int64 (V,), the class of each piece; 0 for special pieces, which are no words
-        joins: bool (S, C), in a state, does a piece of a class go on with the word before it? In
-            state 0, where nothing is known of what was before, may it?
-        next_state: int64 (S, C), the state after it; it begins with 0
+        classes: int64 (V,), the class of each piece, 0 for special pieces, which are no words; of a
+            piece that ends inside a character, its row in `closed`
+        joins: bool (S, C * A), before which a word is in a state: does a piece of a class, with
+            what is ahead of it, go on with the word? In state 0, where nothing is known of what
+            was before, may it? The columns are class * A + ahead
+        next_state: int64 (S, C * A), the state after it; it begins with 0
+        ahead: int64 (A, C), what is ahead of the piece before a piece of a class
+        closed: int64 (O, K), the class of a piece by the kind of the character that it begins
+        kinds: uint8 (0x110000,), the kind of each character; empty where `closed` is
+        cuts: int32 (V,), of the character that a piece begins, its bits so far and, in the lowest
+            two bits, how many bytes are missing; 0 for none
+        heads: int32 (V,), of the character that a piece ends, its bits, then whether it is all of
+            the piece, then in two bits how many bytes it has
 
     Example:
         >>> rule = fixed_rule(np.array([False, True, False]), np.array([False, False, True]))
@@ -56,11 +62,17 @@ class WordRule:
     classes: I64
     joins: Bools
     next_state: I64
+    ahead: I64
+    closed: I64
+    kinds: U8
+    cuts: I32
+    heads: I32
 
     @property
     def tells(self) -> bool:
         """Whether some piece goes on with a word: else each is a word."""
-        return bool(self.joins[:, np.unique(self.classes)].any())
+        by_class = self.joins.reshape(len(self.joins), -1, len(self.ahead))
+        return bool(self.cuts.any() or by_class[:, np.unique(self.classes)].any())
 
     def continues(self, ids: npt.NDArray[Any], offsets: I64 | None = None) -> Bools:
         """Return bool (T,): does each piece go on with the word of the piece before it?
@@ -71,39 +83,60 @@ class WordRule:
         """
         found = np.zeros(len(ids), np.bool_)
         rows = np.array([0, len(ids)]) if offsets is None else offsets.astype(np.int64)
-        _compiled_follow()(ids, rows, self.classes, self.joins, self.next_state, found)
+        _compiled_follow()(ids, rows, self, found)
         return found
 
 
-def _follow(
-    ids: npt.NDArray[Any], offsets: I64, classes: I64, joins: Bools, next_state: I64, found: Bools
-) -> None:
+def follow(ids: npt.NDArray[Any], offsets: I64, rule: WordRule, found: Bools) -> None:
+    """Write which pieces go on with a word; for Numba to compile.
+
+    Args:
+        ids: integers (T,), below the length of the rule's tables
+        offsets: int64 (R + 1,), where rows begin, each anew
+        rule: to follow
+        found: bool (T,), written
+    """
+    num_ahead, longest = len(rule.ahead), 0
     for row in range(len(offsets) - 1):
-        state = 0
-        for index in range(offsets[row], offsets[row + 1]):
-            kind = classes[ids[index]]
-            found[index] = joins[state, kind]
-            state = next_state[state, kind]
+        longest = max(longest, offsets[row + 1] - offsets[row])
+    codes = np.empty(longest, np.int32)
+    for row in range(len(offsets) - 1):
+        start, ahead, head, state = offsets[row], 0, 0, 0
+        for index in range(offsets[row + 1] - start - 1, -1, -1):
+            piece = ids[start + index]
+            kind, cut, own = rule.classes[piece], rule.cuts[piece], np.int64(rule.heads[piece])
+            if cut:
+                missing, held = cut & 3, head & 3
+                character = 0xFFFD
+                if held >= missing:
+                    character = (cut >> 2 << 6 * missing) | (head >> 3 >> 6 * (held - missing))
+                kind = rule.closed[kind, rule.kinds[min(character, 0x10FFFF)]]
+            codes[index] = kind * num_ahead + ahead
+            ahead = rule.ahead[ahead, kind]
+            if own & 4:  # the whole piece is the inside of a character
+                held = min(head & 3, 3 - (own & 3))
+                behind = head >> 3 >> 6 * ((head & 3) - held)
+                own = ((own >> 3 << 6 * held | behind) << 3) | ((own & 3) + held)
+            head = own
+        for index in range(offsets[row + 1] - start):
+            found[start + index] = rule.joins[state, codes[index]]
+            state = rule.next_state[state, codes[index]]
 
 
 @functools.cache
 def _compiled_follow() -> Callable[..., None]:
     import numba  # not at the top: who only encodes has no use for it
 
-    compiled: Callable[..., None] = numba.njit(cache=True)(_follow)
+    compiled: Callable[..., None] = numba.njit(cache=True, nogil=True)(follow)
     return compiled
 
 
 def find_word_rule(
-    backend: tokenizers.Tokenizer,
-    definition: dict[str, Any],
-    pieces: Sequence[str | None],
-    is_special: Bools,
+    definition: dict[str, Any], pieces: Sequence[str | None], is_special: Bools
 ) -> WordRule:
     """Return how words are found among the pieces of a tokenizer.
 
     Args:
-        backend: its pre-tokenizer is asked
         definition: parsed `tokenizer.json`
         pieces: spelling of each id, None where an id has no piece
         is_special: bool (V,)
@@ -113,26 +146,38 @@ def find_word_rule(
     """
     model = definition["model"]
     prefix, suffix = model.get("continuing_subword_prefix"), model.get("end_of_word_suffix")
-    kinds = _pre_tokenizer_kinds(definition.get("pre_tokenizer"))
+    kinds = set(_pre_tokenizer_kinds(definition.get("pre_tokenizer")))
     mark = _space_mark(definition)
     if prefix:
         return fixed_rule(_each(pieces, lambda piece: piece.startswith(prefix)), is_special)
+    is_unknown = _each(pieces, lambda piece: piece == _unknown_piece(model))
     if suffix:
-        return _suffix_rule(_each(pieces, lambda piece: piece.endswith(suffix)), is_special)
+        ends = _each(pieces, lambda piece: piece.endswith(suffix))
+        return _suffix_rule(ends, is_special, is_unknown)
     if model["type"] == "WordLevel":
         return fixed_rule(np.zeros(len(pieces), np.bool_), is_special)
     if "ByteLevel" in kinds:
-        return _asked_rule(backend, [_bytes_of(piece) for piece in pieces], is_special)
-    if mark and set(kinds) <= {"Metaspace", "WhitespaceSplit", "Split:space"}:
-        return fixed_rule(_each(pieces, lambda piece: not piece.startswith(mark)), is_special)
-    if mark:
+        return _asked_rule(definition, [_bytes_of(piece) for piece in pieces], is_special)
+    if mark and kinds <= {"Metaspace", "WhitespaceSplit", "Split:space"}:
+        if "Metaspace" in kinds or not any(mark in (piece or "").lstrip(mark) for piece in pieces):
+            goes_on = _each(pieces, lambda piece: not piece.startswith(mark))
+            return fixed_rule(goes_on, is_special & ~(is_unknown & (mark in pieces)))
+    elif mark:
         texts = [(piece or "").encode("utf-8", "replace") for piece in pieces]
-        return _asked_rule(backend, texts, is_special)
+        return _asked_rule(definition, texts, is_special)
     raise TokenizerError(
         "can't tell which pieces begin a word: known are WordPiece, byte-level BPE and pieces "
-        f"with a mark for a space, this is {model['type']} with "
-        f"{' and '.join(kinds) or 'no pre-tokenizer'}; choose a corruption without whole words"
+        f"with a mark for a space before them, this is {model['type']} with "
+        f"{' and '.join(sorted(kinds)) or 'no pre-tokenizer'}; choose a corruption without whole "
+        "words"
     )
+
+
+def _unknown_piece(model: dict[str, Any]) -> str | None:
+    if model["type"] != "Unigram":
+        return model.get("unk_token")
+    index = model.get("unk_id")
+    return None if index is None else str(model["vocab"][index][0])
 
 
 def _each(pieces: Sequence[str | None], test: Callable[[str], bool]) -> Bools:
@@ -142,18 +187,31 @@ def _each(pieces: Sequence[str | None], test: Callable[[str], bool]) -> Bools:
 def fixed_rule(goes_on: Bools, is_special: Bools) -> WordRule:
     """Return the rule of pieces that say themselves whether they go on: bool (V,) each."""
     classes = np.where(is_special, _NO_WORD, 1 + goes_on.astype(np.int64))
-    return WordRule(classes, np.array([[False, False, True]]), np.zeros((1, 3), np.int64))
+    return _rule_of(classes, np.array([[False, False, True]]), np.zeros((1, 3), np.int64))
+
+
+def _rule_of(classes: I64, joins: Bools, next_state: I64) -> WordRule:
+    """Return the rule of whole characters for which what is ahead does not matter."""
+    ahead, nothing = np.zeros((1, joins.shape[1]), np.int64), np.zeros(len(classes), np.int32)
+    none = np.zeros((0, 0), np.int64)
+    return WordRule(
+        classes, joins, next_state, ahead, none, np.zeros(0, np.uint8), nothing, nothing
+    )
 
 
 NO_WORDS = fixed_rule(np.zeros(0, np.bool_), np.zeros(0, np.bool_))
 """For whoever does not ask for words."""
 
 
-def _suffix_rule(ends: Bools, is_special: Bools) -> WordRule:
-    """Return the rule of pieces that say whether they end a word: bool (V,) each."""
-    classes = np.where(is_special, _NO_WORD, 1 + ends.astype(np.int64))
-    joins = np.array([[False, True, True], [False, False, False], [False, True, True]])
-    return WordRule(classes, joins, np.tile([0, 2, 1], (3, 1)))  # 1: a word ended, 2: it goes on
+def _suffix_rule(ends: Bools, is_special: Bools, is_unknown: Bools) -> WordRule:
+    """Return the rule of pieces that say whether they end a word: bool (V,) each.
+
+    The unknown piece does not say: as most likely, it goes on like others, and other pieces after
+    it begin a word.
+    """
+    classes = np.where(is_unknown, 3, np.where(is_special, _NO_WORD, 1 + ends.astype(np.int64)))
+    joins = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 1]], np.bool_)
+    return _rule_of(classes, joins, np.tile([0, 2, 1, 3], (4, 1)))  # 1: a word ended, 2: it goes on
 
 
 def _pre_tokenizer_kinds(pre_tokenizer: dict[str, Any] | None) -> list[str]:
@@ -208,159 +266,71 @@ def _bytes_of(piece: str | None) -> bytes:
     return bytes(table[character] for character in piece)
 
 
-def _asked_rule(
-    backend: tokenizers.Tokenizer, texts: Sequence[bytes], is_special: Bools
-) -> WordRule:
+def _asked_rule(definition: dict[str, Any], texts: Sequence[bytes], is_special: Bools) -> WordRule:
     """Return the rule that a pre-tokenizer's answers make.
 
     Args:
-        backend: its pre-tokenizer is asked
+        definition: parsed `tokenizer.json`; its pre-tokenizer is asked
         texts: what each piece stands for, not always whole characters
         is_special: bool (V,)
     """
-    alphabet = Alphabet(backend)
-    shapes = [
-        None if special or not text else alphabet.shape(text)
-        for text, special in zip(texts, is_special.tolist(), strict=True)
+    asked, spelled = Alphabet(definition), [spell(text) for text in texts]
+    has_cuts = any(piece.cut for piece in spelled)
+    kinds = asked.kinds_of_characters() if has_cuts else np.zeros(0, np.uint8)
+    shapes = _Numbers()  # of classes: whether a piece begins inside a character, and its kinds
+    opened = _Numbers()  # the same of pieces that end inside a character, without that
+    classes = np.zeros(len(texts), np.int64)
+    for index, (piece, special) in enumerate(zip(spelled, is_special.tolist(), strict=True)):
+        if not special and texts[index]:
+            shape = (bool(piece.head), asked.kinds_of(piece.whole))
+            classes[index] = opened[shape] if piece.cut else 1 + shapes[shape]
+    closed = np.array(
+        [
+            [1 + shapes[inside, asked.shorten_piece(before + kind)] for kind in asked.kinds]
+            for inside, before in opened.order
+        ],
+        np.int64,
+    ).reshape(len(opened), -1)
+    joins, next_state, ahead = _ask_all(asked, shapes.order)
+    return WordRule(
+        classes, joins, next_state, ahead, closed, kinds,
+        np.where(is_special, 0, [piece.cut for piece in spelled]).astype(np.int32),
+        np.where(is_special, 0, [piece.head for piece in spelled]).astype(np.int32),
+    )  # fmt: skip
+
+
+class _Numbers(dict[Any, int]):
+    """Numbers of things, in the order in which they are asked for first.
+
+    Example:
+        >>> numbers = _Numbers()
+        >>> numbers["b"], numbers["a"], numbers["b"], numbers.order
+        (0, 1, 0, ['b', 'a'])
+    """
+
+    def __init__(self, *first: Any) -> None:
+        super().__init__(zip(first, range(len(first)), strict=True))
+        self.order = list(first)
+
+    def __missing__(self, key: Any) -> int:
+        self[key] = len(self)
+        self.order.append(key)
+        return self[key]
+
+
+def _ask_all(asked: Alphabet, shapes: Sequence[tuple[bool, str]]) -> tuple[Bools, I64, I64]:
+    """Return `joins`, `next_state` and `ahead` of a `WordRule` whose class 1 is the first shape."""
+    behind, states = _Numbers(""), _Numbers("")
+    ahead = [
+        [_UNKNOWN, *(behind[asked.shorten_behind(kinds + text)] for _, kinds in shapes)]
+        for text in behind.order  # grows as what can be behind is found
     ]
-    known = sorted({shape for shape in shapes if shape is not None})
-    number = {shape: index + 1 for index, shape in enumerate(known)}
-    classes = np.array([0 if shape is None else number[shape] for shape in shapes], np.int64)
-    states, place, rows = [""], {"": _UNKNOWN}, []
-    for state in states:  # grows as states are found
-        row = [(False, "")] + [alphabet.read(state, shape) for shape in known]
-        for _, after in row:
-            if after not in place:
-                place[after] = len(states)
-                states.append(after)
-        rows.append(row)
-    joins = np.array([[goes_on for goes_on, _ in row] for row in rows])
-    joins[_UNKNOWN] = joins.any(axis=0)
-    next_state = np.array([[place[after] for _, after in row] for row in rows], np.int64)
-    return WordRule(classes, joins, next_state)
-
-
-class Alphabet:
-    """Characters by kind, and what a pre-tokenizer makes of them: one stands for all of a kind.
-
-    Two characters are of one kind if the pre-tokenizer cuts them alike beside any of some others.
-    Letters of English contractions, which many rules name, stand for themselves. In the same way,
-    one unfinished word stands for all that are cut alike, whatever follows.
-    """
-
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._pre_tokenizer = backend.pre_tokenizer
-        self._like: dict[tuple[object, ...], str] = {}
-        self._of_group: dict[str, str] = {}
-        self._alike: dict[tuple[object, ...], str] = {}
-        self._words: dict[str, str] = {"": ""}
-
-    def shape(self, text: bytes) -> tuple[bool, str]:
-        """Return whether a piece begins inside a character, and the kinds of its characters."""
-        inside = len(text) - len(text.lstrip(_CONTINUATION))
-        rest = text[inside:]
-        whole = rest.decode("utf-8", "ignore")
-        cut = rest[len(whole.encode()) :]
-        characters = whole + (_likely_character(cut) if cut else "")
-        return inside > 0, self._kinds(characters)
-
-    def _kinds(self, characters: str) -> str:
-        """Return one character of each kind; what is long is shortened, contractions are kept."""
-        lower = characters.lower()
-        if lower.lstrip("'") in _CONTRACTED and len(characters) - len(lower.lstrip("'")) <= 1:
-            return characters
-        kinds = "".join(self._kind(character) for character in characters)
-        kinds = "".join("".join(itertools.islice(run, _RUN)) for _, run in itertools.groupby(kinds))
-        return kinds if len(kinds) <= 2 * _KEPT else kinds[:_KEPT] + kinds[-_KEPT:]
-
-    def _kind(self, character: str) -> str:
-        group = _group(character)
-        if group not in self._of_group:
-            signature = tuple(
-                tuple(self._starts(text))
-                for other in _WITNESSES
-                for text in (other + character, character + other, other + character * 2 + other)
-            )
-            self._of_group[group] = self._like.setdefault(signature, character)
-        return self._of_group[group]
-
-    def _starts(self, text: str) -> list[int]:
-        """Return where the pre-tokens of a text begin."""
-        return [span[0] for _, span in self._pre_tokenizer.pre_tokenize_str(text)]
-
-    def read(self, state: str, shape: tuple[bool, str]) -> tuple[bool, str]:
-        """Return whether a piece goes on with a word, and what is then known of the word.
-
-        Args:
-            state: the kinds at the end of the word so far, "" if nothing is known
-            shape: of the next piece
-        """
-        inside, kinds = shape
-        goes_on = bool(state) and (inside or not self._is_cut(state, kinds))
-        word = state + kinds if goes_on or inside else kinds
-        return goes_on or (inside and not state), self._shorten(word)
-
-    def _is_cut(self, state: str, kinds: str) -> bool:
-        """Return whether the pre-tokenizer cuts between a word and a piece."""
-        after = ("x", "") if kinds.isspace() else ("",)  # white space depends on what follows
-        for following in after:
-            starts = self._starts(state + kinds + following)
-            if not any(len(state) < start < len(state) + len(kinds) for start in starts):
-                break
-        return len(state) in starts
-
-    def _shorten(self, word: str) -> str:
-        """Return the first word found that is cut as this one is, whatever follows."""
-        runs = ("".join(itertools.islice(run, _RUN)) for _, run in itertools.groupby(word))
-        short = "".join(runs)[-_KEPT:]
-        if short not in self._words:
-            kinds = dict.fromkeys(self._like.values())
-            followers = [*(kind * _RUN for kind in kinds), *sorted(_CONTRACTED)]
-            signature = tuple(
-                tuple(start - len(short) for start in self._starts(short + text + "x")
-                      if start >= len(short))
-                for text in followers
-            )  # fmt: skip
-            self._words[short] = self._alike.setdefault(signature, short)
-        return self._words[short]
-
-
-_CONTINUATION = bytes(range(0x80, 0xC0))
-_CONTRACTED = {"s", "t", "m", "d", "r", "e", "v", "l", "re", "ve", "ll"}
-_WITNESSES = ("x", "s", "X", "1", " ", "\n", "'", "!", "中", "か", "ب", METASPACE)
-
-
-def _group(character: str) -> str:
-    """Return what characters are surely of one kind with a character: itself for ASCII marks.
-
-    Example:
-        >>> _group("b"), _group("("), _group("é"), _group("語") == _group("中")
-        ('Ll', '(', 'Ll', True)
-    """
-    category = unicodedata.category(character)
-    if character <= "\x7f" and category[0] not in "LN":
-        return character
-    if category == "Lo":
-        return f"Lo {unicodedata.name(character, '?').split()[0]}"
-    return character if category[0] == "Z" or character == METASPACE else category
-
-
-@functools.cache
-def _likely_character(beginning: bytes) -> str:
-    r"""Return a character of the most frequent kind among those that begin with some bytes.
-
-    Example:
-        >>> unicodedata.category(_likely_character(b"\xe2\x80"))
-        'Po'
-    """
-    length = 2 if beginning[0] < 0xE0 else 3 if beginning[0] < 0xF0 else 4
-    found = []
-    for tail in itertools.product(range(0x80, 0xC0, 1 + 6 * (length - len(beginning) > 1)),
-                                  repeat=length - len(beginning)):  # fmt: skip
-        text = (beginning + bytes(tail)).decode("utf-8", "ignore")
-        if text and unicodedata.category(text) != "Cn":
-            found.append(text)
-    if not found:
-        return "\N{REPLACEMENT CHARACTER}"
-    most = Counter(map(_group, found)).most_common(1)[0][0]
-    return next(text for text in found if _group(text) == most)
+    joins, following = [], []
+    for state in states.order:
+        row = [(False, "")] * len(behind)
+        row += [asked.read(state, shape, text) for shape in shapes for text in behind.order]
+        joins.append([goes_on for goes_on, _ in row])
+        following.append([states[after] for _, after in row])
+    found = np.array(joins)
+    found[_UNKNOWN] = found.any(axis=0)
+    return found, np.array(following, np.int64), np.array(ahead, np.int64)

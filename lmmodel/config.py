@@ -16,7 +16,7 @@ from lmdata.config import build_config, config_to_dict, gather, laid_over
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
-from lmmodel.objectives import OBJECTIVES, ObjectiveConfig
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, check_fits
 from lmmodel.optimizing import (
     AveragingConfig,
     LoraConfig,
@@ -220,12 +220,7 @@ class TrainConfig:
         _check_stages(self.stages)
         _check_recipe(self)
         _check_bias(self)
-        if self.model.is_causal and not OBJECTIVES[self.objective.name].is_causal:
-            fitting = " or ".join(name for name, known in OBJECTIVES.items() if known.is_causal)
-            raise ValueError(
-                f"model.family={self.model.family} only sees what came before: objective.name "
-                f"must be {fitting}, got {self.objective.name}"
-            )
+        check_fits(self.objective, self.model, self.recipe)
 
 
 def load_train_config(
@@ -247,12 +242,22 @@ def load_train_config(
     values = gather(toml_path, overrides, options=options)
     if isinstance(values.get("init_from"), str):
         values = _inherit(values)
+    values = _with_family(values)
     family = FAMILIES.get(str(_table(values, "model").get("family")))
     if family is not None and "name" not in _table(values, "objective"):
         values["objective"] = {**_table(values, "objective"), "name": family.objective}
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
+
+
+def _with_family(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the family that an objective was made for, where it needs a decoder."""
+    model, name = _table(values, "model"), _table(values, "objective").get("name")
+    if "family" in model or name not in OBJECTIVES or not OBJECTIVES[name].has_targets:
+        return values
+    family = next(own for own, traits in FAMILIES.items() if traits.objective == name)
+    return {**values, "model": {**model, "family": family}}
 
 
 def _inherit(values: dict[str, Any]) -> dict[str, Any]:
@@ -299,15 +304,6 @@ def change_config(
     if "budget" in own:  # one number: another takes its place
         values["budget"] = own["budget"]
     return build_config(TrainConfig, values)
-
-
-def config_from_dict(values: dict[str, Any]) -> TrainConfig:
-    """Return a configuration that `lmdata.config.config_to_dict` wrote.
-
-    Raises:
-        ConfigError: written by another version with other settings
-    """
-    return build_config(TrainConfig, without_none(values, config_to_dict(TrainConfig())))
 
 
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
@@ -383,15 +379,8 @@ def _check_bias(config: TrainConfig) -> None:
 
 
 def _check_recipe(config: TrainConfig) -> None:
-    recipe, name = config.recipe, config.objective.name
-    if recipe is None:
-        return
-    pair_view = OBJECTIVES[name].pair_view
-    if pair_view not in (None, recipe.view):
-        raise ValueError(
-            f"objective.name={name} learns from recipe.view={pair_view}, got {recipe.view}"
-        )
-    if recipe.max_seq_length > config.model.max_position_embeddings:
+    recipe = config.recipe
+    if recipe is not None and recipe.max_seq_length > config.model.max_position_embeddings:
         raise ValueError(
             f"recipe.max_seq_length={recipe.max_seq_length} exceeds "
             f"model.max_position_embeddings={config.model.max_position_embeddings}"

@@ -160,7 +160,7 @@ class TrainingData:
             examples.rows(np.arange(start, min(start + 4096, total)))
             for start in range(0, total, 4096)
         )
-        counts = [_count_original(batch, size) for batch in batches]
+        counts = [np.bincount(examples.original(b).values, minlength=size) for b in batches]
         return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
 
     def _why_empty(self, split: str) -> str:
@@ -190,11 +190,6 @@ def open_data(path: Path) -> TrainingData:
     if not len(opened):
         raise IntegrityError(f"{path} promises {manifest.num_rows('train')} rows and has none")
     return TrainingData(path=path, manifest=manifest, tokenizer=opened.tokenizer)
-
-
-def _count_original(examples: ExampleBatch, vocab_size: int) -> np.ndarray:
-    """Return id counts, int64 (V,), with the labels in place of what masks put there."""
-    return np.bincount(examples.original_ids(), minlength=vocab_size)
 
 
 def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:

@@ -148,6 +148,8 @@ def _share_of_copies(store: TokenStore) -> float:
 def model_predicts_other_places(run: Run, data: TrainingData) -> Finding | None:
     """The model finds the tokens beside the right ones likelier: it was taught those."""
     losses = shifted_losses(run, data)
+    if not losses:
+        return None
     best = min(losses, key=lambda shift: losses[shift])
     if losses[best] > losses[0] - 0.5:
         return None
@@ -160,12 +162,17 @@ def model_predicts_other_places(run: Run, data: TrainingData) -> Finding | None:
 
 
 def shifted_losses(run: Run, data: TrainingData) -> Mapping[int, float]:
-    """Return the mean loss of the held-out tokens at -1, 0 and +1 beside the right ones."""
+    """Return the mean loss of the held-out tokens at -1, 0 and +1 beside the right ones.
+
+    None of them where the objective labels no tokens of the input.
+    """
     config = run.record.config
     objective = make_objective(config.objective)
     definition, part = objective.definition, objective.parts[0]
     examples = data.held_out(definition.hold_out(config.recipe or Recipe()), NUM_SCORED)
     labelled = part.label(examples)
+    if definition.has_targets:  # which the decoder reads, and so has beside the right ones
+        return {}
     flat = labelled.flat_masked_positions() + part.is_causal
     ids = labelled.input_ids if part.is_causal else labelled.original_ids()
     rows = np.repeat(np.arange(len(labelled)), np.diff(labelled.mask_offsets))

@@ -103,7 +103,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Return hidden states, floats (U, D) of a dtype; `tokens` (V, D) are the embeddings."""
         p = self.config.dropout if self.training else 0.0
-        x = dropout(self.embeddings(source, tokens).to(dtype), p)
+        x = dropout(self.embeddings(source, look_up(tokens, source.input_ids)).to(dtype), p)
         bias = self.bias(source.max_seqlen).to(dtype) if hasattr(self, "bias") else None
         side = Side(source.cu_seqlens, source.max_seqlen)
         sight = Sight(side, Mask(bias=bias), None, kernel)

@@ -80,9 +80,8 @@ class HeldOut:
     objective: Objective
     micro_batches: tuple[MicroBatch, ...]
     num_examples: int
-    documents: (
-        np.ndarray
-    )  # uint64 (P,), store row of each main label's document; packed rows: the first
+    documents: np.ndarray
+    """Store row of each main label's document, uint64 (P,); of packed rows the first."""
     vocabulary: Vocabulary
     gates: Mapping[str, float] = field(default_factory=dict)  # of the main labels
 

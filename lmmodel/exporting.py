@@ -19,6 +19,7 @@ from lmmodel.handover.stock import (
     with_frame,
     without_added_specials,
 )
+from lmmodel.handover.stock_families import stock_family
 from lmmodel.saving.run import WEIGHTS_NAME
 from lmmodel.tasks.sequence_to_sequence import find_writing_frame
 from lmmodel.trained import Run, load_run
@@ -70,9 +71,13 @@ def export_run(
         labels = source.record.labels if isinstance(source, FineTuned) else ()
         with output_errors(output):
             tokenizer = exported_tokenizer(source)
-            theirs = export_model(source.model, tokenizer, folder, labels, _objective_of(source))
+            objective = _objective_of(source)
+            theirs = export_model(source.model, tokenizer, folder, labels, objective)
         class_name: str = theirs["architectures"][0]
-        difference = check_parity(source.model, folder, class_name, theirs.get("pad_token_id"))
+        difference = check_parity(
+            source.model, folder, class_name, theirs.get("pad_token_id"), objective=objective
+        )
+        _export_models_within(source, tokenizer, folder)
         with output_errors(output):
             onnx_difference = _write_onnx(source, folder) if onnx else None
             card = describe(source, output.resolve().name, difference)
@@ -89,6 +94,23 @@ def export_run(
 
 def _objective_of(source: Run | FineTuned) -> str | None:
     return None if isinstance(source, FineTuned) else source.record.config.objective.name
+
+
+def _export_models_within(source: Run | FineTuned, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write models that an objective trains beside, such as a generator, if a class opens them.
+
+    Raises:
+        HuggingFaceError: transformers, where installed, computes other numbers
+        OutputError: the folder can't be written
+    """
+    if isinstance(source, FineTuned):
+        return
+    for name, model in source.objective.models_within(source.model).items():
+        if "embedding_size" in stock_family(model.config.family).settings:
+            with output_errors(folder):
+                theirs = export_model(model, tokenizer, folder / name)
+            (class_name,) = theirs["architectures"]
+            check_parity(model, folder / name, class_name, theirs.get("pad_token_id"))
 
 
 def load_source(path: Path) -> Run | FineTuned:
@@ -144,5 +166,6 @@ def is_export(folder: Path) -> bool:
 EXPORT = Kind(
     "an exported model",
     is_export,
-    TOKENIZER_FILES | {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, ONNX_NAME.partition("/")[0]},
+    TOKENIZER_FILES
+    | {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, ONNX_NAME.partition("/")[0], "generator"},
 )

@@ -6,6 +6,7 @@
     roberta  as bert, without segments                   transformers' RobertaForMaskedLM
     albert   as bert, one layer many times, and          transformers' AlbertForPreTraining
              embeddings smaller than the layers
+    electra  as bert, learns what was replaced           transformers' ElectraForPreTraining
 
 and, of an encoder and a decoder that looks at what it has read:
 
@@ -82,6 +83,8 @@ class Family:
     """Whether a product leads from the embeddings to the layers even where sizes are equal."""
     shares_layers: bool = False
     """Whether one layer's weights serve all layers by default."""
+    pooler_activation: Literal["tanh", "gelu"] = "tanh"
+    """What follows the pooler of a task's head."""
     pooling: Literal["first", "mean", "last"] = "first"
     """Which rows speak for a whole sequence."""
     objective: str = "mlm+nsp"
@@ -115,6 +118,10 @@ FAMILIES: dict[str, Family] = {
         is_post_norm=True, has_segments=True, activation="gelu_tanh", embedding_size=128,
         always_projects=True, shares_layers=True, positions=("learned",), norm_eps=1e-12,
         mlp_ratio=4.0, objective="mlm+sop",
+    ),
+    "electra": Family(
+        is_post_norm=True, has_segments=True, pooler_activation="gelu", positions=("learned",),
+        norm_eps=1e-12, mlp_ratio=4.0, objective="rtd",
     ),
     "t5": Family(
         is_encoder_decoder=True, decoder_start="pad", is_gated=True, has_own_head=True, **_T5,

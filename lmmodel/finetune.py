@@ -131,14 +131,14 @@ def finetune(
         ]  # fmt: skip
         best = max(fits, key=lambda one: one.best.scores[config.best_score])
         result = _make_result(config, data, fits, best, output)
-        record = make_record(config, source, data, (train, validation or train), result)
+        record = describe_result(config, source, data, (train, validation or train), result)
         with output_errors(output):
             save_model(folder, record, best.best.weights, source.tokenizer)
             lines = [json_text(line) + "\n" for one in fits for line in one.log]
             write_atomically(folder / METRICS_NAME, "".join(lines))
             write_atomically(folder / SCORES_NAME, json_text(_figures(result), indent=1) + "\n")
             if result.picture is not None:
-                draw(folder / result.picture.name, data, best, config)
+                draw_predictions(folder / result.picture.name, data, best, config)
     return dataclasses.replace(result, elapsed_s=time.perf_counter() - started_s)
 
 
@@ -241,7 +241,7 @@ def guess_scores(data: TaskData) -> Scores:
     return data.task.score(Predictions(values=values), data.references, data.labels)
 
 
-def draw(path: Path, data: TaskData, best: Fit, config: FinetuneConfig) -> None:
+def draw_predictions(path: Path, data: TaskData, best: Fit, config: FinetuneConfig) -> None:
     """Write the picture of the best weights' predictions."""
     found = data.predict(best.best.logits)
     title = f"{config.best_score} {best.best.scores[config.best_score]:.3f}, seed {best.seed}"
@@ -299,7 +299,7 @@ def _figures(result: FinetuneResult) -> dict[str, Any]:
     return {**{name: getattr(result, name) for name in names}, "seeds": seeds}
 
 
-def make_record(
+def describe_result(
     config: FinetuneConfig,
     source: Source,
     data: TaskData,

@@ -129,13 +129,13 @@ def _read(path: Path, data_hash: str) -> dict[str, dict[str, float]]:
 def _count(
     data: TrainingData, examples: ExampleBatch, vocabulary: Vocabulary, is_causal: bool
 ) -> dict[str, float]:
-    from lmmodel.counting.keys import Text, lines_of_examples, lines_of_store
+    from lmmodel.counting.keys import Lines, lines_of_examples, lines_of_store
     from lmmodel.counting.labels import find_places, score_between, score_places
     from lmmodel.counting.smoothing import smooth
     from lmmodel.counting.sorting import find_levels, num_usable_cores
     from lmmodel.counting.trie import Trie, join_levels
 
-    def model(text: Text, order: int) -> tuple[Trie, np.ndarray]:
+    def model(text: Lines, order: int) -> tuple[Trie, np.ndarray]:
         threads = num_usable_cores()
         trie = join_levels(smooth(find_levels(text, order, threads), threads)[0])
         return trie, np.exp(trie.log_p[: trie.sizes[0]].astype(np.float64))

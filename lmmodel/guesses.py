@@ -74,7 +74,8 @@ def make_prompts(config: TrainConfig, data: TrainingData) -> Prompts | None:
     """
     objective = make_objective(config.objective)
     part = objective.parts[0]
-    if not (isinstance(part.terms[0], TokenTerm) and part.read is read_once):
+    is_of_tokens = isinstance(part.terms[0], TokenTerm) and part.read is read_once
+    if objective.definition.has_targets or not is_of_tokens:
         return None
     recipe = objective.definition.hold_out(config.recipe or Recipe())
     examples = data.held_out(recipe, _NUM_LOOKED_AT)

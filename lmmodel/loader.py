@@ -20,7 +20,15 @@ from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.data import Rows
 from lmmodel.layers.masks import round_up
 from lmmodel.objectives import Objective
-from lmmodel.packing import LEAST_TOKENS, cut_rows, deal_rows, pack_examples
+from lmmodel.packing import (
+    LEAST_TOKENS,
+    cut_rows,
+    deal_rows,
+    labels_of,
+    num_pairs,
+    pack_examples,
+    tokens_of,
+)
 
 Pack = Callable[[ExampleBatch, int | None], Batch]
 """Labelled examples, and the longest sequence there may be, to a batch."""
@@ -42,7 +50,7 @@ class StepBatch:
     micro_batches: tuple[MicroBatch, ...]
     num_labels: np.ndarray  # int64 (K,) labels of each term of the objective, in this process
     num_tokens: int  # in this process
-    num_pairs: int  # tokens that attend to each other: the sum of squared sequence lengths
+    num_pairs: int  # tokens that attend to each other, see `packing.num_pairs`
     rows: tuple[tuple[int, np.ndarray], ...]  # (epoch, int64 row numbers) it consists of
     documents: np.ndarray  # uint64 (B,) store rows of the first segments, for messages
 
@@ -124,8 +132,8 @@ class Loader:
             step=step,
             micro_batches=tuple(self._micro_batches(parts)),
             num_labels=np.array(labels, np.int64),
-            num_tokens=len(examples.input_ids),
-            num_pairs=int((examples.segment_lengths.astype(np.int64) ** 2).sum()),
+            num_tokens=int(tokens_of(examples).sum()),
+            num_pairs=num_pairs(examples),
             rows=addresses,
             documents=examples.document_a,
         )
@@ -153,18 +161,18 @@ def split_micro_batches(
     if len(examples.offsets) == 1:  # a part of the objective that this step has no rows for
         return []
     if shape.num_dealt is not None:
-        lengths = np.diff(examples.offsets)
+        lengths = tokens_of(examples)
         num = min(shape.num_dealt, int(lengths.sum()) // LEAST_TOKENS)
         groups = deal_rows(lengths, shape.num_tokens, num)
         return [to_batch(examples.take(group), shape, pack) for group in groups]
-    order = np.argsort(np.diff(examples.offsets), kind="stable")
+    order = np.argsort(tokens_of(examples), kind="stable")
     ordered = examples.take(order)
     spare = spare_sequences(shape.num_tokens, shape.max_seqlen or 1) if shape.is_static else 0
     ends = cut_rows(
         [
-            (np.diff(ordered.offsets), shape.num_tokens),
+            (tokens_of(ordered), shape.num_tokens),
             (np.diff(ordered.segment_offsets), shape.num_sequences - spare),
-            (np.diff(ordered.mask_offsets), shape.num_labels),
+            (labels_of(ordered), shape.num_labels),
         ]
     )
     starts = [0, *ends[:-1]]

@@ -204,6 +204,8 @@ def score_pairs(
     if precision == "auto" and number == "bf16":
         num_rescored = _settle_close_ones(scores, lambda which: score(which, "fp32")[0])
     kind = "log-likelihood" if run.is_causal else "pseudo-log-likelihood"
+    if run.objective.token_scores is not None:
+        kind = "log-originality"
     return _verdicts(pairs, scores, kind, num_windowed, num_rescored)
 
 

@@ -94,8 +94,8 @@ class Embeddings(nn.Module):
         self.config = config
 
     def forward(self, batch: Batch | Stream, tokens: Tensor | None = None) -> Tensor:
-        """Return float32 (T, E); `tokens` (V, E) are those of another stack."""
-        x = look_up(self.tokens.weight if tokens is None else tokens, batch.input_ids)
+        """Return float32 (T, E); `tokens` are floats (T, E) in the place of the table's."""
+        x = look_up(self.tokens.weight, batch.input_ids) if tokens is None else tokens
         if self.config.traits.scales_embeddings:
             x = x * self.config.hidden_size**0.5
         if self.config.traits.has_segments:
@@ -320,8 +320,15 @@ class Transformer(nn.Module):
         Returns:
             Floats of `compute_dtype` (T, D) or (R, D).
         """
+        return self.encode(self.embeddings(batch), batch, is_causal=is_causal, rows=rows, past=past)
+
+    def encode(
+        self, embedded: Tensor, batch: Batch, *, is_causal: bool | None = None,
+        rows: Tensor | None = None, past: KeyValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return what `forward` does, from embeddings (T, E) of the batch, whoever made them."""
         config = self.config
-        x: Tensor = self.embeddings(batch).to(self.compute_dtype)  # (T, E)
+        x = embedded.to(self.compute_dtype)  # (T, E)
         x = dropout(x, config.dropout if self.training else 0.0)
         if config.has_projection:
             x = self.projection(x)  # (T, D)
@@ -536,8 +543,12 @@ def forward_flops(
     size, layers = config.hidden_size, config.num_hidden_layers
     mlp = (2 + config.traits.is_gated) * size * config.intermediate_size
     num_after = (layers - 1) * num_tokens + num_rows  # rows after attention
+    if config.traits.is_encoder_decoder:  # both stacks have as many layers, or nearly
+        num_after = layers * num_tokens
     matrices = layers * num_tokens * 3 * size * size + num_after * (size * size + mlp)
     matrices += config.has_projection * num_tokens * size * config.embedding_size
+    if config.traits.is_encoder_decoder:  # queries and outputs of the target, keys of the source
+        matrices += layers * num_tokens * 2 * size * size
     scores = 0
     for layer in range(layers):
         window = config.window(layer)

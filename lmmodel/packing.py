@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lmdata.batch import ExampleBatch
-from lmmodel.batch import IGNORED, Batch, make_batch
+from lmdata.batch import TARGET_IDS, ExampleBatch, targets_of
+from lmmodel.batch import IGNORED, SOURCE, TARGET, TOKENS, Batch, Labels, make_batch, make_stream
 
 LEAST_TOKENS = 256
 """Of a micro-batch that is worth its own gradients."""
@@ -33,6 +33,66 @@ def pack_examples(examples: ExampleBatch, max_seqlen: int | None = None) -> Batc
         next_sentence_label=torch.from_numpy(np.where(pairs < 0, IGNORED, pairs)),
         addresses=torch.from_numpy(addresses_of(examples)),
     )
+
+
+def pack_streams(examples: ExampleBatch, max_seqlen: int | None = None) -> Batch:
+    """Return examples as one packed batch of a source and a target, every token of it labelled.
+
+    The decoder reads the target from its start to the last token but one, and is asked for the
+    next of each.
+
+    Args:
+        examples: with a target for each segment, in the order of the result
+        max_seqlen: at least the longest segment; None: the longest of each stream
+    """
+    targets = targets_of(examples)
+    if targets is None:
+        raise ValueError("examples have no targets to pack: label them first")
+    rows = np.delete(targets.values, targets.offsets[1:] - 1)
+    labels = np.delete(targets.values, targets.offsets[:-1])
+    source = make_stream(
+        _tensor(examples.input_ids, np.int32), _tensor(examples.segment_lengths, np.int64),
+        max_seqlen=max_seqlen,
+    )  # fmt: skip
+    target = make_stream(
+        _tensor(rows, np.int32), torch.from_numpy(targets.lengths - 1), max_seqlen=max_seqlen,
+        labels={TOKENS: Labels(torch.arange(len(rows)), _tensor(labels, np.int64))},
+    )  # fmt: skip
+    return Batch(
+        streams={SOURCE: source, TARGET: target}, sequence_labels={},
+        addresses=torch.from_numpy(addresses_of(examples)),
+    )  # fmt: skip
+
+
+def tokens_of(examples: ExampleBatch) -> np.ndarray:
+    """Return the tokens of each example in all its streams: int64 (B,).
+
+    Targets count without their last token, which no model reads.
+    """
+    arrays, lengths = examples.arrays(), np.diff(examples.offsets)
+    if TARGET_IDS.name not in arrays:
+        return lengths
+    return lengths + labels_of(examples)
+
+
+def labels_of(examples: ExampleBatch) -> np.ndarray:
+    """Return the labelled tokens of each example: int64 (B,)."""
+    arrays = examples.arrays()
+    if TARGET_IDS.name not in arrays:
+        return np.diff(examples.mask_offsets)
+    return np.diff(arrays[TARGET_IDS.offsets]) - np.diff(examples.segment_offsets)
+
+
+def num_pairs(examples: ExampleBatch) -> int:
+    """Return how many tokens attend to each other: the sum of squared sequence lengths.
+
+    Of a source and a target those of the source, half of the target's, and all between them.
+    """
+    lengths, targets = examples.segment_lengths.astype(np.int64), targets_of(examples)
+    if targets is None:
+        return int((lengths**2).sum())
+    written = targets.lengths - 1
+    return int((lengths**2 + written**2 // 2 + lengths * written).sum())
 
 
 def addresses_of(examples: ExampleBatch) -> np.ndarray:

@@ -18,9 +18,9 @@ from lmdata.batch import ExampleBatch, concatenate
 from lmdata.order import batch_rows
 from lmdata.views import View
 from lmmodel.data import open_data
-from lmmodel.families import ModelConfig
+from lmmodel.encoder_decoder import build_model
+from lmmodel.families import FAMILIES, ModelConfig
 from lmmodel.loader import Shape, split_micro_batches
-from lmmodel.model import make_model
 from lmmodel.objectives import Objective, ObjectiveConfig
 from lmmodel.objectives.objective import Vocabulary, join_scores
 from lmmodel.objectives.terms import combine, score_terms, sum_losses
@@ -124,12 +124,16 @@ def check_objective(objective: Objective, store: Path, num_examples: int = 11) -
     data, recipe = open_data(store), objective.definition.recipe
     rows = data.rows("train", recipe, seed=3)
     examples = rows.take(0, np.arange(min(num_examples, rows.num_rows)))
+    family = "bert"
+    if objective.definition.has_targets:
+        families = [own for own, known in FAMILIES.items() if known.objective == objective.name]
+        family = families[0]
     config = ModelConfig(
-        size="tiny", vocab_size=data.tokenizer.vocab_size, initializer_range=0.3,
+        family=family, size="tiny", vocab_size=data.tokenizer.vocab_size, initializer_range=0.3,
         has_nsp_head=objective.definition.pair_view is not None,
     )  # fmt: skip
     extras = objective.definition.make_modules(ObjectiveConfig(name=objective.name), config)
-    model = make_model(config, seed=5, extras=extras).double()
+    model = build_model(config, seed=5, extras=extras).double()
     model.compute_dtype = torch.float64
     assert abs(sum(part.share for part in objective.parts) - 1) < 1e-12
     for part in objective.parts:

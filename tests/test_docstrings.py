@@ -24,7 +24,7 @@ WITH_EXAMPLES = {
     "lmdata.packing", "lmdata.pairs", "lmdata.recipes", "lmdata.rng", "lmdata.schema",
     "lmdata.sentences", "lmdata.learning.merges", "lmdata.learning.symbols",
     "lmdata.splitting.tables", "lmmodel.batch", "lmmodel.model",
-    "lmmodel.objectives.objective", "lmmodel.objectives.terms",
+    "lmmodel.objectives.objective", "lmmodel.objectives.terms", "lmmodel.objectives.replaced",
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.stock_weights",
     "lmmodel.handover.their_values", "lmmodel.handover.settings", "lmmodel.handover.written",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from lmdata.batch import SEGMENT_LENGTHS, to_array
+from lmdata.batch import SEGMENT_LENGTHS, TARGET_IDS, TARGET_LENGTHS, to_array
 from lmdata.dataset import TokenStore, segment_end
 from lmdata.errors import IntegrityError
 from lmdata.recipes import Recipe
@@ -49,6 +49,8 @@ def counted_columns(recipe: Recipe) -> tuple[str, ...]:
     """Return the columns whose values `sum_examples` looks at."""
     if recipe.has_pairs:
         return "document_a", "next_sentence_label", "token_type_ids"
+    if recipe.noise is not None:
+        return "document_a", "input_ids", SEGMENT_LENGTHS.name, TARGET_IDS.name, TARGET_LENGTHS.name
     return "document_a", "input_ids"
 
 
@@ -77,6 +79,8 @@ def sum_examples(
         ids = batch.column("input_ids")
         counts.examples += batch.num_rows
         counts.ids += len(ids.values)
+        if recipe.noise is not None:
+            counts.ids += len(batch.column(TARGET_IDS.name).values)
         documents = to_array(batch.column("document_a"))
         largest = int(documents.max(initial=0))
         if num_documents is None and largest >= len(is_used):
@@ -90,15 +94,22 @@ def sum_examples(
 
 
 def _num_special(batch: pa.RecordBatch, recipe: Recipe, tokenizer: Tokenizer) -> int:
-    """Return how many special tokens stand around the segments of some examples."""
+    """Return how many ids of some examples are no text: special tokens, and what noise repeats."""
     num_segments = int(batch.num_rows)
     if recipe.has_pairs:
-        return 3 * num_segments
+        return recipe.num_special * num_segments
+    if recipe.noise is not None:
+        source, target = (
+            to_array(batch.column(column.name).values).astype(np.int64)
+            for column in (SEGMENT_LENGTHS, TARGET_LENGTHS)
+        )
+        texts = recipe.noise.text_lengths(recipe, source, target)
+        return int((source + target - texts).sum())
     if SEGMENT_LENGTHS.name in batch.schema.names:
         num_segments = len(batch.column(SEGMENT_LENGTHS.name).values)
     elif (end_id := segment_end(recipe, tokenizer)) is not None:
         num_segments = int((to_array(batch.column("input_ids").values) == end_id).sum())
-    return num_segments * (1 if recipe.corruption_traits.is_causal else 2)
+    return num_segments * recipe.num_special
 
 
 def _mark_used(documents: np.ndarray, is_used: np.ndarray) -> None:

@@ -15,8 +15,18 @@ import numpy as np
 
 from lmdata.batch import ExampleBatch
 from lmdata.building.example_ledger import ExampleCounts, describe_flows, sum_examples
-from lmdata.checking.checks import LIMIT, Row, Verdict, exact, example_hashes, none_of, row_of
+from lmdata.checking.checks import (
+    LIMIT,
+    Check,
+    Row,
+    Verdict,
+    exact,
+    example_hashes,
+    none_of,
+    row_of,
+)
 from lmdata.checking.example_checks import Counts, count_examples, judge
+from lmdata.checking.text_checks import NoiseCounts, count_noise, is_from_documents, judge_noise
 from lmdata.dataset import ExampleSet, StoreBlock, TokenStore, open_examples, open_stores
 from lmdata.errors import LmdataError
 from lmdata.masking import candidate_pieces, drawn_pieces, predictions
@@ -235,6 +245,7 @@ def check_statistics(split: str, examples: ExampleSet, recipe: Recipe) -> Iterat
     """Yield the statistics of all examples, and whether one is there twice."""
     tokenizer = examples.tokenizer
     counts: Counts | None = None
+    noise = NoiseCounts()
     num_expected = 0
     hashes = []
     for start in range(0, len(examples), _BATCH_ROWS):
@@ -246,6 +257,8 @@ def check_statistics(split: str, examples: ExampleSet, recipe: Recipe) -> Iterat
         counts = found if counts is None else counts + found
         if recipe.has_exact_count:
             num_expected += _num_expected(batch, recipe, tokenizer)
+        if recipe.noise is not None:
+            noise += count_noise(batch, examples.original(batch), recipe, tokenizer)
         hashes.append(example_hashes(batch))
     assert counts is not None
     is_drawn = drawn_pieces(tokenizer, bert=recipe.is_bert)
@@ -261,11 +274,18 @@ def check_statistics(split: str, examples: ExampleSet, recipe: Recipe) -> Iterat
         num_random_specials=max(0, num_special - 1),
         positive_share=positive_share,
         spells_mask=mask_id is not None and bool(spelled_specials(tokenizer)[mask_id]),
-    ):
+    ) + _judge_noise(noise, recipe, tokenizer):
         yield row_of(check, f"{split}: ")
     values = np.concatenate(hashes)
     repeated = len(values) - len(np.unique(values))
     yield none_of(f"{split}: examples that are there twice", repeated, len(examples))
+
+
+def _judge_noise(counts: NoiseCounts, recipe: Recipe, tokenizer: Tokenizer) -> list[Check]:
+    if recipe.noise is None:
+        return []
+    is_spelled = spelled_specials(tokenizer)[recipe.noise.marks(tokenizer)]
+    return judge_noise(counts, recipe, spells_marks=bool(is_spelled.any()))
 
 
 def _noted_share(examples: ExampleSet, split: str) -> float | None:
@@ -313,7 +333,10 @@ def check_against_store(
     rows = np.unique(np.linspace(0, len(examples) - 1, NUM_SAMPLED).astype(np.int64))
     found = examples.rows(rows)
     if recipe.corruption_traits.is_undone_by_labels:
-        is_strange = [not is_from_documents(found, i, recipe, store) for i in range(len(rows))]
+        texts = examples.original(found)
+        is_strange = [
+            not is_from_documents(found, texts, i, recipe, store) for i in range(len(rows))
+        ]
         name = f"{split}: sampled examples whose text, labels put back, is not in their documents"
         yield none_of(name, sum(is_strange), len(rows))
     fresh = view(store, recipe, seed=settings.seed, epoch=settings.epoch)
@@ -328,63 +351,6 @@ def check_against_store(
             yield exact(f"{split}: {words} of the view", promised, vars(fresh.facts)[name])
     name = f"{split}: sampled examples that the view of the store gives otherwise"
     yield none_of(name, num_different(found, fresh.examples(rows)), len(rows))
-
-
-def is_from_documents(batch: ExampleBatch, index: int, recipe: Recipe, store: TokenStore) -> bool:
-    """Return whether the segments of an example are stretches of the documents that it names."""
-    first, last = batch.offsets[index : index + 2]
-    begin, end = batch.mask_offsets[index : index + 2]
-    ids = batch.input_ids[first:last].copy()
-    positions = batch.masked_positions[begin:end]
-    if len(positions) and positions.max() >= len(ids):
-        return False
-    ids[positions] = batch.masked_labels[begin:end]
-    documents = int(batch.document_a[index]), int(batch.document_b[index])
-    if max(documents) >= len(store):
-        return False
-    segments = _segments(batch, index, ids, recipe)
-    return len(segments) > 0 and all(
-        is_stretch(segment, store.document(document)[0])
-        for segment, document in zip(segments, documents, strict=False)
-    )
-
-
-def _segments(batch: ExampleBatch, index: int, ids: np.ndarray, recipe: Recipe) -> list[np.ndarray]:
-    """Return the first segment of an example and the last, without special tokens around.
-
-    Args:
-        batch: that has the example
-        index: of the example
-        ids: (t,), of the example before the corruption
-        recipe: that it was made by
-    """
-    if recipe.has_pairs:
-        first, last = batch.offsets[index : index + 2]
-        middle = int(np.count_nonzero(batch.token_type_ids[first:last] == 0))
-        return [ids[1 : middle - 1], ids[middle:-1]]
-    begin, end = batch.segment_offsets[index : index + 2]
-    lengths, in_front = (
-        batch.segment_lengths[begin:end],
-        0 if recipe.corruption_traits.is_causal else 1,
-    )
-    if not len(lengths):
-        return []
-    return [ids[in_front : int(lengths[0]) - 1], ids[len(ids) - int(lengths[-1]) + in_front : -1]]
-
-
-def is_stretch(segment: np.ndarray, document: np.ndarray) -> bool:
-    """Return whether a segment is a run of consecutive ids of a document.
-
-    Example:
-        >>> document = np.array([1, 2, 3])
-        >>> is_stretch(np.array([2, 3]), document), is_stretch(np.array([1, 3]), document)
-        (True, False)
-    """
-    needle, hay = segment.astype(document.dtype).tobytes(), document.tobytes()
-    at = hay.find(needle)
-    while at > 0 and at % document.itemsize:
-        at = hay.find(needle, at + 1)
-    return at >= 0
 
 
 def num_different(found: ExampleBatch, fresh: ExampleBatch) -> int:

@@ -135,7 +135,7 @@ def _count_frames(batch: ExampleBatch, recipe: Recipe, tokenizer: Any) -> dict[s
     special_ids = tokenizer.special_ids
     unframed = np.zeros(len(batch), bool)
     types_first, types_last = batch.token_type_ids[first], batch.token_type_ids[last]
-    if not recipe.corruption_traits.is_causal:
+    if recipe.corruption_traits.has_start:
         unframed = (batch.input_ids[first] != special_ids["cls"]) | (
             batch.input_ids[last] != special_ids["sep"]
         )

@@ -20,14 +20,14 @@ from lmdata.dataset import StoreBlock, TokenStore, open_stores
 from lmdata.errors import ConfigError
 from lmdata.exporting.flat import (
     ExportedFile,
-    Facts,
+    ExportFacts,
+    ExportRows,
     Files,
     Format,
     LitData,
     Mds,
     Megatron,
     NanoGpt,
-    Rows,
 )
 from lmdata.exporting.tables import Datasets, Parquet
 from lmdata.files import Kind, make_folder, write_atomically, writing_folder
@@ -93,7 +93,7 @@ def export_store(
     made = FORMATS[format_name]
     end_id = _find_end(store.tokenizer, end_token, made)
     print_of = f"{store.manifest.hash} {end_id} {row_length}".encode()
-    facts = Facts(
+    facts = ExportFacts(
         np.dtype(store.tokenizer.id_dtype), store.tokenizer.vocab_size, row_length,
         xxh3_128(print_of).hexdigest()[:16],
     )  # fmt: skip
@@ -186,7 +186,7 @@ class _Counted:
 
 
 def _write_split(
-    made: type[Format], files: Files, facts: Facts, store: TokenStore, split: str,
+    made: type[Format], files: Files, facts: ExportFacts, store: TokenStore, split: str,
     end_id: int | None, counted: _Counted,
 ) -> None:  # fmt: skip
     with ExitStack() as stack:
@@ -194,7 +194,7 @@ def _write_split(
         cutter = None if facts.row_length is None else _Cutter(facts.row_length, facts.id_dtype)
         for rows, block in _documents(store, end_id):
             cut = rows if cutter is None else cutter.cut(rows.values)
-            writer.write(Rows(cut, block if cutter is None and end_id is None else None))
+            writer.write(ExportRows(cut, block if cutter is None and end_id is None else None))
             counted.count(split, cut, 0 if end_id is None else len(rows))
         if cutter is not None:
             counted.drop(split, len(cutter.left))

@@ -24,7 +24,7 @@ from lmdata.ragged import Ragged, concatenate, offsets_of, ranges
 
 
 @dataclass(frozen=True)
-class Facts:
+class ExportFacts:
     """What a writer needs to know before the first row."""
 
     id_dtype: np.dtype[Any]  # uint16 or uint32
@@ -34,7 +34,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExportRows:
     """Some rows of a split: ids, and the block of the store whose documents they are, unaltered."""
 
     ids: Ragged
@@ -91,18 +91,18 @@ class Format(Protocol):
     summary: ClassVar[str]  # one line: what it is, and who reads it
     keeps_rows: ClassVar[bool]  # whether a reader sees where rows begin
 
-    def __init__(self, files: Files, facts: Facts, split: str, stack: ExitStack) -> None:
+    def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
         """Begin a split; `stack` ends what is open when it goes wrong."""
 
     @staticmethod
-    def check(facts: Facts) -> None:
+    def check(facts: ExportFacts) -> None:
         """Raise a ConfigError for a vocabulary or rows that it can't hold."""
 
     @staticmethod
     def end(files: Files, splits: list[str]) -> None:
         """Write what stands over the splits, when all are written."""
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: ExportRows) -> None:
         """Append rows."""
 
     def finish(self) -> None:
@@ -125,14 +125,14 @@ class NanoGpt(Format):
     summary = "train.bin, val.bin: uint16 ids, read by nanoGPT's train.py"
     keeps_rows = False
 
-    def __init__(self, files: Files, facts: Facts, split: str, stack: ExitStack) -> None:
+    def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
         """Begin a split."""
         self._files, self._facts = files, facts
         self._is_first = split == "train"
         self._file = files.open(f"{'val' if split == 'validation' else split}.bin", stack)
 
     @staticmethod
-    def check(facts: Facts) -> None:
+    def check(facts: ExportFacts) -> None:
         """Refuse vocabularies beyond 16 bits."""
         if facts.vocab_size > 1 << 16:
             raise ConfigError(
@@ -140,7 +140,7 @@ class NanoGpt(Format):
                 "choose another format, such as megatron"
             )
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: ExportRows) -> None:
         """Append the ids."""
         with output_errors(self._file.path):
             self._file.write(np.ascontiguousarray(rows.ids.values, "<u2"))
@@ -163,7 +163,7 @@ class Megatron(Format):
     summary = "train.bin, train.idx: indexed datasets of Megatron-LM and NeMo"
     keeps_rows = False  # GPTDataset joins documents as they lie
 
-    def __init__(self, files: Files, facts: Facts, split: str, stack: ExitStack) -> None:
+    def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
         """Begin a split."""
         self._files, self._split = files, split
         # uint16 or int32, which are their numbers 8 and 4
@@ -171,7 +171,7 @@ class Megatron(Format):
         self._file = files.open(f"{split}.bin", stack)
         self._lengths: list[np.ndarray] = []  # int32
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: ExportRows) -> None:
         """Append the ids and keep the lengths."""
         with output_errors(self._file.path):
             self._file.write(np.ascontiguousarray(rows.ids.values, self._dtype))
@@ -204,7 +204,7 @@ class _Chunked(Format):
     keeps_rows = True
     head_bytes: int  # of a file, whatever rows it holds
 
-    def __init__(self, files: Files, facts: Facts, split: str, stack: ExitStack) -> None:
+    def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
         """Begin a split."""
         self._files, self._facts, self._split = files, facts, split
         self._parts: list[Ragged] = []
@@ -223,7 +223,7 @@ class _Chunked(Format):
     def write_index(self, files: list[dict[str, Any]]) -> None:
         """Write what comes last."""
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: ExportRows) -> None:
         """Append rows, and write the files that they fill."""
         sizes = self.row_bytes(rows.ids)
         if self.head_bytes + int(sizes.max(initial=0)) >= _LARGEST_BYTES:
@@ -262,7 +262,7 @@ class Mds(_Chunked):
     name = "mds"
     summary = "shards of mosaicml-streaming with a column tokens, for Composer and LLM Foundry"
 
-    def __init__(self, files: Files, facts: Facts, split: str, stack: ExitStack) -> None:
+    def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
         """Begin a split."""
         super().__init__(files, facts, split, stack)
         self._config = {

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmdata.exporting.flat import Facts, Files, Format, Rows
+from lmdata.exporting.flat import ExportFacts, ExportRows, Files, Format
 from lmdata.files import AtomicFile, output_errors
 
 FILE_BYTES = 1 << 28  # of ids in a file
 
 
-def _to_table(rows: Rows, id_dtype: np.dtype[Any]) -> pa.RecordBatch:
+def _to_table(rows: ExportRows, id_dtype: np.dtype[Any]) -> pa.RecordBatch:
     """Return rows as columns: ids, and of whole documents what the store knows of them."""
     items = pa.array(np.ascontiguousarray(rows.ids.values))
     kind = pa.large_list(pa.from_numpy_dtype(id_dtype))
@@ -43,7 +43,7 @@ class _Tables(Format):
     keeps_rows = True
     suffix: str
 
-    def __init__(self, files: Files, facts: Facts, split: str, stack: ExitStack) -> None:
+    def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
         """Begin a split."""
         self._files, self._facts, self._split, self._stack = files, facts, split, stack
         self._names: list[str] = []
@@ -59,7 +59,7 @@ class _Tables(Format):
     def open_writer(self, file: AtomicFile, schema: pa.Schema) -> Any:
         """Return what writes record batches to a file."""
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: ExportRows) -> None:
         """Append rows; a new file begins where one is full."""
         if not len(rows.ids):
             return

@@ -76,7 +76,7 @@ def count_words(
     max_bytes: int,
     num_threads: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> Counts:
+) -> WordCounts:
     """Return how often each pre-token occurs in the documents.
 
     Args:
@@ -118,11 +118,11 @@ def count_words(
         for word, number in counter.counts(levels.lowest).items():
             raw[word] = raw.get(word, 0) + number
     sample = _sample_words(raw)
-    return Counts(_pre_tokenize(raw, backend, rule), sample)
+    return WordCounts(_pre_tokenize(raw, backend, rule), sample)
 
 
 @dataclass(frozen=True)
-class Counts:
+class WordCounts:
     """What was counted.
 
     Attributes:

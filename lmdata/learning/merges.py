@@ -37,7 +37,7 @@ class LinkedWords(NamedTuple):
     counts: Int64s  # (W,)
 
 
-class Pairs(NamedTuple):
+class SymbolPairs(NamedTuple):
     """The pairs of neighbours, how often each occurs, and where."""
 
     slots: Int32s  # hash of the key -> pair
@@ -51,7 +51,7 @@ class Pairs(NamedTuple):
     sizes: Int64s  # (2,) number of pairs, number of occurrences
 
 
-class Pieces(NamedTuple):
+class SpelledPieces(NamedTuple):
     """The pieces and where each is spelled."""
 
     slots: Int32s  # hash of the spelling -> piece
@@ -155,7 +155,7 @@ def _merge_all(words: LinkedWords, num_symbols: int, max_new: int, min_frequency
 def _count_pairs(words: LinkedWords) -> Any:
     """Return all pairs of neighbours with their counts and occurrences."""
     room = 3 * len(words.symbols)  # a merge adds at most two occurrences and removes one symbol
-    pairs = Pairs(
+    pairs = SymbolPairs(
         np.full(1 << 16, GONE, np.int32),
         np.empty(1 << 14, np.int64),
         np.empty(1 << 14, np.int64),
@@ -177,7 +177,7 @@ def _count_pairs(words: LinkedWords) -> Any:
 
 
 @numba.njit(cache=True)
-def _most_frequent_first(pairs: Pairs, min_frequency: int) -> Any:
+def _most_frequent_first(pairs: SymbolPairs, min_frequency: int) -> Any:
     """Return a heap of (-count, key): the most frequent pair first, then the smallest ids."""
     heap = [
         (-pairs.counts[pair], pairs.keys[pair])
@@ -189,7 +189,7 @@ def _most_frequent_first(pairs: Pairs, min_frequency: int) -> Any:
 
 
 @numba.njit(cache=True)
-def _occurrences(words: LinkedWords, pairs: Pairs, pair: Any) -> Any:
+def _occurrences(words: LinkedWords, pairs: SymbolPairs, pair: Any) -> Any:
     """Return the positions at which to join a pair, int32; they do not overlap."""
     left, right = pairs.keys[pair] >> 32, pairs.keys[pair] & 0xFFFFFFFF
     positions = np.empty(pairs.num_occurrences[pair], np.int32)
@@ -222,7 +222,7 @@ def _is_pair(words: LinkedWords, position: Any, left: Any, right: Any) -> Any:
 
 @numba.njit(cache=True)
 def _merge_pair(
-    words: LinkedWords, pairs: Pairs, positions: Int32s, pair: Any, piece: Any, merge: Any
+    words: LinkedWords, pairs: SymbolPairs, positions: Int32s, pair: Any, piece: Any, merge: Any
 ) -> Any:
     """Join a pair at its positions; return the pairs whose count rose, int32."""
     raised = np.empty(2 * len(positions), np.int32)
@@ -248,7 +248,7 @@ def _merge_pair(
 
 
 @numba.njit(cache=True)
-def _note(pairs: Pairs, raised: Int32s, num_raised: Any, pair: Any, merge: Any) -> Any:
+def _note(pairs: SymbolPairs, raised: Int32s, num_raised: Any, pair: Any, merge: Any) -> Any:
     """Add a pair to `raised` unless it is there; return how many there are."""
     if pairs.stamps[pair] != merge:
         pairs.stamps[pair] = merge
@@ -258,7 +258,7 @@ def _note(pairs: Pairs, raised: Int32s, num_raised: Any, pair: Any, merge: Any) 
 
 
 @numba.njit(cache=True)
-def _raise(pairs: Pairs, left: Any, right: Any, position: Any, count: Any) -> Any:
+def _raise(pairs: SymbolPairs, left: Any, right: Any, position: Any, count: Any) -> Any:
     """Count a pair at a position and return it; `_reserve` has made room."""
     key = (np.int64(left) << 32) | np.int64(right)
     slot = _slot(pairs, key)
@@ -279,18 +279,18 @@ def _raise(pairs: Pairs, left: Any, right: Any, position: Any, count: Any) -> An
 
 
 @numba.njit(cache=True)
-def _lower(pairs: Pairs, left: Any, right: Any, count: Any) -> None:
+def _lower(pairs: SymbolPairs, left: Any, right: Any, count: Any) -> None:
     """Take `count` from a pair that exists."""
     pairs.counts[_find(pairs, (np.int64(left) << 32) | np.int64(right))] -= count
 
 
 @numba.njit(cache=True)
-def _find(pairs: Pairs, key: Any) -> Any:
+def _find(pairs: SymbolPairs, key: Any) -> Any:
     return pairs.slots[_slot(pairs, key)]
 
 
 @numba.njit(cache=True)
-def _slot(pairs: Pairs, key: Any) -> Any:
+def _slot(pairs: SymbolPairs, key: Any) -> Any:
     """Return the slot that holds the pair, or the empty one where it belongs."""
     mask = len(pairs.slots) - 1
     slot = _mix(key) & mask
@@ -309,7 +309,7 @@ def _mix(key: Any) -> Any:
 
 
 @numba.njit(cache=True)
-def _reserve(pairs: Pairs, num_more: Any) -> Any:
+def _reserve(pairs: SymbolPairs, num_more: Any) -> Any:
     """Return the pairs with room for more of them, moved to larger arrays if necessary."""
     needed = pairs.sizes[0] + num_more
     if needed <= len(pairs.keys):
@@ -317,7 +317,7 @@ def _reserve(pairs: Pairs, num_more: Any) -> Any:
     capacity = len(pairs.keys)
     while capacity < needed:
         capacity *= 2
-    grown = Pairs(
+    grown = SymbolPairs(
         np.full(4 * capacity, GONE, np.int32),
         _extend(pairs.keys, capacity),
         _extend(pairs.counts, capacity),
@@ -348,12 +348,12 @@ def _empty_pieces(num_symbols: int, max_new: int) -> Any:
         num_slots *= 2
     lengths = np.ones(num_symbols + max_new, np.int32)
     starts = np.zeros(num_symbols + max_new, np.int32)
-    return Pieces(np.full(num_slots, GONE, np.int32), starts, lengths)
+    return SpelledPieces(np.full(num_slots, GONE, np.int32), starts, lengths)
 
 
 @numba.njit(cache=True)
 def _piece(
-    words: LinkedWords, pieces: Pieces, left: Any, right: Any, position: Any, new_piece: Any
+    words: LinkedWords, pieces: SpelledPieces, left: Any, right: Any, position: Any, new_piece: Any
 ) -> Any:
     """Return the piece that is spelled at `position`: a known one, or `new_piece`, now known."""
     length = pieces.lengths[left] + pieces.lengths[right]

@@ -32,7 +32,7 @@ class Words(NamedTuple):
     counts: Int64s  # (W,)
 
 
-class Trie(NamedTuple):
+class Substrings(NamedTuple):
     """Substrings, by node."""
 
     parents: Int32s  # (K,) node of the substring without its last character
@@ -42,7 +42,7 @@ class Trie(NamedTuple):
     slots: Int32s  # hash of parent and character -> node
 
 
-def find_substrings(words: Words, min_count: int) -> Trie:
+def find_substrings(words: Words, min_count: int) -> Substrings:
     """Return all substrings of at most MAX_LENGTH characters that occur often enough.
 
     Single characters are there in any case. Longer substrings are found from those one shorter, as
@@ -82,7 +82,7 @@ def find_substrings(words: Words, min_count: int) -> Trie:
     )
 
 
-def make_trie(parents: Int32s, characters: Int32s, lengths: Int32s, counts: Int64s) -> Trie:
+def make_trie(parents: Int32s, characters: Int32s, lengths: Int32s, counts: Int64s) -> Substrings:
     """Return a trie of nodes that are given shortest first.
 
     Args:
@@ -92,12 +92,12 @@ def make_trie(parents: Int32s, characters: Int32s, lengths: Int32s, counts: Int6
         counts: int64 (K,), how often each occurs
     """
     slots = np.full(1 << (2 * len(parents)).bit_length(), NONE, np.int32)
-    trie = Trie(parents, characters, lengths, counts, slots)
+    trie = Substrings(parents, characters, lengths, counts, slots)
     _fill_slots(trie)
     return trie
 
 
-def keep_nodes(trie: Trie, is_wanted: Bools) -> tuple[Trie, Int64s]:
+def keep_nodes(trie: Substrings, is_wanted: Bools) -> tuple[Substrings, Int64s]:
     """Return the trie of some nodes and what they begin with, and the old numbers of its nodes.
 
     Args:
@@ -122,13 +122,13 @@ def _mark_prefixes(parents: Int32s, is_kept: Bools) -> None:
 
 
 @numba.njit(cache=True)
-def _fill_slots(trie: Trie) -> None:
+def _fill_slots(trie: Substrings) -> None:
     for node in range(1, len(trie.parents)):
         trie.slots[_slot(trie, trie.parents[node], trie.characters[node])] = node
 
 
 @numba.njit(cache=True)
-def _slot(trie: Trie, parent: Any, character: Any) -> Any:
+def _slot(trie: Substrings, parent: Any, character: Any) -> Any:
     """Return the slot that holds the child of a node, or the empty one where it belongs."""
     mask = len(trie.slots) - 1
     mixed = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(character)
@@ -143,7 +143,7 @@ def _slot(trie: Trie, parent: Any, character: Any) -> Any:
 
 
 @numba.njit(cache=True)
-def _find_edges(trie: Trie, scores: Float64s, word: Int32s, edges: Int32s) -> None:
+def _find_edges(trie: Substrings, scores: Float64s, word: Int32s, edges: Int32s) -> None:
     """Write to edges[i, k] the piece that spells word[i : i + k + 1], or NONE."""
     for start in range(len(word)):
         node = np.int32(0)
@@ -157,7 +157,7 @@ def _find_edges(trie: Trie, scores: Float64s, word: Int32s, edges: Int32s) -> No
 
 
 @numba.njit(cache=True)
-def expect_counts(words: Words, trie: Trie, scores: Float64s) -> Float64s:
+def expect_counts(words: Words, trie: Substrings, scores: Float64s) -> Float64s:
     """Return how often each piece is expected to be used, over all ways to spell each word.
 
     The forward-backward algorithm on the lattice of pieces (Kudo, "Subword Regularization",
@@ -219,7 +219,7 @@ def _log_add(left: Any, right: Any) -> Any:
 
 
 @numba.njit(cache=True)
-def count_best(words: Words, trie: Trie, scores: Float64s) -> Int64s:
+def count_best(words: Words, trie: Substrings, scores: Float64s) -> Int64s:
     """Return how often each piece is used when every word is spelled in its most likely way.
 
     Args: as `expect_counts` takes them
@@ -259,7 +259,7 @@ def _best_path(scores: Float64s, edges: Int32s, size: int) -> Any:
 
 
 @numba.njit(cache=True)
-def removal_losses(trie: Trie, scores: Float64s, used: Int64s) -> Float64s:
+def removal_losses(trie: Substrings, scores: Float64s, used: Int64s) -> Float64s:
     """Return how much likelihood the words lose, about, when a piece is taken away.
 
     The piece is then spelled by its best alternative (Kudo 2018, section 3.2, with the estimate of

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.learning.substrings import (
-    Trie,
+    Substrings,
     Words,
     count_best,
     expect_counts,
@@ -92,7 +92,7 @@ def cut_words(words: dict[str, int], alphabet: Sequence[str]) -> Words:
     return Words(numbers[is_known], offsets, counts[word_of[is_known][starts]])
 
 
-def _seeds(words: Words, num_pieces: int) -> tuple[Trie, Float64s]:
+def _seeds(words: Words, num_pieces: int) -> tuple[Substrings, Float64s]:
     """Return the substrings to begin with and their log probabilities.
 
     A substring that always goes on with the same character is left out, as in SentencePiece.
@@ -118,12 +118,12 @@ def _largest(values: Float64s, number: int) -> Bools:
     return chosen & (values > -math.inf)
 
 
-def _keep(trie: Trie, scores: Float64s, is_kept: Bools) -> tuple[Trie, Float64s]:
+def _keep(trie: Substrings, scores: Float64s, is_kept: Bools) -> tuple[Substrings, Float64s]:
     smaller, old = keep_nodes(trie, is_kept)
     return smaller, np.where(is_kept, scores, -math.inf)[old]
 
 
-def _improve(words: Words, trie: Trie, scores: Float64s) -> tuple[Trie, Float64s]:
+def _improve(words: Words, trie: Substrings, scores: Float64s) -> tuple[Substrings, Float64s]:
     """Return pieces and log probabilities after one step of expectation maximisation."""
     expected = expect_counts(words, trie, scores)
     is_character = trie.lengths == 1
@@ -136,7 +136,9 @@ def _improve(words: Words, trie: Trie, scores: Float64s) -> tuple[Trie, Float64s
     return _keep(trie, improved, is_kept)
 
 
-def _shrink(words: Words, trie: Trie, scores: Float64s, num_pieces: int) -> tuple[Trie, Float64s]:
+def _shrink(
+    words: Words, trie: Substrings, scores: Float64s, num_pieces: int
+) -> tuple[Substrings, Float64s]:
     """Return the pieces without those that matter least."""
     losses = removal_losses(trie, scores, count_best(words, trie, scores))
     size = int(np.isfinite(scores).sum())
@@ -144,7 +146,7 @@ def _shrink(words: Words, trie: Trie, scores: Float64s, num_pieces: int) -> tupl
     return _keep(trie, scores, _largest(losses, number))
 
 
-def _spellings(trie: Trie, alphabet: Sequence[str]) -> list[str]:
+def _spellings(trie: Substrings, alphabet: Sequence[str]) -> list[str]:
     """Return the substring of each node."""
     spellings = [""]
     for parent, character in zip(trie.parents[1:], trie.characters[1:], strict=True):

@@ -20,12 +20,15 @@ from lmdata.corpus import Documents, Source, read_documents
 from lmdata.files import write_atomically
 from lmdata.schema import ShardRecord, to_json
 from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
+from lmdata.tagging.near import WIDE_JACCARD
 from lmdata.tagging.rules import COUNTS, RULES, measure
+from lmdata.tagging.signatures import NUM_BANDS, sign
 from lmdata.tagging.words import CUTTERS, Cutter
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
 
 _BATCH_BYTES = 4 << 20
+NUM_SCRATCH = 2  # columns of a unit that no tags have
 FIGURES = (
     "num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
     "c4_lorem_ipsum", "c4_curly_bracket", *(
@@ -47,19 +50,30 @@ class TagConfig:
     words: Literal["plain", "spacy"] = "plain"
     """How text is cut into words; spacy, which must be installed, gives datatrove's figures."""
 
+    near_jaccard: float = 0.8
+    """Share of 5-word shingles from which on two documents are near duplicates, in (0.5, 1]."""
+
     shard_bytes: int = DEFAULT_SHARD_BYTES
     """Target size of a shard in bytes."""
 
     def __post_init__(self) -> None:
+        if not WIDE_JACCARD < self.near_jaccard <= 1:
+            raise ValueError(
+                f"near_jaccard must be above {WIDE_JACCARD} and at most 1, got {self.near_jaccard}"
+            )
         if self.shard_bytes < 1:
             raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
 
 
 def part_fields() -> list[pa.Field]:
-    """Return the columns of a unit: sources are numbers, positions count within the unit."""
+    """Return the columns of a unit: sources are numbers, positions count within the unit.
+
+    The last two are for what takes all documents to know, and are not kept.
+    """
     names = {"source": pa.int32(), "position": pa.uint64(), "num_bytes": pa.uint64(),
              "hash_high": pa.uint64(), "hash_low": pa.uint64()}  # fmt: skip
     names |= {name: pa.int64() if name in COUNTS else pa.float64() for name in FIGURES}
+    names |= {"bands": pa.list_(pa.uint64(), NUM_BANDS), "shingles": pa.large_list(pa.uint64())}
     return [pa.field(name, kind, nullable=False) for name, kind in names.items()]
 
 
@@ -143,6 +157,7 @@ def _tag_documents(
     parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
     figures = measure(documents.text, documents.offsets, cutter)
     hashes = np.array([divmod(xxh3_128(part).intdigest(), 1 << 64) for part in parts], np.uint64)
+    signed = sign(documents.text, documents.offsets)
     columns = [
         np.full(len(parts), source, np.int32),
         documents.positions + np.uint64(first),
@@ -151,7 +166,12 @@ def _tag_documents(
         np.ascontiguousarray(hashes[:, 1]),
         *(figures[name] for name in FIGURES),
     ]
-    return pa.RecordBatch.from_arrays([to_column(values) for values in columns], schema=schema)
+    near = [
+        pa.FixedSizeListArray.from_arrays(to_column(signed.keys.ravel()), NUM_BANDS),
+        pa.LargeListArray.from_arrays(to_column(signed.rows), to_column(signed.shingles)),
+    ]
+    arrays = [*(to_column(values) for values in columns), *near]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _count(receipt: TagReceipt, key: str, documents: Documents) -> None:

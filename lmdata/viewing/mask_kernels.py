@@ -8,11 +8,14 @@ import numba
 import numpy as np
 
 from lmdata.viewing.rng_kernels import below, fill_words, int64
+from lmdata.word_starts import WordRule, follow
 
 EXACT, BERNOULLI, WORDS, WORDS_BERNOULLI = 0, 1, 2, 3
 
 # Blocks of words that one cycle of balanced coverage may use: four words each for 65,535 tokens.
 _CYCLE_SHIFT = 15
+
+_follow = numba.njit(cache=True, nogil=True)(follow)
 
 
 class MaskRules(NamedTuple):
@@ -32,7 +35,7 @@ class MaskRules(NamedTuple):
         balanced: whether consecutive epochs mask different tokens until all have been masked
         epoch: used by balanced coverage only
         is_candidate: bool (V,), may be masked
-        word_classes, word_joins, word_states: a `lmdata.word_starts.WordRule`'s three arrays
+        words: which pieces go on with a word
         random_pieces: like the ids (R,), what random replacement draws from
         position_key: two words, from `rng.stream_key`
         replace_key: two words, from `rng.stream_key`
@@ -52,9 +55,7 @@ class MaskRules(NamedTuple):
     balanced: bool
     epoch: int
     is_candidate: np.ndarray
-    word_classes: np.ndarray
-    word_joins: np.ndarray
-    word_states: np.ndarray
+    words: WordRule
     random_pieces: np.ndarray
     position_key: tuple[int, int]
     replace_key: tuple[int, int]
@@ -93,6 +94,9 @@ def mask_batch(
     order = np.empty(longest + 1, np.uint16)
     starts = np.empty(longest + 2, np.int64)
     decisions = np.empty(longest + 1, np.uint16)
+    goes_on = np.empty(len(ids) if rules.method >= WORDS else 0, np.bool_)
+    if rules.method >= WORDS:
+        _follow(ids, offsets, rules.words, goes_on)
     total = 0
     for number in range(len(examples)):
         example, part = examples[number], parts[number]
@@ -108,7 +112,7 @@ def mask_batch(
                 )
             else:
                 count = _choose_words(
-                    row,
+                    goes_on[offsets[number] : offsets[number + 1]],
                     candidates,
                     num_candidates,
                     example,
@@ -233,25 +237,19 @@ def _choose_exactly(
 
 @numba.njit(cache=True)
 def _find_words(
-    row: np.ndarray,
+    goes_on: np.ndarray,
     candidates: np.ndarray,
     num_candidates: int,
-    rules: MaskRules,
+    joins_segments: bool,
     starts: np.ndarray,
 ) -> int:
     """Write where in `candidates` each word begins, then the end; return how many words."""
-    count, state, read = 0, 0, 0
+    count = 0
     for index in range(num_candidates):
-        goes_on = False
-        while read <= candidates[index]:
-            kind = rules.word_classes[row[read]]
-            goes_on = rules.word_joins[state, kind]
-            state = rules.word_states[state, kind]
-            read += 1
         joins = (
             index > 0
-            and goes_on
-            and (rules.joins_segments or candidates[index] == candidates[index - 1] + 1)
+            and goes_on[candidates[index]]
+            and (joins_segments or candidates[index] == candidates[index - 1] + 1)
         )
         if not joins:
             starts[count] = index
@@ -325,7 +323,7 @@ def _mark_spans(
 
 @numba.njit(cache=True)
 def _choose_words(
-    row: np.ndarray,
+    goes_on: np.ndarray,
     candidates: np.ndarray,
     num_candidates: int,
     example: int,
@@ -339,14 +337,14 @@ def _choose_words(
     chosen: np.ndarray,
 ) -> int:
     """Choose whole words, singly or in spans, and which rank decides for each masked token."""
-    num_words = _find_words(row, candidates, num_candidates, rules, starts)
+    num_words = _find_words(goes_on, candidates, num_candidates, rules.joins_segments, starts)
     if rules.method == WORDS_BERNOULLI:
         k0, k1 = rules.position_key
         fill_words(words, num_words, k0, k1, example, part)
         for index in range(num_words):
             flags[index] = words[index] < rules.rate_word
     else:
-        k = _num_predictions(len(row), num_candidates, rules)
+        k = _num_predictions(len(goes_on), num_candidates, rules)
         _mark_spans(num_words, k, example, part, rules, words, candidates, starts, order, flags)
     count, decision = 0, 0
     for word in range(num_words):

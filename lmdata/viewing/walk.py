@@ -33,7 +33,10 @@ STRIDE_SHIFT = 4
 A_ROW, A_BLOCK, A_START, A_LENGTH = 0, 1, 2, 3
 B_ROW, B_BLOCK, B_START, B_LENGTH = 4, 5, 6, 7
 LABEL, DUPLICATE, ORDINAL = 8, 9, 10
-NUM_COLUMNS = 11
+# Of single segments: the sentence of the block in which it begins, how many of its tokens are
+# before it, and the segment's first token in its document.
+SENTENCE, SKIPPED, PLACE = 11, 12, 13
+NUM_COLUMNS = 14
 
 _MOST_FILLERS = 2
 
@@ -233,6 +236,44 @@ def find_pieces(
         span[A_ROW], span[B_ROW], span[A_BLOCK], span[B_BLOCK] = row, row, block, block
         span[A_START] = token_start(table, block, first + sentence) + skip
         span[A_LENGTH], span[LABEL], span[ORDINAL] = size, -1, ordinal
+        span[SENTENCE], span[SKIPPED] = first + sentence, skip
+        span[PLACE] = span[A_START] - token_start(table, block, first)
+
+
+def sentences_of(table: StoreTable, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of the sentences of single segments, as far as they lie in them.
+
+    Args:
+        table: of the store
+        spans: int64 (S, NUM_COLUMNS), from `find_pieces`
+
+    Returns:
+        lengths int64 (sentences,) and offsets int64 (S + 1,), where those of each segment begin.
+    """
+    offsets = np.empty(len(spans) + 1, np.int64)
+    _find_sentences(table, spans, offsets, offsets[:0])
+    lengths = np.empty(offsets[-1], np.int64)
+    _find_sentences(table, spans, offsets, lengths)
+    return lengths, offsets
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_sentences(
+    table: StoreTable, spans: np.ndarray, offsets: np.ndarray, lengths: np.ndarray
+) -> None:
+    """Write where the sentences of each segment begin and, where there is room, their lengths."""
+    total = 0
+    for number in range(len(spans)):
+        span = spans[number]
+        offsets[number] = total
+        sentence, skip, left = span[SENTENCE], span[SKIPPED], span[A_LENGTH]
+        while left > 0:
+            own = lengths_until(table, span[A_BLOCK], sentence + 1)
+            length = min(left, int64(own[sentence]) - skip)
+            if len(lengths):
+                lengths[total] = length
+            left, skip, sentence, total = left - length, 0, sentence + 1, total + 1
+    offsets[len(spans)] = total
 
 
 @numba.njit(cache=True, nogil=True)

@@ -24,7 +24,7 @@ _ROWS = 4096  # of frozen examples that are read at a time
 
 
 @dataclass(frozen=True)
-class Text:
+class Lines:
     """Lines one after the other, each between a begin and an end.
 
     Attributes:
@@ -50,21 +50,21 @@ class Text:
         """Ids that there may be."""
         return self.num_pieces + 2
 
-    def reversed(self) -> Text:
+    def reversed(self) -> Lines:
         """Return each line from its last piece to its first.
 
         Example:
-            >>> Text(np.array([4, 0, 1, 3], np.uint16), num_pieces=3).reversed().ids.tolist()
+            >>> Lines(np.array([4, 0, 1, 3], np.uint16), num_pieces=3).reversed().ids.tolist()
             [4, 1, 0, 3]
         """
         ids = self.ids[::-1].copy()
         was_begin = ids == self.begin
         ids[ids == self.end] = self.begin
         ids[was_begin] = self.end
-        return Text(ids, self.num_pieces)
+        return Lines(ids, self.num_pieces)
 
 
-def lines_of_store(store: TokenStore, most_tokens: int | None = None) -> Text:
+def lines_of_store(store: TokenStore, most_tokens: int | None = None) -> Lines:
     """Return the documents of a store, each a line; of a large store a fair sample.
 
     Args:
@@ -79,10 +79,10 @@ def lines_of_store(store: TokenStore, most_tokens: int | None = None) -> Text:
         rows = np.arange(block.first_row, block.first_row + block.num_documents)
         is_taken = _is_drawn(rows, share)
         parts.append(lay_out(block.ids, block.id_offsets, is_taken, num_pieces))
-    return Text(np.concatenate(parts), num_pieces)
+    return Lines(np.concatenate(parts), num_pieces)
 
 
-def lines_of_examples(examples: ExampleSet, most_tokens: int | None = None) -> Text:
+def lines_of_examples(examples: ExampleSet, most_tokens: int | None = None) -> Lines:
     """Return frozen examples as they were before corruption, as lines without special tokens.
 
     Args:
@@ -99,7 +99,8 @@ def lines_of_examples(examples: ExampleSet, most_tokens: int | None = None) -> T
         if most_tokens is not None and num_tokens >= most_tokens:
             break
         batch = examples.rows(np.sort(rows[start : start + _ROWS]))
-        ids, bounds = batch.original_ids(), batch.offsets
+        texts = examples.original(batch)
+        ids, bounds = texts.values, texts.offsets
         is_kept = ~is_special[ids]
         breaks = np.union1d(np.flatnonzero(~is_kept), bounds)
         before = offsets_of(is_kept)[breaks]
@@ -108,7 +109,7 @@ def lines_of_examples(examples: ExampleSet, most_tokens: int | None = None) -> T
         taken = np.ones(len(offsets) - 1, bool)
         parts.append(lay_out(ids[is_kept], offsets, taken, num_pieces))
         num_tokens += len(ids)
-    return Text(np.concatenate(parts), num_pieces)
+    return Lines(np.concatenate(parts), num_pieces)
 
 
 def _dtype(num_pieces: int) -> type[np.unsignedinteger]:

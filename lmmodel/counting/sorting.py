@@ -22,7 +22,7 @@ import numpy as np
 from lmdata.ragged import offsets_of
 from lmmodel.counting.keys import (
     Layout,
-    Text,
+    Lines,
     count_distinct,
     fill_levels,
     gather,
@@ -71,7 +71,7 @@ def num_usable_cores() -> int:
 
 
 def find_levels(
-    text: Text, order: int, num_threads: int = 1, most: int | None = None
+    text: Lines, order: int, num_threads: int = 1, most: int | None = None
 ) -> list[Level]:
     """Return the distinct n-grams of orders 1 to `order`; level 1 holds every id, seen or not.
 
@@ -82,7 +82,7 @@ def find_levels(
         most: positions of a range; None: by the length of the text
 
     Example:
-        >>> text = Text(np.array([4, 0, 1, 3, 4, 0, 0, 3], np.uint16), num_pieces=3)
+        >>> text = Lines(np.array([4, 0, 1, 3, 4, 0, 0, 3], np.uint16), num_pieces=3)
         >>> [level.words.tolist() for level in find_levels(text, 2)]
         [[0, 1, 2, 3, 4], [0, 1, 3, 3, 0]]
         >>> [level.counts.tolist() for level in find_levels(text, 2)]
@@ -138,7 +138,7 @@ def _count_followers(ids: np.ndarray, first: int, end: int, num_ids: int) -> np.
     return counts
 
 
-def _plan(text: Text, counts: np.ndarray, most: int) -> list[_Range]:
+def _plan(text: Lines, counts: np.ndarray, most: int) -> list[_Range]:
     """Return ranges of at most so many positions, or of one pair of ids; the begin's are last."""
     stride = text.num_ids + 1
     ranges: list[_Range] = []
@@ -181,7 +181,7 @@ class _Part:
     counts: list[np.ndarray]
 
 
-def _count_range(text: Text, layout: Layout, counts: np.ndarray, wanted: _Range) -> _Part:
+def _count_range(text: Lines, layout: Layout, counts: np.ndarray, wanted: _Range) -> _Part:
     stride = text.num_ids + 1
     low, high = wanted.low // stride, -(-wanted.high // stride)
     starts = offsets_of(counts[low:high])

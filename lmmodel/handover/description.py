@@ -53,7 +53,7 @@ def describe_run(run: Run, name: str, difference: float | None) -> Card:
         difference: of logits to transformers; None where it is not installed
     """
     config = run.model.config
-    class_name = architecture(config)
+    class_name = architecture(config, objective=run.record.config.objective.name)
     tag, prompt = _what_for(run)
     return Card(
         title=f"{name}: {class_name}, {config.num_hidden_layers} x {config.hidden_size}",
@@ -83,7 +83,7 @@ def _what_for(run: Run) -> tuple[str, str]:
         return "text2text-generation", ""
     if run.model.config.is_causal:
         return "text-generation", "The capital of"
-    if run.is_causal:  # of an encoder: it was never asked what a mask hides
+    if not run.objective.can_fill_masks:  # it was never asked what a mask hides
         return "feature-extraction", "The capital of France is Paris."
     mask = run.tokenizer.special_tokens.get("mask", "[MASK]")
     return "fill-mask", f"The capital of France is {mask}."
@@ -307,8 +307,15 @@ def _pretraining_notes(run: Run) -> list[str]:
     notes = []
     if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
-    if names := sorted(run.model.extras):
+    has_class = record.config.objective.name in stock_family(config.family).of_objectives
+    if (names := sorted(run.model.extras)) and not has_class:
         notes.append(f"Modules of the objective are left out: {', '.join(names)}.")
+    if names and has_class:
+        notes.append("The generator that it was trained with is in the folder generator/.")
+    if names and not has_class and not run.objective.can_fill_masks:
+        notes.append(
+            "Its vocabulary head was not trained: the model is there to be fine-tuned, or to embed."
+        )
     if run.is_causal and not config.is_causal:
         notes.append(
             "It was trained on next tokens only and the stock class sees both sides: "

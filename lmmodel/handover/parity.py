@@ -97,11 +97,15 @@ def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sa
 
 
 @torch.no_grad()
-def our_logits(model: Transformer | TaskModel, batch: Batch) -> list[Tensor]:
-    """Return every head's logits: of tokens (T, C), of sequences (B, C)."""
+def our_logits(
+    model: Transformer | TaskModel, batch: Batch, objective: str | None = None
+) -> list[Tensor]:
+    """Return every head's logits: of tokens (T, C) or (T,), of sequences (B, C)."""
     if isinstance(model, TaskModel):
         return [model(batch)]
     hidden = model(batch)
+    if objective in stock_family(model.config.family).of_objectives:
+        return [head(hidden) for name, head in model.extras.items() if name == "replaced"]
     logits: list[Tensor] = [model.lm_logits(hidden)]
     if model.config.has_nsp_head and stock_family(model.config.family).paired is not None:
         logits.append(model.nsp_logits(hidden[batch.first_positions]))
@@ -186,7 +190,7 @@ def _heads(
         found = [output.logits]
     return [
         torch.cat([row[:n] for row, n in zip(value, lengths, strict=True)])
-        if value.dim() == 3
+        if value.shape[:2] == inputs["input_ids"].shape
         else value
         for value in found
     ]
@@ -199,6 +203,7 @@ def check_parity(
     pad_id: int | None,
     *,
     remedy: str = REPORT,
+    objective: str | None = None,
 ) -> float | None:
     """Return the largest difference of logits between a model and a folder, opened stock.
 
@@ -210,6 +215,7 @@ def check_parity(
         class_name: of transformers
         pad_id: the folder's padding id
         remedy: what to do about a difference: who wrote the folder decides
+        objective: of a run, whose modules the class may have
 
     Returns:
         The largest absolute difference, or None where transformers is not installed.
@@ -220,7 +226,7 @@ def check_parity(
     if importlib.util.find_spec("transformers") is None:
         return None
     sample = make_sample(model.config, pad_id)
-    ours = our_logits(model, sample.packed())
+    ours = our_logits(model, sample.packed(), objective)
     theirs = stock_logits(folder, class_name, sample, pad_id)
     complaint = f"transformers computes other logits from {folder}"
     return largest_difference(ours, theirs, complaint, remedy)

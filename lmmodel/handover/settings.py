@@ -144,6 +144,11 @@ def from_their_config(theirs: Mapping[str, Any]) -> ModelConfig:
         raise HuggingFaceError(f"config.json describes no model that works: {error}") from error
 
 
+def _classes(stock: StockFamily) -> set[str | None]:
+    """Return the classes that a pretrained model of the family may name."""
+    return {stock.pretrained, stock.paired, *(own for own, _ in stock.of_objectives.values())}
+
+
 def _family_of(theirs: Mapping[str, Any]) -> str:
     """Return our family; BERT's first checkpoints name an architecture only, or nothing at all."""
     model_type, named = theirs.get("model_type"), theirs.get("architectures")
@@ -152,7 +157,7 @@ def _family_of(theirs: Mapping[str, Any]) -> str:
         family
         for family, stock in STOCK_FAMILIES.items()
         if model_type == stock.model_type
-        or (model_type is None and first in (stock.pretrained, stock.paired) and first is not None)
+        or (model_type is None and first is not None and first in _classes(stock))
     ]
     if fitting:
         return fitting[0] if len(fitting) == 1 else _variant_of(theirs, fitting)

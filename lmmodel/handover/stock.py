@@ -76,8 +76,8 @@ def export_model(
     config = model.config
     task = model.task if isinstance(model, TaskModel) else None
     state = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
-    theirs = to_their_config(config, _special_ids(tokenizer, config, task), task, labels)
-    weights = to_their_weights(state, config, task, theirs.get("pad_token_id"))
+    theirs = to_their_config(config, _special_ids(tokenizer, config, task), task, labels, objective)
+    weights = to_their_weights(state, config, task, theirs.get("pad_token_id"), objective)
     if objective is not None:
         theirs[OBJECTIVE_KEY] = objective
     write_folder(folder, theirs, weights, tokenizer, config)

@@ -213,17 +213,13 @@ ALBERT = StockFamily(
     pretrained="AlbertForMaskedLM",
     paired="AlbertForPreTraining",
     settings={
+        **BERT.settings,
         "vocab_size": ("vocab_size", 30000),
         "embedding_size": ("embedding_size", 128),
         "hidden_size": ("hidden_size", 4096),
-        "num_hidden_layers": ("num_hidden_layers", 12),
         "num_hidden_groups": ("num_hidden_groups", 1),
         "num_attention_heads": ("num_attention_heads", 64),
         "intermediate_size": ("intermediate_size", 16384),
-        "max_position_embeddings": ("max_position_embeddings", 512),
-        "type_vocab_size": ("type_vocab_size", 2),
-        "norm_eps": ("layer_norm_eps", 1e-12),
-        "initializer_range": ("initializer_range", 0.02),
         "dropout": ("hidden_dropout_prob", 0.0),
         "attention_dropout": ("attention_probs_dropout_prob", 0.0),
     },
@@ -241,26 +237,14 @@ ALBERT = StockFamily(
         **with_biases({
             "embeddings.norm": ("albert.embeddings.LayerNorm",),
             "projection": ("albert.encoder.embedding_hidden_mapping_in",),
-            "layers.{i}.attention.qkv": (
-                f"{_GROUP}.attention.query",
-                f"{_GROUP}.attention.key",
-                f"{_GROUP}.attention.value",
+            "layers.{i}.attention.qkv": tuple(
+                f"{_GROUP}.attention.{name}" for name in ("query", "key", "value")
             ),
-            "layers.{i}.attention.output": (
-                f"{_GROUP}.attention.dense",
-            ),
-            "layers.{i}.attention_norm": (
-                f"{_GROUP}.attention.LayerNorm",
-            ),
-            "layers.{i}.mlp.input": (
-                f"{_GROUP}.ffn",
-            ),
-            "layers.{i}.mlp.output": (
-                f"{_GROUP}.ffn_output",
-            ),
-            "layers.{i}.mlp_norm": (
-                f"{_GROUP}.full_layer_layer_norm",
-            ),
+            "layers.{i}.attention.output": (f"{_GROUP}.attention.dense",),
+            "layers.{i}.attention_norm": (f"{_GROUP}.attention.LayerNorm",),
+            "layers.{i}.mlp.input": (f"{_GROUP}.ffn",),
+            "layers.{i}.mlp.output": (f"{_GROUP}.ffn_output",),
+            "layers.{i}.mlp_norm": (f"{_GROUP}.full_layer_layer_norm",),
             "head.dense": ("predictions.dense",),
             "head.norm": ("predictions.LayerNorm",),
             "nsp_head.pooler": ("albert.pooler",),
@@ -275,8 +259,45 @@ ALBERT = StockFamily(
     },
 )  # fmt: skip
 
+ELECTRA = StockFamily(
+    model_type="electra",
+    class_prefix="Electra",
+    pretrained="ElectraForMaskedLM",
+    of_objectives={
+        "rtd": ("ElectraForPreTraining", with_biases({
+            "extras.replaced.dense": ("discriminator_predictions.dense",),
+            "extras.replaced.classifier": ("discriminator_predictions.dense_prediction",),
+        })),
+    },
+    settings={
+        **BERT.settings,
+        "embedding_size": ("embedding_size", 128),
+        "hidden_size": ("hidden_size", 256),
+        "num_attention_heads": ("num_attention_heads", 4),
+        "intermediate_size": ("intermediate_size", 1024),
+    },
+    fixed=BERT.fixed,
+    unwritten={"position_embedding_type": "absolute"},
+    token_ids=("pad",),
+    prefix="electra.",
+    names={
+        **_bert_names("electra"),
+        "embeddings.segments.weight": ("electra.embeddings.token_type_embeddings.weight",),
+        "head.bias": ("generator_lm_head.bias",),
+        **with_biases({
+            "projection": ("electra.embeddings_project",),
+            "head.dense": ("generator_predictions.dense",),
+            "head.norm": ("generator_predictions.LayerNorm",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("classifier.dense",)}),
+    transforms_tokens=False,
+    tied={"embeddings.tokens.weight": "generator_lm_head.weight"},
+)  # fmt: skip
+
 STOCK_FAMILIES = {
     "bert": BERT, "modern": MODERN, "gpt2": GPT2, "roberta": ROBERTA, "albert": ALBERT,
+    "electra": ELECTRA,
     "t5": T5, "t5-v1.0": T5_V1_0, "bart": BART,
 }  # fmt: skip
 """By our name of the family."""

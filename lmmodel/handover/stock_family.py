@@ -23,6 +23,9 @@ class StockFamily:
     """What the classes of tasks begin with."""
     pretrained: str
     """The class of a pretrained model."""
+    of_objectives: Mapping[str, tuple[str, Names]] = field(default_factory=dict)
+    """By objective: the class for a model with the modules of that one, which has no vocabulary
+    head, and their names for the weights in them."""
     paired: str | None = None
     """The same with a head for sentence pairs, None where there is no such class."""
     settings: Mapping[str, tuple[str, Any]]

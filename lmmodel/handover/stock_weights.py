@@ -22,18 +22,28 @@ if TYPE_CHECKING:
 
 # Copies of other weights, and constants that old versions stored.
 REDUNDANT = re.compile(
-    r"(cls\.)?predictions\.decoder\.(weight|bias)|decoder\.weight|lm_head\.weight"
-    r"|lm_head\.decoder\.(weight|bias)|((bert|roberta|albert)\.)?embeddings\.position_ids"
+    r"(cls\.)?predictions\.decoder\.(weight|bias)|decoder\.weight|(generator_)?lm_head\.weight"
+    r"|lm_head\.decoder\.(weight|bias)|((bert|roberta|albert|electra)\.)?embeddings\.position_ids"
     r"|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
     r"|(model\.)?(encoder|decoder)\.embed_tokens\.weight"
     r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 )
 
 
-def name_pairs(config: ModelConfig) -> Names:
-    """Return their names of each of our weights that their architecture has."""
+def name_pairs(config: ModelConfig, objective: str | None = None) -> Names:
+    """Return their names of each of our weights that their architecture has.
+
+    Args:
+        config: of the model
+        objective: what it was trained for, if that is of those with a class of their own
+    """
+    family = stock_family(config.family)
+    names = dict(family.names)
+    if objective in family.of_objectives:
+        without = {ours: own for ours, own in names.items() if not ours.startswith("head.")}
+        names = {**without, **family.of_objectives[objective][1]}
     pairs: dict[str, tuple[str, ...]] = {}
-    for ours, theirs in stock_family(config.family).names.items():
+    for ours, theirs in names.items():
         is_left_out = (ours.startswith("nsp_head.") and not config.has_nsp_head) or (
             ours.startswith("projection.") and not config.has_projection
         )
@@ -98,7 +108,7 @@ def rows_before_positions(config: ModelConfig, pad_id: int | None) -> int:
 
 def to_their_weights(
     state: Mapping[str, Tensor], config: ModelConfig, task: AnyTask | None = None,
-    pad_id: int | None = None,
+    pad_id: int | None = None, objective: str | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the weights under their names; fixed sinusoids become their position table.
 
@@ -107,10 +117,11 @@ def to_their_weights(
         config: of the model that they belong to
         task: of the head
         pad_id: what the padding token's is, for families whose positions follow it
+        objective: as in `name_pairs`
     """
     import torch
 
-    pairs = name_pairs(config) if task is None else task_name_pairs(config, task)
+    pairs = name_pairs(config, objective) if task is None else task_name_pairs(config, task)
     if config.positions == "sinusoidal":
         from lmmodel.model import sinusoids
 

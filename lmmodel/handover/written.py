@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from lmmodel.tasks.task import AnyTask
 
 
-def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
-    """Return the transformers class that opens an export of such a model.
+def architecture(
+    config: ModelConfig, task: AnyTask | None = None, objective: str | None = None
+) -> str:
+    """Return the transformers class that opens an export of such a model, trained for an objective.
 
     Example:
         >>> from lmmodel.tasks.known import TASKS
@@ -27,6 +29,8 @@ def architecture(config: ModelConfig, task: AnyTask | None = None) -> str:
     family = stock_family(config.family)
     if task is not None:
         return f"{family.class_prefix}For{stock_class(task).suffix}"
+    if objective in family.of_objectives:
+        return family.of_objectives[objective][0]
     return (config.has_nsp_head and family.paired) or family.pretrained
 
 
@@ -35,6 +39,7 @@ def to_their_config(
     special_ids: Mapping[str, int | None],
     task: AnyTask | None = None,
     labels: Sequence[str] = (),
+    objective: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of their `config.json`.
 
@@ -43,6 +48,7 @@ def to_their_config(
         special_ids: ids of cls, sep, mask, pad, unk, bos, eos where the tokenizer has them
         task: of a fine-tuned model
         labels: its classes or tags by number
+        objective: of a run
     """
     family = stock_family(config.family)
     _check_expressible(config)
@@ -52,7 +58,7 @@ def to_their_config(
     theirs |= _layers_and_rotations(config) if config.traits.has_windows else {}
     theirs |= dict.fromkeys(family.dropouts, config.dropout)
     return {
-        "architectures": [architecture(config, task)],
+        "architectures": [architecture(config, task, objective)],
         "model_type": family.model_type,
         **theirs,
         **token_ids(config, special_ids),

@@ -9,9 +9,11 @@ label and become figures once, over all held-out examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -39,11 +41,18 @@ class ObjectiveConfig:
     """What is learned."""
 
     name: str = "mlm+nsp"
-    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds)."""
+    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds), rtd."""
     pair_weight: float = 1.0
     """Weight of the pair loss (nsp, sop) beside the token loss; above 0."""
     causal_share: float = 0.5
     """Of `hybrid`: share of the rows read causally, and weight of their loss; in (0, 1)."""
+    generator_ratio: float = 0.25
+    """Of `rtd`: heads and width of the generator, by the model's; in (0, 1]."""
+    replaced_weight: float = 50.0
+    """Of `rtd`: weight of the model's loss beside the generator's; above 0."""
+    is_disentangled: bool = False
+    """Of `rtd`: whether the model has a table of tokens added to the generator's, which its
+    gradient does not reach (DeBERTaV3); else they share one."""
 
     def __post_init__(self) -> None:
         if self.name not in OBJECTIVES:
@@ -53,6 +62,15 @@ class ObjectiveConfig:
         if not 0 < self.causal_share < 1:
             raise ValueError(
                 f"causal_share must be in (0, 1), got {self.causal_share}: use name=mlm or clm"
+            )
+        if not 0 < self.generator_ratio <= 1:
+            raise ValueError(
+                f"generator_ratio must be in (0, 1], got {self.generator_ratio}: a generator "
+                "larger than the model makes tokens that nothing could tell from the original"
+            )
+        if not 0 < self.replaced_weight < math.inf:
+            raise ValueError(
+                f"replaced_weight must be above 0 and finite, got {self.replaced_weight}"
             )
 
 
@@ -99,6 +117,15 @@ class Term(Protocol):
         """Return the figures of all held-out labels, by name; fields of `Evaluation` or others."""
 
 
+def later(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module that needs torch, which is loaded when it is called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments)
+
+    return call
+
+
 def as_they_are(examples: ExampleBatch) -> ExampleBatch:
     """Return examples that are labelled already."""
     return examples
@@ -118,6 +145,11 @@ def read_once(model: Transformer, part: Part, batch: Batch) -> tuple[Batch, Sequ
     rows = [term.rows(batch) for term in part.terms]
     hidden = model(batch, is_causal=part.is_causal, rows=torch.cat(rows))
     return batch, torch.split(hidden, [len(own) for own in rows])
+
+
+def no_flops(model: ModelConfig, num_tokens: int, num_pairs: int, num_labels: int) -> int:
+    """Return none: the model itself is counted anyway."""
+    return 0
 
 
 def no_modules(config: ObjectiveConfig, model: ModelConfig) -> Mapping[str, nn.Module]:
@@ -145,6 +177,12 @@ class Part:
     terms then see: the same, or one that a module of the objective has made of it. What is drawn
     there is addressed by the batch. Sharded weights are whole from the model's forward on."""
 
+    other_flops: Callable[[ModelConfig, int, int, int], int] = no_flops
+    """Floating-point operations of a forward pass of other modules than the model and the heads,
+    by tokens, by pairs of them that attention sees, and by labels of the first term."""
+    seed: int = 0
+    """Of what `read` draws; that of the run, and 0 for held-out examples."""
+
     def count(self, examples: ExampleBatch) -> list[int]:
         """Return the labels that each term finds in labelled examples."""
         return [len(term.places(examples)) for term in self.terms]
@@ -168,6 +206,20 @@ class Definition:
     """Whether next tokens are learned."""
     can_fill_masks: bool = False
     """Whether masked tokens are learned."""
+    begin: Callable[[Transformer, Container[str]], None] = lambda model, fresh: None
+    """Puts weights, those named fresh and those that were trained before, into the form that is
+    trained."""
+    finish: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    """Trained weights by name to the form that is evaluated and kept; None: it is the same."""
+    token_scores: Callable[[Transformer, Tensor], Tensor] | None = None
+    """How surely tokens are right, by their hidden states (R, D): logarithms, float32 (R,); None:
+    the vocabulary says it."""
+    models_within: Callable[[Transformer], Mapping[str, Transformer]] = lambda model: {}
+    """Models among the modules that are of use by themselves, by the folder of an export."""
+    has_targets: bool = False
+    """Whether examples are a source and a target, which an encoder-decoder reads and writes."""
+    decoder_start: str = "eos"
+    """Purpose of the special token that its targets begin with."""
     hold_out: Callable[[Recipe], Recipe] = lambda recipe: recipe
     """The training's recipe to that of held-out examples."""
 
@@ -175,6 +227,11 @@ class Definition:
     def pair_view(self) -> str | None:
         """The view of sentence pairs that its pair loss is about; it can't do with another."""
         return self.recipe.view if self.recipe.view in PAIR_VIEWS else None
+
+    @property
+    def corruption(self) -> str | None:
+        """The corruption that makes its sources and targets; it can't do with another."""
+        return self.recipe.corruption if self.has_targets else None
 
 
 @dataclass(frozen=True)
@@ -255,15 +312,16 @@ class Objective:
         return found
 
 
-def make_objective(config: ObjectiveConfig) -> Objective:
-    """Return the objective of a configuration.
+def make_objective(config: ObjectiveConfig, seed: int = 0) -> Objective:
+    """Return the objective of a configuration; `seed` is that of what its parts draw.
 
     Example:
         >>> [term.name for term in make_objective(ObjectiveConfig(name="mlm+nsp")).terms]
         ['mlm', 'nsp']
     """
-    definition = OBJECTIVES[config.name]
-    return Objective(config.name, definition, definition.make_parts(config))
+    own = OBJECTIVES[config.name]
+    parts = tuple(replace(part, seed=seed) for part in own.make_parts(config))
+    return Objective(config.name, own, parts)
 
 
 def modules_of(config: ObjectiveConfig, model: ModelConfig) -> Mapping[str, nn.Module]:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmdata.batch import ExampleBatch
-from lmmodel.batch import IGNORED, Batch
+from lmdata.batch import ExampleBatch, targets_of
+from lmdata.ragged import offsets_of
+from lmmodel.batch import IGNORED, TARGET, TOKENS, Batch, Labels
 from lmmodel.cores import summed_cross_entropy
 from lmmodel.families import ModelConfig
 from lmmodel.inference import chunk_rows
@@ -36,13 +37,17 @@ class TokenTerm:
         """As in `Term`."""
         return examples.flat_masked_positions()
 
+    def labels(self, batch: Batch) -> Labels:
+        """Return the rows that are asked, and their ids."""
+        return batch.stream.labels[TOKENS]
+
     def rows(self, batch: Batch) -> Tensor:
         """As in `Term`."""
-        return batch.masked_positions
+        return self.labels(batch).rows
 
     def loss(self, model: Transformer, hidden: Tensor, batch: Batch) -> Tensor:
         """As in `Term`."""
-        return summed_cross_entropy(model.lm_logits(hidden), batch.masked_labels)
+        return summed_cross_entropy(model.lm_logits(hidden), self.labels(batch).values)
 
     def head_products(self, config: ModelConfig) -> int:
         """As in `Term`."""
@@ -50,8 +55,9 @@ class TokenTerm:
 
     def score(self, model: Transformer, hidden: Tensor, batch: Batch) -> TermScores:
         """As in `Term`: labels, losses in nats, and how many pieces are more likely."""
-        losses, ranks = score_labels(model, hidden, batch.masked_labels)
-        return {"labels": batch.masked_labels.cpu().numpy(), "losses": losses, "ranks": ranks}
+        labels = self.labels(batch).values
+        losses, ranks = score_labels(model, hidden, labels)
+        return {"labels": labels.cpu().numpy(), "losses": losses, "ranks": ranks}
 
     def figures(self, scores: TermScores, vocabulary: Vocabulary) -> dict[str, float]:
         """As in `Term`."""
@@ -68,6 +74,28 @@ class TokenTerm:
             "top5_accuracy": float((ranks < 5).mean()),
             "unigram_loss": unigram_cross_entropy(labels, vocabulary.counts, vocabulary.is_special),
         }
+
+
+@dataclass(frozen=True)
+class TargetTerm(TokenTerm):
+    """Cross-entropy of every token of the targets, teacher-forced."""
+
+    needs: str = (
+        "sources and targets, and {source} has none: freeze them by `lmdata mask --recipe`, or "
+        "train from a token store"
+    )
+
+    def places(self, examples: ExampleBatch) -> np.ndarray:
+        """As in `Term`: the first token of each label's source."""
+        targets = targets_of(examples)
+        if targets is None:
+            return np.zeros(0, np.int64)
+        sources = offsets_of(examples.segment_lengths)[:-1]
+        return np.repeat(sources, targets.lengths - 1)
+
+    def labels(self, batch: Batch) -> Labels:
+        """As in `TokenTerm`."""
+        return batch.streams[TARGET].labels[TOKENS]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 mlm, mlm+nsp, mlm+sop   the loss is about masked tokens, and perhaps a label of each pair
 clm                     next tokens
 hybrid                  both, as in GPT-BERT (Charpentier and Samuel, 2024)
+rtd                     which tokens a generator replaced, as in ELECTRA
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from lmdata.batch import ExampleBatch
 from lmdata.recipes import Recipe
-from lmmodel.objectives.objective import Definition, ObjectiveConfig, Part, Term
+from lmmodel.objectives.objective import Definition, ObjectiveConfig, Part, Term, later
 
 EVALUATION_MLM_PROBABILITY = 0.15
 
@@ -115,3 +116,21 @@ HYBRID = Definition(
     can_fill_masks=True,
     hold_out=standard_masks,
 )
+
+
+_REPLACED = "lmmodel.objectives.replaced"
+
+RTD = Definition(
+    summary="which tokens a small generator replaced (ELECTRA)",
+    make_parts=later(_REPLACED, "make_parts"),
+    recipe=Recipe(
+        view="packed", count="bernoulli", mask_proportion=0.85, random_proportion=0.0,
+        keep_proportion=0.15,
+    ),
+    make_modules=later(_REPLACED, "make_modules"),
+    begin=later(_REPLACED, "begin"),
+    finish=later(_REPLACED, "finish"),
+    token_scores=later(_REPLACED, "log_originality"),
+    models_within=later(_REPLACED, "generator_of"),
+    hold_out=standard_masks,
+)  # fmt: skip

@@ -144,6 +144,8 @@ def token_scores(
         DivergedError: the model gives none
     """
     make_jobs = _next_token_jobs if run.is_causal else _masked_jobs
+    if run.objective.token_scores is not None:
+        make_jobs = _own_jobs
     scores = np.full(len(encoded.ids), np.nan)
     num_done = 0
     jobs = make_jobs(run, encoded, frame, windows)
@@ -160,6 +162,9 @@ def _score(model: Transformer, job: _Job, run: Run) -> tuple[np.ndarray, np.ndar
     """Return the tokens of a job and their log-probabilities, float64 (P,)."""
     device = run.device
     hidden = model(job.batch.to(device), is_causal=run.is_causal, rows=job.rows.to(device))
+    own = run.objective.token_scores
+    if own is not None:
+        return job.tokens, own(model, hidden).double().cpu().numpy()
     sources, labels = job.sources.to(device), job.labels.to(device)
     values = label_log_probabilities(model, hidden, sources, labels)
     return job.tokens, values.double().cpu().numpy()
@@ -189,6 +194,31 @@ def _next_token_jobs(run: Run, encoded: TextIds, frame: Frame, windows: Windows)
                 labels=torch.from_numpy(encoded.ids[flat].astype(np.int64)),
                 tokens=flat,
             )
+
+
+def _own_jobs(run: Run, encoded: TextIds, frame: Frame, windows: Windows) -> Iterator[_Job]:
+    """Yield batches of windows, shortest first, each token judged where it stands."""
+    lengths = windows.lengths + frame.num_tokens
+    starts, new_starts = _places(encoded, windows)
+    for group in split_by_tokens(lengths, batch_tokens(run.device)):
+        tokens = [np.arange(starts[w], starts[w] + windows.lengths[w]) for w in group]
+        begins = np.cumsum(lengths[group]) - lengths[group] + len(frame.before)
+        rows = [begin + np.arange(len(own)) for begin, own in zip(begins, tokens, strict=True)]
+        is_new = np.concatenate(
+            [own >= new_starts[window] for window, own in zip(group, tokens, strict=True)]
+        )
+        flat, places = np.concatenate(tokens)[is_new], np.concatenate(rows)[is_new]
+        ids = [np.concatenate([frame.before, encoded.ids[own], frame.after]) for own in tokens]
+        yield _Job(
+            batch=make_batch(
+                torch.from_numpy(np.concatenate(ids).astype(np.int64)),
+                torch.from_numpy(lengths[group]),
+            ),
+            rows=torch.from_numpy(places),
+            sources=torch.arange(len(flat)),
+            labels=torch.from_numpy(encoded.ids[flat].astype(np.int64)),
+            tokens=flat,
+        )
 
 
 def _places(encoded: TextIds, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +303,7 @@ def _copy(
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class TextVectors:
     """Of N texts."""
 
     vectors: np.ndarray  # float32 (N, D)
@@ -286,7 +316,7 @@ def embed(
     *,
     normalize: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> Embeddings:
+) -> TextVectors:
     """Return the mean of the last layer over the tokens of each text.
 
     Special tokens around the text count, as in the mean pooling of sentence-transformers. A text
@@ -323,7 +353,7 @@ def embed(
     vectors = sums / counts[:, None]
     if normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return Embeddings(vectors.astype(np.float32), windows.num_cut)
+    return TextVectors(vectors.astype(np.float32), windows.num_cut)
 
 
 def _groups(

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmdata.config import build_config, config_to_dict, differences, json_text
 from lmdata.errors import ConfigError
@@ -30,6 +30,7 @@ from lmmodel.adapters import merged
 from lmmodel.config import MOST_STEPS, TrainConfig, without_none
 from lmmodel.data import TrainingData
 from lmmodel.errors import ResumeError, RunError
+from lmmodel.objectives import OBJECTIVES
 from lmmodel.optimizing import LoraConfig
 from lmmodel.record import CHECKPOINTS_NAME, FORMAT_VERSION, RUN_FILES, check_output, read_values
 from lmmodel.record import RECORD_NAME as RECORD_NAME
@@ -40,6 +41,9 @@ from lmmodel.saving.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What may differ when a run goes on: it does not change the weights.
 FREE_ON_RESUME = ("checkpoint", "logging", "evaluation", "batch.prefetch", "skip_bad_steps")
@@ -123,7 +127,7 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
 
 def save_state(
     folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int,
-    lora: LoraConfig | None = None,
+    config: TrainConfig | None = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint, and beside the checkpoints the weights that are used: see its arguments.
 
@@ -131,16 +135,22 @@ def save_state(
         CheckpointError: the disk is full
     """
     save_checkpoint(folder / CHECKPOINTS_NAME, step, groups, state, keep=keep)
-    save_weights(folder, groups, lora)
+    save_weights(folder, groups, config)
 
 
-def save_weights(folder: Path, groups: TensorGroups, lora: LoraConfig | None = None) -> None:
+def save_weights(folder: Path, groups: TensorGroups, config: TrainConfig | None = None) -> None:
     """Write the weights that are used: the averaged ones where there are, what pairs add in them.
+
+    They are in the form that the objective of the configuration keeps.
 
     Raises:
         CheckpointError: the disk is full
     """
-    weights = merged(groups.get("average", groups["model"]), lora or LoraConfig())
+    lora = LoraConfig() if config is None else config.lora
+    weights: Mapping[str, Tensor] = merged(groups.get("average", groups["model"]), lora)
+    finish = None if config is None else OBJECTIVES[config.objective.name].finish
+    if finish is not None:
+        weights = finish(weights)
     save_tensors(folder / WEIGHTS_NAME, weights)
 
 

@@ -22,13 +22,13 @@ from starlette.routing import Route
 from lmmodel.finetuning.folder import FineTuned
 from lmmodel.serving.endpoints import MOST_TEXTS, Asked, Endpoint
 from lmmodel.serving.engine import Engine, Pending, can_do
-from lmmodel.serving.fields import AnyOf, Field, InvalidError, Many, Text, check_fields
+from lmmodel.serving.fields import AnyOf, Field, InvalidError, Many, String, check_fields
 from lmmodel.serving.http import (
+    Continuations,
     EventStream,
     GoneError,
     Limits,
     Metrics,
-    Pieces,
     RefusedError,
     check_key,
     deadline,
@@ -247,7 +247,7 @@ async def _stream(
     future.add_done_callback(lambda _: loop.call_soon_threadsafe(coming.put_nowait, None))
     run = engine.models[model]
     assert not isinstance(run, FineTuned)
-    pieces = Pieces(run.tokenizer, streaming.stops)
+    pieces = Continuations(run.tokenizer, streaming.stops)
     service.num_active += 1
 
     async def send_all(event: Callable[[Any], Awaitable[None]]) -> None:
@@ -285,9 +285,9 @@ async def _stream(
 # ---- What is asked of the server
 
 _TOKENIZE = {
-    "model": Field(Text(most=200), "Name of a model; may be left out where there is one."),
+    "model": Field(String(most=200), "Name of a model; may be left out where there is one."),
     "texts": Field(
-        AnyOf((Text(least=0), Many(Text(least=0), MOST_TEXTS))), "A text, or a list.",
+        AnyOf((String(least=0), Many(String(least=0), MOST_TEXTS))), "A text, or a list.",
         is_needed=True,
     ),
 }  # fmt: skip

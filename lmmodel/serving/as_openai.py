@@ -12,7 +12,7 @@ import numpy as np
 
 from lmmodel.errors import FitError
 from lmmodel.predicting.generation import Generation
-from lmmodel.predicting.likelihood import Embeddings
+from lmmodel.predicting.likelihood import TextVectors
 from lmmodel.serving.endpoints import (
     CHOICE,
     MODEL,
@@ -33,7 +33,7 @@ from lmmodel.serving.endpoints import (
     object_of,
     sampling_config,
 )
-from lmmodel.serving.fields import AnyOf, Choice, Field, Flag, Many, Nothing, Text, Whole
+from lmmodel.serving.fields import AnyOf, Field, Flag, Many, Nothing, OneOf, String, Whole
 from lmmodel.serving.questions import Embed, Generate
 
 
@@ -42,7 +42,7 @@ def _openai_embeddings(values: Values) -> Asked:
     if isinstance(texts, list) and isinstance(texts[0], int):
         texts = [texts]
 
-    def tell(found: Embeddings, model: str, num_tokens: int) -> Any:
+    def tell(found: TextVectors, model: str, num_tokens: int) -> Any:
         vectors = shortened(found.vectors, values["dimensions"])
         is_base64 = values["encoding_format"] == "base64"
         data = [
@@ -144,16 +144,16 @@ OPENAI: tuple[Endpoint, ...] = (
         fields={
             "model": MODEL,
             "input": Field(
-                AnyOf((Text(), Many(Text(), MOST_TEXTS), Many(Whole(0, 2**31 - 1), 100_000),
+                AnyOf((String(), Many(String(), MOST_TEXTS), Many(Whole(0, 2**31 - 1), 100_000),
                        Many(Many(Whole(0, 2**31 - 1), 100_000), MOST_TEXTS))),
                 "A text, a list of texts, ids of the model's tokenizer, or a list of such lists.",
                 is_needed=True,
             ),
             "encoding_format": Field(
-                Choice(("float", "base64")), "How vectors are written.", default="float"
+                OneOf(("float", "base64")), "How vectors are written.", default="float"
             ),
             "dimensions": Field(Whole(1, 65_536), "Only the first ones, of length 1 again."),
-            "user": Field(Text(least=0, most=1000), "Taken for OpenAI's clients, and not used."),
+            "user": Field(String(least=0, most=1000), "Taken for OpenAI's clients, and not used."),
         },
         answer=object_of(
             object=TEXT, model=TEXT, usage=USAGE,
@@ -169,11 +169,12 @@ OPENAI: tuple[Endpoint, ...] = (
             "max_tokens": Field(Whole(1, MOST_NEW_TOKENS), "Tokens to add at most.", default=16),
             **SAMPLING,
             "stop": Field(
-                AnyOf((Text(most=100), Many(Text(most=100), 4))), "Texts that end a continuation."
+                AnyOf((String(most=100), Many(String(most=100), 4))),
+                "Texts that end a continuation.",
             ),
             "echo": Field(Flag(), "Whether the prompt stands before the text.", default=False),
             "n": Field(Whole(1, 1), "Continuations of each prompt.", default=1),
-            "user": Field(Text(least=0, most=1000), "Taken for OpenAI's clients, and not used."),
+            "user": Field(String(least=0, most=1000), "Taken for OpenAI's clients, and not used."),
             "suffix": Field(Nothing(), "Not known here."),
             "logprobs": Field(Nothing(), "Not known here."),
             "logit_bias": Field(Nothing(), "Not known here."),

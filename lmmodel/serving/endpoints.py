@@ -14,7 +14,7 @@ import numpy as np
 
 from lmmodel.predicting.answering import Answered
 from lmmodel.predicting.generation import Generation, GenerationConfig
-from lmmodel.predicting.likelihood import Embeddings, Likelihoods
+from lmmodel.predicting.likelihood import Likelihoods, TextVectors
 from lmmodel.predicting.mask_filling import Filling
 from lmmodel.serving.fields import (
     AnyOf,
@@ -24,7 +24,7 @@ from lmmodel.serving.fields import (
     InvalidError,
     Many,
     Number,
-    Text,
+    String,
     Whole,
 )
 from lmmodel.serving.questions import AnyQuestion, Embed, FillMask, Generate, Score
@@ -81,9 +81,9 @@ class Endpoint:
 
 # ---- Fields that several have
 
-MODEL = Field(Text(most=200), "Name of a model; may be left out where only one can do this.")
+MODEL = Field(String(most=200), "Name of a model; may be left out where only one can do this.")
 TEXTS = Field(
-    AnyOf((Text(), Many(Text(), MOST_TEXTS))), "A text, or a list of texts.", is_needed=True
+    AnyOf((String(), Many(String(), MOST_TEXTS))), "A text, or a list of texts.", is_needed=True
 )
 TRUNCATE = Field(
     Flag(), "Cut texts that are longer than the model was fine-tuned with.", default=False
@@ -137,7 +137,7 @@ SAMPLING = {
     "seed": Field(Whole(0, SEEDS), "Of the draws: the same seed, the same text.", default=0),
     "stream": Field(Flag(), "Whether the text comes piece by piece.", default=False),
 }
-STRINGS = AnyOf((Text(), Many(Text(), MOST_PROMPTS)))
+STRINGS = AnyOf((String(), Many(String(), MOST_PROMPTS)))
 ANSWERS = object_of(model=TEXT, texts=list_of({"type": "object"}), counts=COUNTS, num_tokens=WHOLE)
 CHOICE = object_of(index=WHOLE, text=TEXT, finish_reason={"type": ["string", "null"]})
 
@@ -148,7 +148,7 @@ CHOICE = object_of(index=WHOLE, text=TEXT, finish_reason={"type": ["string", "nu
 def _embed(values: Values) -> Asked:
     question = Embed(texts=listed(values["texts"]), normalize=values["normalize"])
 
-    def tell(found: Embeddings, model: str, num_tokens: int) -> Any:
+    def tell(found: TextVectors, model: str, num_tokens: int) -> Any:
         return {"model": model, "vectors": found.vectors, "num_tokens": num_tokens,
                 "num_windowed": found.num_windowed}  # fmt: skip
 
@@ -159,7 +159,7 @@ def _similarity(values: Values) -> Asked:
     texts, others = listed(values["texts"]), values["others"]
     seconds = [] if others is None else listed(others)
 
-    def tell(found: Embeddings, model: str, num_tokens: int) -> Any:
+    def tell(found: TextVectors, model: str, num_tokens: int) -> Any:
         left = found.vectors[: len(texts)]
         right = left if others is None else found.vectors[len(texts) :]
         return {"model": model, "similarities": cosines(left, right), "num_tokens": num_tokens}
@@ -267,9 +267,11 @@ OWN: tuple[Endpoint, ...] = (
         ask=_similarity,
         fields={
             "model": MODEL,
-            "texts": Field(AnyOf((Text(), Many(Text(), 256))), "One or several.", is_needed=True),
+            "texts": Field(
+                AnyOf((String(), Many(String(), 256))), "One or several.", is_needed=True
+            ),
             "others": Field(
-                AnyOf((Text(), Many(Text(), 256))), "Texts to compare with; else the texts."
+                AnyOf((String(), Many(String(), 256))), "Texts to compare with; else the texts."
             ),
         },
         answer=object_of(model=TEXT, similarities=list_of(list_of(NUMBER)), num_tokens=WHOLE),
@@ -279,7 +281,7 @@ OWN: tuple[Endpoint, ...] = (
         fields={
             "model": MODEL,
             "texts": Field(
-                AnyOf((Text(), Many(Text(), 256))), "Each with a mask token.", is_needed=True
+                AnyOf((String(), Many(String(), 256))), "Each with a mask token.", is_needed=True
             ),
             "top_k": Field(Whole(1, 100), "Guesses for each place.", default=5),
         },
@@ -319,7 +321,8 @@ OWN: tuple[Endpoint, ...] = (
         fields={
             "model": MODEL, "texts": TEXTS,
             "pairs": Field(
-                AnyOf((Text(), Many(Text(), MOST_TEXTS))), "Of a model of pairs: the second texts."
+                AnyOf((String(), Many(String(), MOST_TEXTS))),
+                "Of a model of pairs: the second texts.",
             ),
             "truncate": TRUNCATE,
         },
@@ -330,8 +333,8 @@ OWN: tuple[Endpoint, ...] = (
         fields={
             "model": MODEL,
             "texts": Field(
-                AnyOf((Text(), Many(Text(), MOST_TEXTS),
-                       Many(Many(Text(most=1000), MOST_WORDS), MOST_TEXTS))),
+                AnyOf((String(), Many(String(), MOST_TEXTS),
+                       Many(Many(String(most=1000), MOST_WORDS), MOST_TEXTS))),
                 "Texts, or lists of their words.", is_needed=True,
             ),
             "truncate": TRUNCATE,

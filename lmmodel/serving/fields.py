@@ -23,7 +23,7 @@ class InvalidError(Exception):
         self.param, self.wanted = param, wanted
 
 
-class Shape(Protocol):
+class JsonKind(Protocol):
     """What a value may be."""
 
     def check(self, value: Any, where: str) -> Any:
@@ -40,7 +40,7 @@ class Shape(Protocol):
 
 
 @dataclass(frozen=True)
-class Text:
+class String:
     """A string."""
 
     least: int = 1  # characters
@@ -123,7 +123,7 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Choice:
+class OneOf:
     """One of some strings."""
 
     names: tuple[str, ...]
@@ -157,7 +157,7 @@ class Nothing:
 class Many:
     """A list."""
 
-    item: Shape
+    item: JsonKind
     most: int
     least: int = 1
 
@@ -181,7 +181,7 @@ class Many:
 class AnyOf:
     """One of some shapes, each of another kind: the first that fits."""
 
-    shapes: tuple[Shape, ...]
+    shapes: tuple[JsonKind, ...]
 
     def check(self, value: Any, where: str) -> Any:
         """Return the value by the shape of its kind; so is the error, if there is one of it."""
@@ -205,7 +205,7 @@ class AnyOf:
 class Field:
     """One field of a request."""
 
-    shape: Shape
+    shape: JsonKind
     about: str
     is_needed: bool = False
     default: Any = None

@@ -186,7 +186,7 @@ async def is_gone(request: Request) -> None:
 _UNFINISHED = "\ufffd"  # what a character is decoded to whose last bytes are yet to come
 
 
-class Pieces:
+class Continuations:
     """What is new of each continuation.
 
     Args:
@@ -286,7 +286,7 @@ TOKENS = (32, 128, 512, 2048, 4096, 8192, 16_384, 65_536)
 
 
 @dataclass
-class Histogram:
+class Spread:
     """How often values were at most some bounds."""
 
     bounds: Sequence[float]
@@ -320,15 +320,15 @@ class Metrics:
         self._lock = threading.Lock()
         self._answers: dict[tuple[str, int], int] = {}  # by route and status
         self._errors: dict[str, int] = {}  # by kind
-        self._durations: dict[str, Histogram] = {}  # by route
-        self._batches: dict[str, tuple[Histogram, Histogram, Histogram]] = {}  # by verb
+        self._durations: dict[str, Spread] = {}  # by route
+        self._batches: dict[str, tuple[Spread, Spread, Spread]] = {}  # by verb
 
     def answered(self, route: str, status: int, seconds: float, error: str | None) -> None:
         """Count an answer to a client."""
         with self._lock:
             key = (route, status)
             self._answers[key] = self._answers.get(key, 0) + 1
-            self._durations.setdefault(route, Histogram(SECONDS)).add(seconds)
+            self._durations.setdefault(route, Spread(SECONDS)).add(seconds)
             if error is not None:
                 self._errors[error] = self._errors.get(error, 0) + 1
 
@@ -336,7 +336,11 @@ class Metrics:
         """Count a batch."""
         with self._lock:
             if verb not in self._batches:
-                self._batches[verb] = Histogram(SIZES), Histogram(TOKENS), Histogram(SECONDS)
+                self._batches[verb] = (
+                    Spread(SIZES),
+                    Spread(TOKENS),
+                    Spread(SECONDS),
+                )
             sizes, tokens, durations = self._batches[verb]
             sizes.add(num_requests)
             tokens.add(num_tokens)

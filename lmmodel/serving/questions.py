@@ -27,8 +27,8 @@ from lmmodel.predicting.generation import (
     room_after,
 )
 from lmmodel.predicting.likelihood import (
-    Embeddings,
     Likelihoods,
+    TextVectors,
     embed,
     sum_scores,
     token_scores,
@@ -106,7 +106,7 @@ def split_like(array: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class Embed:
-    """A vector for each text; the answer is `embedding.Embeddings`."""
+    """A vector for each text; the answer is `likelihood.TextVectors`."""
 
     verb: ClassVar[str] = "embed"
     texts: Sequence[str] | Sequence[Sequence[int]]
@@ -132,7 +132,7 @@ class Embed:
         return Tokens(num, num)
 
     @classmethod
-    def compute(cls, model: Model, asked: Sequence[tuple[Embed, TextIds]]) -> list[Embeddings]:
+    def compute(cls, model: Model, asked: Sequence[tuple[Embed, TextIds]]) -> list[TextVectors]:
         """Return the vectors of each question."""
         assert isinstance(model, Run)
         most = model.model.config.max_position_embeddings - frame_of(model).num_tokens
@@ -144,7 +144,7 @@ class Embed:
                 found = embed(model, join_texts(readings), normalize=normalize).vectors
                 parts = split_like(found, list(map(len, readings)))
                 for i, ids, vectors in zip(own, readings, parts, strict=True):
-                    answers[i] = Embeddings(vectors, int((ids.lengths > most).sum()))
+                    answers[i] = TextVectors(vectors, int((ids.lengths > most).sum()))
         return answers
 
 

@@ -80,8 +80,8 @@ class AnsweringTask(Task[QuestionRows]):
     stock = StockClass(
         suffix="QuestionAnswering",
         pipeline_tag="question-answering",
-        classifiers=dict.fromkeys(("bert", "gpt2", "roberta", "albert"), "qa_outputs"),
-        without_dropout=frozenset({"bert", "gpt2", "roberta", "albert"}),
+        classifiers=dict.fromkeys(("bert", "gpt2", "roberta", "albert", "electra"), "qa_outputs"),
+        without_dropout=frozenset({"bert", "gpt2", "roberta", "albert", "electra"}),
     )
 
     def owns(self, file: TaskFile) -> bool:

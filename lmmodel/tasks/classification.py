@@ -77,7 +77,11 @@ _STOCK = StockClass(
     suffix="SequenceClassification",
     pipeline_tag="text-classification",
     problem_type="single_label_classification",
-    classifiers={"gpt2": "score", "roberta": "classifier.out_proj"},
+    classifiers={
+        "gpt2": "score",
+        "roberta": "classifier.out_proj",
+        "electra": "classifier.out_proj",
+    },
     without_dropout=frozenset({"gpt2"}),
     without_bias=frozenset({"gpt2"}),
 )

@@ -53,12 +53,14 @@ class TaskHead(nn.Module):
             self.norm = LayerNorm(size, config.norm_eps, bias=False)
         self.classifier = Linear(size, num_outputs, bias=has_bias)
         self.dropout = config.dropout if has_dropout else 0.0
+        self.pools_by_gelu = config.traits.pooler_activation == "gelu"
         self.scale, self.offset = 1.0, 0.0
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (N, C) from hidden states (N, D)."""
         if hasattr(self, "pooler"):
-            hidden = torch.tanh(self.pooler(hidden))
+            pooled = self.pooler(hidden)
+            hidden = F.gelu(pooled) if self.pools_by_gelu else torch.tanh(pooled)
         if hasattr(self, "dense"):
             hidden = self.norm(F.gelu(self.dense(hidden)))
         hidden = dropout(hidden, self.dropout if self.training else 0.0)

@@ -26,7 +26,7 @@ from lmmodel.encoder_decoder import build_model
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.loader import Loader, StepBatch
 from lmmodel.model import Transformer
-from lmmodel.objectives import modules_of
+from lmmodel.objectives import OBJECTIVES, modules_of
 from lmmodel.objectives.terms import sum_losses
 from lmmodel.optimizing import AveragingConfig, lr_ratio
 from lmmodel.saving.checkpoint import TensorGroups, load_weights
@@ -134,12 +134,16 @@ class Learner:
     def exported(self) -> Iterator[None]:
         """Put what is evaluated into the model: the average if there is one, and what pairs add."""
         own, has_pairs = {}, self.config.trainable == "lora"
-        if self.average is not None or has_pairs:
+        finish = OBJECTIVES[self.config.objective.name].finish
+        if self.average is not None or has_pairs or finish is not None:
             own = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
         if self.average is not None:
             load_weights(self.model, self.average.tensors)
         if has_pairs:
             add_pairs_to_weights(self.model, self.config.lora)
+        if finish is not None:
+            now = {name: tensor.detach() for name, tensor in self.model.named_parameters()}
+            load_weights(self.model, finish(now))
         try:
             yield
         finally:
@@ -290,16 +294,22 @@ def _make_model(
     A head for sentence pairs and modules of the objective that they lack are fresh; those of
     another objective are left out.
     """
-    extras = modules_of(config.objective, config.model)
+    extras, fresh = modules_of(config.objective, config.model), {}
     model = build_model(config.model, seed=config.seed, extras=extras).to(device)
     if weights:
         own = dict(model.named_parameters())
-        fresh = {n: weight for n, weight in own.items() if n.startswith(("nsp_head.", "extras."))}
+        fresh = {
+            n: weight
+            for n, weight in own.items()
+            if n.startswith(("nsp_head.", "extras.")) and n not in weights
+        }
         taken = {n: w for n, w in weights.items() if n in own or not n.startswith("extras.")}
         load_weights(model, {**fresh, **taken})
     elif first_bias is not None:
         with torch.no_grad():
             model.head.bias.copy_(first_bias)
+    new = fresh if weights else dict(model.named_parameters())
+    OBJECTIVES[config.objective.name].begin(model, new)
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.train()
 

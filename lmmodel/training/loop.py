@@ -87,7 +87,7 @@ class Trainer:
         if checkpoint is None:
             return
         if self.is_main:  # a kill may have come between a checkpoint and the weights beside it
-            save_weights(self.output, checkpoint.groups, self.config.lora)
+            save_weights(self.output, checkpoint.groups, self.config)
         self.learner.load(checkpoint.groups)
         self.learner.loader = self.learner.loader.with_tokens(
             checkpoint.state["micro_batch_tokens"]
@@ -197,7 +197,7 @@ class Trainer:
             "micro_batch_tokens": self.learner.loader.shape.num_tokens,
         }
         keep = self.config.checkpoint.keep
-        save_state(self.output, self.step, groups, state, keep=keep, lora=self.config.lora)
+        save_state(self.output, self.step, groups, state, keep=keep, config=self.config)
 
     def _leave(self) -> None:
         self._save()

@@ -22,7 +22,7 @@ from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
 from lmmodel.guesses import Prompts, make_prompts
 from lmmodel.loader import Loader, Shape, Stage, StepBatch
-from lmmodel.objectives import OBJECTIVES, make_objective
+from lmmodel.objectives import OBJECTIVES, check_fits, make_objective
 from lmmodel.objectives.terms import log_frequencies
 from lmmodel.training.step import check_memory
 
@@ -133,6 +133,7 @@ def resolve_config(
         recipe=_resolve_recipe(config, data),
         preset=None,
     )
+    _check_objective(resolved)
     _check_batches(resolved, processes)
     _check_length(resolved, data)
     _check_step_memory(resolved, data, processes)
@@ -169,6 +170,21 @@ def _resolve_recipe(config: TrainConfig, data: TrainingData) -> Recipe | None:
     if config.stages:
         raise ConfigError(f"stages need a token store, {data.path} holds frozen examples")
     return None
+
+
+def _check_objective(config: TrainConfig) -> None:
+    """Refuse settings that do not go with what is learned."""
+    name, known = config.objective.name, OBJECTIVES[config.objective.name]
+    if config.parallel == "fsdp2" and known.finish is not None:
+        raise ConfigError(
+            f"objective.name={name} does not go with parallel=fsdp2, which keeps embeddings whole "
+            "in the model's own pass only: take parallel=ddp"
+        )
+    if config.vocabulary_bias != "zeros" and not (known.can_fill_masks or known.can_generate):
+        raise ConfigError(
+            f"vocabulary_bias={config.vocabulary_bias} has no effect: objective.name={name} does "
+            "not train the model's vocabulary head; leave it out"
+        )
 
 
 def _check_batches(config: TrainConfig, processes: Processes) -> None:
@@ -216,12 +232,13 @@ def _check_length(config: TrainConfig, data: TrainingData) -> None:
             f"examples of {data.path} have up to {longest} tokens, the model takes {most}: "
             f"set model.max_position_embeddings={longest} or make shorter examples"
         )
-    wanted = _pair_view(config)
-    if data.is_frozen and wanted not in (None, recipe.view):
-        raise FitError(
-            f"objective.name={config.objective.name} learns from {wanted} pairs, the examples of "
-            f"{data.path} are of view {recipe.view}: choose a fitting objective, or mask again"
-        )
+    if data.is_frozen:
+        try:
+            check_fits(config.objective, config.model, recipe)
+        except ValueError as error:
+            raise FitError(
+                f"{error} by the examples of {data.path}: choose a fitting objective, or mask again"
+            ) from error
 
 
 def make_loader(
@@ -232,7 +249,7 @@ def make_loader(
     Raises:
         FitError: the data lacks labels that the objective needs
     """
-    objective = make_objective(config.objective)
+    objective = make_objective(config.objective, config.seed)
     stages = tuple(_make_stages(config, data))
     objective.check_labels(_sample(stages), str(data.path))
     return Loader(

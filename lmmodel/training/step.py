@@ -206,21 +206,35 @@ def batch_flops(model: ModelConfig, objective: Objective, batch: StepBatch) -> i
     Only what the result needs counts: no padding, and half of causal attention.
     """
     products = np.array([term.head_products(model) for term in objective.terms])
-    return 3 * forward_flops(
+    num_pairs = round(batch.num_pairs * (1 - objective.causal_share / 2))
+    own = forward_flops(
         model,
         num_tokens=batch.num_tokens,
-        num_pairs=round(batch.num_pairs * (1 - objective.causal_share / 2)),
-        num_rows=int(batch.num_labels.sum()),
+        num_pairs=num_pairs,
+        num_rows=min(int(batch.num_labels.sum()), batch.num_tokens),
         head_products=int(batch.num_labels @ products),
     )
+    others = [
+        part.other_flops(
+            model, round(part.share * batch.num_tokens), round(part.share * num_pairs),
+            int(batch.num_labels[span.start]),
+        )
+        for part, span in zip(objective.parts, term_spans(objective), strict=True)
+    ]  # fmt: skip
+    return 3 * (own + sum(others))
 
 
 def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tuple[Kernel, ...]:
     """Return the attention kernels that a resolved run takes for the shapes of some batches."""
     model = config.model
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    micro = [micro.batch for batch in batches for micro in batch.micro_batches]
-    shapes = {(own.num_tokens, own.num_sequences, own.max_seqlen) for own in micro}
+    streams = [
+        own
+        for batch in batches
+        for micro in batch.micro_batches
+        for own in micro.batch.streams.values()
+    ]
+    shapes = {(own.num_tokens, own.num_sequences, own.max_seqlen) for own in streams}
     windows = {model.window(layer) for layer in range(model.num_hidden_layers)}
     chosen = {
         choose_kernel(

@@ -46,6 +46,14 @@ def make_tokenizer(extra: Sequence[str] = ()) -> Tokenizer:
     return Tokenizer(wordpiece_backend(vocabulary, lower_case=True))
 
 
+def make_sentinel_tokenizer(num_sentinels: int = 40) -> Tokenizer:
+    """The same with `<extra_id_0>` and so on behind the other pieces."""
+    sentinels = [f"<extra_id_{number}>" for number in range(num_sentinels)]
+    backend = make_tokenizer(sentinels).backend
+    backend.add_special_tokens(sentinels)
+    return Tokenizer(backend)
+
+
 def write_corpus(folder: Path, files: dict[str, Sequence[str]]) -> Path:
     """One document a line, or one a JSON line for names that end in .jsonl."""
     folder.mkdir(parents=True, exist_ok=True)

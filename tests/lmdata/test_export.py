@@ -30,7 +30,7 @@ from lmdata.dataset import open_store
 from lmdata.errors import ConfigError, IntegrityError, MismatchError, OutputError
 from lmdata.examples import write_examples
 from lmdata.exporting.export import EXPORT_NAME, FORMATS, export_store
-from lmdata.exporting.flat import Facts, LitData, Mds
+from lmdata.exporting.flat import ExportFacts, LitData, Mds
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES
 from lmdata.tokenizer import Tokenizer, load_tokenizer, wordpiece_backend
@@ -308,7 +308,7 @@ def test_datasets_reads_both_tables(row_length: int | None, tokens: Path, tmp_pa
 @settings(max_examples=40, deadline=None)
 def test_rows_of_mds_as_its_definition_says(lengths: list[int], wide: bool) -> None:
     dtype = np.dtype(np.uint32 if wide else np.uint16)
-    facts = Facts(dtype, 70_000, None, "")
+    facts = ExportFacts(dtype, 70_000, None, "")
     ids = Ragged(np.arange(sum(lengths)).astype(dtype), offsets_of(lengths))
     writer = Mds.__new__(Mds)
     writer._facts = facts
@@ -329,7 +329,7 @@ def test_files_are_filled_as_far_as_they_go(sizes: list[int], blocks: list[int])
     written: list[list[int]] = []
     writer = LitData.__new__(LitData)
     writer._facts, writer._parts, writer._num_bytes, writer._index = (
-        Facts(np.dtype(np.uint16), 100, None, ""), [], 0, [],
+        ExportFacts(np.dtype(np.uint16), 100, None, ""), [], 0, [],
     )  # fmt: skip
     writer.write_file = lambda number, ids: written.append(ids.lengths.tolist()) or {}  # type: ignore[method-assign,func-returns-value]
     writer.write_index = lambda files: None  # type: ignore[method-assign]
@@ -340,7 +340,7 @@ def test_files_are_filled_as_far_as_they_go(sizes: list[int], blocks: list[int])
             part = sizes[done : done + count]
             done += len(part)
             values = np.zeros(sum(part), np.uint16)
-            writer.write(chunks.Rows(Ragged(values, offsets_of(part)), None))
+            writer.write(chunks.ExportRows(Ragged(values, offsets_of(part)), None))
         writer.finish()
     finally:
         chunks.CHUNK_BYTES = limit

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, pre_tokenizers
 
 from lmdata.config import config_to_dict
 from lmdata.dataset import open_examples, open_store
 from lmdata.errors import MismatchError, OutputError
 from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
+from lmdata.show import piece_texts
 from lmdata.stats import LengthCounter, dataset_statistics, reach
 from lmdata.stats_report import statistics_lines, write_report
+from lmdata.tokenizer import Tokenizer
 from tests.lmdata.builds import build, make_tokenizer, write_corpus
 from tests.lmdata.test_examples import make_sentences
 
@@ -54,6 +58,22 @@ def test_a_store_is_described_as_counted_by_hand(folder):
     values, counts = np.unique(ids[ids != unknown], return_counts=True)
     assert found.pieces.top[0][1] == counts.max()
     assert found.pieces.top[0][0] == store.tokenizer.piece(int(values[counts.argmax()]))
+
+
+def test_fertility_is_left_out_where_pieces_do_not_say_where_words_begin(tmp_path):
+    alphabet = "abcdefghijklmnopqrstuvwxyz.\u2581"
+    pieces = {piece: index for index, piece in enumerate([*alphabet, "e\u2581", "<unk>"])}
+    backend = Backend(models.BPE(pieces, [("e", "\u2581")], unk_token="<unk>"))
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    corpus = write_corpus(tmp_path / "corpus", {"a.txt": ["the lamp on the pier was green."]})
+    build(corpus, tmp_path / "tokens", Tokenizer(backend))
+    found = dataset_statistics(tmp_path / "tokens")
+    assert found.pieces.pieces_per_word is None
+    assert "pieces per word" not in "\n".join(statistics_lines(found))
+    store = open_store(tmp_path / "tokens")
+    texts = piece_texts(store.tokenizer, store.document(0)[0])
+    assert "".join(texts) == "the lamp on the pier was green."
 
 
 def test_examples_are_described_as_counted_by_hand(folder):

@@ -184,7 +184,8 @@ def read_wikipedia(num_texts: int) -> list[str]:
 def pieces_of(text: str) -> list[str]:
     """Return a text and what its paragraphs make in twos: shorter documents fail in more ways."""
     parts = text.split("\n\n")
-    return [text, *("\n\n".join(parts[i : i + 2]) for i in range(0, len(parts), 7))]
+    pairs = ["\n\n".join(parts[i : i + 2]) for i in range(0, len(parts), 7)]
+    return [text, *pairs] if len(text) < 3000 else pairs
 
 
 def compare_with_datatrove(texts: list[str]) -> Counter[str]:

@@ -222,9 +222,15 @@ def test_the_ledger_of_a_selection_balances(tags: Path, tmp_path: Path) -> None:
     manifest = select_documents(tags, RECIPES["distinct"], tmp_path / "selection")
     documents = manifest.ledger.flows["documents"]
     again = sum(read_tags(tags, read_tag_manifest(tags)).column("duplicate").to_pylist())
-    assert documents.dropped == {"not duplicate": again}
-    assert documents.read == documents.total_written + again
+    near = sum(read_tags(tags, read_tag_manifest(tags)).column("near_duplicate").to_pylist())
+    assert documents.dropped == {"not duplicate": again, "not near_duplicate": near}
+    assert documents.read == documents.total_written + again + near
     assert manifest.ledger.flows["bytes"].total_dropped > 0
+
+
+def test_a_source_that_loses_more_than_half_is_named(tags: Path, tmp_path: Path) -> None:
+    manifest = select_documents(tags, "not duplicate", tmp_path / "selection")
+    assert manifest.notes == ("again.jsonl loses 100% of its bytes",)
 
 
 def test_tokenizing_reads_what_is_selected(corpus: Path, tags: Path, tmp_path: Path) -> None:

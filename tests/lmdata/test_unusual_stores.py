@@ -21,7 +21,7 @@ from lmdata.tokenizer import Tokenizer
 from lmdata.verify import verify_dataset
 from lmdata.views import view
 from references.made_up import write_dataset
-from tests.lmdata.builds import build, make_tokenizer, write_corpus
+from tests.lmdata.builds import build, make_sentinel_tokenizer, write_corpus
 
 LENGTH = 24
 ALL_RECIPES = {
@@ -36,7 +36,7 @@ ALL_RECIPES = {
     "packed-none": Recipe(view="packed", corruption="none", max_seq_length=LENGTH),
     "packed-words": Recipe(view="packed", corruption="whole-word", max_seq_length=LENGTH),
 }
-TOKENIZER = make_tokenizer()
+TOKENIZER = make_sentinel_tokenizer()
 MASK = TOKENIZER.special_ids["mask"]
 SPECIAL = [index for index in range(5) if index != MASK]  # as a text may spell them
 
@@ -57,7 +57,9 @@ def write_store(folder, documents):
     return write_dataset(folder, "tokens", TOKENIZER, batch)
 
 
-tokens = st.integers(0, TOKENIZER.vocab_size - 1).filter(lambda token: token != MASK)
+tokens = st.integers(0, TOKENIZER.vocab_size - 1).filter(
+    lambda token: token != MASK and token not in TOKENIZER.sentinel_ids
+)
 sentences = st.lists(tokens, min_size=1, max_size=40)
 documents_strategy = st.lists(st.lists(sentences, max_size=4), min_size=1, max_size=4).filter(any)
 

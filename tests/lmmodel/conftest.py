@@ -52,7 +52,9 @@ def write_corpus(folder: Path, *, num_documents: int, seed: int) -> Path:
     return path
 
 
-def make_store(folder: Path, *, num_documents: int = 150, seed: int = 0) -> Path:
+def make_store(
+    folder: Path, *, num_documents: int = 150, seed: int = 0, num_sentinels: int = 0
+) -> Path:
     """Return a token store of a made-up language of a few dozen words."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CorpusConfig(documents="blank-line")
@@ -60,7 +62,8 @@ def make_store(folder: Path, *, num_documents: int = 150, seed: int = 0) -> Path
         [str(write_corpus(folder, num_documents=num_documents, seed=seed))], config
     )
     batches = (batch for source in sources for batch in read_documents(source, config))
-    tokenizer = train_tokenizer(batches, TokenizerConfig(vocab_size=120, allow_smaller=True))
+    learned = TokenizerConfig(vocab_size=120, allow_smaller=True, num_sentinels=num_sentinels)
+    tokenizer = train_tokenizer(batches, learned)
     plan = TokenizeConfig(corpus=config, sentences="lines", validation_ratio=0.2)
     tokenize_corpus(sources, plan, tokenizer, folder / "tokens", num_workers=1)
     return folder / "tokens"
@@ -86,6 +89,12 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def sentinel_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same language, with a tokenizer that has sentinels."""
+    return make_store(tmp_path_factory.mktemp("sentinels"), num_documents=100, num_sentinels=12)
 
 
 @pytest.fixture(scope="session")

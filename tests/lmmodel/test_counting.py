@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmmodel.counting.folder import arpa_words
-from lmmodel.counting.keys import Text, lay_out
+from lmmodel.counting.keys import Lines, lay_out
 from lmmodel.counting.smoothing import find_discounts, smooth
 from lmmodel.counting.sorting import Level, find_levels
 from lmmodel.counting.trie import Trie, fill_distribution, find_state, join_levels, score_lines
@@ -22,17 +22,17 @@ GOLDEN = json.loads((Path(__file__).parent / "lmplz.json").read_text(encoding="u
 QUIRK = "the last n-grams are taken by their raw counts"
 NEVER = 13  # the piece that no golden line has
 
-Lines = list[list[int]]
+IdLists = list[list[int]]
 lines_of_ids = st.lists(st.lists(st.integers(0, 5), max_size=9), min_size=1, max_size=25)
 
 
-def text_of(lines: Lines, num_pieces: int) -> Text:
+def text_of(lines: IdLists, num_pieces: int) -> Lines:
     ids = np.array([word for line in lines for word in line], np.uint32)
     offsets = np.cumsum([0, *map(len, lines)])
-    return Text(lay_out(ids, offsets, np.ones(len(lines), bool), num_pieces), num_pieces)
+    return Lines(lay_out(ids, offsets, np.ones(len(lines), bool), num_pieces), num_pieces)
 
 
-def count(lines: Lines, order: int, num_pieces: int) -> Trie:
+def count(lines: IdLists, order: int, num_pieces: int) -> Trie:
     return join_levels(smooth(find_levels(text_of(lines, num_pieces), order))[0])
 
 
@@ -118,7 +118,7 @@ def test_an_order_that_skips_a_discount_differs_from_lmplz() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(lines_of_ids, st.integers(1, 6))
-def test_every_line_costs_what_the_definition_says(lines: Lines, order: int) -> None:
+def test_every_line_costs_what_the_definition_says(lines: IdLists, order: int) -> None:
     trie, oracle = count(lines, order, 7), KneserNey(lines, order, 7)
     for line in [*lines, [6, 0, 6, 1], [5, 4, 3, 2, 1, 0]]:
         assert score(trie, line) == pytest.approx(oracle.score(line), abs=1e-5)
@@ -127,7 +127,7 @@ def test_every_line_costs_what_the_definition_says(lines: Lines, order: int) -> 
 @settings(max_examples=40, deadline=None)
 @given(lines_of_ids, st.integers(1, 5), st.lists(st.integers(0, 6), max_size=6))
 def test_the_probabilities_after_any_context_sum_to_one(
-    lines: Lines, order: int, context: list[int]
+    lines: IdLists, order: int, context: list[int]
 ) -> None:
     trie, oracle = count(lines, order, 7), KneserNey(lines, order, 7)
     ids = np.array([8, *context])
@@ -150,7 +150,7 @@ def test_the_probabilities_after_any_context_sum_to_one(
     st.sampled_from([None, 1, 5]), st.integers(1, 3),
 )  # fmt: skip
 def test_levels_hold_each_n_gram_once_in_order_with_its_count(
-    lines: Lines, order: int, num_pieces: int, most: int | None, num_threads: int
+    lines: IdLists, order: int, num_pieces: int, most: int | None, num_threads: int
 ) -> None:
     levels = find_levels(text_of(lines, num_pieces), order, num_threads, most)
     counts: Counter[tuple[int, ...]] = Counter()

@@ -20,7 +20,7 @@ from lmmodel.tasks.model import TaskModel, make_task_model
 
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "the", "##s", "."]
 
 
@@ -34,6 +34,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def tiny_model(family: str, **changes):
     own = {
         "modern": {"local_window": 10, "global_every": 2},
+        "electra": {"embedding_size": 11},
         "albert": {"embedding_size": 11, "num_hidden_groups": 2},
     }.get(family, {})
     settings = {
@@ -55,6 +56,7 @@ CASES = [
     ("modern", {}, "ModernBertForMaskedLM"),
     ("gpt2", {}, "GPT2LMHeadModel"),
     ("roberta", {}, "RobertaForMaskedLM"),
+    ("electra", {}, "ElectraForMaskedLM"),
     ("albert", {}, "AlbertForMaskedLM"),
     ("albert", {"has_nsp_head": True, "embedding_size": 42}, "AlbertForPreTraining"),
 ]
@@ -151,7 +153,7 @@ def test_the_auto_classes_open_an_export(tokenizer, tmp_path) -> None:
         inputs = opened("the cats")
         assert opened.convert_ids_to_tokens(inputs.input_ids)
         # GPT-2 would take segments for tokens and add their embeddings.
-        assert ("token_type_ids" in inputs) == (family in ("bert", "albert"))
+        assert ("token_type_ids" in inputs) == (family in ("bert", "albert", "electra"))
     auto = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "modern")
     assert type(auto).__name__ == "ModernBertForSequenceClassification"
 
@@ -192,7 +194,7 @@ def test_export_import_export_gives_the_same_files(
 STOCK_CONFIGS = {
     "bert": transformers.BertConfig, "modern": transformers.ModernBertConfig,
     "gpt2": transformers.GPT2Config, "roberta": transformers.RobertaConfig,
-    "albert": transformers.AlbertConfig,
+    "albert": transformers.AlbertConfig, "electra": transformers.ElectraConfig,
 }  # fmt: skip
 
 
@@ -216,7 +218,8 @@ def stock_config(family: str):
 @pytest.mark.parametrize("shard", ["20KB", "5GB"])
 @pytest.mark.parametrize(
     "class_name", ["BertForPreTraining", "BertForMaskedLM", "ModernBertForMaskedLM",
-                   "GPT2LMHeadModel", "RobertaForMaskedLM", "AlbertForPreTraining"],
+                   "GPT2LMHeadModel", "RobertaForMaskedLM", "AlbertForPreTraining",
+                   "ElectraForMaskedLM"],
 )  # fmt: skip
 def test_a_random_stock_model_gives_equal_logits(class_name, shard, tmp_path) -> None:
     family = next(
@@ -228,7 +231,7 @@ def test_a_random_stock_model_gives_equal_logits(class_name, shard, tmp_path) ->
         for parameter in theirs.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     theirs.save_pretrained(tmp_path, max_shard_size=shard)
-    if family != "albert":  # whose layer and embeddings are small
+    if family != "albert":  # whose one layer is small
         assert (tmp_path / "model.safetensors.index.json").is_file() == (shard == "20KB")
     back = import_model(tmp_path)
     assert not back.fresh
@@ -248,6 +251,7 @@ def test_a_random_stock_model_gives_equal_logits(class_name, shard, tmp_path) ->
         ("ModernBertModel", {"head."}),
         ("GPT2Model", set()),
         ("RobertaModel", {"head."}),
+        ("ElectraModel", {"head."}),
         ("AlbertModel", {"head.", "nsp_head.classifier."}),
     ],
 )

@@ -103,12 +103,13 @@ def test_the_loss_divides_once_by_the_counts_of_the_whole_step():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_keeps_the_contract(store, name):
-    check_objective(make_objective(ObjectiveConfig(name=name, pair_weight=0.5)), store)
+def test_every_objective_keeps_the_contract(store, sentinel_store, name):
+    own = sentinel_store if OBJECTIVES[name].has_targets else store
+    check_objective(make_objective(ObjectiveConfig(name=name, pair_weight=0.5)), own)
 
 
 def test_an_objective_that_is_not_there_is_refused(tiny):
-    with pytest.raises(ConfigError, match=r"name must be one of mlm, .*, hybrid, got 'bert'"):
+    with pytest.raises(ConfigError, match=r"name must be one of mlm, .*, hybrid, .*, got 'bert'"):
         tiny("objective.name=bert")
 
 

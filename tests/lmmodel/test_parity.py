@@ -16,7 +16,7 @@ from lmmodel.training.optimizer import Optimizer
 
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
 PAIRED = {"bert": "next_sentence_label", "albert": "sentence_order_label"}
 LENGTHS = [23, 17, 5, 29]  # the longest: 29
 VOCAB = 97
@@ -25,6 +25,7 @@ VOCAB = 97
 def tiny_config(family: str) -> ModelConfig:
     own = {
         "modern": {"local_window": 10, "global_every": 2},
+        "electra": {"embedding_size": 11},
         "albert": {"embedding_size": 11, "num_hidden_groups": 2},  # layers 0 and 1, and layer 2
     }.get(family, {})
     return ModelConfig(
@@ -81,7 +82,9 @@ def make_inputs(family: str) -> tuple[Batch, dict[str, torch.Tensor]]:
         "labels": labels,
     }
     if family in PAIRED:
-        padded |= {"token_type_ids": segments, PAIRED[family]: pair_labels}
+        padded[PAIRED[family]] = pair_labels
+    if family in (*PAIRED, "electra"):
+        padded["token_type_ids"] = segments
     return batch, padded
 
 

@@ -27,7 +27,7 @@ from lmmodel.serving.engine import (
     EngineConfig,
     TooLargeError,
 )
-from lmmodel.serving.http import Pieces
+from lmmodel.serving.http import Continuations
 from lmmodel.serving.questions import Embed, FillMask, Generate, Model, Score, UnableError
 from lmmodel.serving.server import measure_dependence, name_folders, one_thread
 from lmmodel.serving.task_questions import Classify, TruncatedError
@@ -375,7 +375,7 @@ def test_pieces_make_up_the_text_up_to_a_stop(data: st.DataObject, kind: str) ->
     most = tokenizer.vocab_size - 1
     ids = data.draw(st.lists(st.integers(5, most), min_size=1, max_size=20))
     stops = data.draw(st.lists(st.text("ab cat", min_size=1, max_size=3), max_size=2))
-    pieces, told = Pieces(tokenizer, stops), ""
+    pieces, told = Continuations(tokenizer, stops), ""
     for num in range(1, len(ids) + 1):
         told += "".join(text for _, text in pieces.add([ids[:num]]))
     whole = tokenizer.decode(ids, skip_special_tokens=True)

@@ -14,7 +14,7 @@ from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN
 from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
 TASKS = ["sequence-classification", "regression", "token-classification", "question-answering"]
 NUM_LABELS = {"regression": 1, "question-answering": 2}
 KIND = {
@@ -22,7 +22,8 @@ KIND = {
     "token-classification": "TokenClassification", "question-answering": "QuestionAnswering",
 }  # fmt: skip
 PREFIX = {
-    "bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2", "roberta": "Roberta", "albert": "Albert"
+    "bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2", "roberta": "Roberta",
+    "albert": "Albert", "electra": "Electra",
 }  # fmt: skip
 LENGTHS = torch.tensor([5, 11, 2])
 PAD = 0
@@ -31,6 +32,7 @@ PAD = 0
 def tiny_config(family: str, **changes) -> ModelConfig:
     own = {
         "modern": {"local_window": 10, "global_every": 2},
+        "electra": {"embedding_size": 11},
         "albert": {"embedding_size": 11, "num_hidden_groups": 2},
     }.get(family, {})
     settings = {
@@ -73,7 +75,11 @@ def their_head(name: str, family: str, task: str) -> str:
     if part == "classifier":
         part = "qa_outputs" if task == "question-answering" and family != "modern" else part
         if "Sequence" in KIND[task]:
-            part = {"gpt2": "score", "roberta": "classifier.out_proj"}.get(family, part)
+            part = {
+                "gpt2": "score",
+                "roberta": "classifier.out_proj",
+                "electra": "classifier.out_proj",
+            }.get(family, part)
     else:
         pooler = {"bert": "bert.pooler.dense", "albert": "albert.pooler"}
         part = {"pooler": pooler.get(family, "classifier.dense"), "dense": "head.dense",
@@ -88,7 +94,9 @@ def to_stock(state: dict[str, Tensor], model: TaskModel) -> dict[str, Tensor]:
     theirs = {  # but those of the vocabulary
         name: weight
         for name, weight in to_their_weights(trunk, model.config, pad_id=PAD).items()
-        if not name.startswith(("cls.", "head.", "decoder.", "lm_head.", "predictions."))
+        if not name.startswith(
+            ("cls.", "head.", "decoder.", "lm_head.", "predictions.", "generator_")
+        )
     }
     heads = {name: w for name, w in state.items() if name.startswith("head.")}
     return theirs | {their_head(name, family, task): weight for name, weight in heads.items()}
@@ -121,7 +129,7 @@ def stock_output(theirs, task: str, family: str, batch: Batch, labels: Tensor):
         "input_ids": padded(batch.input_ids, PAD),
         "attention_mask": padded(torch.ones_like(batch.input_ids), 0),
     }
-    if family in ("bert", "albert"):
+    if family in ("bert", "albert", "electra"):
         inputs["token_type_ids"] = padded(batch.token_type_ids.long(), 0)
     if task == "question-answering":
         inputs |= {"start_positions": labels[:, 0], "end_positions": labels[:, 1]}

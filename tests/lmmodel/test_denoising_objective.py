@@ -1,0 +1,167 @@
+"""A source to read and a target to write: from a store to a step, exactly, resumed as any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lmdata.batch import targets_of
+from lmdata.errors import ConfigError, TokenizerError
+from lmdata.examples import write_examples
+from lmdata.recipes import Recipe
+from lmmodel.batch import SOURCE, TARGET, TOKENS
+from lmmodel.config import load_train_config
+from lmmodel.data import open_data
+from lmmodel.device import Processes
+from lmmodel.doctor import diagnose
+from lmmodel.errors import FitError
+from lmmodel.evaluation import evaluate_run
+from lmmodel.loader import Shape, split_micro_batches
+from lmmodel.objectives import OBJECTIVES
+from lmmodel.packing import labels_of, num_pairs, pack_streams, tokens_of
+from lmmodel.saving.metrics import read_metrics
+from lmmodel.trainer import train
+from lmmodel.training.plan import make_loader, resolve_config
+from tests.lmmodel.conftest import TINY
+from tests.lmmodel.test_resume import Killed, crash_at, logged, weights
+
+T5 = ("objective.name=t5", "recipe.max_seq_length=32")
+BART = ("objective.name=bart", "recipe.max_seq_length=32")
+CPU = torch.device("cpu")
+
+
+def examples_of(store, name, num_rows=9):
+    recipe = OBJECTIVES[name].recipe
+    return open_data(store).rows("train", recipe, seed=1).take(0, np.arange(num_rows))
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_the_decoder_reads_the_target_and_is_asked_for_the_next_token_of_each(sentinel_store, name):
+    examples = examples_of(sentinel_store, name)
+    batch = pack_streams(examples)
+    source, target = batch.streams[SOURCE], batch.streams[TARGET]
+    labels = target.labels[TOKENS]
+    assert source.num_sequences == target.num_sequences == batch.num_sequences
+    assert source.cu_seqlens.diff().tolist() == examples.segment_lengths.tolist()
+    np.testing.assert_array_equal(source.input_ids.numpy(), examples.input_ids)
+    for number, row in enumerate(targets_of(examples).rows()):
+        begin, end = target.cu_seqlens[number : number + 2].tolist()
+        assert target.input_ids[begin:end].tolist() == row[:-1].tolist()
+        assert labels.values[begin:end].tolist() == row[1:].tolist()
+        assert target.position_ids[begin:end].tolist() == list(range(end - begin))
+    assert labels.rows.tolist() == list(range(target.num_tokens))
+    assert tokens_of(examples).sum() == source.num_tokens + target.num_tokens == batch.num_tokens
+    assert labels_of(examples).sum() == len(labels.values)
+    lengths = source.cu_seqlens.diff().long(), target.cu_seqlens.diff().long()
+    seen = lengths[0] ** 2 + lengths[1] ** 2 // 2 + lengths[0] * lengths[1]
+    assert num_pairs(examples) == int(seen.sum())
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_micro_batches_count_both_streams(sentinel_store, name):
+    examples = examples_of(sentinel_store, name, 40)
+    pack = OBJECTIVES[name].make_parts(load_train_config(None, [*T5]).objective)[0].pack
+    batches = split_micro_batches(examples, Shape(400), pack)
+    assert len(batches) > 2
+    assert max(batch.num_tokens for batch in batches) <= 400
+    assert sum(batch.num_labels for batch in batches) == labels_of(examples).sum()
+
+
+@pytest.mark.parametrize("options", [T5, BART, ("model.family=transformer", *BART)])
+def test_a_crash_leaves_no_trace(tiny, sentinel_store, tmp_path, options):
+    config = tiny(*options, "model.dropout=0.1", "averaging.kind=ema", "evaluation.num_examples=8")
+    train(config, sentinel_store, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(config, sentinel_store, tmp_path / "run", progress=crash_at(5))
+    train(config, sentinel_store, tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+    entries = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert any("validation_loss" in entry for entry in entries)
+    found = evaluate_run(tmp_path / "whole", num_examples=8)
+    assert 0 < found.loss < 10
+    assert found.num_labels > 8
+    assert diagnose(tmp_path / "whole") is not None
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_frozen_examples_are_learned_like_the_view_of_a_store(sentinel_store, tmp_path, name):
+    recipe = OBJECTIVES[name].recipe
+    write_examples(sentinel_store, recipe, tmp_path / "shards", seed=0)
+    config = load_train_config(None, [
+        *(own for own in TINY if not own.startswith("recipe.")), f"objective.name={name}",
+        "model.max_position_embeddings=128",
+    ])  # fmt: skip
+    train(config, tmp_path / "shards", tmp_path / "run")
+    data, stored = open_data(tmp_path / "shards"), open_data(sentinel_store)
+    wanted = stored.token_counts * ~stored.tokenizer.is_special
+    np.testing.assert_array_equal(data.token_counts * ~stored.tokenizer.is_special, wanted)
+
+
+def test_steps_do_not_depend_on_micro_batches_nor_on_processes(tiny, sentinel_store):
+    found = []
+    for tokens, processes in (("96", 1), ("4096", 1), ("96", 2)):
+        own = []
+        for rank in range(processes):
+            shared = Processes(rank=rank, size=processes, local_rank=rank)
+            config = tiny(*T5, f"batch.micro_batch_tokens={tokens}")
+            data = open_data(sentinel_store)
+            config = resolve_config(config, data, CPU, shared)
+            step = make_loader(config, data, 6, shared).batch(3)
+            own += [
+                (tuple(ids.tolist()), tuple(labels.tolist()))
+                for micro in step.micro_batches
+                for ids, labels in zip(
+                    micro.batch.streams[SOURCE].input_ids.tensor_split(
+                        micro.batch.streams[SOURCE].cu_seqlens[1:-1].long()
+                    ),
+                    micro.batch.streams[TARGET]
+                    .labels[TOKENS]
+                    .values.tensor_split(micro.batch.streams[TARGET].cu_seqlens[1:-1].long()),
+                    strict=True,
+                )
+            ]
+        found.append(sorted(own))
+    assert found[0] == found[1] == found[2]
+
+
+def test_an_objective_brings_the_family_that_was_made_for_it():
+    assert load_train_config(None, ["objective.name=t5"]).model.family == "t5"
+    assert load_train_config(None, ["objective.name=bart"]).model.family == "bart"
+    assert load_train_config(None, ["model.family=transformer"]).objective.name == "bart"
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    (("model.family=t5", "objective.name=mlm"),
+     "model.family=t5 reads a source and writes a target: objective.name must be t5 or bart, got "),
+    (("model.family=bert", "objective.name=t5"), "model.family=bert has no decoder"),
+    (("model.family=gpt2", "objective.name=bart"), "only sees what came before"),
+    (("model.family=bart", "objective.name=t5"),
+     "begins targets with the pad token, model.family=bart with eos: learn bart"),
+    (("objective.name=t5", "recipe.corruption=infilling"), "learns from recipe.corruption=sent"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_refused(options, match):
+    with pytest.raises(ConfigError, match=match):
+        load_train_config(None, list(options))
+
+
+def test_a_tokenizer_without_sentinels_is_refused_before_training(tiny, store, tmp_path):
+    with pytest.raises(TokenizerError, match=r"has no sentinels .* --num-sentinels 100"):
+        train(tiny(*T5), store, tmp_path / "run")
+
+
+def test_frozen_masks_are_no_sources_and_targets(tiny, shards, tmp_path):
+    options = [own for own in TINY if not own.startswith("recipe.")]
+    config = load_train_config(None, [*options, "objective.name=t5"])
+    with pytest.raises(
+        FitError, match=r"corruption=sentinels, got token by the examples of .*mask"
+    ):
+        train(config, shards, tmp_path / "run")
+
+
+def test_noise_has_no_masks_to_learn(tiny, sentinel_store, tmp_path):
+    config = tiny("objective.name=mlm", "preset=t5")
+    with pytest.raises(FitError, match=r"objective.name=mlm needs masked tokens"):
+        train(config, sentinel_store, tmp_path / "run")
+    assert Recipe().noise is None
