@@ -21,6 +21,7 @@ BENCHMARKS = {
     "exactness": "the ids of every document of the real data against tokenizers",
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
+    "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 

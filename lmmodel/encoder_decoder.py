@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lmmodel.batch import SOURCE, TARGET, Batch, Stream
 from lmmodel.cores import dropout, look_up
+from lmmodel.errors import FitError
 from lmmodel.families import NUM_BUCKETS, ModelConfig
 from lmmodel.layers.attention import Kernel, KeyValues, attention
 from lmmodel.layers.masks import Mask, Side
@@ -206,7 +207,15 @@ class EncoderDecoder(Transformer):
 
         Returns:
             Floats of `compute_dtype` (T, D) or (R, D).
+
+        Raises:
+            FitError: the batch has one stream, as those of other models
         """
+        if TARGET not in batch.streams:
+            raise FitError(
+                "an encoder-decoder reads a source and writes a target: ask it by generate, or "
+                "fine-tune it by --task sequence-to-sequence"
+            )
         source = None if past is not None else self.read(batch.streams[SOURCE])
         target, p = batch.streams[TARGET], self.config.dropout if self.training else 0.0
         x = dropout(self.embeddings(target).to(self.compute_dtype), p)

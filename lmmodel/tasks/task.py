@@ -158,6 +158,12 @@ class Task(Protocol[RowsT]):
                 f"{self.name} is learned by an encoder or a decoder: of an encoder-decoder, family "
                 f"{model.family}, take --task sequence-to-sequence"
             )
+        own = {"label_smoothing": 0.0, "prefix": "", "max_target_length": None, "num_beams": 1}
+        for name, usual in own.items():
+            if getattr(settings, name) != usual:
+                raise FitError(
+                    f"{name} has no effect on {self.name}: it is of targets; leave it out"
+                )
         return self
 
     # Files.

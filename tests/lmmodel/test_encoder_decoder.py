@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lmmodel.batch import SOURCE, TARGET, TOKENS, Batch, Labels, batch_of, make_batch, make_stream
 from lmmodel.cores import summed_cross_entropy
 from lmmodel.encoder_decoder import RelativeBias, Written, build_model
+from lmmodel.errors import FitError
 from lmmodel.families import FAMILIES, ModelConfig
 from lmmodel.handover.stock_weights import to_their_weights
 from lmmodel.handover.written import to_their_config
@@ -275,6 +276,12 @@ def test_what_is_remembered_changes_nothing(family: str) -> None:
         })  # fmt: skip
         expected = model(whole).view(len(written), length, -1)
     assert torch.allclose(torch.stack(steps, dim=1), expected, atol=2e-6)
+
+
+def test_a_batch_of_one_stream_is_refused() -> None:
+    batch = make_batch(torch.arange(3), torch.tensor([3]))
+    with pytest.raises(FitError, match="reads a source and writes a target: ask it by generate"):
+        random_model("bart")(batch)
 
 
 def test_settings_that_have_no_effect_are_refused() -> None:

@@ -131,9 +131,7 @@ def test_from_nothing_to_a_folder_that_writes(family: str, tmp_path) -> None:
     assert result.mean["exact_match"] == 1.0
     tuned = load_fine_tuned(tmp_path / "out", "cpu")
     task = tuned.task
-    found = task.ask(
-        tuned.model.backbone, ["a dog"], WritingConfig(num_beams=2, length_penalty=0.0), 32
-    )  # type: ignore[attr-defined]
+    found = task.ask(tuned.model.backbone, ["a dog"], WritingConfig(max_new_tokens=8), 32)  # type: ignore[attr-defined]
     assert found[0].target == "dog a"
     again = tmp_path / "again"
     finetune(None, config, path, path, again, tokenizer=make_tokenizer())
@@ -150,6 +148,9 @@ def test_what_can_not_be_learned_is_told(tmp_path) -> None:
     with pytest.raises(FitError, match="learned by an encoder beside a decoder, and family bert"):
         finetune(None, bert, path, path, tmp_path / "out", tokenizer=make_tokenizer())
     labels = write_pairs(tmp_path / "labels.tsv", [("a dog", "x"), ("a cat", "y")], "text\tlabel")
+    smooth = config_of("bert", task="sequence-classification", label_smoothing=0.1)
+    with pytest.raises(FitError, match="label_smoothing has no effect on sequence-classification"):
+        finetune(None, smooth, labels, labels, tmp_path / "out", tokenizer=make_tokenizer())
     other = config_of(task="sequence-classification")
     with pytest.raises(FitError, match="of an encoder-decoder, family transformer, take --task"):
         finetune(None, other, labels, labels, tmp_path / "out", tokenizer=make_tokenizer())
