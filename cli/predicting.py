@@ -10,6 +10,7 @@ import click
 
 from lmdata.config import json_values
 
+from .generating import go_on, write
 from .inputs import (
     TEXT,
     WINDOWED,
@@ -35,10 +36,8 @@ from .summaries import ProgressLine, aligned
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lmmodel.predicting.generation import Generation
     from lmmodel.predicting.likelihood import Likelihoods, TextVectors
     from lmmodel.predicting.mask_filling import Filling
-    from lmmodel.tasks.sequence_to_sequence import Writing
 
 FOLDER = click.Path(path_type=Path)
 
@@ -282,35 +281,26 @@ def generate(
     Example: lmmodel generate runs/gpt "Once" --temperature 0.8 --top-p 0.95 --seed 7
     Example: lmmodel generate runs/t5-de --beams 4 < sentences.txt
     """
-    from lmmodel.counting.folder import is_ngrams
-    from lmmodel.ngrams import load_ngrams
     from lmmodel.predicting.generation import GenerationConfig
-    from lmmodel.predicting.generation import generate as go_on
     from lmmodel.predicting.given import PLAIN
-    from lmmodel.predicting.written import is_writer, load_writer
-    from lmmodel.trained import load_run
+    from lmmodel.predicting.written import is_writer
     from lmmodel.writing import WritingConfig
 
-    writes = is_writer(run)
-    config = resolve(WritingConfig if writes else GenerationConfig, None, overrides, **settings)
+    kind: type[WritingConfig | GenerationConfig]
+    kind = WritingConfig if is_writer(run) else GenerationConfig
+    config = resolve(kind, None, overrides, **settings)
     with writing_answers(output, overwrite=overwrite) as partial:
         given = read_given(
             texts, file, PLAIN, text=text, delimiter=delimiter, encoding=encoding,
             has_header=has_header, errors=errors,
         )  # fmt: skip
-        if writes:
-            writer = load_writer(run, device or "auto")
-            with ProgressLine("writing", unit="texts", quiet=as_json) as line:
-                found = writer.write(given.texts, config, progress=line.update)
-        elif is_ngrams(run):
-            found = load_ngrams(run).generate(given.texts, config)
+        asked = run, given.texts, device or "auto"
+        if isinstance(config, WritingConfig):
+            found = write(*asked, config, quiet=as_json)
         else:
-            model = load_run(run, device=device or "auto")
-            with ProgressLine("generating", unit="texts", quiet=as_json) as line:
-                found = go_on(model, given.texts, config, progress=line.update)
-        write_answers(partial, output, given, generation_columns(found, writes=writes))
-    lines = writing_lines(found) if writes else generation_lines(found)
-    echo_answers(given, json_values(found), lines, output=output, as_json=as_json)
+            found = go_on(*asked, config, quiet=as_json)
+        write_answers(partial, output, given, found.columns)
+    echo_answers(given, found.values, found.lines, output=output, as_json=as_json)
 
 
 # What they print, and the columns of a table of answers.
@@ -362,35 +352,12 @@ def score_lines(kind: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     return aligned(rows)
 
 
-def generation_lines(generations: Sequence[Generation]) -> list[str]:
-    """Return each text as it went on, and why it stopped."""
-    return [
-        line
-        for one in generations
-        for line in (one.text, f"  [{len(one.ids)} tokens, stopped by: {one.stopped_by}]")
-    ]
-
-
 def filling_columns(filled: Sequence[Sequence[Sequence[Filling]]]) -> list[dict[str, Any]]:
     """Return the text with the best guesses of its first mask, and the guesses for every mask."""
     return [
         {"filled": places[0][0].text, "guesses": [[one.piece for one in own] for own in places]}
         for places in filled
     ]
-
-
-def writing_lines(found: Sequence[Writing]) -> list[str]:
-    """Return each target, one a line, the next best ones behind it."""
-    return [line for one in found for line in (one.target, *[f"  {own}" for own in one.others])]
-
-
-def generation_columns(
-    generations: Sequence[Generation | Writing], *, writes: bool
-) -> list[dict[str, Any]]:
-    """Return how each text went on, and why it stopped; or what was written about it."""
-    if writes:
-        return [{"target": one.target, "score": one.score} for one in generations]
-    return [{"continuation": one.continuation, "stopped_by": one.stopped_by} for one in generations]
 
 
 VERBS = (fill_mask, score, embed, generate)

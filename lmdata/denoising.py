@@ -177,13 +177,15 @@ class SpanCorruption:
     def row_lengths(self, recipe: Settings, lengths: np.ndarray) -> np.ndarray:
         """As in `Noise`."""
         source, target = self.stream_lengths(recipe, lengths)
-        return np.maximum(source, target - 1)  # the decoder reads all but the last
+        longest: np.ndarray = np.maximum(source, target - 1)  # the decoder reads all but the last
+        return longest
 
     def text_lengths(self, recipe: Settings, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """As in `Noise`: a longer text has more of both together."""
         possible = np.arange(int((source + target).max(initial=0)) + 1)
         totals = np.sum(self.stream_lengths(recipe, possible), axis=0)
-        return np.searchsorted(totals, source + target)
+        lengths: np.ndarray = np.searchsorted(totals, source + target)
+        return lengths
 
     def prepare(
         self, recipe: Settings, tokenizer: Any, *, seed: int, epoch: int, id_dtype: Any
@@ -316,7 +318,9 @@ class Infilling:
         if recipe.whole_words is not False:
             goes_on = tokenizer.word_rule.continues(texts.values, texts.offsets)
             units = lengths - np.diff(offsets_of(goes_on)[texts.offsets])
-        return np.ceil(units * recipe.rate_at(0.0) - 1e-9) / np.maximum(units, 1) * lengths
+        noise = np.ceil(units * recipe.rate_at(0.0) - 1e-9)
+        found: np.ndarray = noise / np.maximum(units, 1) * lengths
+        return found
 
 
 def with_targets(

@@ -138,10 +138,11 @@ class Tokenizer:
         Raises:
             TokenizerError: the pieces of this kind of tokenizer do not tell
         """
-        return ask_tokenizers(
+        rule: WordRule = ask_tokenizers(
             "can't tell which pieces begin a word",
             lambda: find_word_rule(self.definition, self.pieces, self.is_special),
         )
+        return rule
 
     def find_word_rule(self) -> WordRule | None:
         """Return `word_rule`, None where the pieces of this kind of tokenizer do not tell."""

@@ -22,7 +22,7 @@ from lmdata.masking import Corrupt, prepare_corruption
 from lmdata.order import check_rows, permute
 from lmdata.packing import PackingPlan, count_rows, pack, to_row_sizes
 from lmdata.pairs import find_pairs, index_pairs
-from lmdata.ragged import offsets_of
+from lmdata.ragged import Integers, offsets_of
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.rng import probability_word, stream_key
 from lmdata.schema import ViewFacts
@@ -168,7 +168,8 @@ class View:
 
     def _segments(self, examples: np.ndarray, progress: float) -> ExampleBatch:
         rows, duplicates = np.divmod(examples, self.recipe.duplicates)
-        pieces, piece_offsets = rows, np.arange(len(rows) + 1)
+        pieces = rows
+        piece_offsets: Integers = np.arange(len(rows) + 1)
         if self._plan is not None:
             found = self._plan.pieces_of(rows)
             pieces, piece_offsets = found.values, found.offsets

@@ -97,6 +97,7 @@ def follow(ids: npt.NDArray[Any], offsets: I64, rule: WordRule, found: Bools) ->
         found: bool (T,), written
     """
     num_ahead, longest = len(rule.ahead), 0
+    head: Any
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
     codes = np.empty(longest, np.int32)

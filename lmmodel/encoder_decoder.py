@@ -191,7 +191,7 @@ class EncoderDecoder(Transformer):
 
     def make_layers(self, config: ModelConfig) -> nn.ModuleList:
         """Return the decoder's layers."""
-        return nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_decoder_layers))
+        return nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_decoder_layers or 0))
 
     def forward(
         self, batch: Batch, *, is_causal: bool | None = None, rows: Tensor | None = None,
@@ -256,7 +256,7 @@ class Written(KeyValues):
         config = model.config
         num = source.num_sequences * num_beams
         shape = (num, config.num_attention_heads, 0, config.head_size)
-        super().__init__(config.num_decoder_layers, shape, source.cu_seqlens.device)
+        super().__init__(config.num_decoder_layers or 0, shape, source.cu_seqlens.device)
         self.length = 0  # tokens of each hypothesis that are remembered
         self._model = model
         self._bias = model.relative_bias(1)

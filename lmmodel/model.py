@@ -500,7 +500,8 @@ def initial_scale(name: str, parameter: Tensor, config: ModelConfig) -> float | 
     if name.endswith("tokens.weight"):
         return factor * size**-0.5 if config.traits.scales_embeddings else factor
     if name.endswith("distances.weight"):
-        return factor * size**-0.5
+        deviation: float = factor * size**-0.5
+        return deviation
     scale = torch.full((len(parameter), 1), factor * parameter.shape[1] ** -0.5)
     if not config.traits.scales_attention and name.endswith(("qkv.weight", "queries.weight")):
         scale[: config.attention_size] *= config.head_size**-0.5

@@ -167,8 +167,9 @@ class NgramModel:
     def _go_on(self, prompt: str, index: int, config: GenerationConfig) -> Generation:
         import torch
 
-        from lmmodel.predicting.generation import Generation, sample
+        from lmmodel.predicting.generation import Generation
         from lmmodel.texts import encode_texts
+        from lmmodel.writing import sample
 
         encoded = encode_texts(self.tokenizer.backend, [prompt])
         end, begin = self.trie.num_pieces, self.trie.num_pieces + 1

@@ -353,7 +353,7 @@ class Ended:
             length = config.max_new_tokens
         possible = running[:, 0] / length**config.length_penalty
         worst = torch.where(self.is_there, self.scores.amin(dim=1, keepdim=True), IMPOSSIBLE)
-        goes_on = (possible[:, None] > worst).any(dim=1)
+        goes_on: Tensor = (possible[:, None] > worst).any(dim=1)
         return goes_on & ~self.is_there.all(dim=1) if config.early_stopping is True else goes_on
 
     def take(self, rows: Tensor) -> Ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lmdata.encoders.cut_kernels import Int
 from lmdata.encoders.word_kernels import hash_of, word_key
 from lmdata.intrinsics import borrowed, load8, trailing_zeros
 from lmdata.splitting.tables import decode, previous
@@ -81,7 +82,7 @@ def _count_characters(text: np.ndarray, start: int, stop: int, row: np.ndarray) 
 
 
 @numba.njit(cache=True, nogil=True)
-def find_feed(text: np.ndarray, start: int, stop: int) -> int:
+def find_feed(text: np.ndarray, start: int, stop: int) -> Int:
     """Return where the first line feed stands, or `stop`; eight bytes are looked at in one."""
     while start + 8 <= stop:
         word = load8(text, start) ^ _FEEDS
@@ -95,7 +96,7 @@ def find_feed(text: np.ndarray, start: int, stop: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _key(text: np.ndarray, start: int, stop: int) -> int:
+def _key(text: np.ndarray, start: int, stop: int) -> Int:
     return hash_of(word_key(text, start, stop), stop - start) | np.uint64(1)
 
 

@@ -23,6 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.encoders.cut_kernels import Int
 from lmdata.intrinsics import borrowed
 from lmdata.splitting.tables import decode
 from lmdata.tagging.characters import DIGIT, WORD, character_bits
@@ -103,7 +104,7 @@ def lower_case() -> npt.NDArray[np.uint32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _mixed(value: int) -> int:
+def _mixed(value: Int) -> Int:
     """Return the finalizer of MurmurHash3 (Appleby)."""
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xFF51AFD7ED558CCD)
@@ -113,7 +114,8 @@ def _mixed(value: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _word_hash(text: np.ndarray, start: int, stop: int, bits: np.ndarray, lower: np.ndarray) -> int:
+def _word_hash(text: np.ndarray, start: int, stop: int, bits: np.ndarray, lower: np.ndarray) -> Int:
+    code: Int
     key = _OFFSET
     while start < stop:
         code, size = decode(text, start, stop)
@@ -163,7 +165,7 @@ def _sign(
 
 
 @numba.njit(cache=True, nogil=True)
-def _shingle(last_words: np.ndarray, num_words: int, size: int) -> int:
+def _shingle(last_words: np.ndarray, num_words: int, size: int) -> Int:
     key = np.uint64(0)
     for index in range(num_words - size, num_words):
         key = _mixed(key * _MIX + last_words[index % SHINGLE_WORDS])

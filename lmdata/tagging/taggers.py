@@ -22,7 +22,7 @@ class Tagger(Protocol):
         """Column -> name and version of what made it."""
 
     @property
-    def fields(self) -> list[pa.Field]:
+    def fields(self) -> Sequence[pa.Field]:
         """Its columns."""
 
     def tag(self, documents: Sequence[bytes]) -> list[pa.Array]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lmdata.encoders.cut_kernels import Int
 from lmdata.encoders.word_kernels import hash_of, word_key
 from lmdata.intrinsics import borrowed, load8
 from lmdata.splitting.tables import decode
@@ -205,7 +206,7 @@ def _count_kinds(
 
 
 @numba.njit(cache=True, nogil=True)
-def find_slot(keys: np.ndarray, mask: int, key: int) -> int:
+def find_slot(keys: np.ndarray, mask: int, key: Int) -> Int:
     """Return the slot that holds a key, or the free one, 0, where it belongs."""
     slot = np.int64((key * _MIX) >> np.uint64(32)) & mask
     while keys[slot] != 0 and keys[slot] != key:
@@ -271,7 +272,7 @@ def _choose_pairs(hashes: np.ndarray, num_words: int, chosen: np.ndarray, seen: 
 
 
 @numba.njit(cache=True, nogil=True)
-def _pair_slot(one: int, other: int, mask: int) -> int:
+def _pair_slot(one: Int, other: Int, mask: int) -> Int:
     return np.int64(((one ^ (other * _MIX)) * _MIX) >> np.uint64(33)) & mask
 
 
@@ -328,7 +329,7 @@ def _choose_repeatable(
 
 
 @numba.njit(cache=True, nogil=True)
-def _prefix_slot(stream: np.ndarray, start: int, size: int, mask: int) -> int:
+def _prefix_slot(stream: np.ndarray, start: int, size: int, mask: int) -> Int:
     key = np.uint64(0)
     for index in range(start, start + size, 8):
         key = (key ^ load8(stream, index)) * _MIX

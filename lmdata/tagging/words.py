@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -117,14 +117,16 @@ class SpacyCutter:
     def __init__(self) -> None:
         try:
             import spacy
+            from spacy.about import __version__ as version
         except ImportError as error:
             raise ConfigError(
                 "words=spacy needs the spacy package: pip install 'lmdata-lmmodel[curation]', or "
                 "take words=plain"
             ) from error
         self._language = spacy.blank("en")
-        self.name = f"spacy-{spacy.__version__}-en"
-        self._terminals = frozenset(self._language.add_pipe("sentencizer").punct_chars)
+        self.name = f"spacy-{version}-en"
+        sentencizer: Any = self._language.add_pipe("sentencizer")
+        self._terminals = frozenset(sentencizer.punct_chars)
         self._table = _WordTable(self._cut, self._flag)
 
     def words(self, text: Text, offsets: Offsets) -> Words:
@@ -198,7 +200,7 @@ class _WordTable:
         return Words(
             stream.astype(np.uint8, copy=False), np.asarray(content.offsets, np.int64),
             np.array(self._lengths, np.int32)[own], np.array(self._flags, np.uint16)[own],
-            words.offsets[offsets],
+            np.asarray(words.offsets[offsets], np.int64),
         )  # fmt: skip
 
     def _add_chunk(self, chunk: str) -> None:

@@ -123,7 +123,8 @@ def _compute(model: Model, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         num_rows=len(offsets) - 1, input_ids=ids, token_type_ids=np.zeros(len(ids), np.uint8),
         offsets=offsets, row=np.arange(len(offsets) - 1), labels=None,
     )  # fmt: skip
-    return predict_logits(model.prepared(), examples)
+    logits: np.ndarray = predict_logits(model.prepared(), examples)
+    return logits
 
 
 @contextlib.contextmanager

@@ -110,7 +110,8 @@ class SequenceTask(Task[TextRows]):
             targets, kept, [frame.start, *frame.before], [frame.end], self.max_target_length + 1
         )
         framed = Framed(
-            input_ids=source.values, token_type_ids=np.zeros(len(source.values), np.uint8),
+            input_ids=source.values.astype(np.int32, copy=False),
+            token_type_ids=np.zeros(len(source.values), np.uint8),
             offsets=source.offsets.astype(np.int64), places=(),
         )  # fmt: skip
         examples = make_examples(
@@ -158,7 +159,7 @@ class SequenceTask(Task[TextRows]):
         """Return the right targets of each row, one or more."""
         if rows.labels is None:
             raise unlabelled(rows.path)
-        return [tuple(map(str, own)) for own in rows.labels]  # type: ignore[union-attr]
+        return [tuple(map(str, own)) for own in rows.labels]
 
     def score(self, found: Predictions, references: Any, labels: Sequence[str]) -> Scores:
         """Return BLEU, chrF and TER where sacrebleu is, ROUGE where rouge-score is, exact match."""
@@ -319,11 +320,15 @@ def translation_scores(
         FitError: sacrebleu is not installed
     """
     try:
-        from sacrebleu.metrics import BLEU, CHRF, TER
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+        from sacrebleu.metrics.ter import TER
     except ImportError as error:
         raise FitError(f"BLEU, chrF and TER need sacrebleu: {INSTALL}") from error
     most = max(map(len, references))
-    streams = [[own[i] if i < len(own) else None for own in references] for i in range(most)]
+    streams: list[list[Any]] = [
+        [own[i] if i < len(own) else None for own in references] for i in range(most)
+    ]
     results = []
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF()), ("ter", TER())):
         value = metric.corpus_score(list(found), streams).score

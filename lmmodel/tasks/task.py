@@ -278,7 +278,8 @@ class Task(Protocol[RowsT]):
 
     def write(self, model: Any, examples: TaskExamples) -> list[Any]:
         """Return what the decoder of a task that writes says about each example: E ids, int64."""
-        raise NotImplementedError(f"{self.name} writes nothing")
+        message = f"{self.name} writes nothing"
+        raise NotImplementedError(message)
 
     def predict(
         self, examples: TaskExamples, logits: Floats, rows: RowsT, labels: Sequence[str]

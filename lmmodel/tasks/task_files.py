@@ -341,7 +341,7 @@ def aligned_files(path: Path, columns: TaskFormat) -> dict[str, Path]:
     """
     if path.exists() or columns.text is None or columns.label is None:
         return {}
-    found = {}
+    found: dict[str, Path] = {}
     for name in (columns.text, columns.label):
         places = [path.with_name(f"{path.name}.{name}{end}") for end in ("", *COMPRESSIONS)]
         there = [place for place in places if place.is_file()]

@@ -1,0 +1,71 @@
+"""What `generate` asks of a run: to write about texts, or to go on with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lmdata.config import json_values
+
+from .summaries import ProgressLine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lmmodel.predicting.generation import Generation, GenerationConfig
+    from lmmodel.writing import WritingConfig
+
+
+class Generated(NamedTuple):
+    """What came of N texts."""
+
+    values: Any  # for JSON
+    columns: list[dict[str, Any]]  # (N,) rows of a table of answers
+    lines: list[str]  # for people
+
+
+def write(
+    run: Path, texts: Sequence[str], device: str, config: WritingConfig, *, quiet: bool
+) -> Generated:
+    """Return what an encoder-decoder writes about texts: each target, the next best behind it."""
+    from lmmodel.predicting.written import load_writer
+
+    writer = load_writer(run, device)
+    with ProgressLine("writing", unit="texts", quiet=quiet) as line:
+        found = writer.write(texts, config, progress=line.update)
+    return Generated(
+        json_values(found),
+        [{"target": one.target, "score": one.score} for one in found],
+        [line for one in found for line in (one.target, *[f"  {own}" for own in one.others])],
+    )
+
+
+def go_on(
+    run: Path, texts: Sequence[str], device: str, config: GenerationConfig, *, quiet: bool
+) -> Generated:
+    """Return how a causal or n-gram model goes on with texts, and why it stopped."""
+    found = _go_on(run, texts, device, config, quiet=quiet)
+    return Generated(
+        json_values(found),
+        [{"continuation": one.continuation, "stopped_by": one.stopped_by} for one in found],
+        [
+            line
+            for one in found
+            for line in (one.text, f"  [{len(one.ids)} tokens, stopped by: {one.stopped_by}]")
+        ],
+    )
+
+
+def _go_on(
+    run: Path, texts: Sequence[str], device: str, config: GenerationConfig, *, quiet: bool
+) -> list[Generation]:
+    from lmmodel.counting.folder import is_ngrams
+    from lmmodel.ngrams import load_ngrams
+    from lmmodel.predicting.generation import generate
+    from lmmodel.trained import load_run
+
+    if is_ngrams(run):
+        return load_ngrams(run).generate(texts, config)
+    model = load_run(run, device=device)
+    with ProgressLine("generating", unit="texts", quiet=quiet) as line:
+        return generate(model, texts, config, progress=line.update)
