@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.ragged import concatenate as concatenate_rows
+
+if TYPE_CHECKING:  # where Arrow is made it is imported: settings that name columns do without
+    import pyarrow as pa
 
 NO_LABEL = -1
 EXAMPLE, TOKEN = "example", "token"
@@ -273,6 +275,8 @@ def to_column(values: npt.NDArray[Any], is_valid: npt.NDArray[np.bool_] | None =
         >>> to_column(np.array([5, 6], np.int8), np.array([True, False])).to_pylist()
         [5, None]
     """
+    import pyarrow as pa
+
     validity = None
     if is_valid is not None and not is_valid.all():
         validity = pa.py_buffer(np.packbits(is_valid, bitorder="little"))
@@ -312,6 +316,8 @@ def to_list_column(
         >>> rows.to_pylist()
         [[], [5, 6]]
     """
+    import pyarrow as pa
+
     is_large = pa.types.is_large_list(kind)
     starts = offsets.astype(np.int64 if is_large else np.int32, copy=False)
     lists = pa.LargeListArray if is_large else pa.ListArray
@@ -325,6 +331,8 @@ def to_text_column(texts: Sequence[str]) -> pa.StringArray:
         >>> to_text_column(["a", "", "bc"]).to_pylist()
         ['a', '', 'bc']
     """
+    import pyarrow as pa
+
     encoded = [text.encode("utf-8") for text in texts]
     offsets = np.zeros(len(encoded) + 1, np.int32)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
@@ -339,6 +347,8 @@ def to_record_batch(batch: ExampleBatch, schema: pa.Schema) -> pa.RecordBatch:
         batch: examples; arrays that already have the right type are not copied
         schema: from `schema.example_schema`, of columns that the batch has
     """
+    import pyarrow as pa
+
     columns = {column.name: column for column in batch.columns}
     arrays = [_to_example_column(batch, columns[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -20,6 +20,7 @@ from lmmodel.saving.metrics import MAIN_LOSS
 
 Entries = Sequence[Mapping[str, Any]]
 
+LEAST_STEPS = 20  # of a run that can have learned: fewer are a trial of the commands
 SKIPPED_STEP = "skipped-step"
 """The notice of a step that was left out."""
 
@@ -237,7 +238,9 @@ def no_better_than_frequency(entries: Entries) -> Finding | None:
         'after 40 steps the held-out loss is 8.09; guessing by frequency costs 7.14'
     """
     losses, lines = curve(entries, "validation_loss"), curve(entries, "validation_unigram_loss")
-    if not len(losses) or not len(lines) or losses.values[-1] <= lines.values[-1] - UNIGRAM_MARGIN:
+    if not len(losses) or not len(lines) or losses.steps[-1] < LEAST_STEPS:
+        return None
+    if losses.values[-1] <= lines.values[-1] - UNIGRAM_MARGIN:
         return None
     return Finding(
         name="no-better-than-frequency",

@@ -21,7 +21,7 @@ from lmdata.examples import write_examples
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.schema import read_manifest
-from lmdata.show import show_row
+from lmdata.show import show_rows
 from lmdata.stats import dataset_statistics
 from lmdata.verify import verify_dataset
 from lmdata.views import view
@@ -236,7 +236,7 @@ def test_frozen_noise_is_verified_shown_and_described(store_path, tmp_path, name
         np.testing.assert_array_equal(*(batch.arrays()[column] for batch in both))
     half = len(rows) // 2
     assert_equal(concatenate([both[0].slice(0, half), both[0].slice(half, len(rows))]), both[0])
-    shown = show_row(tmp_path / "shards", 0)
+    shown = show_rows(tmp_path / "shards", 0, 1)[0]
     assert "→" in shown
     assert ("<extra_id_0>" if name == "t5" else "[MASK]") in shown
     found = dataset_statistics(tmp_path / "shards")

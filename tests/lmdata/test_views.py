@@ -373,7 +373,7 @@ def test_single_and_packed_views_take_stores_that_pairs_can_not(name):
         make_view([[]], Recipe(view=name))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if RECIPES[name].noise is None])
 def test_named_recipes_make_examples(name):
     part = make_view(make_documents(4, 53, most_sentences=40), RECIPES[name])
     batch = part.examples(np.arange(min(31, len(part))))

@@ -92,7 +92,7 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
         ),
         (["recipe.view=packed"], "learns from recipe.view=nsp, got packed"),
         (["recipe.max_seq_length=1024"], "exceeds model.max_position_embeddings=512"),
-        (["preset=bart"], "preset must be one of bert, .* got 'bart'"),
+        (["preset=bertt"], "preset must be one of bert, .* got 'bertt'"),
         (["recipe=3"], "recipe must be a table"),
         (["objective.pair_weight=0"], "pair_weight must be above 0"),
         (["objective.causal_share=1"], r"causal_share must be in \(0, 1\)"),

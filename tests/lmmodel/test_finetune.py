@@ -23,7 +23,14 @@ from lmmodel.errors import (
     RunError,
     TaskError,
 )
-from lmmodel.finetune import FinetuneResult, finetune, read_data, resolve_config, start_model
+from lmmodel.finetune import (
+    FinetuneResult,
+    Source,
+    finetune,
+    read_data,
+    resolve_config,
+    start_model,
+)
 from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.finetuning.fit import TaskLearner, epoch_batches, evaluation_steps
 from lmmodel.finetuning.folder import (
@@ -317,7 +324,8 @@ def test_a_folder_that_calls_it_freeze_opens(runs, tmp_path) -> None:
 
 
 def make_learner(runs, folder: Path, task: str, **changes) -> TaskLearner:
-    source = load_run(runs["bert"], device="cpu")
+    run = load_run(runs["bert"], device="cpu")
+    source = Source(run.model.config, run.tokenizer, run.model, {}, "the run")
     config = resolve_config(make_config(task, **changes), source)
     data = read_data(config, source.tokenizer, *write_files(folder, task))
     model = start_model(source, config, data, seed=0)

@@ -109,6 +109,10 @@ def test_the_scores_that_may_decide_are_given(name: str) -> None:
     right: Any = np.array([0, 1])
     if name == "question-answering":
         scores = score_task(name, ["a b", "c"], [["a b"], ["d"]])
+    elif name == "sequence-to-sequence":
+        pytest.importorskip("sacrebleu")
+        pytest.importorskip("rouge_score")
+        scores = score_task(name, ["a b", "c"], [["a b"], ["d"]])
     elif name == "multi-label-classification":
         scores = score_task(name, np.eye(2, dtype=bool), np.eye(2, dtype=bool))
     else:
