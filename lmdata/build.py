@@ -17,7 +17,6 @@ from lmdata.errors import CorpusError
 from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.reading.sources import Source, survey_sources
 from lmdata.schema import Manifest
-from lmdata.selection import open_selection
 from lmdata.settings import CorpusConfig, TokenizeConfig, TokenizerConfig
 from lmdata.tokenize import DEFAULT_MEMORY_BYTES, divide_memory, tokenize_corpus
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
@@ -107,6 +106,8 @@ def build_store(
     survey = survey_sources(arguments, config.corpus)
     selection = None
     if selection_path is not None:
+        from lmdata.selection import open_selection  # which reads tags: seconds to import
+
         selection = open_selection(selection_path, survey.sources, config.corpus)
     check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
     check_free(output, overwrite=overwrite)
