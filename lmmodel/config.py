@@ -256,7 +256,7 @@ def load_train_config(
 
 def _with_family(values: dict[str, Any]) -> dict[str, Any]:
     """Return settings with the family that an objective was made for, where it needs a decoder."""
-    model, name = _table(values, "model"), _table(values, "objective").get("name")
+    model, name = _table(values, "model"), str(_table(values, "objective").get("name"))
     if "family" in model or name not in OBJECTIVES or not OBJECTIVES[name].has_targets:
         return values
     family = next(own for own, traits in FAMILIES.items() if traits.objective == name)
@@ -316,9 +316,9 @@ def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
 
 
 def _preset_values(values: dict[str, Any]) -> dict[str, Any]:
-    objective = _table(values, "objective").get("name", ObjectiveConfig().name)
+    objective = str(_table(values, "objective").get("name", ObjectiveConfig().name))
     name = values.get("preset")
-    if name is not None and name not in RECIPES:
+    if name is not None and (not isinstance(name, str) or name not in RECIPES):
         raise ConfigError(f"preset must be one of {', '.join(RECIPES)}, got {name!r}")
     if name is None and objective not in OBJECTIVES:
         return {}  # which ObjectiveConfig refuses
