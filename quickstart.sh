@@ -22,8 +22,8 @@ stage "BERT's view of it, next-sentence pairs with 15 % masked, frozen to look a
 say lmdata mask --rate 0.15 --set duplicates=3 --overwrite
 say lmdata show --num-rows 1
 stage "Training, masked anew in every epoch: about 2 min; the same line uses a GPU where there is one."
-say lmmodel train tokens --family modern --model tiny --num-steps 1500 --set batch.size=16 \
-  --set recipe.mlm_probability=0.3 --set vocabulary_bias=frequencies \
+say lmmodel train tokens --family modern --objective mlm --model tiny --num-steps 1500 \
+  --set batch.size=16 --set recipe.mlm_probability=0.3 --set vocabulary_bias=frequencies \
   --set optimizer.lr=3e-3 --set optimizer.muon_lr=0.04 --output runs/quickstart --overwrite
 stage "What it learned, beside guessing by frequency and by n-grams of the same text: about 10 s."
 say lmmodel evaluate runs/quickstart
