@@ -291,6 +291,7 @@ def to_array(column: pa.Array) -> npt.NDArray[Any]:
         column: numbers without nulls (N,)
 
     Example:
+        >>> import pyarrow as pa
         >>> to_array(pa.array([1, 2, 3], pa.uint16())[1:])
         array([2, 3], dtype=uint16)
     """
@@ -312,6 +313,7 @@ def to_list_column(
         kind: `pa.list_` or `pa.large_list` of the values' type; for `pa.list_`, N < 2**31
 
     Example:
+        >>> import pyarrow as pa
         >>> rows = to_list_column(np.array([5, 6]), np.array([0, 0, 2]), pa.list_(pa.int64()))
         >>> rows.to_pylist()
         [[], [5, 6]]
