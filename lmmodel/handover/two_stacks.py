@@ -7,12 +7,7 @@ from typing import Any
 from lmmodel.handover.stock_family import StockFamily, with_biases
 
 
-def _t5(*, is_gated: bool) -> StockFamily:
-    """Return T5 v1.1, which is gated and has a vocabulary head of its own, or v1.0."""
-    version: dict[str, Any] = {
-        "feed_forward_proj": "gated-gelu" if is_gated else "relu",
-        "scale_decoder_outputs": not is_gated,
-    }
+def _t5_names(*, is_gated: bool) -> dict[str, tuple[str, ...]]:
     attentions = {"encoder.layers": ("encoder", 0, 1), "layers": ("decoder", 0, 2)}
     names: dict[str, tuple[str, ...]] = {
         "embeddings.tokens": ("shared",),
@@ -45,6 +40,18 @@ def _t5(*, is_gated: bool) -> StockFamily:
     }
     if is_gated:
         names |= {"head": ("lm_head",)}
+    return {
+        f"{ours}.weight": tuple(f"{name}.weight" for name in theirs)
+        for ours, theirs in names.items()
+    }
+
+
+def _t5(*, is_gated: bool) -> StockFamily:
+    """Return T5 v1.1, which is gated and has a vocabulary head of its own, or v1.0."""
+    version: dict[str, Any] = {
+        "feed_forward_proj": "gated-gelu" if is_gated else "relu",
+        "scale_decoder_outputs": not is_gated,
+    }
     return StockFamily(
         model_type="t5",
         class_prefix="T5",
@@ -73,8 +80,7 @@ def _t5(*, is_gated: bool) -> StockFamily:
         written={"tie_word_embeddings": not is_gated},
         token_ids=("pad", "eos"),
         prefix="",
-        names={f"{ours}.weight": tuple(f"{name}.weight" for name in theirs)
-               for ours, theirs in names.items()},
+        names=_t5_names(is_gated=is_gated),
         tied={} if is_gated else {"embeddings.tokens.weight": "lm_head.weight"},
         stand_ins={"head.weight": "shared.weight"} if is_gated else {},
     )  # fmt: skip

@@ -9,9 +9,11 @@ backward computes them again.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,9 +57,13 @@ def distill(objective: Objective, teacher: Transformer, config: DistillationConf
 def _with_teacher(part: Part, teacher: Transformer, config: DistillationConfig) -> Part:
     first, *others = part.terms
     assert isinstance(first, TokenTerm)
-    taught: list[Term] = [SoftTerm(first, teacher, config.temperature, config.soft_weight)]
+    taught: list[Term] = [
+        SoftTerm(
+            hard=first, teacher=teacher, temperature=config.temperature, weight=config.soft_weight
+        )
+    ]
     if config.hidden_weight:
-        taught.append(AngleTerm(first, config.hidden_weight))
+        taught.append(AngleTerm(hard=first, weight=config.hidden_weight))
     hard = dataclasses.replace(first, weight=first.weight * config.label_weight)
 
     def flops(model: ModelConfig, num_tokens: int, num_pairs: int, num_labels: int) -> int:
@@ -86,22 +92,18 @@ def read_both(
     return batch, [*states, *[both] * num_taught]
 
 
-@dataclass(frozen=True)
-class SoftTerm:
-    """Divergence of the student's guesses from the teacher's, in nats.
+@dataclass(frozen=True, kw_only=True)
+class TaughtTerm(ABC):
+    """What a teacher says of the tokens of another term; a `Term`, beside that of the labels."""
 
-    It is multiplied by the temperature squared, so that its gradients keep their size.
-    """
-
+    kind: ClassVar[str]
     hard: TokenTerm
-    teacher: Transformer
-    temperature: float
     weight: float
 
     @property
     def name(self) -> str:
-        """As in `Term`: beside that of the labels."""
-        return f"{self.hard.name}_soft"
+        """As in `Term`."""
+        return f"{self.hard.name}_{self.kind}"
 
     @property
     def needs(self) -> str:
@@ -115,6 +117,38 @@ class SoftTerm:
     def rows(self, batch: Batch) -> Tensor:
         """As in `Term`."""
         return self.hard.rows(batch)
+
+    @abstractmethod
+    def losses(self, model: Transformer, hidden: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each label, float32 (P,), by the states of student and teacher."""
+
+    def loss(self, model: Transformer, hidden: Tensor, batch: Batch) -> Tensor:
+        """As in `Term`."""
+        return self.losses(model, hidden, batch).sum()
+
+    @abstractmethod
+    def head_products(self, config: ModelConfig) -> int:
+        """As in `Term`."""
+
+    def score(self, model: Transformer, hidden: Tensor, batch: Batch) -> TermScores:
+        """As in `Term`."""
+        return {"losses": self.losses(model, hidden, batch).double().cpu().numpy()}
+
+    def figures(self, scores: TermScores, vocabulary: object) -> dict[str, float]:
+        """As in `Term`."""
+        return {f"{self.name}_loss": float(scores["losses"].mean())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftTerm(TaughtTerm):
+    """Divergence of the student's guesses from the teacher's, in nats.
+
+    It is multiplied by the temperature squared, so that its gradients keep their size.
+    """
+
+    kind = "soft"
+    teacher: Transformer
+    temperature: float
 
     def losses(self, model: Transformer, hidden: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each label: float32 (P,)."""
@@ -140,69 +174,26 @@ class SoftTerm:
         divergence: Tensor = pieces.sum(1) * self.temperature**2
         return divergence
 
-    def loss(self, model: Transformer, hidden: Tensor, batch: Batch) -> Tensor:
-        """As in `Term`."""
-        return self.losses(model, hidden, batch).sum()
-
     def head_products(self, config: ModelConfig) -> int:
         """As in `Term`: the student's head, once more."""
         return vocabulary_products(config)
 
-    def score(self, model: Transformer, hidden: Tensor, batch: Batch) -> TermScores:
-        """As in `Term`."""
-        return {"losses": self.losses(model, hidden, batch).double().cpu().numpy()}
 
-    def figures(self, scores: TermScores, vocabulary: object) -> dict[str, float]:
-        """As in `Term`."""
-        return {f"{self.name}_loss": float(scores["losses"].mean())}
-
-
-@dataclass(frozen=True)
-class AngleTerm:
+@dataclass(frozen=True, kw_only=True)
+class AngleTerm(TaughtTerm):
     """1 - cosine of the student's and the teacher's hidden states of labelled tokens."""
 
-    hard: TokenTerm
-    weight: float
+    kind = "angle"
 
-    @property
-    def name(self) -> str:
-        """As in `Term`."""
-        return f"{self.hard.name}_angle"
-
-    @property
-    def needs(self) -> str:
-        """As in `Term`."""
-        return self.hard.needs
-
-    def places(self, examples: ExampleBatch) -> np.ndarray:
-        """As in `Term`."""
-        return self.hard.places(examples)
-
-    def rows(self, batch: Batch) -> Tensor:
-        """As in `Term`."""
-        return self.hard.rows(batch)
-
-    def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+    def losses(self, model: Transformer, hidden: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each label: float32 (P,)."""
         student, teacher = hidden.float().chunk(2, dim=1)
         losses = 1 - F.cosine_similarity(student, teacher, dim=1)
         return torch.where(batch.masked_labels == IGNORED, 0, losses)
 
-    def loss(self, model: Transformer, hidden: Tensor, batch: Batch) -> Tensor:
-        """As in `Term`."""
-        return self.losses(hidden, batch).sum()
-
     def head_products(self, config: ModelConfig) -> int:
         """As in `Term`: none worth counting."""
         return 0
-
-    def score(self, model: Transformer, hidden: Tensor, batch: Batch) -> TermScores:
-        """As in `Term`."""
-        return {"losses": self.losses(hidden, batch).double().cpu().numpy()}
-
-    def figures(self, scores: TermScores, vocabulary: object) -> dict[str, float]:
-        """As in `Term`."""
-        return {f"{self.name}_loss": float(scores["losses"].mean())}
 
 
 def spread_layers(num_layers: int, num_theirs: int) -> list[int]:
