@@ -1,7 +1,7 @@
 """What holds for every one of a kind, built in or added: each is sent through its contract.
 
 A view gives the same rows however they are sliced, for any number of processes and after any
-resume. Workers of any engine give the same bytes.
+resume. Workers of any engine give the same bytes. A run that crashed ends as one that did not.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from lmdata.batch import ExampleBatch, concatenate
 from lmdata.order import batch_rows
 from lmdata.views import View
+from lmmodel.config import TrainConfig
 from lmmodel.data import open_data
 from lmmodel.encoder_decoder import build_model
 from lmmodel.families import FAMILIES, ModelConfig
@@ -24,6 +26,7 @@ from lmmodel.loader import Shape, split_micro_batches
 from lmmodel.objectives import Objective, ObjectiveConfig
 from lmmodel.objectives.objective import Vocabulary, join_scores
 from lmmodel.objectives.terms import combine, score_terms, sum_losses
+from lmmodel.trainer import train
 
 
 def check_view(make: Callable[[int], View], *, seed: int = 0) -> None:
@@ -179,3 +182,29 @@ def _scores(model: Any, part: Any, batches: list[Any]) -> list[Mapping[str, np.n
     with torch.no_grad():
         found = [score_terms(model, part, batch) for batch in batches]
     return [join_scores([scores[place] for scores in found]) for place in range(len(part.terms))]
+
+
+class Crashed(Exception):  # what ends a training without a word, not an error of ours
+    """A crash that saves nothing."""
+
+
+def check_resume(config: TrainConfig, data: Path, folder: Path, *, crash_at: int) -> None:
+    """Check that a run which crashes, and goes on, ends with the bytes of one that did not.
+
+    Args:
+        config: of both runs
+        data: a token store or shards
+        folder: where they are left, as `whole` and `run`
+        crash_at: step after the last checkpoint that is to be gone on from
+    """
+
+    def crash(progress: Any) -> None:
+        if progress.step >= crash_at:
+            raise Crashed
+
+    train(config, data, folder / "whole")
+    with pytest.raises(Crashed):
+        train(config, data, folder / "run", progress=crash)
+    train(None, None, folder / "run", resume=True)
+    weights = [(folder / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]

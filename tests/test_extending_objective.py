@@ -39,7 +39,7 @@ from lmmodel.packing import pack_examples
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import plan, train
-from tests.contracts import check_objective
+from tests.contracts import check_objective, check_resume
 from tests.lmmodel.conftest import TINY, make_store
 
 IS_MOVED = Column("is_moved", "uint8", "token", is_stored=False)
@@ -214,15 +214,6 @@ REPLACED = Definition(
 )  # fmt: skip
 
 
-class KilledError(Exception):
-    """A crash that saves nothing."""
-
-
-def crash(progress) -> None:
-    if progress.step == 90:
-        raise KilledError
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("store"))
@@ -247,12 +238,7 @@ def make_config(*overrides):
 
 def test_the_whole_road_from_a_token_store(store, tmp_path):
     assert make_config().recipe == dataclasses.replace(MOVED.recipe, max_seq_length=32)
-    train(make_config(), store, tmp_path / "whole")
-    with pytest.raises(KilledError):
-        train(make_config(), store, tmp_path / "run", progress=crash)
-    train(make_config(), store, tmp_path / "run", resume=True)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
-    assert weights[0] == weights[1]
+    check_resume(make_config(), store, tmp_path, crash_at=90)
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
     losses = [line["moved_loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
@@ -298,12 +284,7 @@ def test_a_module_that_makes_the_input_goes_the_same_road(store, tmp_path, preci
     """Its weights learn, are counted, resumed, left out of exports and of other objectives."""
     config = make_config("objective.name=replaced", f"precision={precision}")
     planned = plan(config, store)
-    train(config, store, tmp_path / "whole")
-    with pytest.raises(KilledError):
-        train(config, store, tmp_path / "run", progress=crash)
-    train(config, store, tmp_path / "run", resume=True)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
-    assert weights[0] == weights[1]
+    check_resume(config, store, tmp_path, crash_at=90)
     state = load_tensors(tmp_path / "run/model.safetensors")
     assert planned.num_parameters == sum(tensor.numel() for tensor in state.values())
     first = make_model(planned.config.model, seed=0, extras=modules_of(

@@ -25,7 +25,7 @@ from lmmodel.optimizing import DistillationConfig
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
-from tests.contracts import check_objective
+from tests.contracts import check_objective, check_resume
 from tests.lmmodel.conftest import TINY, make_store
 from tests.lmmodel.test_model import random_batch, tiny_config
 
@@ -106,23 +106,9 @@ def test_a_student_begins_with_layers_of_its_teacher_from_first_to_last() -> Non
     assert torch.equal(own["embeddings.tokens.weight"], state["embeddings.tokens.weight"])
 
 
-class KilledError(Exception):
-    """A crash that saves nothing."""
-
-
-def crash(progress) -> None:
-    if progress.step >= 3:
-        raise KilledError
-
-
 def test_a_student_is_trained_resumed_evaluated_and_exported(store, teacher, tmp_path) -> None:
     config = make_config(f"distillation.teacher={teacher}", "model.num_hidden_layers=1")
-    train(config, store, tmp_path / "whole")
-    with pytest.raises(KilledError):
-        train(config, store, tmp_path / "run", progress=crash)
-    train(None, None, tmp_path / "run", resume=True)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
-    assert weights[0] == weights[1]
+    check_resume(config, store, tmp_path, crash_at=3)
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
     first = next(line for line in lines if "mlm_soft_loss" in line)
     assert first["mlm_soft_loss"] >= 0

@@ -41,7 +41,7 @@ from lmmodel.saving.metrics import read_metrics
 from lmmodel.trained import load_run
 from lmmodel.trainer import plan, train
 from lmmodel.training.optimizer import Optimizer
-from tests.contracts import check_objective
+from tests.contracts import check_objective, check_resume
 from tests.lmmodel.conftest import TINY, make_store
 
 VOCAB = 61
@@ -247,15 +247,6 @@ def test_it_keeps_the_contract_of_objectives(store, is_disentangled) -> None:
     return None
 
 
-class KilledError(Exception):
-    """A crash that saves nothing."""
-
-
-def crash(progress) -> None:
-    if progress.step >= 6:
-        raise KilledError
-
-
 def make_config(*overrides):
     return load_train_config(None, [
         *TINY, "model.family=electra", "budget.num_steps=8", "optimizer.lr=2e-3", "batch.size=16",
@@ -271,12 +262,7 @@ def test_a_run_is_counted_resumed_evaluated_exported_and_gone_on_with(
     config = make_config(f"objective.is_disentangled={sharing}")
     assert config.objective.name == "rtd"
     planned = plan(config, store)
-    train(config, store, tmp_path / "whole")
-    with pytest.raises(KilledError):
-        train(config, store, tmp_path / "run", progress=crash)
-    train(config, store, tmp_path / "run", resume=True)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
-    assert weights[0] == weights[1]
+    check_resume(config, store, tmp_path, crash_at=6)
     state = load_tensors(tmp_path / "run/model.safetensors")
     assert planned.num_parameters == sum(tensor.numel() for tensor in state.values())
     found = evaluate_run(tmp_path / "run", store)
