@@ -26,6 +26,7 @@ from lmmodel.loader import Shape, split_micro_batches
 from lmmodel.objectives import Objective, ObjectiveConfig
 from lmmodel.objectives.objective import Vocabulary, join_scores
 from lmmodel.objectives.terms import combine, score_terms, sum_losses
+from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
 
 
@@ -184,27 +185,42 @@ def _scores(model: Any, part: Any, batches: list[Any]) -> list[Mapping[str, np.n
     return [join_scores([scores[place] for scores in found]) for place in range(len(part.terms))]
 
 
-class Crashed(Exception):  # what ends a training without a word, not an error of ours
-    """A crash that saves nothing."""
+class Killed(Exception):  # it ends a training without a word, and is no error of ours
+    """Raised in a progress report, as a crash that saves nothing."""
 
 
-def check_resume(config: TrainConfig, data: Path, folder: Path, *, crash_at: int) -> None:
-    """Check that a run which crashes, and goes on, ends with the bytes of one that did not.
+def crash_at(step: int) -> Callable[[Any], None]:
+    """Return a listener to training that ends it at a step."""
+
+    def report(progress: Any) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return report
+
+
+def weights(run: Path) -> bytes:
+    """Return the bytes of a run's weights."""
+    return (run / "model.safetensors").read_bytes()
+
+
+def logged(run: Path) -> list[tuple[int, float]]:
+    """Return the losses of a run's steps."""
+    return [(e["step"], e["loss"]) for e in read_metrics(run / "metrics.jsonl") if "loss" in e]
+
+
+def check_resume(config: TrainConfig, data: Path, folder: Path, *, at: int) -> None:
+    """Check that a run which crashes, and goes on, ends as one that did not: weights and losses.
 
     Args:
         config: of both runs
         data: a token store or shards
         folder: where they are left, as `whole` and `run`
-        crash_at: step after the last checkpoint that is to be gone on from
+        at: step of the crash, behind a checkpoint
     """
-
-    def crash(progress: Any) -> None:
-        if progress.step >= crash_at:
-            raise Crashed
-
     train(config, data, folder / "whole")
-    with pytest.raises(Crashed):
-        train(config, data, folder / "run", progress=crash)
+    with pytest.raises(Killed):
+        train(config, data, folder / "run", progress=crash_at(at))
     train(None, None, folder / "run", resume=True)
-    weights = [(folder / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
-    assert weights[0] == weights[1]
+    assert weights(folder / "run") == weights(folder / "whole")
+    assert logged(folder / "run") == logged(folder / "whole")

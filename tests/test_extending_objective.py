@@ -238,7 +238,7 @@ def make_config(*overrides):
 
 def test_the_whole_road_from_a_token_store(store, tmp_path):
     assert make_config().recipe == dataclasses.replace(MOVED.recipe, max_seq_length=32)
-    check_resume(make_config(), store, tmp_path, crash_at=90)
+    check_resume(make_config(), store, tmp_path, at=90)
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
     losses = [line["moved_loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
@@ -284,7 +284,7 @@ def test_a_module_that_makes_the_input_goes_the_same_road(store, tmp_path, preci
     """Its weights learn, are counted, resumed, left out of exports and of other objectives."""
     config = make_config("objective.name=replaced", f"precision={precision}")
     planned = plan(config, store)
-    check_resume(config, store, tmp_path, crash_at=90)
+    check_resume(config, store, tmp_path, at=90)
     state = load_tensors(tmp_path / "run/model.safetensors")
     assert planned.num_parameters == sum(tensor.numel() for tensor in state.values())
     first = make_model(planned.config.model, seed=0, extras=modules_of(

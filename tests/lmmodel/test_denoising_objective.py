@@ -23,8 +23,8 @@ from lmmodel.packing import labels_of, num_pairs, pack_streams, tokens_of
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
 from lmmodel.training.plan import make_loader, resolve_config
+from tests.contracts import check_resume
 from tests.lmmodel.conftest import TINY
-from tests.lmmodel.test_resume import Killed, crash_at, logged, weights
 
 T5 = ("objective.name=t5", "recipe.max_seq_length=32")
 BART = ("objective.name=bart", "recipe.max_seq_length=32")
@@ -71,12 +71,7 @@ def test_micro_batches_count_both_streams(sentinel_store, name):
 @pytest.mark.parametrize("options", [T5, BART, ("model.family=transformer", *BART)])
 def test_a_crash_leaves_no_trace(tiny, sentinel_store, tmp_path, options):
     config = tiny(*options, "model.dropout=0.1", "averaging.kind=ema", "evaluation.num_examples=8")
-    train(config, sentinel_store, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train(config, sentinel_store, tmp_path / "run", progress=crash_at(5))
-    train(config, sentinel_store, tmp_path / "run", resume=True)
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+    check_resume(config, sentinel_store, tmp_path, at=5)
     entries = read_metrics(tmp_path / "whole" / "metrics.jsonl")
     assert any("validation_loss" in entry for entry in entries)
     found = evaluate_run(tmp_path / "whole", num_examples=8)

@@ -108,7 +108,7 @@ def test_a_student_begins_with_layers_of_its_teacher_from_first_to_last() -> Non
 
 def test_a_student_is_trained_resumed_evaluated_and_exported(store, teacher, tmp_path) -> None:
     config = make_config(f"distillation.teacher={teacher}", "model.num_hidden_layers=1")
-    check_resume(config, store, tmp_path, crash_at=3)
+    check_resume(config, store, tmp_path, at=3)
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
     first = next(line for line in lines if "mlm_soft_loss" in line)
     assert first["mlm_soft_loss"] >= 0

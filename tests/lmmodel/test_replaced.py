@@ -262,7 +262,7 @@ def test_a_run_is_counted_resumed_evaluated_exported_and_gone_on_with(
     config = make_config(f"objective.is_disentangled={sharing}")
     assert config.objective.name == "rtd"
     planned = plan(config, store)
-    check_resume(config, store, tmp_path, crash_at=6)
+    check_resume(config, store, tmp_path, at=6)
     state = load_tensors(tmp_path / "run/model.safetensors")
     assert planned.num_parameters == sum(tensor.numel() for tensor in state.values())
     found = evaluate_run(tmp_path / "run", store)

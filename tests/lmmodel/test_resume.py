@@ -26,6 +26,7 @@ from lmmodel.saving.run import save_weights
 from lmmodel.trainer import train
 from lmmodel.training.plan import make_loader, resolve_config
 from references.made_up import write_made_up_store
+from tests.contracts import Killed, crash_at, logged, weights
 from tests.lmmodel.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -35,26 +36,6 @@ DRIFTING = (
     "model.dropout=0.1", "model.attention_dropout=0.1", "batch.micro_batch_tokens=64",
     "averaging.kind=ema", "budget.num_steps=12", "optimizer.name=muon",
 )  # fmt: skip
-
-
-def weights(run: Path) -> bytes:
-    return (run / "model.safetensors").read_bytes()
-
-
-def logged(run: Path) -> list[tuple[int, float]]:
-    return [(e["step"], e["loss"]) for e in read_metrics(run / "metrics.jsonl") if "loss" in e]
-
-
-class Killed(Exception):
-    """Raised in a progress report, as a crash that saves nothing."""
-
-
-def crash_at(step: int):
-    def report(progress) -> None:
-        if progress.step == step:
-            raise Killed
-
-    return report
 
 
 @pytest.fixture(scope="module")
