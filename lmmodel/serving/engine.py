@@ -115,6 +115,7 @@ class _Ticket:
     future: Pending
     on_token: Callable[[list[list[int]]], None] | None
     steps: Iterator[Any] | None = None
+    has_left: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -125,6 +126,26 @@ class _Ticket:
     def kind(self) -> tuple[str, type]:
         """Tickets of one kind share a batch."""
         return self.model, type(self.question)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a request came to: an answer, or an error."""
+
+    ticket: _Ticket
+    answer: Any = None
+    error: Exception | None = None
+
+    def hand_over(self) -> None:
+        """Give it to who asked, unless nobody waits for it any more."""
+        future = self.ticket.future
+        try:
+            if self.error is None:
+                future.set_result(self.answer)
+            else:
+                future.set_exception(self.error)
+        except InvalidStateError:  # cancelled meanwhile
+            assert future.cancelled()
 
 
 class Engine:
@@ -255,7 +276,9 @@ class Engine:
         """Give the room of an answered or cancelled request to others."""
         with self._changed:
             self._tickets.pop(id(ticket), None)
-            self._num_tokens -= ticket.num_tokens
+            if not ticket.has_left:
+                self._num_tokens -= ticket.num_tokens
+            ticket.has_left = True
 
     # ---- Workers
 
@@ -265,10 +288,13 @@ class Engine:
         while tickets := self._take():
             start = time.perf_counter()
             if tickets[0].steps is not None:
-                self._step(tickets[0])
+                outcomes = self._step(tickets[0])
             else:
-                _answer(self.models[tickets[0].model], tickets)
+                outcomes = _answer(self.models[tickets[0].model], tickets)
             self._note(tickets, time.perf_counter() - start)
+            for outcome in outcomes:  # last: who has an answer finds it counted, and its room free
+                self._leave(outcome.ticket)
+                outcome.hand_over()
 
     def _take(self) -> list[_Ticket]:
         """Return requests of one kind, first come first served; none when all is done."""
@@ -302,25 +328,24 @@ class Engine:
         share = max(_LEAST_SHARE, -(-waiting // self._num_idle))
         return min(self.config.max_batch_tokens, share)
 
-    def _step(self, ticket: _Ticket) -> None:
+    def _step(self, ticket: _Ticket) -> list[_Outcome]:
         """Compute the next token of a generation, and let it wait for its next turn."""
         if ticket.future.cancelled():
-            return
+            return []
         assert ticket.steps is not None
         try:
             ids, found = next(ticket.steps)
             if ticket.on_token is not None:
                 ticket.on_token([list(own) for own in ids])
         except Exception as error:  # whatever it is belongs to who asked
-            _settle(ticket.future, error=error)
-            return
-        if None in found:
-            with self._changed:
-                if not ticket.future.cancelled():
-                    self._tickets[id(ticket)] = ticket
-                    self._changed.notify()
-        else:
-            _settle(ticket.future, list(found))
+            return [_Outcome(ticket, error=error)]
+        if None not in found:
+            return [_Outcome(ticket, list(found))]
+        with self._changed:
+            if not ticket.future.cancelled():
+                self._tickets[id(ticket)] = ticket
+                self._changed.notify()
+        return []
 
     def _note(self, tickets: list[_Ticket], seconds: float) -> None:
         num_tokens = sum(ticket.num_tokens for ticket in tickets)
@@ -331,39 +356,24 @@ class Engine:
             self._watcher.computed(tickets[0].question.verb, len(tickets), num_tokens, seconds)
 
 
-def _answer(model: Model, tickets: list[_Ticket]) -> None:
-    """Answer requests together; where that fails, each by itself."""
+def _answer(model: Model, tickets: list[_Ticket]) -> list[_Outcome]:
+    """Compute requests together; where that fails, each by itself."""
     going = [ticket for ticket in tickets if ticket.future.set_running_or_notify_cancel()]
     if not going:
-        return
+        return []
     try:
         asked = [(ticket.question, ticket.reading) for ticket in going]
         answers = type(going[0].question).compute(model, asked)
     except Exception as error:  # whatever it is belongs to who asked
         if len(going) == 1:
-            _settle(going[0].future, error=error)
-            return
-        for ticket in going:
-            _answer_alone(model, ticket)
-        return
-    for ticket, answer in zip(going, answers, strict=True):
-        _settle(ticket.future, answer)
+            return [_Outcome(going[0], error=error)]
+        return [_answer_alone(model, ticket) for ticket in going]
+    return [_Outcome(ticket, answer) for ticket, answer in zip(going, answers, strict=True)]
 
 
-def _answer_alone(model: Model, ticket: _Ticket) -> None:
+def _answer_alone(model: Model, ticket: _Ticket) -> _Outcome:
     try:
         asked = [(ticket.question, ticket.reading)]
-        _settle(ticket.future, type(ticket.question).compute(model, asked)[0])
+        return _Outcome(ticket, type(ticket.question).compute(model, asked)[0])
     except Exception as error:  # whatever it is belongs to who asked
-        _settle(ticket.future, error=error)
-
-
-def _settle(future: Future[Any], answer: Any = None, *, error: Exception | None = None) -> None:
-    """Hand an answer over, unless nobody waits for it any more."""
-    try:
-        if error is None:
-            future.set_result(answer)
-        else:
-            future.set_exception(error)
-    except InvalidStateError:  # cancelled meanwhile
-        assert future.cancelled()
+        return _Outcome(ticket, error=error)

@@ -191,6 +191,22 @@ def test_an_idle_engine_does_not_wait_and_what_comes_meanwhile_is_one_batch(
     assert held.batches == [["the first"], ["the second", "the third", "the fourth"]]
 
 
+def test_who_has_an_answer_finds_it_counted_and_its_room_free(wiki: Run, gpt: Run) -> None:
+    verbs = []
+
+    class SlowWatcher:
+        def computed(self, verb: str, num_requests: int, num_tokens: int, seconds: float) -> None:
+            time.sleep(0.05)
+            verbs.append(verb)
+
+    with Engine({"wiki": wiki, "gpt": gpt}, watcher=SlowWatcher()) as engine:
+        engine.submit("wiki", Embed(texts=["a"])).result(30)
+        assert (verbs, engine.num_waiting_tokens) == (["embed"], 0)
+        config = GenerationConfig(max_new_tokens=2)
+        engine.submit("gpt", Generate(prompts=["the"], config=config)).result(30)
+        assert (verbs, engine.num_waiting_tokens) == (["embed", "generate", "generate"], 0)
+
+
 def test_a_batch_has_no_more_tokens_than_it_may(hold: Callable[..., Held]) -> None:
     held = hold(max_batch_tokens=12)
     futures = [held.ask("a")]
