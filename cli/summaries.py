@@ -266,7 +266,8 @@ def objective_lines(objectives: dict[str, Any]) -> list[str]:
     """Return a row an objective: its name, what it learns, from what view, what for."""
     rows: list[tuple[str, ...]] = [("objective", "learns", "of a store", "for", "families")]
     for name, facts in objectives.items():
-        change = "" if facts["corruption"] == "none" else ", masked"
+        ways = {"none": "", "permutation": ", in an order"}
+        change = ways.get(facts["corruption"], ", masked")
         view = facts["view"] + (", source and target" if facts["has_targets"] else change)
         skills = {"fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"]}
         can = ", ".join(skill for skill, is_there in skills.items() if is_there)

@@ -83,7 +83,7 @@ def _what_for(run: Run) -> tuple[str, str]:
         return "text2text-generation", ""
     if run.model.config.is_causal:
         return "text-generation", "The capital of"
-    if not run.objective.can_fill_masks:  # it was never asked what a mask hides
+    if run.model.config.traits.is_two_stream or not run.objective.can_fill_masks:
         return "feature-extraction", "The capital of France is Paris."
     mask = run.tokenizer.special_tokens.get("mask", "[MASK]")
     return "fill-mask", f"The capital of France is {mask}."
@@ -233,11 +233,10 @@ def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
     """
     if recipe is None:
         return {}
-    values = vars(recipe)
-    if recipe.corruption == "none":
-        masks = ("mlm_probability", "max_predictions", "count", "coverage",
-                 "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
-        values = {name: value for name, value in values.items() if name not in masks}
+    masks = ("mlm_probability", "max_predictions", "count", "coverage",
+             "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
+    unused = {"none": masks, "permutation": masks[4:]}.get(recipe.corruption, ())
+    values = {name: value for name, value in vars(recipe).items() if name not in unused}
     return {
         name.replace("_", " "): " to ".join(map(str, value))
         if isinstance(value, list | tuple)
@@ -305,6 +304,8 @@ def _proof(difference: float | None) -> dict[str, Any]:
 def _pretraining_notes(run: Run) -> list[str]:
     config, record = run.model.config, run.record
     notes = []
+    if config.traits.is_two_stream:
+        notes.append("Tokens are asked for by `perm_mask` and `target_mapping`, not by a mask.")
     if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
     has_class = record.config.objective.name in stock_family(config.family).of_objectives

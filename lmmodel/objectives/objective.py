@@ -41,7 +41,7 @@ class ObjectiveConfig:
     """What is learned."""
 
     name: str = "mlm+nsp"
-    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds), rtd."""
+    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds), rtd, plm."""
     pair_weight: float = 1.0
     """Weight of the pair loss (nsp, sop) beside the token loss; above 0."""
     causal_share: float = 0.5
@@ -230,11 +230,18 @@ class Definition:
 
     @property
     def corruption(self) -> str | None:
-        """The corruption that makes its sources and targets; it can't do with another."""
-        return self.recipe.corruption if self.has_targets else None
+        """The corruption that makes its sources and targets, or orders; it needs that one."""
+        return self.recipe.corruption if self.has_targets or self.reads_orders else None
+
+    @property
+    def reads_orders(self) -> bool:
+        """Whether tokens are read in an order of their own."""
+        return self.recipe.corruption_traits.orders
 
     def fits(self, family: Family) -> bool:
         """Return whether models of a family can learn it."""
+        if self.reads_orders or family.is_two_stream:
+            return self.reads_orders and family.is_two_stream
         if self.has_targets or family.is_encoder_decoder:
             is_both = self.has_targets and family.is_encoder_decoder
             return is_both and self.decoder_start == family.decoder_start

@@ -52,6 +52,8 @@ from lmmodel.texts import (
 MAX_ANSWER_TOKENS = 30
 UNANSWERABLE = "unanswerable"
 """The only label of a model that was shown questions which their passages do not answer."""
+_WITH_OUTPUTS = frozenset({"bert", "gpt2", "roberta", "albert", "electra", "xlnet"})
+"""Families whose class has a last layer of that name, and drops no features before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,9 @@ class AnsweringTask(Task[QuestionRows]):
     stock = StockClass(
         suffix="QuestionAnswering",
         pipeline_tag="question-answering",
-        classifiers=dict.fromkeys(("bert", "gpt2", "roberta", "albert", "electra"), "qa_outputs"),
-        without_dropout=frozenset({"bert", "gpt2", "roberta", "albert", "electra"}),
+        classifiers=dict.fromkeys(_WITH_OUTPUTS, "qa_outputs"),
+        suffixes={"xlnet": "QuestionAnsweringSimple"},
+        without_dropout=_WITH_OUTPUTS,
     )
 
     def owns(self, file: TaskFile) -> bool:

@@ -89,11 +89,17 @@ class StockClass:
     problem_type: str | None = None  # as its config.json says
     classifiers: Mapping[str, str] = field(default_factory=dict)
     """What the last layer is called, by family, where not "classifier"."""
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+    """What is behind the prefix, by family, where not `suffix`."""
     without_dropout: frozenset[str] = frozenset()
     """Families whose class drops no features right before the last layer."""
     without_bias: frozenset[str] = frozenset()
     """Families whose last layer has no bias."""
     note: str | None = None  # what a user of the class should know, for the model card
+
+    def suffix_of(self, family: str) -> str:
+        """Return what is behind the family's prefix and "For"."""
+        return self.suffixes.get(family, self.suffix)
 
     def classifier(self, family: str) -> str:
         """Return what the last layer is called.
