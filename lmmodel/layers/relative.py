@@ -166,6 +166,7 @@ def _shift_by(x: Tensor, places: Tensor, num_keys: int) -> Tensor:
         places: int64 (S, L)
         num_keys: L'
     """
-    first = num_keys - 1 - places  # where the row of each query begins
+    # Where the row of each query begins; those of padding may lie behind all keys.
+    first = (num_keys - 1 - places).clamp(min=0)
     at = first[:, :, None] + torch.arange(num_keys, device=x.device)  # (S, L, L')
     return x.gather(2, at.repeat(len(x) // len(places), 1, 1))

@@ -17,7 +17,7 @@ from lmdata.errors import ConfigError
 from lmdata.examples import write_examples
 from lmdata.recipes import RECIPES
 from lmmodel.asking import load_pretrained
-from lmmodel.batch import QUERIES, TOKENS, Batch, Labels, make_batch
+from lmmodel.batch import QUERIES, TOKENS, Batch, Labels, make_batch, pad_batch
 from lmmodel.config import load_train_config
 from lmmodel.data import open_data
 from lmmodel.encoder_decoder import build_model
@@ -355,6 +355,22 @@ def test_packed_sequences_are_those_one_at_a_time_and_padding_changes_nothing(st
         torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-6)
         in_bf16 = to_batch(examples, Shape(400, is_rounded=True), part.pack)
         torch.testing.assert_close(model(in_bf16)[:num], hidden, atol=1e-11, rtol=1e-9)
+
+
+@torch.no_grad()
+def test_padding_queries_may_stand_behind_all_keys_of_their_sequence() -> None:
+    model, batch = make_model(), make_rows()
+    num_tokens, num_queries = (batch.streams[name].num_tokens for name in (TOKENS, QUERIES))
+    expected = model(batch)
+    padded = pad_batch(
+        batch, num_tokens={TOKENS: num_tokens + 2, QUERIES: num_queries + 11}, num_sequences=6,
+        num_masked=num_queries,
+    )  # fmt: skip
+    for kernel in ("reference", "buckets", "padded"):
+        model.kernel = kernel
+        found = model(padded)
+        torch.testing.assert_close(found[:num_queries], expected, atol=1e-11, rtol=1e-9)
+        assert torch.isfinite(found).all()
 
 
 def test_it_keeps_the_contract_of_objectives(store) -> None:
