@@ -264,8 +264,8 @@ def distance_sinusoids(length: int, size: int) -> Tensor:
         float32 (2 length - 1, size), sines, then cosines.
 
     Example:
-        >>> distance_sinusoids(2, 2).round(decimals=2).tolist()
-        [[0.84, 0.54], [0.0, 1.0], [-0.84, 0.54]]
+        >>> (100 * distance_sinusoids(2, 2)).round().tolist()
+        [[84.0, 54.0], [0.0, 100.0], [-84.0, 54.0]]
     """
     rates = 1 / torch.pow(10_000, torch.arange(0, size, 2, dtype=torch.int64).float() / size)
     angles = torch.arange(length - 1, -length, -1).float()[:, None] * rates
