@@ -25,6 +25,8 @@ from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import Usual
 from lmmodel.texts import Integers
 
+POOLER_ACTIVATIONS = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}
+
 
 class TaskHead(nn.Module):
     """Hidden states to logits.
@@ -53,14 +55,13 @@ class TaskHead(nn.Module):
             self.norm = LayerNorm(size, config.norm_eps, bias=False)
         self.classifier = Linear(size, num_outputs, bias=has_bias)
         self.dropout = config.dropout if has_dropout else 0.0
-        self.pools_by_gelu = config.traits.pooler_activation == "gelu"
+        self.pooler_activation = POOLER_ACTIVATIONS[config.traits.pooler_activation]
         self.scale, self.offset = 1.0, 0.0
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (N, C) from hidden states (N, D)."""
         if hasattr(self, "pooler"):
-            pooled = self.pooler(hidden)
-            hidden = F.gelu(pooled) if self.pools_by_gelu else torch.tanh(pooled)
+            hidden = self.pooler_activation(self.pooler(hidden))
         if hasattr(self, "dense"):
             hidden = self.norm(F.gelu(self.dense(hidden)))
         hidden = dropout(hidden, self.dropout if self.training else 0.0)
