@@ -131,6 +131,8 @@ def main() -> None:
     type=float,
     help="Wall-clock budget, turned into steps at the start.",
 )
+@click.option("--select", "selection", type=FOLDER,
+              help="Read only the documents of this selection, from `lmdata select`.")  # fmt: skip
 @click.option("--output", type=FOLDER, help="Run folder.  [default: runs/SIZE, or RUN-continued]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, bit for bit.")
 @click.option(
@@ -177,7 +179,11 @@ def train(
     output = output or Path("runs") / name
     data = data or (None if resume else Path("shards"))
     teacher = options.pop("distillation__teacher")
-    paths = {"init_from": init_from, "distillation__teacher": teacher}
+    paths = {
+        "init_from": init_from,
+        "distillation__teacher": teacher,
+        "selection": options.pop("selection"),
+    }
     settings = by_key({**options, **{name: path and str(path) for name, path in paths.items()}})
     config = wanted_config(config_path, overrides, settings, output if resume else None)
     if data is not None:
