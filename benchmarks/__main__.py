@@ -23,6 +23,7 @@ BENCHMARKS = {
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",
+    "curate": "rules, near duplicates, evaluations and whole tags against datatrove and others",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 
