@@ -251,7 +251,7 @@ def uniformity(vectors: np.ndarray) -> float:
         vectors: floats (N, D), of length 1, N > 1
 
     Example:
-        >>> uniformity(np.array([[1.0, 0.0], [0.0, 1.0]]))
+        >>> round(uniformity(np.array([[1.0, 0.0], [0.0, 1.0]])), 6)
         -4.0
     """
     num, total = len(vectors), 0.0

@@ -47,7 +47,7 @@ from lmmodel.trainer import plan, train
 from lmmodel.training.learner import Learner
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.plan import make_loader, resolve_config
-from tests.contracts import Killed, check_objective, check_resume, crash_at, logged
+from tests.contracts import check_objective, check_resume, logged
 from tests.lmmodel.conftest import TINY, make_store
 
 VOCAB = 61
@@ -352,17 +352,12 @@ def test_a_compiled_step_is_that_of_eager(store, tmp_path) -> None:
 
 
 def test_another_micro_batch_gives_the_same_samples_and_losses(store, tmp_path) -> None:
-    """A run that goes on with other micro-batches, from a checkpoint in its middle."""
-    config = make_config("optimizer.name=adamw")
-    train(config, store, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train(config, store, tmp_path / "run", progress=crash_at(6))
-    other = make_config("optimizer.name=adamw", "batch.micro_batch_tokens=120")
-    train(other, store, tmp_path / "run", resume=True)
-    for (step, loss), (_, expected) in zip(
-        logged(tmp_path / "run"), logged(tmp_path / "whole"), strict=True
-    ):
-        assert loss == pytest.approx(expected, rel=1e-4), step
+    """But for rounding, without dropout: what is drawn is addressed by seed, epoch, row, place."""
+    for name, size in (("large", 300), ("small", 120)):
+        own = ("optimizer.name=adamw", "budget.num_steps=4", f"batch.micro_batch_tokens={size}")
+        train(make_config(*own, "logging.every_steps=1"), store, tmp_path / name)
+    large, small = (dict(logged(tmp_path / name)) for name in ("large", "small"))
+    assert small == pytest.approx(large, rel=1e-4)
 
 
 def test_what_can_not_be_is_refused_in_a_line(store) -> None:
