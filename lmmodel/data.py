@@ -274,7 +274,7 @@ def open_data(path: Path, selection_path: Path | str | None = None) -> DatasetFo
             "from the store that they were made from"
         )
     selection = read_selection(Path(selection_path))
-    return DatasetFolder(path, manifest, opened.tokenizer, selection)
+    return DatasetFolder(path, opened.tokenizer, manifest, selection)
 
 
 def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:
