@@ -133,6 +133,8 @@ def main() -> None:
     type=float,
     help="Wall-clock budget, turned into steps at the start.",
 )
+@click.option("--select", "selection", type=FOLDER,
+              help="Read only the documents of this selection, from `lmdata select`.")  # fmt: skip
 @click.option("--output", type=FOLDER, help="Run folder.  [default: runs/SIZE, or RUN-continued]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, bit for bit.")
 @click.option(
@@ -185,6 +187,7 @@ def train(
     learned_from = [str(path) for path in teachers]
     settings = by_key({
         **options, "init_from": init_from and str(init_from),
+        "selection": options["selection"] and str(options["selection"]),
         "distillation__teacher": learned_from[0] if learned_from else None,
         "distillation__more_teachers": learned_from[1:] or None,
     })  # fmt: skip

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, ProgressColumn
 
+    from lmdata.chosen import SelectionManifest
     from lmdata.encoding import RoundTrip
     from lmdata.schema import Flow, Manifest
-    from lmdata.selection import SelectionManifest
     from lmdata.tagging.manifests import TagManifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.tokenizer_check import TokenizerCheck

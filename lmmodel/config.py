@@ -185,6 +185,9 @@ class TrainConfig:
     """Whether a step whose loss is not finite or explodes is left out instead of stopping."""
     init_from: str | None = None
     """Run folder whose weights training begins with; its model is this one's. None: fresh ones."""
+    selection: str | None = None
+    """Folder that `lmdata select` wrote (--select): what of a token store is read, how often, and
+    in which phases; None: every document once."""
     trainable: Part = "full"
     """What of the model of `init_from` is trained: full, ffn (the feed-forward networks), head,
     bias, or lora (thin pairs beside the matrices, added to them in what is kept)."""

@@ -92,7 +92,9 @@ class PairData(TrainingData):
         """Texts as they are."""
         return dataclasses.replace(RECIPES["simcse"], max_seq_length=max(8, self.max_seq_length))
 
-    def rows(self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0) -> ShardRows:
+    def rows(
+        self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0, phase: int = 0
+    ) -> ShardRows:
         """Return the rows of a split.
 
         Raises:
@@ -116,20 +118,27 @@ class PairData(TrainingData):
 
 
 def open_training_data(
-    path: Path, tokenizer_path: Path | str | None, model: ModelConfig
-) -> TrainingData:
+    path: Path, tokenizer_path: Path | str | None, model: ModelConfig,
+    selection_path: Path | str | None = None,
+) -> TrainingData:  # fmt: skip
     """Return a token store, example shards, or the pairs of a file.
 
     Args:
         path: a folder, or a file
         tokenizer_path: of a file: the run whose tokenizer reads it
         model: what is trained
+        selection_path: of a token store: a folder that `lmdata select` wrote; None: all is read
 
     Raises:
+        FitError: a file with a selection, which chooses documents
         FitError, DatasetError, TaskError: as `open_data` and `open_pairs`
     """
     if not path.is_file():
-        return open_data(path)
+        return open_data(path, selection_path)
+    if selection_path is not None:
+        raise FitError(
+            f"--select chooses documents of a token store, {path} is a file: leave it out"
+        )
     return open_pairs(path, tokenizer_path, model.max_position_embeddings)
 
 

@@ -108,7 +108,7 @@ def begin(
     with _alone(output), _together(config) as processes:
         check_output(output, overwrite=overwrite)
         device = resolve_device(config.device, processes.local_rank)
-        data = open_training_data(data_path, config.init_from, config.model)
+        data = open_training_data(data_path, config.init_from, config.model, config.selection)
         resolved = resolve_config(config, data, device, processes)
         start = find_start(resolved.init_from, resolved.model, data)
         prepared = prepare(resolved, data, device, processes)
@@ -143,7 +143,7 @@ def go_on(
         with _together(wanted) as processes:
             device = resolve_device(wanted.device, processes.local_rank)
             path = data_path or Path(record.data_path)
-            data = open_training_data(path, output, record.config.model)
+            data = open_training_data(path, output, record.config.model, wanted.selection)
             check_same_data(record, data)  # before what else other data may not fit
             resolved = resolve_config(wanted, data, device, processes)
             if wanted.batch.min_micro_batches is None:  # whatever this machine would choose
@@ -277,7 +277,7 @@ def plan(config: TrainConfig, data_path: Path) -> Plan:
         LmmodelError, LmdataError: whatever would stop the run before its first step
     """
     device, alone = resolve_device(config.device), Processes()
-    data = open_training_data(data_path, config.init_from, config.model)
+    data = open_training_data(data_path, config.init_from, config.model, config.selection)
     resolved = resolve_config(config, data, device, alone)
     find_start(resolved.init_from, resolved.model, data)
     prepared = prepare(resolved, data, device, alone)

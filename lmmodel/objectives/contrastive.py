@@ -204,7 +204,9 @@ def contrast(vectors: Tensor, labels: Tensor, temperature: float) -> tuple[Tenso
     places = torch.searchsorted(offered, asked + 1)  # of the answers, among what is offered
     num_rows = max(1, MOST_COMPARED // max(1, len(offered)))
     gradients = torch.zeros_like(vectors)
-    for rows, place in zip(asked.split(num_rows), places.split(num_rows), strict=True):
+    for rows, place in zip(
+        torch.split(asked, num_rows), torch.split(places, num_rows), strict=True
+    ):
         with torch.enable_grad():
             unit = F.normalize(vectors, dim=1)
             cosines = unit[rows] @ unit[offered].T / temperature

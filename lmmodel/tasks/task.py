@@ -5,7 +5,7 @@ R rows of a file; E examples of T tokens in all, made of them; C outputs of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -25,7 +25,11 @@ from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import Usual
 from lmmodel.texts import Integers
 
-POOLER_ACTIVATIONS = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}
+POOLER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
 
 
 class TaskHead(nn.Module):

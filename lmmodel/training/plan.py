@@ -139,6 +139,11 @@ def resolve_config(
         recipe=_resolve_recipe(config, data),
         preset=None,
     )
+    if config.stages and len(data.phase_shares) > 1:
+        raise ConfigError(
+            f"stages and the {len(data.phase_shares)} phases of {config.selection} both divide the "
+            "training: leave one of them out"
+        )
     _check_objective(resolved)
     _check_comparison(resolved)
     _check_batches(resolved, processes)
@@ -308,7 +313,7 @@ def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
     recipe = config.recipe or Recipe()  # which frozen examples ignore
     size = config.batch.size
     if not config.stages:
-        return [Stage(0.0, data.rows("train", recipe, seed=config.seed), size)]
+        return _make_phases(config, data, recipe, size)
     stages, start = [], 0.0
     for index, stage in enumerate(config.stages):
         first_epoch = index * EPOCHS_PER_STAGE
@@ -317,6 +322,17 @@ def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
         )
         stages.append(Stage(start, rows, stage.batch_size or size, first_epoch))
         start = stage.until
+    return stages
+
+
+def _make_phases(config: TrainConfig, data: TrainingData, recipe: Recipe, size: int) -> list[Stage]:
+    """Return a stage for each phase of the selection, one where there are none."""
+    stages, start = [], 0.0
+    for phase, share in enumerate(data.phase_shares):
+        epoch = phase * EPOCHS_PER_STAGE
+        rows = data.rows("train", recipe, seed=config.seed, first_epoch=epoch, phase=phase)
+        stages.append(Stage(start, rows, size, epoch))
+        start += share
     return stages
 
 
