@@ -107,7 +107,7 @@ def allocate(shares: npt.ArrayLike, total: int) -> I64:
     """
     weights = np.asarray(shares, np.float64)
     exact = weights / weights.sum() * total
-    amounts = np.floor(exact).astype(np.int64)
+    amounts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
     rest = total - int(amounts.sum())
     order = np.argsort(-(exact - amounts), kind="stable")
     amounts[order[: max(rest, 0)]] += 1
@@ -177,8 +177,10 @@ def check_cap(sizes: Mapping[str, int], amounts: Mapping[str, int], mixture: Mix
         ConfigError: one is
     """
     cap = mixture.max_repeats
-    for name, amount in amounts.items() if cap is not None else ():
-        if amount > cap * sizes[name] and not mixture.unimax:
+    if cap is None or mixture.unimax:
+        return
+    for name, amount in amounts.items():
+        if amount > cap * sizes[name]:
             raise ConfigError(
                 f"mixture: {name!r} has {sizes[name]:,} {mixture.unit} and would be read "
                 f"{amount / sizes[name]:.1f} times, max_repeats is {cap:g}: lower its weight or "

@@ -248,7 +248,7 @@ def load_train_config(
     values = gather(toml_path, overrides, options=options)
     if isinstance(values.get("init_from"), str):
         values = _inherit(values)
-    values = _with_family(values)
+    values = _with_dropout(_with_family(values))
     family = FAMILIES.get(str(_table(values, "model").get("family")))
     if family is not None and "name" not in _table(values, "objective"):
         values["objective"] = {**_table(values, "objective"), "name": family.objective}
@@ -264,6 +264,14 @@ def _with_family(values: dict[str, Any]) -> dict[str, Any]:
         return values
     family = next(own for own, traits in FAMILIES.items() if traits.objective == name)
     return {**values, "model": {**model, "family": family}}
+
+
+def _with_dropout(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the dropout that an objective can't do without."""
+    model, name = _table(values, "model"), str(_table(values, "objective").get("name"))
+    if "dropout" in model or name not in OBJECTIVES or not OBJECTIVES[name].dropout:
+        return values
+    return {**values, "model": {**model, "dropout": OBJECTIVES[name].dropout}}
 
 
 def _inherit(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,10 +70,21 @@ class StoreRows:
         return addressed(view.examples(rows % len(view), progress=progress), epoch, rows)
 
 
+class Examples(Protocol):
+    """Frozen examples."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+
+    def rows(self, which: np.ndarray) -> ExampleBatch:
+        """Return some of them, int64 (B,)."""
+
+
 class ShardRows:
     """Frozen examples, in another order in each epoch."""
 
-    def __init__(self, examples: ExampleSet, seed: int) -> None:
+    def __init__(self, examples: Examples, seed: int) -> None:
         self._examples = examples
         self._seed = seed
         self.num_rows = examples.num_examples
@@ -84,23 +96,83 @@ class ShardRows:
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """A dataset folder and what to know of it before reading rows."""
+class TrainingData(ABC):
+    """Data and what to know of it before reading rows."""
 
     path: Path
-    manifest: Manifest
     tokenizer: Tokenizer
+
+    @property
+    @abstractmethod
+    def hash(self) -> str:
+        """What tells this data from other."""
+
+    @property
+    @abstractmethod
+    def is_frozen(self) -> bool:
+        """Whether examples are fixed, masks and all; else any recipe can be asked for."""
+
+    @property
+    @abstractmethod
+    def frozen_recipe(self) -> Recipe | None:
+        """What frozen examples were made by; None: of a store any recipe can be asked."""
+
+    @property
+    @abstractmethod
+    def token_counts(self) -> np.ndarray:
+        """How often each id occurs in the training split, before corruption: int64 (V,)."""
+
+    @property
+    def phase_shares(self) -> tuple[float, ...]:
+        """The share of the training that each phase has."""
+        return (1.0,)
+
+    @abstractmethod
+    def rows(
+        self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0, phase: int = 0
+    ) -> Rows:
+        """Return the rows of a split, of the training split those of a phase.
+
+        Raises:
+            FitError: the split is empty or absent, or too little for the recipe
+        """
+
+    def held_out(
+        self, recipe: Recipe, num_examples: int, split: str = "validation"
+    ) -> ExampleBatch:
+        """Return the first examples of a held-out split, the same at every step and in every run.
+
+        Raises:
+            FitError: the split is empty or absent
+        """
+        if (split, recipe) not in self._held_out_rows:
+            rows = self.rows(split, recipe, seed=EVALUATION_SEED, first_epoch=EVALUATION_EPOCH)
+            self._held_out_rows[split, recipe] = rows
+        rows = self._held_out_rows[split, recipe]
+        return rows.take(EVALUATION_EPOCH, np.arange(min(num_examples, rows.num_rows)))
+
+    @cached_property
+    def _held_out_rows(self) -> dict[tuple[str, Recipe], Rows]:
+        """The views of held-out splits that were asked for, by split and recipe."""
+        return {}
+
+
+@dataclass(frozen=True)
+class DatasetFolder(TrainingData):
+    """A token store or example shards."""
+
+    manifest: Manifest
     selection: ReadSelection | None = None  # of the training split; None: all of it
 
     @property
     def hash(self) -> str:
-        """What tells other data, and another selection of it."""
+        """That of the manifest, and of the selection's."""
         own = self.manifest.hash
         return own if self.selection is None else f"{own}-{self.selection.manifest.hash}"
 
     @property
     def phase_shares(self) -> tuple[float, ...]:
-        """The share of the training that each phase of the selection has."""
+        """As in `TrainingData`: those of the selection."""
         return (1.0,) if self.selection is None else self.selection.manifest.phase_shares
 
     @property
@@ -110,17 +182,13 @@ class TrainingData:
 
     @property
     def frozen_recipe(self) -> Recipe | None:
-        """What frozen examples were made by; None: of a store any recipe can be asked."""
+        """As in `TrainingData`."""
         return read_settings(self.manifest).recipe if self.is_frozen else None
 
     def rows(
         self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0, phase: int = 0
     ) -> Rows:
-        """Return the rows of a split, of the training split those of a phase of the selection.
-
-        Raises:
-            FitError: the split is empty or absent, or too little for the recipe
-        """
+        """As in `TrainingData`, of a phase of the selection."""
         if not self.manifest.num_rows(split):
             raise FitError(self._why_empty(split))
         rows: Rows
@@ -151,25 +219,6 @@ class TrainingData:
             return store
         return self.selection.choose(store, phase)
 
-    def held_out(
-        self, recipe: Recipe, num_examples: int, split: str = "validation"
-    ) -> ExampleBatch:
-        """Return the first examples of a held-out split, the same at every step and in every run.
-
-        Raises:
-            FitError: the split is empty or absent
-        """
-        if (split, recipe) not in self._held_out_rows:
-            rows = self.rows(split, recipe, seed=EVALUATION_SEED, first_epoch=EVALUATION_EPOCH)
-            self._held_out_rows[split, recipe] = rows
-        rows = self._held_out_rows[split, recipe]
-        return rows.take(EVALUATION_EPOCH, np.arange(min(num_examples, rows.num_rows)))
-
-    @cached_property
-    def _held_out_rows(self) -> dict[tuple[str, Recipe], Rows]:
-        """The views of held-out splits that were asked for, by split and recipe."""
-        return {}
-
     @cached_property
     def token_counts(self) -> np.ndarray:
         """How often each id occurs in the training split, before corruption: int64 (V,)."""
@@ -199,7 +248,7 @@ class TrainingData:
         )
 
 
-def open_data(path: Path, selection_path: Path | str | None = None) -> TrainingData:
+def open_data(path: Path, selection_path: Path | str | None = None) -> DatasetFolder:
     """Return the dataset in a folder, its training split checked by size.
 
     Args:
@@ -218,14 +267,14 @@ def open_data(path: Path, selection_path: Path | str | None = None) -> TrainingD
     if not len(opened):
         raise IntegrityError(f"{path} promises {manifest.num_rows('train')} rows and has none")
     if selection_path is None:
-        return TrainingData(path=path, manifest=manifest, tokenizer=opened.tokenizer)
+        return DatasetFolder(path=path, manifest=manifest, tokenizer=opened.tokenizer)
     if is_frozen:
         raise FitError(
             f"--select chooses documents of a token store, {path} holds frozen examples: train "
             "from the store that they were made from"
         )
     selection = read_selection(Path(selection_path))
-    return TrainingData(path, manifest, opened.tokenizer, selection)
+    return DatasetFolder(path, opened.tokenizer, manifest, selection)
 
 
 def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:

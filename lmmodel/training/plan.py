@@ -27,7 +27,7 @@ from lmmodel.objectives import OBJECTIVES, Objective, check_fits, make_objective
 from lmmodel.objectives.distilled import distill
 from lmmodel.objectives.terms import log_frequencies
 from lmmodel.packing import stream_tokens
-from lmmodel.trained import load_run, with_known_teacher
+from lmmodel.teachers import load_teachers, with_known_teacher
 from lmmodel.training.step import check_memory
 
 # Rows that tell what labels there are.
@@ -145,6 +145,7 @@ def resolve_config(
             "training: leave one of them out"
         )
     _check_objective(resolved)
+    _check_comparison(resolved)
     _check_batches(resolved, processes)
     _check_length(resolved, data)
     _check_step_memory(resolved, data, processes)
@@ -195,6 +196,23 @@ def _check_objective(config: TrainConfig) -> None:
         raise ConfigError(
             f"vocabulary_bias={config.vocabulary_bias} has no effect: objective.name={name} does "
             "not train the model's vocabulary head; leave it out"
+        )
+
+
+def _check_comparison(config: TrainConfig) -> None:
+    """Refuse what does not go with a loss about all rows of a step at once."""
+    name = config.objective.name
+    if all(part.compare is None for part in make_objective(config.objective).parts):
+        return
+    if config.compile:
+        raise ConfigError(
+            f"objective.name={name} does not go with compile=true: a step is read twice with the "
+            "same draws of dropout, which compiled code does not promise; leave compile out"
+        )
+    if min(_batch_sizes(config)) < 2:
+        raise ConfigError(
+            f"objective.name={name} compares the rows of a step, and batch.size=1 leaves nothing "
+            "to compare with: take 64 or more"
         )
 
 
@@ -280,12 +298,8 @@ def _taught(objective: Objective, config: TrainConfig) -> Objective:
     """Return the objective, with what a teacher adds if there is one."""
     if config.distillation.teacher is None:
         return objective
-    teacher = load_run(config.distillation.teacher, device="cpu").model
-    teacher = teacher.to(torch.device(config.device))
-    if config.precision == "bf16":
-        teacher = teacher.bfloat16()
-        teacher.compute_dtype = torch.bfloat16
-    return distill(objective, teacher, config.distillation)
+    teachers = load_teachers(config.distillation, config.device, config.precision)
+    return distill(objective, teachers, config.distillation)
 
 
 def _sample(stages: Sequence[Stage]) -> ExampleBatch:
