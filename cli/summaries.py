@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, ProgressColumn
 
+    from lmdata.chosen import SelectionManifest
     from lmdata.encoding import RoundTrip
     from lmdata.schema import Flow, Manifest
-    from lmdata.selection import SelectionManifest
     from lmdata.tagging.manifests import TagManifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.tokenizer_check import TokenizerCheck
@@ -266,9 +266,12 @@ def objective_lines(objectives: dict[str, Any]) -> list[str]:
     """Return a row an objective: its name, what it learns, from what view, what for."""
     rows: list[tuple[str, ...]] = [("objective", "learns", "of a store", "for", "families")]
     for name, facts in objectives.items():
-        change = "" if facts["corruption"] == "none" else ", masked"
+        change = ", masked" if facts["is_masked"] else ""
         view = facts["view"] + (", source and target" if facts["has_targets"] else change)
-        skills = {"fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"]}
+        skills = {
+            "fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"],
+            "embed": facts["makes_vectors"],
+        }  # fmt: skip
         can = ", ".join(skill for skill, is_there in skills.items() if is_there)
         rows.append((name, facts["learns"], view, can, ", ".join(facts["families"])))
     return aligned(rows)
