@@ -19,11 +19,13 @@ class ViewTraits:
         draws_documents: the second segment may come from another document (label 1); else both
             are neighbours, which label 1 says are swapped
         is_packed: segments fill up rows, several in one
+        may_repeat: segments are so short that a document may hold one twice
     """
 
     has_pairs: bool = False
     draws_documents: bool = False
     is_packed: bool = False
+    may_repeat: bool = False
 
 
 VIEWS = {
@@ -31,6 +33,7 @@ VIEWS = {
     "sop": ViewTraits(has_pairs=True),
     "single": ViewTraits(),
     "packed": ViewTraits(is_packed=True),
+    "sentence": ViewTraits(may_repeat=True),
 }
 PAIR_VIEWS = tuple(name for name, traits in VIEWS.items() if traits.has_pairs)
 
@@ -89,6 +92,7 @@ CORRUPTIONS = {
         orders=True, columns=(ORDERS,),
     ),
     "none": Corruption(is_causal=True, has_start=False),
+    "intact": Corruption(),
     "sentinels": Corruption(noise=SpanCorruption(), has_start=False, columns=TARGET_COLUMNS),
     "infilling": Corruption(noise=Infilling(), columns=TARGET_COLUMNS),
 }  # fmt: skip

@@ -32,9 +32,10 @@ class Recipe:
 
     Attributes:
         view: "nsp" (pairs, half from another document), "sop" (neighbours, half swapped),
-            "single" (one segment of whole sentences), "packed" (segments laid into full rows)
+            "single" (one segment of whole sentences), "packed" (segments laid into full rows),
+            "sentence" (one sentence each)
         corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT), "permutation"
-            (XLNet), "none", or of examples with a source and a target "sentinels" (T5),
+            (XLNet), "none" (causal rows), "intact", or of a source and a target "sentinels" (T5),
             "infilling" (BART)
         max_seq_length: tokens of the longest example, specials included, 8 to 65,535
         mlm_probability: share of the tokens to predict, in (0, 1), or (start, end) of a straight
@@ -222,12 +223,9 @@ class Recipe:
 
 def _check_choices(recipe: Recipe) -> None:
     for name, allowed in (
-        ("view", VIEWS),
-        ("corruption", CORRUPTIONS),
-        ("count", COUNTS),
-        ("coverage", COVERAGES),
+        ("view", VIEWS), ("corruption", CORRUPTIONS), ("count", COUNTS), ("coverage", COVERAGES),
         ("compat", (None, *COMPATIBLE)),
-    ):
+    ):  # fmt: skip
         value = getattr(recipe, name)
         if value not in allowed:
             choices = ", ".join(str(choice) for choice in allowed)
@@ -282,20 +280,17 @@ def _check_effect(recipe: Recipe) -> None:
         "max_predictions": recipe.max_predictions is not None
         and (no_masks or recipe.count == "bernoulli"),
         "count": recipe.count == "bernoulli" and (spans or no_masks),
-        "mlm_probability": no_masks
-        and traits.prepare is None
-        and traits.noise is None
+        "mlm_probability": no_masks and traits.prepare is None and traits.noise is None
         and recipe.mlm_probability != default["mlm_probability"].default,
         "mask_proportion": (no_masks or traits.orders)
         and recipe.mask_proportion != default["mask_proportion"].default,
         "coverage": recipe.coverage == "balanced"
         and (recipe.has_pairs or traits.by_words or not recipe.has_exact_count),
         "mean_span_length": traits.noise is None and recipe.mean_span_length is not None,
-        **{
-            name: recipe.corruption != "infilling" and getattr(recipe, name) is not None
-            for name in ("whole_words", "permute_sentences", "insert_masks")
-        },
-    }
+    } | {
+        name: recipe.corruption != "infilling" and getattr(recipe, name) is not None
+        for name in ("whole_words", "permute_sentences", "insert_masks")
+    }  # fmt: skip
     for name, is_unused in unused.items():
         if is_unused:
             raise ValueError(
@@ -320,10 +315,11 @@ RECIPES: dict[str, Recipe] = {
     ),
     "t5": Recipe(view="packed", corruption="sentinels", max_seq_length=512),
     "bart": Recipe(view="packed", corruption="infilling", max_seq_length=512, mlm_probability=0.3),
+    "simcse": Recipe(view="sentence", corruption="intact", max_seq_length=32),
 }
 """What the papers did, as near as it is data: BERT (Devlin et al., 2018), RoBERTa (Liu et al.,
 2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019), XLNet (Yang et al., 2019; 85 tokens
-of 512), T5 (Raffel et al., 2019), BART (Lewis et al., 2019)."""
+of 512), T5 (Raffel et al., 2019), BART (Lewis et al., 2019), SimCSE (Gao et al., 2021)."""
 
 
 def named_recipe(name: str) -> Recipe:

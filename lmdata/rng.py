@@ -45,6 +45,7 @@ PURPOSES = {
     "sentences": 19,
     "replace": 20,
     "factor": 21,
+    "mixture": 30,
 }
 
 

@@ -7,6 +7,7 @@
     albert   as bert, one layer many times, and          transformers' AlbertForPreTraining
              embeddings smaller than the layers
     electra  as bert, learns what was replaced           transformers' ElectraForPreTraining
+    distilbert   as bert, without segments               transformers' DistilBertForMaskedLM
     xlnet    as bert, by distances; queries of their     transformers' XLNetLMHeadModel
              own for what an order hides
 
@@ -89,7 +90,7 @@ class Family:
     """Whether a product leads from the embeddings to the layers even where sizes are equal."""
     shares_layers: bool = False
     """Whether one layer's weights serve all layers by default."""
-    pooler_activation: Literal["tanh", "gelu"] = "tanh"
+    pooler_activation: Literal["tanh", "gelu", "relu"] = "tanh"
     """What follows the pooler of a task's head."""
     pooling: Literal["first", "mean", "last"] = "first"
     """Which rows speak for a whole sequence."""
@@ -138,6 +139,10 @@ FAMILIES: dict[str, Family] = {
     "electra": Family(
         is_post_norm=True, has_segments=True, pooler_activation="gelu", positions=("learned",),
         norm_eps=1e-12, mlp_ratio=4.0, objective="rtd",
+    ),
+    "distilbert": Family(
+        is_post_norm=True, pooler_activation="relu", positions=("learned",), norm_eps=1e-12,
+        mlp_ratio=4.0, objective="mlm",
     ),
     "xlnet": Family(
         is_post_norm=True, is_two_stream=True, has_segments=True, has_embedding_norm=False,

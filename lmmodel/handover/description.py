@@ -41,6 +41,7 @@ FIGURE_NAMES = {
     "num_examples": "held-out examples",
     "num_labels": "held-out tokens predicted",
 }
+FOR_VECTORS = "the model is there to embed"
 NO_LICENSE = "No license is stated here: that of the data decides. Add one before you publish."
 
 
@@ -235,7 +236,8 @@ def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
         return {}
     masks = ("mlm_probability", "max_predictions", "count", "coverage",
              "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
-    unused = {"none": masks, "permutation": masks[4:]}.get(recipe.corruption, ())
+    unused = masks if not recipe.is_masking and recipe.noise is None else ()
+    unused = masks[4:] if recipe.corruption_traits.orders else unused
     values = {name: value for name, value in vars(recipe).items() if name not in unused}
     return {
         name.replace("_", " "): " to ".join(map(str, value))
@@ -303,9 +305,7 @@ def _proof(difference: float | None) -> dict[str, Any]:
 
 def _pretraining_notes(run: Run) -> list[str]:
     config, record = run.model.config, run.record
-    notes = []
-    if config.traits.is_two_stream:
-        notes.append("Tokens are asked for by `perm_mask` and `target_mapping`, not by a mask.")
+    notes = ["Tokens are asked by `target_mapping`."] if config.traits.is_two_stream else []
     if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
     has_class = record.config.objective.name in stock_family(config.family).of_objectives
@@ -314,9 +314,9 @@ def _pretraining_notes(run: Run) -> list[str]:
     if names and has_class:
         notes.append("The generator that it was trained with is in the folder generator/.")
     if names and not has_class and not run.objective.can_fill_masks:
-        notes.append(
-            "Its vocabulary head was not trained: the model is there to be fine-tuned, or to embed."
-        )
+        notes.append(f"Its vocabulary head was not trained: {FOR_VECTORS}, or to be fine-tuned.")
+    if run.objective.makes_vectors:
+        notes.append(f"Its vocabulary head was not trained with the rest: {FOR_VECTORS}.")
     if run.is_causal and not config.is_causal:
         notes.append(
             "It was trained on next tokens only and the stock class sees both sides: "

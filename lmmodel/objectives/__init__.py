@@ -20,11 +20,11 @@ from lmmodel.objectives.objective import (
     num_parameters,
 )
 from lmmodel.objectives.permuted import PLM
-from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP, RTD
+from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP, RTD, SIMCSE
 
 OBJECTIVES |= {
     "mlm": MLM, "mlm+nsp": MLM_NSP, "mlm+sop": MLM_SOP, "clm": CLM, "hybrid": HYBRID,
-    "rtd": RTD, "plm": PLM,
+    "rtd": RTD, "plm": PLM, "simcse": SIMCSE,
     "t5": T5, "bart": BART,
 }  # fmt: skip
 
@@ -48,7 +48,7 @@ def check_fits(config: ObjectiveConfig, model: ModelConfig, recipe: Recipe | Non
             else "only sees what came before" if family.is_causal
             else "is told the order in which tokens are read" if family.is_two_stream
             else "has no queries of their own for hidden tokens, which are needed here"
-            if own.reads_orders
+            if own.recipe.corruption_traits.orders
             else "has no decoder, and what is learned here needs one"
         )  # fmt: skip
         fitting = " or ".join(other for other, known in OBJECTIVES.items() if known.fits(family))

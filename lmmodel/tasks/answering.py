@@ -52,8 +52,8 @@ from lmmodel.texts import (
 MAX_ANSWER_TOKENS = 30
 UNANSWERABLE = "unanswerable"
 """The only label of a model that was shown questions which their passages do not answer."""
-_WITH_OUTPUTS = frozenset({"bert", "gpt2", "roberta", "albert", "electra", "xlnet"})
-"""Families whose class has a last layer of that name, and drops no features before it."""
+_WITHOUT_DROPOUT = frozenset({"bert", "gpt2", "roberta", "albert", "electra", "xlnet"})
+"""Families whose class drops no features before its last layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,9 @@ class AnsweringTask(Task[QuestionRows]):
     stock = StockClass(
         suffix="QuestionAnswering",
         pipeline_tag="question-answering",
-        classifiers=dict.fromkeys(_WITH_OUTPUTS, "qa_outputs"),
+        classifiers=dict.fromkeys((*_WITHOUT_DROPOUT, "distilbert"), "qa_outputs"),
         suffixes={"xlnet": "QuestionAnsweringSimple"},
-        without_dropout=_WITH_OUTPUTS,
+        without_dropout=_WITHOUT_DROPOUT,
     )
 
     def owns(self, file: TaskFile) -> bool:

@@ -20,7 +20,7 @@ from lmmodel.tasks.model import TaskModel, make_task_model
 
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "xlnet"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "distilbert", "xlnet"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "the", "##s", "."]
 
 
@@ -58,6 +58,7 @@ CASES = [
     ("roberta", {}, "RobertaForMaskedLM"),
     ("electra", {}, "ElectraForMaskedLM"),
     ("xlnet", {}, "XLNetLMHeadModel"),
+    ("distilbert", {}, "DistilBertForMaskedLM"),
     ("albert", {}, "AlbertForMaskedLM"),
     ("albert", {"has_nsp_head": True, "embedding_size": 42}, "AlbertForPreTraining"),
 ]
@@ -197,6 +198,7 @@ STOCK_CONFIGS = {
     "gpt2": transformers.GPT2Config, "roberta": transformers.RobertaConfig,
     "albert": transformers.AlbertConfig, "electra": transformers.ElectraConfig,
     "xlnet": transformers.XLNetConfig,
+    "distilbert": transformers.DistilBertConfig,
 }  # fmt: skip
 
 
@@ -210,6 +212,10 @@ def stock_config(family: str):
         return transformers.XLNetConfig(
             vocab_size=17, d_model=42, n_layer=3, n_head=3, d_inner=29, pad_token_id=0
         )
+    if family == "distilbert":
+        return transformers.DistilBertConfig(
+            vocab_size=17, dim=42, n_layers=3, n_heads=3, hidden_dim=29, max_position_embeddings=37,
+        )  # fmt: skip
     own = {"layer_types": None, "local_attention": 10, "global_attn_every_n_layers": 2}
     cls = STOCK_CONFIGS[family]
     return cls(
@@ -225,7 +231,8 @@ def stock_config(family: str):
 @pytest.mark.parametrize(
     "class_name", ["BertForPreTraining", "BertForMaskedLM", "ModernBertForMaskedLM",
                    "GPT2LMHeadModel", "RobertaForMaskedLM", "AlbertForPreTraining",
-                   "ElectraForMaskedLM", "XLNetLMHeadModel"],
+                   "ElectraForMaskedLM", "DistilBertForMaskedLM",
+                   "XLNetLMHeadModel"],
 )  # fmt: skip
 def test_a_random_stock_model_gives_equal_logits(class_name, shard, tmp_path) -> None:
     family = next(

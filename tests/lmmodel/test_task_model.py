@@ -14,7 +14,7 @@ from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN
 from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "xlnet"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "distilbert", "xlnet"]
 TASKS = ["sequence-classification", "regression", "token-classification", "question-answering"]
 NUM_LABELS = {"regression": 1, "question-answering": 2}
 KIND = {
@@ -23,7 +23,8 @@ KIND = {
 }  # fmt: skip
 PREFIX = {
     "bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2", "roberta": "Roberta",
-    "albert": "Albert", "electra": "Electra", "xlnet": "XLNet",
+    "albert": "Albert", "electra": "Electra", "distilbert": "DistilBert",
+    "xlnet": "XLNet",
 }  # fmt: skip
 LENGTHS = torch.tensor([5, 11, 2])
 PAD = 0
@@ -82,8 +83,10 @@ def their_head(name: str, family: str, task: str) -> str:
                 "xlnet": "logits_proj",
             }.get(family, part)
     else:
-        pooler = {"bert": "bert.pooler.dense", "albert": "albert.pooler",
-                  "xlnet": "sequence_summary.summary"}  # fmt: skip
+        pooler = {
+            "bert": "bert.pooler.dense", "albert": "albert.pooler", "distilbert": "pre_classifier",
+            "xlnet": "sequence_summary.summary",
+        }  # fmt: skip
         part = {"pooler": pooler.get(family, "classifier.dense"), "dense": "head.dense",
                 "norm": "head.norm"}[part]  # fmt: skip
     return f"{part}.{kind}"
@@ -97,7 +100,16 @@ def to_stock(state: dict[str, Tensor], model: TaskModel) -> dict[str, Tensor]:
         name: weight
         for name, weight in to_their_weights(trunk, model.config, pad_id=PAD).items()
         if not name.startswith(
-            ("cls.", "head.", "decoder.", "lm_head.", "predictions.", "generator_", "lm_loss.")
+            (
+                "cls.",
+                "head.",
+                "decoder.",
+                "lm_head.",
+                "predictions.",
+                "generator_",
+                "vocab_",
+                "lm_loss.",
+            )
         )
     }
     heads = {name: w for name, w in state.items() if name.startswith("head.")}
