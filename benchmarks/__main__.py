@@ -22,6 +22,7 @@ BENCHMARKS = {
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",
+    "anywhere": "from S3, on Ray and to other formats, against the same work on one machine",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 

@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    echo_part,
     echo_result,
+    engine_options,
     json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
+    part_option,
     quiet_option,
     reading_options,
     resolve,
     say,
+    start_engine,
 )
 from .summaries import ProgressLine, dataset_summary, flow_line, passed_over_lines
 
 if TYPE_CHECKING:
+    from lmdata.building.resumable import Part, PartDone
+    from lmdata.building.workers import Workers
     from lmdata.tagging.manifests import TagManifest
 
 FOLDER = click.Path(path_type=Path)
@@ -47,15 +53,18 @@ recipe_option = click.option(
 @click.argument("corpus", nargs=-1, required=True)
 @words_option
 @language_option
+@part_option
+@engine_options
 @reading_options
-@output_option("tags")
+@output_option("tags", is_anywhere=True)
 @num_workers_option
 @overwrite_option
 @json_option
 @quiet_option
 def tag(
-    corpus: tuple[str, ...], output: Path, num_workers: int | None, overwrite: bool,
-    as_json: bool, quiet: bool, **options: Any,
+    corpus: tuple[str, ...], part: Part | None, engine: str, address: str | None,
+    output: Path | str, num_workers: int | None, overwrite: bool, as_json: bool, quiet: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
 
@@ -65,11 +74,14 @@ def tag(
     Example: lmdata tag corpus/
     """
     start = time.perf_counter()
-    manifest, skipped = _tag(corpus, output, num_workers, overwrite, quiet, options)
+    workers = start_engine("tags", engine, address, num_workers)
+    manifest, skipped = _tag(corpus, output, num_workers, overwrite, quiet, options, part, workers)
+    if part is not None:
+        return echo_part(manifest, output, as_json=as_json, quiet=quiet)
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
     lines = [*_tag_lines(manifest, facts), *passed_over_lines(skipped)]
     lines.append(f"next: lmdata select {output} --recipe english")
-    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
+    return echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @click.command()
@@ -123,22 +135,26 @@ def clean(
 
 
 def _tag(
-    corpus: tuple[str, ...], output: Path, num_workers: int | None, overwrite: bool, quiet: bool,
-    options: dict[str, Any],
-) -> tuple[TagManifest, dict[str, list[str]]]:  # fmt: skip
+    corpus: tuple[str, ...], output: Path | str, num_workers: int | None, overwrite: bool,
+    quiet: bool, options: dict[str, Any], part: Part | None = None,
+    workers: Workers | None = None,
+) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
+    from lmdata.build import check_part
     from lmdata.reading.sources import survey_sources
     from lmdata.tagging.units import TagConfig
     from lmdata.tags import tag_corpus
 
     config = resolve(TagConfig, None, (), **options)
     survey = survey_sources(corpus, config.corpus)
+    if part is not None:
+        check_part(survey.sources, overwrite=overwrite)
     if not quiet:
         for note in survey.notes:
             say(note)
     with ProgressLine("tagging", unit="bytes", quiet=quiet) as line:
         manifest = tag_corpus(
             survey.sources, config, output, num_workers=num_workers or num_cores(),
-            overwrite=overwrite,
+            overwrite=overwrite, part=part, workers=workers,
             progress=lambda done, total, documents: line.update(done, total),
         )  # fmt: skip
     return manifest, survey.skipped

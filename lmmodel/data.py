@@ -11,11 +11,13 @@ from typing import Protocol
 import numpy as np
 
 from lmdata.batch import Column, ExampleBatch
+from lmdata.copies import at_hand
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
 from lmdata.recipes import Recipe
 from lmdata.schema import Manifest, read_manifest, read_settings
+from lmdata.stores import is_uri
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import FitError
 
@@ -89,6 +91,12 @@ class TrainingData:
     path: Path
     manifest: Manifest
     tokenizer: Tokenizer
+    origin: str = ""  # of a copy on this machine: where in a store it is from
+
+    @property
+    def name(self) -> str:
+        """What the dataset is found by again: its place in a store, or its path from the root."""
+        return self.origin or str(self.path.resolve())
 
     @property
     def is_frozen(self) -> bool:
@@ -175,13 +183,14 @@ class TrainingData:
         )
 
 
-def open_data(path: Path) -> TrainingData:
-    """Return the dataset in a folder, its training split checked by size.
+def open_data(where: Path | str) -> TrainingData:
+    """Return the dataset in a folder, or in a store, its training split checked by size.
 
     Raises:
         DatasetError: no dataset, unfinished, damaged, of a newer version or of another tokenizer
         FitError: the training split is empty
     """
+    path = at_hand(where)
     manifest = read_manifest(path)
     if not manifest.num_rows("train"):
         raise FitError(f"split train of {path} is empty: build it from more text")
@@ -189,7 +198,8 @@ def open_data(path: Path) -> TrainingData:
     opened: TokenStore | ExampleSet = open_examples(path) if is_frozen else open_store(path)
     if not len(opened):
         raise IntegrityError(f"{path} promises {manifest.num_rows('train')} rows and has none")
-    return TrainingData(path=path, manifest=manifest, tokenizer=opened.tokenizer)
+    origin = str(where) if is_uri(where) else ""
+    return TrainingData(path, manifest, opened.tokenizer, origin)
 
 
 def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:

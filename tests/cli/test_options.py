@@ -78,6 +78,12 @@ def tags_of(road: Road, folder: Path) -> Path:
     return folder / "tags"
 
 
+def parts_of(road: Road, folder: Path) -> Path:
+    succeed("lmdata", "tokenize", road.corpus, "--output", folder / "parts", "--part", "1/1",
+            "--tokenizer", road.tokenizer, "--quiet")  # fmt: skip
+    return folder / "parts"
+
+
 def tuned(road: Road, folder: Path, task: str) -> Path:
     labels = () if task == "question-answering" else ("bad", "good")
     return write_fine_tuned(folder / "tuned", task, load_tokenizer(road.tokenizer), labels)
@@ -96,6 +102,8 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
             road.corpus, "--where", "num_words > 1", "--tags", folder / "tags", *out,
         ],
         "recipes": lambda: [],
+        "finish": lambda: [parts_of(road, folder)],
+        "clean-up": lambda: [road.tokens],
         "verify": lambda: [road.shards],
         "stats": lambda: [road.tokens],
         "show": lambda: [road.shards],
@@ -254,7 +262,7 @@ def on_a_terminal(*arguments: str | Path) -> str:
     """Return what a command writes on standard error where that is a terminal."""
     code = (
         "import sys; import lmcli.summaries as p; p.SHOW_AFTER_S = 0;"
-        "from tests.lmdata.builds import InlineWorkers; import lmdata.tokenize as t;"
+        "from tests.lmdata.builds import InlineWorkers; import lmdata.tokens as t;"
         "import lmdata.building.workers as w;"
         "t.start_tokenizing = w.start_tokenizing = InlineWorkers;"
         "from lmcli.lmdata import main; main(sys.argv[1:])"

@@ -24,7 +24,7 @@ from lmdata.tagging.rules import RULES, judge, measure
 from lmdata.tagging.units import TagConfig
 from lmdata.tagging.words import PlainCutter
 from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
-from lmdata.tokenize import TokenizeConfig, tokenize_corpus
+from lmdata.tokens import TokenizeConfig, tokenize_corpus
 from tests.lmdata.builds import make_tokenizer
 
 UNIT_BYTES = 4000
