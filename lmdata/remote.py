@@ -113,9 +113,7 @@ class _RemoteBytes(io.RawIOBase):
         """Yes."""
         return True
 
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
+    seekable = readable
 
     def tell(self) -> int:
         """Return where the next byte is read."""
@@ -284,12 +282,11 @@ class RemotePlace:
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file; None where there is none."""
-        key, store = self._key(name), self._store
+        facts = self._find(name)
+        if facts is None:
+            return None
         try:
-            facts = insist(lambda: store.find(key))
-            if facts is None:
-                return None
-            return read_whole(store, key, 0, facts.size_bytes, facts.version)
+            return read_whole(self._store, self._key(name), 0, facts.size_bytes, facts.version)
         except StoreError as error:
             raise IntegrityError(f"can't read {self.uri}/{name}: {error}") from error
 
@@ -317,9 +314,8 @@ class RemotePlace:
                     f"{self.uri}/{name} is there and holds other bytes than this build gives: "
                     "another build writes there; choose another output, or add --overwrite"
                 )
-        is_part = name.startswith(".")
-        if not (is_part and self.home == os.uname().nodename):  # where it is put into a shard
-            path.unlink()
+        if not (name.startswith(".") and self.home == os.uname().nodename):
+            path.unlink()  # but a part where it is put into a shard
 
     def bring(self, name: str) -> Path:
         """Return a copy of a file on this machine, made unless it is there."""
