@@ -27,7 +27,7 @@ from benchmarks.measure import DATA, print_table, write_result
 from benchmarks.minimal_pairs import every_nth
 from lmmodel.config import load_train_config
 from lmmodel.families import FAMILIES
-from lmmodel.finetune import finetune
+from lmmodel.finetuner import finetune
 from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.minimal_pairs import read_pairs, score_pairs
 from lmmodel.objectives import OBJECTIVES
