@@ -84,6 +84,8 @@ def tag(
     Example: lmdata tag corpus/
     Example: lmdata tag corpus/ --against eval/
     """
+    from lmdata.building.resumable import PartDone
+
     start = time.perf_counter()
     if part is not None and against:
         raise click.UsageError("--against needs the whole corpus at once: leave --part out")
@@ -91,7 +93,7 @@ def tag(
     manifest, skipped = _tag(
         corpus, against, output, num_workers, overwrite, quiet, options, part, workers
     )
-    if part is not None:
+    if isinstance(manifest, PartDone):
         return echo_part(manifest, output, as_json=as_json, quiet=quiet)
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
     lines = [*_tag_lines(manifest, facts), *passed_over_lines(skipped)]

@@ -165,7 +165,7 @@ def evaluate_data(
         if by_source:
             raise click.UsageError(f"{run} holds an n-gram model: leave --by-source out")
         del options["device"]  # it has no choice
-        found = evaluate_ngrams(run, data, **options)
+        found = evaluate_ngrams(run, Path(data) if data else None, **options)
         return found.figures(), evaluation_lines(found)
 
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:

@@ -219,6 +219,7 @@ def tokenize(
     pool = start_engine("tokens", engine, address, num_workers)
     with contextlib.closing(pool or start_tokenizing(num_workers or num_cores())) as workers:
         from lmdata.build import build_store
+        from lmdata.building.resumable import PartDone
 
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
@@ -228,7 +229,7 @@ def tokenize(
                 progress=lambda done, total, documents: line.update(done, total),
                 workers=workers, selection_path=selection_path, part=part,
             )  # fmt: skip
-    if part is not None:
+    if isinstance(built.manifest, PartDone):
         return echo_part(built.manifest, output, as_json=as_json, quiet=quiet)
     return report_dataset(
         built.manifest, output, start, "documents", skipped=built.skipped, as_json=as_json,

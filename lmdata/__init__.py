@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 from lmdata.kernel_cache import find_cache_folder, forget_stale_kernels
 
 if TYPE_CHECKING:
+    from lmdata.chosen import SelectionManifest
     from lmdata.dataset import ExampleSet, TokenStore
     from lmdata.exporting.export import Export
     from lmdata.recipes import Recipe
     from lmdata.schema import Manifest
-    from lmdata.selection import SelectionManifest
     from lmdata.tagging.manifests import TagManifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.torch_data import Examples
@@ -119,6 +119,7 @@ def tokenize(
         LmdataError: an input is missing or broken, or the output can't be written
     """
     from lmdata.build import build_store
+    from lmdata.building.resumable import PartDone
     from lmdata.config import build_config
     from lmdata.settings import TokenizeConfig
 
@@ -131,6 +132,7 @@ def tokenize(
         num_workers=_num_workers(num_workers), memory_bytes=memory_bytes, overwrite=overwrite,
         progress=progress,
     )  # fmt: skip
+    assert not isinstance(built.manifest, PartDone)
     return built.manifest
 
 
@@ -148,23 +150,26 @@ def tag(
         num_workers: processes; None: one a core. The result does not depend on it
         overwrite: replace the tags that are there
         progress: called with (bytes done, bytes in all, documents done)
-        settings: fields of `lmdata.tagging.units.TagConfig`, such as `language="py3langid"`
+        settings: fields of `lmdata.settings.TagConfig`, such as `language="py3langid"`
 
     Raises:
         LmdataError: an input is missing or broken, or the output can't be written
     """
+    from lmdata.building.resumable import PartDone
     from lmdata.config import build_config
     from lmdata.reading.sources import find_sources
-    from lmdata.tagging.units import TagConfig
+    from lmdata.settings import TagConfig
     from lmdata.tags import tag_corpus
 
     if reading is not None:
         settings["corpus"] = dict(reading)
     config = build_config(TagConfig, settings)
-    return tag_corpus(
+    made = tag_corpus(
         find_sources(_arguments(corpus), config.corpus), config, _place(output),
         num_workers=_num_workers(num_workers), overwrite=overwrite, progress=progress,
     )  # fmt: skip
+    assert not isinstance(made, PartDone)
+    return made
 
 
 def select(

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from lmdata import __version__
 from lmdata.batch import to_array, to_column
-from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, OutputFolder, check_apart, claim_folder
+from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, AnyFolder, check_apart, claim_folder
 from lmdata.chosen import Chosen, GroupRecord, SelectionManifest, read_selection, selection_schema
 from lmdata.config import build_config, config_to_dict
 from lmdata.corpus import Documents, Source
@@ -138,7 +138,7 @@ def select_documents(
 
 
 def _write(
-    folder: OutputFolder, table: pa.Table, repeats: I64, tags: TagManifest
+    folder: AnyFolder, table: pa.Table, repeats: I64, tags: TagManifest
 ) -> tuple[ShardRecord, ...]:
     numbers = {source.name: number for number, source in enumerate(tags.sources)}
     names, codes = _sources(table)

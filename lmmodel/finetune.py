@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import lmmodel
-from lmmodel.finetuner import FinetuneConfig as FinetuneConfig
 from lmmodel.finetuner import finetune as finetune
+from lmmodel.finetuning.data import FinetuneConfig as FinetuneConfig
 
 _call = lmmodel.finetune
 

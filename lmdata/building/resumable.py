@@ -187,7 +187,9 @@ def _do_part(job: Job[U, R, M], workers: Workers, folder: AnyFolder, part: Part)
     return PartDone(part, len(places), num_before, len(units))
 
 
-def finish_build(make: Callable[[AnyFolder, dict[str, Any]], Job[U, R, M]], output: Path) -> M:
+def finish_build(
+    make: Callable[[AnyFolder, dict[str, Any]], Job[U, R, M]], output: Path | str
+) -> M:
     """Put the units of a build together that several commands have done, and write its manifest.
 
     Args:

@@ -75,7 +75,7 @@ def read_warc(reading: Reading) -> Iterator[Records]:
         raise _missing("fastwarc") from error
     kinds = WarcRecordType.response | WarcRecordType.conversion
     with ByteStream(reading) as stream:
-        tape = _Tape(stream)
+        tape: Any = _Tape(stream)
         archive = ArchiveIterator(tape, record_types=kinds, parse_http=True)
         texts: list[bytes] = []
         positions: list[int] = []
@@ -143,8 +143,10 @@ def _text_of(reading: Reading, record: Any) -> bytes | None:
         return None
     body = record.reader.read()
     if not record.is_http:
-        is_text = str(record.record_type) == "conversion"
-        return bytes(body) if is_text else _cut(reading, len(body))
+        if str(record.record_type) == "conversion":
+            return bytes(body)
+        _cut(reading, len(body))
+        return None
     if record.http_content_type not in _PAGES or record.http_headers.status_code != 200:
         reading.rejections.add("no-page", 1, len(body))
         return None
