@@ -262,7 +262,7 @@ def _count_positions(
     }
 
 
-def _count_orders(batch: ExampleBatch, is_ordered: np.ndarray) -> dict[str, int]:
+def _count_orders(batch: ExampleBatch, is_ordered: np.ndarray) -> dict[str, Any]:
     """Count segments that have no proper order, and neighbours by which of them comes first."""
     orders = batch.arrays().get(ORDERS.name)
     if orders is None:
