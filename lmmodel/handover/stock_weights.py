@@ -168,7 +168,7 @@ def _with_heads(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
     if (is_output := _puts_heads_last(ours, config)) is None:
         return weight
     rows = weight.T if is_output else weight  # (D, H x K)
-    return rows.unflatten(1, (config.num_attention_heads, config.head_size))
+    return rows.reshape(len(rows), config.num_attention_heads, config.head_size)
 
 
 def _without_heads(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:

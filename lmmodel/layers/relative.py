@@ -142,7 +142,7 @@ class _Shift(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Tensor:
         (own,) = upstream
-        out = own.new_zeros(*own.shape[:2], 2 * own.shape[2] - 1)
+        out: Tensor = own.new_zeros(*own.shape[:2], 2 * own.shape[2] - 1)
         _shifted(out).copy_(own)
         return out
 
