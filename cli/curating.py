@@ -148,7 +148,7 @@ def clean(
     check_writable(page_path, overwrite=overwrite)
     _tag(corpus, against, tags, num_workers, overwrite, quiet, options)
     write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
-    if not quiet:
+    if not (quiet or as_json):
         say(f"{page_path} shows what the rules would drop, and why")
     _select(tags, where, recipe, output, overwrite, as_json, quiet)
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 from lmdata.batch import to_array
 from lmdata.charts import thin
 from lmdata.schema import Flow, SourceRecord
-from lmdata.selection import RECIPES, balance, find_first_failed, recipe_condition
+from lmdata.selection import RECIPES, balance, recipe_condition
 from lmdata.settings import TagConfig
+from lmdata.tagging.expressions import find_first_failed
 from lmdata.tagging.manifests import EvaluationRecord, TagManifest
 from lmdata.tagging.pii import KINDS
 from lmdata.tagging.rules import RULES, Limit

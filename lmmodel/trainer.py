@@ -47,14 +47,16 @@ from lmmodel.training.budget import (
     LIMIT_RATIO,
     LIMIT_S,
     Pace,
+    Probe,
     budget_steps,
     calibrate,
     epochs_per_step,
     existing_folder,
+    probe,
 )
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Summary, Trainer
-from lmmodel.training.plan import Prepared, Probe, prepare, probe, resolve_config
+from lmmodel.training.plan import Prepared, prepare, resolve_config
 from lmmodel.training.reporting import Listener, Reporter, check_can_report
 from lmmodel.training.step import attention_kernels, batch_flops, estimate_memory
 

@@ -27,7 +27,7 @@ from lmdata.files import (
 )
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmmodel.adapters import merged
-from lmmodel.config import MOST_STEPS, TrainConfig, without_none
+from lmmodel.config import TrainConfig, without_none
 from lmmodel.data import TrainingData
 from lmmodel.errors import ResumeError, RunError
 from lmmodel.objectives import OBJECTIVES
@@ -41,6 +41,7 @@ from lmmodel.saving.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from lmmodel.settings import MOST_STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,7 @@ import torch
 from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.batch import TARGET
-from lmmodel.config import TrainConfig, stage_recipe
+from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
 from lmmodel.data import TrainingData
 from lmmodel.device import Processes, memory_bytes, resolve_precision
@@ -22,19 +21,17 @@ from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
 from lmmodel.guesses import Prompts, make_prompts
-from lmmodel.loader import Loader, Shape, Stage, StepBatch
+from lmmodel.loader import Loader, Shape, Stage
 from lmmodel.objectives import OBJECTIVES, Objective, check_fits, make_objective
 from lmmodel.objectives.distilled import distill
 from lmmodel.objectives.terms import log_frequencies
 from lmmodel.packing import stream_tokens
+from lmmodel.settings import stage_recipe
 from lmmodel.teachers import load_teachers, with_known_teacher
 from lmmodel.training.step import check_memory
 
 # Rows that tell what labels there are.
 _NUM_SAMPLED = 64
-
-# Steps of a stage whose mean tells how many tokens its steps have.
-_NUM_PROBED_STEPS = 4
 
 PROBE_STEPS = 1_000_000
 """Steps of the loader that is probed: so many that each stage has its share of them."""
@@ -350,8 +347,8 @@ def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
     tokens = max(tokens, length)
     objective = make_objective(config.objective)
     streams = None
-    if objective.definition.has_targets:
-        found = stream_tokens(_sample(stages))
+    found = stream_tokens(_sample(stages))
+    if len(found) > 1:
         total = sum(int(own.sum()) for own in found.values())
         streams = {
             name: max(length, math.ceil(tokens * int(own.sum()) / total))
@@ -361,7 +358,7 @@ def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
     rate = objective.most_labels(config.recipe)
     most_labels = min(tokens, math.ceil(1.3 * rate * tokens) + 64)
     if streams is not None:
-        most_labels = streams[TARGET]
+        most_labels = list(streams.values())[-1]  # targets, or queries: all are asked
     return Shape(
         num_tokens=tokens,
         num_sequences=4 * -(-tokens // length) + 8,
@@ -370,41 +367,3 @@ def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
         max_seqlen=length,
         is_static=True,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The first few steps of each stage in this process, and each stage's share of all steps."""
-
-    shares: tuple[float, ...]
-    stages: tuple[tuple[StepBatch, ...], ...]
-
-    @property
-    def batches(self) -> list[StepBatch]:
-        """The steps of all stages."""
-        return [batch for stage in self.stages for batch in stage]
-
-    def mean(self, measure: Callable[[StepBatch], float]) -> float:
-        """Return the mean of a measure over the steps of a run."""
-        means = [np.mean([measure(batch) for batch in stage]) for stage in self.stages]
-        return float(np.dot(self.shares, means))
-
-
-def probe(loader: Loader) -> Probe:
-    """Return the first few steps of each stage of a loader that has `PROBE_STEPS`."""
-    return Probe(
-        stage_shares(loader),
-        tuple(
-            tuple(loader.batch(first_step + step) for step in range(_NUM_PROBED_STEPS))
-            for first_step in loader.first_steps
-        ),
-    )
-
-
-def stage_shares(loader: Loader) -> tuple[float, ...]:
-    """Return the share of each stage in a loader's steps."""
-    ends = [*loader.first_steps[1:], loader.num_steps]
-    return tuple(
-        (end - start) / loader.num_steps
-        for start, end in zip(loader.first_steps, ends, strict=True)
-    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmmodel.config import LoggingConfig, TrainConfig
+from lmmodel.config import TrainConfig
 from lmmodel.device import peak_memory
 from lmmodel.diagnosing import SKIPPED_STEP as SKIPPED_STEP
 from lmmodel.diagnosing import Finding, examine
@@ -30,6 +30,7 @@ from lmmodel.saving.metrics import (
     plot_losses,
     read_metrics,
 )
+from lmmodel.settings import LoggingConfig
 from lmmodel.training.learner import StepResult
 
 PICTURE_NAME = "loss.png"
