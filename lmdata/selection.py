@@ -29,7 +29,6 @@ from lmdata.mixing import (
     MixtureConfig,
     Phase,
     allocate,
-    check_cap,
     repeat_documents,
     repeats_by_cluster,
     resolve_shares,
@@ -227,13 +226,12 @@ def _resolve(
     budgets = allocate([phase.share for phase in phases], budget)
     read, asked = np.zeros((len(phases) + 1, len(sizes)), np.int64), dict.fromkeys(totals, 0)
     for number, (phase, own) in enumerate(zip(phases, budgets.tolist(), strict=True), 1):
-        for name, amount in resolve_shares(totals, mixture, phase, own).items():
+        for name, amount in resolve_shares(totals, mixture, phase, own, asked).items():
             asked[name] += amount
             places = members[name]
             read[number, places] = repeat_documents(
                 sizes[places], asked[name], keys[places], mixture.seed
             )
-    check_cap(totals, asked, mixture)
     return np.diff(read, axis=0)
 
 
