@@ -37,7 +37,7 @@ from lmdata.building.plan import (
     receipt_path,
 )
 from lmdata.building.resumable import read_receipt, run_build
-from lmdata.building.workers import Workers, start_tokenizing
+from lmdata.building.workers import Workers, give_back_memory, start_tokenizing
 from lmdata.config import Change, config_to_dict
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
@@ -101,6 +101,7 @@ def tokenize_corpus(
     except ConfigError:
         pool.close()
         raise
+    give_back_memory()  # what reading the tokenizer took
 
     def make(folder: OutputFolder) -> _StoreJob:
         return _StoreJob(
