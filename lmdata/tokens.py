@@ -39,7 +39,7 @@ from lmdata.building.plan import (
 )
 from lmdata.building.receipts import are_whole, bring_tokenizer, read_receipt, receipt_name
 from lmdata.building.resumable import FACTS, Part, PartDone, finish_build, run_build, run_part
-from lmdata.building.workers import Workers, start_tokenizing
+from lmdata.building.workers import Workers, give_back_memory, start_tokenizing
 from lmdata.config import Change, build_config, config_to_dict
 from lmdata.errors import ConfigError, CorpusError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
@@ -104,6 +104,7 @@ def tokenize_corpus(
     except ConfigError:
         pool.close()
         raise
+    give_back_memory()  # what reading the tokenizer took
 
     def make(folder: AnyFolder) -> _StoreJob:
         return _StoreJob(

@@ -29,6 +29,7 @@ from lmdata.building.receipts import (
     part_name,
     receipt_name,
 )
+from lmdata.building.workers import give_back_memory
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.encoders.plain_encoding import (
     DifferentIdsError,
@@ -69,6 +70,7 @@ def prepare_units(
     setup = receive_setup()
     tokenizer = load_tokenizer(bring_tokenizer(setup.place))
     encoder = make_encoder(tokenizer, num_threads=1)
+    give_back_memory()  # of Qwen2's tokenizer 160 MiB, which every worker would hold
 
     def work(unit: Unit, report: Callable[[Any], None]) -> UnitReceipt:
         try:
