@@ -20,6 +20,7 @@ BENCHMARKS = {
     "ngrams": "lmmodel count over real Wikipedia against lmplz: seconds, memory, probabilities",
     "exactness": "the ids of every document of the real data against tokenizers",
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
+    "experts": "branches of one parent and a router, on real domains, against a dense run",
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",
     "gpu": "correctness and speed of training on the graphics card at hand",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
     from lmdata.tokenizer_check import TokenizerCheck
     from lmdata.verify import Report
+    from lmmodel.adapters import Trained
     from lmmodel.evaluation import Evaluation
     from lmmodel.saving.metrics import TrainProgress
     from lmmodel.trainer import Plan
@@ -333,6 +334,15 @@ def training_note(now: TrainProgress) -> str:
     )
 
 
+def trained_lines(trained: Trained) -> list[str]:
+    """Return a table of what of a model is trained and what stays as it is."""
+    rows = [("", "tensors", "numbers")]
+    rows += [(kind, f"{tensors:,}", f"{count:,}") for kind, (tensors, count, _) in
+             sorted(trained.rows.items(), key=lambda row: not row[1][2])]  # fmt: skip
+    share = trained.num_trained / (trained.num_trained + trained.num_frozen)
+    return [*aligned(rows), f"trained: {trained.num_trained:,} numbers, {share:.2%} of the model"]
+
+
 def training_lines(summary: Summary) -> list[str]:
     """Return what a training run came to."""
     lines = [
@@ -343,6 +353,8 @@ def training_lines(summary: Summary) -> list[str]:
         lines.append(f"  training loss   {summary.loss:.4f}")
     if summary.evaluation is not None:
         lines += evaluation_lines(summary.evaluation)
+    if summary.forgotten is not None:
+        lines.append(f"  {summary.forgotten.sentence}")
     return lines + [f"  note: {note}" for note in summary.notes]
 
 

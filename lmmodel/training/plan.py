@@ -16,7 +16,7 @@ from lmdata.recipes import Recipe
 from lmmodel.batch import TARGET
 from lmmodel.config import TrainConfig, stage_recipe
 from lmmodel.cores import num_cores
-from lmmodel.data import TrainingData
+from lmmodel.data import Rows, TrainingData
 from lmmodel.device import Processes, memory_bytes, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.evaluation import HeldOut, make_held_out
@@ -28,6 +28,7 @@ from lmmodel.objectives.distilled import distill
 from lmmodel.objectives.terms import log_frequencies
 from lmmodel.packing import stream_tokens
 from lmmodel.trained import load_run, with_known_teacher
+from lmmodel.training.replay import FIRST_EPOCH, ReplayRows, parents_data
 from lmmodel.training.step import check_memory
 
 # Rows that tell what labels there are.
@@ -57,6 +58,7 @@ class Prepared:
     loader: Loader  # of `PROBE_STEPS`; `loader.lasting` gives that of a run
     held_out: HeldOut | None  # what this process evaluates on
     prompts: Prompts | None  # what it is asked beside
+    parents: HeldOut | None  # what of the parent's data tells how much is forgotten
     first_bias: torch.Tensor | None  # float32 (V,) of the vocabulary head; None: as other biases
     notes: tuple[str, ...] = ()
 
@@ -74,10 +76,14 @@ def prepare(
     for step in loader.first_steps:
         check_memory(config, loader.batch(step), device, processes)
     held_out, prompts, notes = _hold_out(config, data, processes)
+    parents, found = None, parents_data(config, data)
+    if found is not None:
+        parents, _, more = _hold_out(config, found, processes)
+        notes += more
     return Prepared(
         config=config, data=data, device=device, processes=processes, loader=loader,
-        held_out=held_out, prompts=prompts, first_bias=_first_bias(config, data, loader),
-        notes=notes,
+        held_out=held_out, prompts=prompts, parents=parents,
+        first_bias=_first_bias(config, data, loader), notes=notes,
     )  # fmt: skip
 
 
@@ -292,15 +298,21 @@ def _sample(stages: Sequence[Stage]) -> ExampleBatch:
 def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
     assert config.batch.size is not None
     recipe = config.recipe or Recipe()  # which frozen examples ignore
-    size = config.batch.size
+    size, parents = config.batch.size, parents_data(config, data)
+
+    def rows_of(recipe: Recipe, first_epoch: int = 0) -> Rows:
+        own = data.rows("train", recipe, seed=config.seed, first_epoch=first_epoch)
+        if parents is None or not config.replay:
+            return own
+        theirs = parents.rows("train", recipe, seed=config.seed, first_epoch=FIRST_EPOCH)
+        return ReplayRows(own, theirs, config.replay)
+
     if not config.stages:
-        return [Stage(0.0, data.rows("train", recipe, seed=config.seed), size)]
+        return [Stage(0.0, rows_of(recipe), size)]
     stages, start = [], 0.0
     for index, stage in enumerate(config.stages):
         first_epoch = index * EPOCHS_PER_STAGE
-        rows = data.rows(
-            "train", stage_recipe(recipe, stage), seed=config.seed, first_epoch=first_epoch
-        )
+        rows = rows_of(stage_recipe(recipe, stage), first_epoch)
         stages.append(Stage(start, rows, stage.batch_size or size, first_epoch))
         start = stage.until
     return stages

@@ -20,6 +20,7 @@ from lmmodel.exporting import export_run
 from lmmodel.importing import import_checkpoint
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.run import read_record
+from lmmodel.saving.state import load_state
 from lmmodel.trained import load_run, shape_differences, tokenizer_difference
 from lmmodel.trainer import plan, train
 from tests.lmmodel.conftest import TINY
@@ -252,8 +253,12 @@ def test_a_part_is_trained_and_the_rest_stays_to_the_bit(
     summary = train(config, store, run)
     assert summary.notes[0].startswith("trained: ")
     assert "frozen: " in summary.notes[0]
-    before, after = (load_tensors(p / "model.safetensors") for p in (imported, run))
+    before, after = load_state(imported), load_state(run)
     assert before.keys() == after.keys()  # what pairs add is in the weights
+    own = load_tensors(run / "branch.safetensors")  # and the folder holds what differs only
+    assert sum(w.numel() for w in own.values()) < sum(w.numel() for w in after.values())
+    checkpoint = load_tensors(run / "checkpoints" / "step-00000004" / "model.safetensors")
+    assert checkpoint.keys() == own.keys()
     for name, weight in before.items():
         is_matrix = name.startswith("layers.") and weight.ndim == 2
         moves = {
@@ -265,9 +270,9 @@ def test_a_part_is_trained_and_the_rest_stays_to_the_bit(
         summary.evaluation.loss, rel=0.2
     )
     shutil.rmtree(run / "checkpoints" / "step-00000004")
-    (run / "model.safetensors").unlink()
+    (run / "branch.safetensors").unlink()
     train(None, None, run, resume=True)
-    again = load_tensors(run / "model.safetensors")
+    again = load_state(run)
     assert all(torch.equal(after[name], weight) for name, weight in again.items())
 
 
