@@ -14,15 +14,18 @@ BENCHMARKS = {
     "slopes": "how time grows with the length of text of every shape",
     "examples": "pairs and masks against Hugging Face's collator and BERT's procedure",
     "train": "lmmodel train against transformers.Trainer",
+    "objectives": "every objective of one store at equal tokens and minutes, and its steps' times",
     "recipe": "what a run learns from the same tokens, one change of its settings at a time",
     "minimal_pairs": "BLiMP by pseudo-log-likelihood against a plain loop over transformers",
     "finetune_study": "five tasks from a pretrained model and from random weights",
     "ngrams": "lmmodel count over real Wikipedia against lmplz: seconds, memory, probabilities",
+    "stand_ins": "tokenizers with the rules of published ones, for the other benchmarks",
     "exactness": "the ids of every document of the real data against tokenizers",
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
     "experts": "branches of one parent and a router, on real domains, against a dense run",
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",
+    "curate": "rules, near duplicates, evaluations and whole tags against datatrove and others",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 

@@ -227,7 +227,7 @@ def lora_of(folder: Path, domain: str, options: argparse.Namespace, seed: int) -
         train(folder, run, f"tokens-{domain}", "--init-from", f"runs/{seed}-seed",
                 *more, *train_settings(options, seed, num))  # fmt: skip
         losses[part] = evaluate(folder, run, domain)
-        seconds[part] = step_seconds(folder / run)
+        seconds[part] = seconds_a_token(folder / run)
     before = evaluate(folder, f"runs/{seed}-seed", domain)
     gains = {part: before - loss for part, loss in losses.items()}
     return {
@@ -246,11 +246,13 @@ def evaluate(folder: Path, run: str, domain: str) -> float:
     return float(json.loads(told.stdout)["nats_per_byte"])
 
 
-def step_seconds(run: Path) -> float:
-    """Return the median seconds of a step: forward, backward and optimizer."""
+def seconds_a_token(run: Path) -> float:
+    """Return the median seconds that a token takes: forward, backward and optimizer."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = [one for one in lines[1:] if "optimizer_s" in one]
-    return float(statistics.median(one["forward_backward_s"] + one["optimizer_s"] for one in timed))
+    return float(statistics.median(
+        (one["forward_backward_ratio"] + one["optimizer_ratio"]) / one["tokens_per_s"]
+        for one in lines if "optimizer_ratio" in one
+    ))  # fmt: skip
 
 
 # ---- A hundredth of the weights on tasks, and many branches in one memory

@@ -32,6 +32,13 @@ def timed(function: Callable[[], object], num_runs: int = 3) -> list[float]:
     return seconds
 
 
+def cpu_seconds(*, of_children: bool = False) -> float:
+    """Return the processor time of this process and its children that have ended, or theirs."""
+    used = os.times()
+    children = used.children_user + used.children_system
+    return children if of_children else used.user + used.system + children
+
+
 def summary(seconds: Sequence[float]) -> dict[str, float]:
     """Return the median, minimum and maximum of some timings, in seconds."""
     return {

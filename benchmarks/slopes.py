@@ -17,9 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import print_table, write_result
+from lmdata.building.workers import Threads
 from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
 from lmdata.encoding import Encoder, make_encoder
 from lmdata.sentences import find_sentence_starts
+from lmdata.settings import TokenizeConfig
+from lmdata.tokenize import tokenize_corpus
+from lmdata.tokenizer import Tokenizer
 from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
 from references.shapes import JSON_LINES, PROSE, TABLES, Shape
 
@@ -44,7 +48,13 @@ def encode_as(model: str) -> Work:
 
 @functools.cache
 def small_encoder(model: str) -> Encoder:
-    """Return the encoder of a tokenizer that was trained on a little of every shape."""
+    """Return the encoder of a small tokenizer."""
+    return make_encoder(small_tokenizer(model))
+
+
+@functools.cache
+def small_tokenizer(model: str) -> Tokenizer:
+    """Return a tokenizer that was trained on a little of every shape."""
     text = b"\n".join(shape(1 << 10) for shape in PROSE.values())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.txt")
@@ -53,7 +63,7 @@ def small_encoder(model: str) -> Encoder:
         for source in find_sources([str(path)], CorpusConfig(errors="skip")):
             batches += read_documents(source, CorpusConfig(errors="skip"))
     config = TokenizerConfig(model=model, vocab_size=500, allow_smaller=True)  # type: ignore[arg-type]
-    return make_encoder(train_tokenizer(batches, config))
+    return train_tokenizer(batches, config)
 
 
 def read_as(suffix: str, **settings: str) -> Work:
@@ -71,6 +81,23 @@ def read_as(suffix: str, **settings: str) -> Work:
     return read
 
 
+def tokenize_tiny_files(data: bytes) -> None:
+    """Make a token store of files of 64 bytes, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder, "corpus")
+        corpus.mkdir()
+        for number, start in enumerate(range(0, len(data), 64)):
+            Path(corpus, f"{number}.txt").write_bytes(data[start : start + 64])
+        config = TokenizeConfig(corpus=CorpusConfig(errors="skip"))
+        tokenize_corpus(
+            find_sources([str(corpus)], config.corpus),
+            config,
+            small_tokenizer("wordpiece"),
+            Path(folder, "tokens"),
+            workers=Threads(1, "lmdata.building.units:prepare_nursery"),
+        )
+
+
 SUBJECTS: dict[str, tuple[Work, Mapping[str, Shape]]] = {
     "sentences": (split_sentences, PROSE),
     "encoding by a word cache": (encode_as("wordpiece"), PROSE),
@@ -81,6 +108,7 @@ SUBJECTS: dict[str, tuple[Work, Mapping[str, Shape]]] = {
     "paragraphs": (read_as(".txt", documents="blank-line"), PROSE),
     "JSON lines": (read_as(".jsonl"), JSON_LINES),
     "CSV": (read_as(".csv"), TABLES),
+    "files of 64 bytes, to a store": (tokenize_tiny_files, {"words": PROSE["words"]}),
 }
 
 

@@ -20,6 +20,7 @@ from benchmarks import (
     gpu,
     gpu_checks,
     ngrams,
+    objectives,
     recipe,
     stores,
     train,
@@ -53,7 +54,7 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, recipe, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, objectives, recipe, train, training_runs])
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted

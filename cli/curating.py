@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    config_option,
     echo_result,
     json_option,
     num_cores,
@@ -19,14 +20,18 @@ from .options import (
     reading_options,
     resolve,
     say,
+    set_option,
 )
-from .summaries import ProgressLine, dataset_summary, flow_line, passed_over_lines
+from .summaries import ProgressLine, dataset_summary, flow_line, passed_over_lines, size
 
 if TYPE_CHECKING:
+    from lmdata.chosen import SelectionManifest
+    from lmdata.comparison import Comparison
+    from lmdata.mixing import MixtureConfig
     from lmdata.tagging.manifests import TagManifest
 
 FOLDER = click.Path(path_type=Path)
-_MOST_NOTES = 5
+_MOST_NOTES, _MOST_GROUPS = 5, 12
 words_option = click.option(
     "--words", type=click.Choice(["plain", "spacy"]),
     help="How text is cut into words; spacy gives datatrove's figures.  [default: plain]",
@@ -34,6 +39,10 @@ words_option = click.option(
 language_option = click.option(
     "--language", type=click.Choice(["none", "py3langid"]),
     help="What tells the language of each document.  [default: none]",
+)  # fmt: skip
+against_option = click.option(
+    "--against", "against", type=FOLDER, multiple=True, metavar="EVAL",
+    help="Files or folders of evaluations to compare with; may be given again.",
 )  # fmt: skip
 where_option = click.option(
     "--where", metavar="SQL", help="Condition over the tags, such as 'c4 and num_words > 100'."
@@ -45,6 +54,7 @@ recipe_option = click.option(
 
 @click.command()
 @click.argument("corpus", nargs=-1, required=True)
+@against_option
 @words_option
 @language_option
 @reading_options
@@ -54,8 +64,8 @@ recipe_option = click.option(
 @json_option
 @quiet_option
 def tag(
-    corpus: tuple[str, ...], output: Path, num_workers: int | None, overwrite: bool,
-    as_json: bool, quiet: bool, **options: Any,
+    corpus: tuple[str, ...], against: tuple[Path, ...], output: Path, num_workers: int | None,
+    overwrite: bool, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
 
@@ -63,9 +73,10 @@ def tag(
 
     \b
     Example: lmdata tag corpus/
+    Example: lmdata tag corpus/ --against eval/
     """
     start = time.perf_counter()
-    manifest, skipped = _tag(corpus, output, num_workers, overwrite, quiet, options)
+    manifest, skipped = _tag(corpus, against, output, num_workers, overwrite, quiet, options)
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
     lines = [*_tag_lines(manifest, facts), *passed_over_lines(skipped)]
     lines.append(f"next: lmdata select {output} --recipe english")
@@ -76,29 +87,39 @@ def tag(
 @click.argument("tags", type=FOLDER, default="tags")
 @where_option
 @recipe_option
+@click.option("--replace-pii", is_flag=True,
+              help="Have personal data replaced by its kind when text is tokenized.")  # fmt: skip
 @output_option("selection")
 @overwrite_option
+@config_option
+@set_option
 @json_option
 @quiet_option
 def select(
-    tags: Path, where: str | None, recipe: str | None, output: Path, overwrite: bool,
-    as_json: bool, quiet: bool,
+    tags: Path, where: str | None, recipe: str | None, replace_pii: bool, output: Path,
+    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
+    quiet: bool,
 ) -> None:  # fmt: skip
-    """Choose documents by a condition over their tags, in SQL; reads no text.
+    """Choose documents by a condition over their tags, in SQL, and how often each is read.
 
-    Of conditions joined by AND, the first that does not hold is the reason that is counted.
+    No text is read. Of conditions joined by AND, the first that does not hold is the reason that
+    is counted. Settings of the mixture (--set, --config) are in docs/curation.md.
 
     \b
     Example: lmdata select tags/ --recipe english
     Example: lmdata select tags/ --where "gopher_quality and not duplicate and num_words > 100"
+    Example: lmdata select tags/ --recipe english --set by=language --set temperature=3
     """
-    _select(tags, _condition(where, recipe), output, overwrite, as_json, quiet)
+    condition = _condition(where, recipe)
+    mixture = _mixture(config_path, overrides)
+    _select(tags, condition, output, overwrite, as_json, quiet, mixture, replace_pii)
 
 
 @click.command()
 @click.argument("corpus", nargs=-1, required=True)
 @where_option
 @recipe_option
+@against_option
 @words_option
 @language_option
 @reading_options
@@ -109,28 +130,73 @@ def select(
 @json_option
 @quiet_option
 def clean(
-    corpus: tuple[str, ...], where: str | None, recipe: str | None, tags: Path, output: Path,
-    num_workers: int | None, overwrite: bool, as_json: bool, quiet: bool, **options: Any,
+    corpus: tuple[str, ...], where: str | None, recipe: str | None, against: tuple[Path, ...],
+    tags: Path, output: Path, num_workers: int | None, overwrite: bool, as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Tag a corpus and select from it: `lmdata tag`, then `lmdata select`.
+    """Tag a corpus, select from it and report on the tags, in one.
 
     \b
     Example: lmdata clean corpus/ --recipe english
     """
     condition = _condition(where, recipe)
-    _tag(corpus, tags, num_workers, overwrite, quiet, options)
+    from lmdata.page import check_writable, write_page
+    from lmdata.tag_page import tag_page
+    from lmdata.tag_report import tag_report
+
+    page_path = tags.parent / f"{tags.resolve().name}-report.html"
+    check_writable(page_path, overwrite=overwrite)
+    _tag(corpus, against, tags, num_workers, overwrite, quiet, options)
+    write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
+    if not quiet:
+        say(f"{page_path} shows what the rules would drop, and why")
     _select(tags, condition, output, overwrite, as_json, quiet)
 
 
+@click.command()
+@click.argument("one", type=FOLDER)
+@click.argument("other", type=FOLDER)
+@json_option
+@quiet_option
+def compare(one: Path, other: Path, as_json: bool, quiet: bool) -> None:
+    """Say which documents one selection reads and another does not, why, with some to read.
+
+    \b
+    Example: lmdata compare selection/ selection-strict/
+    """
+    from lmdata.comparison import compare_selections
+
+    found = compare_selections(one, other)
+    echo_result(found, as_json=as_json, quiet=quiet, lines=_comparison_lines(found))
+
+
+def _comparison_lines(found: Comparison) -> list[str]:
+    lines = [f"{path}/  {where}" for path, where in zip(found.paths, found.where, strict=True)]
+    lines.append(
+        f"  both       {found.both:,} documents; {found.other_repeats:,} of them another number of "
+        f"times; {found.other_components:,} in another component"
+    )
+    for only in found.only:
+        lines.append(f"  only {only.path}/  {only.documents:,} documents")
+        lines += [f"    {count:>10,}  {reason}" for reason, count in only.reasons.items()]
+        lines += [
+            f"    {sample.source}:{sample.position}  {sample.said}: {sample.beginning}"
+            for sample in only.samples
+        ]
+    return lines
+
+
 def _tag(
-    corpus: tuple[str, ...], output: Path, num_workers: int | None, overwrite: bool, quiet: bool,
-    options: dict[str, Any],
+    corpus: tuple[str, ...], against: tuple[Path, ...], output: Path, num_workers: int | None,
+    overwrite: bool, quiet: bool, options: dict[str, Any],
 ) -> tuple[TagManifest, dict[str, list[str]]]:  # fmt: skip
     from lmdata.reading.sources import survey_sources
-    from lmdata.tagging.units import TagConfig
+    from lmdata.settings import TagConfig
+    from lmdata.tagging.evaluations import read_evaluations
     from lmdata.tags import tag_corpus
 
     config = resolve(TagConfig, None, (), **options)
+    evaluations = read_evaluations(against)
     survey = survey_sources(corpus, config.corpus)
     if not quiet:
         for note in survey.notes:
@@ -138,7 +204,7 @@ def _tag(
     with ProgressLine("tagging", unit="bytes", quiet=quiet) as line:
         manifest = tag_corpus(
             survey.sources, config, output, num_workers=num_workers or num_cores(),
-            overwrite=overwrite,
+            overwrite=overwrite, evaluations=evaluations,
             progress=lambda done, total, documents: line.update(done, total),
         )  # fmt: skip
     return manifest, survey.skipped
@@ -155,21 +221,48 @@ def _condition(where: str | None, recipe: str | None) -> str:
 
 
 def _select(
-    tags: Path, where: str, output: Path, overwrite: bool, as_json: bool, quiet: bool
-) -> None:
+    tags: Path, where: str, output: Path, overwrite: bool, as_json: bool, quiet: bool,
+    mixture: MixtureConfig | None = None, replaces_pii: bool = False,
+) -> None:  # fmt: skip
     from lmdata.selection import select_documents
 
     start = time.perf_counter()
-    manifest = select_documents(tags, where, output, overwrite=overwrite)
+    manifest = select_documents(
+        tags, where, output, mixture=mixture, replaces_pii=replaces_pii, overwrite=overwrite
+    )
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
     lines = [
         f"{output}/  {where}",
         *(flow_line(name, flow) for name, flow in manifest.ledger.flows.items()),
+        *_group_lines(manifest),
         *(f"  note       {note}" for note in manifest.notes[:_MOST_NOTES]),
         *_more_notes(len(manifest.notes) - _MOST_NOTES),
         f"next: lmdata tokenize CORPUS --select {output}",
     ]
     echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
+
+
+def _mixture(config_path: Path | None, overrides: tuple[str, ...]) -> MixtureConfig | None:
+    from lmdata.mixing import MixtureConfig
+
+    return resolve(MixtureConfig, config_path, overrides) if config_path or overrides else None
+
+
+def _group_lines(manifest: SelectionManifest) -> list[str]:
+    """Return what is read of each group, by phase."""
+    groups = manifest.groups or ()
+    lines = []
+    for group in sorted(groups, key=lambda group: -sum(group.read_bytes))[:_MOST_GROUPS]:
+        read = ", ".join(
+            f"{documents:,} documents ({size(own)}, {own / max(group.bytes, 1):.2f} x)"
+            for documents, own in zip(group.read_documents, group.read_bytes, strict=True)
+        )
+        lines.append(
+            f"  read       {group.name}: {read} of {group.documents:,} ({size(group.bytes)})"
+        )
+    if len(groups) > _MOST_GROUPS:
+        lines.append(f"  read       and of {len(groups) - _MOST_GROUPS:,} more groups")
+    return lines
 
 
 def _more_notes(count: int) -> list[str]:

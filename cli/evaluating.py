@@ -46,6 +46,12 @@ MAX_SHOWN = 12  # labels whose confusion is printed
     "reading times of BabyLM.",
 )
 @click.option(
+    "--similarity",
+    "rated_path",
+    type=FOLDER,
+    help="Compare vectors of two texts with how similar people find them: STS-B, or a table.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
     help="Of --minimal-pairs: bf16 is faster where the hardware has it, and scores are off by some "
@@ -69,9 +75,9 @@ MAX_SHOWN = 12  # labels whose confusion is printed
 @json_option
 @quiet_option
 def evaluate(
-    model: Path, data: Path | None, pairs_path: Path | None, by_source: bool,
-    precision: PairPrecision | None, start_token: str | None, device: str | None, as_json: bool,
-    quiet: bool, **options: Any,
+    model: Path, data: Path | None, pairs_path: Path | None, rated_path: Path | None,
+    by_source: bool, precision: PairPrecision | None, start_token: str | None,
+    device: str | None, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """How good a model is: a run on held-out data, a fine-tuned model on a task file.
 
@@ -79,12 +85,14 @@ def evaluate(
     its scores with 95 % intervals, for each label, and which is taken for which.
 
     With --minimal-pairs: how often the acceptable sentence is likelier than the unacceptable one,
-    by pseudo-log-likelihood (masked models) or log-likelihood (causal ones).
+    by pseudo-log-likelihood (masked models) or log-likelihood (causal ones). With --similarity: the
+    rank correlation of cosines of vectors with ratings, and how the vectors lie.
 
     \b
     Example: lmmodel evaluate runs/wiki shards/
     Example: lmmodel evaluate runs/wiki tokens/ --by-source --num-examples 4096
     Example: lmmodel evaluate runs/wiki --minimal-pairs blimp/
+    Example: lmmodel evaluate runs/vectors --similarity sts-dev.tsv
     Example: lmmodel evaluate runs/wiki-sequence-classification test.csv
     """
     from lmmodel.finetuning.folder import is_fine_tuned
@@ -94,12 +102,19 @@ def evaluate(
     given = {n: v for n, v in wanted.items() if not n.startswith("columns__")}
     run = model
     if is_fine_tuned(model):
-        if given or by_source or pairs_path or precision or start_token:
+        if given or by_source or pairs_path or rated_path or precision or start_token:
             raise click.UsageError(f"{model} is fine-tuned: it is scored on a task file, as it is")
         scored, lines = evaluate_file(model, data, device=device or "auto", layout=layout)
         return echo_result(scored, as_json=as_json, quiet=quiet, lines=lines)
+    if rated_path is not None:
+        if given or by_source or pairs_path or precision or start_token or data is not None:
+            raise click.UsageError("--similarity brings its own texts: it goes with columns alone")
+        rated, lines = evaluate_similarity(
+            run, rated_path, device=device or "auto", layout=layout, quiet=quiet
+        )
+        return echo_result(rated, as_json=as_json, quiet=quiet, lines=lines)
     if layout:
-        raise click.UsageError("columns are described for the task file of a fine-tuned model")
+        raise click.UsageError("columns are described for a task file, or for --similarity")
     if pairs_path is None:
         if precision is not None or start_token is not None:
             raise click.UsageError("--precision and --start-token are for --minimal-pairs")
@@ -196,6 +211,29 @@ def evaluate_pairs(
     with ProgressLine("scoring", unit="tokens", quiet=quiet) as line:
         result = score_pairs(model, pairs, progress=line.update, **options)
     return table_of(result), minimal_pair_lines(result)
+
+
+def evaluate_similarity(
+    run: Path, path: Path, *, device: str, layout: Mapping[str, Any], quiet: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Return how well a run's vectors agree with ratings, for machines and for people."""
+    from lmdata.config import build_config
+    from lmmodel.similarity import read_rated_pairs, score_similarity
+    from lmmodel.tasks.task_files import TaskFormat
+    from lmmodel.trained import load_run
+
+    pairs, model = read_rated_pairs(path, build_config(TaskFormat, layout)), load_run(run, device)
+    with ProgressLine("embedding", unit="texts", quiet=quiet) as line:
+        found = score_similarity(model, pairs, progress=line.update)
+    rows = [
+        ("pairs", f"{found.num_pairs:,}"),
+        ("Spearman", f"{found.spearman:.4f}"),
+        ("Pearson", f"{found.pearson:.4f}"),
+        ("alignment", optional(found.alignment, ".4f") or "-"),
+        ("uniformity", f"{found.uniformity:.4f}"),
+    ]
+    counts = {WINDOWED: found.num_cut} if found.num_cut else {}
+    return json_values(found), [*aligned(rows), *count_lines(counts)]
 
 
 def source_lines(result: SourceEvaluation) -> list[str]:

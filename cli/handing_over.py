@@ -204,6 +204,11 @@ def export_lines(result: Export) -> list[str]:
         f"{result.output}/  opens with transformers.{result.architecture}.from_pretrained",
         f"  {proof(result.max_logit_difference)}",
     ]
+    if result.max_vector_difference is not None:
+        lines.append(
+            "  and with sentence_transformers.SentenceTransformer; largest difference of vectors: "
+            f"{result.max_vector_difference:.2g}"
+        )
     if result.onnx is not None:
         lines.append(
             f"  {result.onnx}: largest difference to onnxruntime: {result.max_onnx_difference:.2g}"

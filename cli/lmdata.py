@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from . import looking
-from .curating import clean, select, tag
+from .curating import clean, compare, select, tag
 from .looking import export
 from .options import (
     FriendlyGroup,
@@ -286,4 +286,5 @@ def report_dataset(
 
 main.add_command(tag)
 main.add_command(select)
+main.add_command(compare)
 main.add_command(clean)

@@ -105,9 +105,11 @@ def main() -> None:
 )
 @click.option(
     "--teacher",
-    "distillation__teacher",
+    "teachers",
     type=FOLDER,
-    help="Learn from the guesses of this run too, trained or imported (distillation).",
+    multiple=True,
+    help="Learn from the guesses of this run too, trained or imported (distillation); repeated, "
+    "from the mean of several.",
 )
 @click.option(
     "--trainable",
@@ -139,6 +141,8 @@ def main() -> None:
     type=float,
     help="Wall-clock budget, turned into steps at the start.",
 )
+@click.option("--select", "selection", type=FOLDER,
+              help="Read only the documents of this selection, from `lmdata select`.")  # fmt: skip
 @click.option("--output", type=FOLDER, help="Run folder.  [default: runs/SIZE, or RUN-continued]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, bit for bit.")
 @click.option(
@@ -168,27 +172,35 @@ def main() -> None:
 @json_option
 @quiet_option
 def train(
-    data: Path | None, init_from: Path | None, output: Path | None, resume: bool, dry_run: bool,
+    data: Path | None, init_from: Path | None, teachers: tuple[Path, ...], output: Path | None,
+    resume: bool, dry_run: bool,
     has_report: bool, overwrite: bool, config_path: Path | None, overrides: tuple[str, ...],
     as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train a model on a token store (fresh pairs and masks each epoch) or on frozen shards.
 
+    Vectors are learned from a file of pairs too: columns anchor, positive and perhaps negative.
+
     \b
     Example: lmmodel train shards/
     Example: lmmodel train tokens/ --model mini --num-minutes 10 --output runs/wiki
     Example: lmmodel train --resume --output runs/wiki
+    Example: lmmodel train pairs.tsv --objective simcse --init-from runs/wiki
     Example: lmmodel train tokens/ --init-from runs/bert --num-minutes 10 --output runs/mine
     """
     size = options["model__size"] or DEFAULT_SIZE
     name = size if init_from is None else f"{init_from.resolve().name}-continued"
     output = output or Path("runs") / name
     data = data or (None if resume else Path("shards"))
-    teacher = options.pop("distillation__teacher")
-    paths = {"init_from": init_from, "distillation__teacher": teacher}
-    settings = by_key({**options, **{name: path and str(path) for name, path in paths.items()}})
+    learned_from = [str(path) for path in teachers]
+    settings = by_key({
+        **options, "init_from": init_from and str(init_from),
+        "selection": options["selection"] and str(options["selection"]),
+        "distillation__teacher": learned_from[0] if learned_from else None,
+        "distillation__more_teachers": learned_from[1:] or None,
+    })  # fmt: skip
     config = wanted_config(config_path, overrides, settings, output if resume else None)
-    if data is not None:
+    if data is not None and not data.is_file():
         from lmdata.schema import read_manifest
 
         read_manifest(data)  # what is wrong with settings and data is said before torch is loaded
@@ -239,8 +251,10 @@ def objectives(as_json: bool) -> None:
     facts = {
         name: {
             "learns": known.summary, "view": known.recipe.view,
-            "corruption": known.recipe.corruption, "can_fill_masks": known.can_fill_masks,
-            "can_generate": known.can_generate, "has_targets": known.has_targets,
+            "corruption": known.recipe.corruption, "is_masked": known.recipe.is_masking,
+            "can_fill_masks": known.can_fill_masks,
+            "can_generate": known.can_generate, "makes_vectors": known.makes_vectors,
+            "has_targets": known.has_targets,
             "families": families_of(known),
         }
         for name, known in OBJECTIVES.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +31,7 @@ from .summaries import (
 
 if TYPE_CHECKING:
     from lmdata.exporting.export import Export
+    from lmdata.page import Page
 
 FOLDER = click.Path(path_type=Path)
 
@@ -104,23 +105,40 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
 def report(
     dataset: Path, output: Path | None, overwrite: bool, is_opened: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Write one page about a token store or shards: flow, lengths, pieces, masks, rows to read.
+    """Write one page about a token store, shards or tags: flow, lengths, pieces, rows to read.
 
-    The page is a file of its own: nothing is fetched, nothing is sent. --json prints what it holds.
+    Of tags: what each rule would drop and why, kept and dropped documents side by side. The page
+    is a file of its own: nothing is fetched, nothing is sent. --json prints what it holds.
 
     \b
     Example: lmdata report tokens/ --open
+    Example: lmdata report tags/
     """
     from lmdata.page import check_writable, write_page
-    from lmdata.report import data_report
-    from lmdata.report_page import data_page
 
     path = output or Path(f"{dataset.resolve().name}-report.html")
     check_writable(path, overwrite=overwrite)
     with ProgressLine("reporting", quiet=quiet):
-        found = data_report(dataset)
-        write_page(data_page(found), path, overwrite=overwrite)
+        found, page = make_page(dataset)
+        write_page(page, path, overwrite=overwrite)
     echo_page(found, path, is_opened=is_opened, as_json=as_json, quiet=quiet)
+
+
+def make_page(dataset: Path) -> tuple[Any, Page]:
+    """Return the report on a dataset or on tags, and the page that shows it."""
+    from lmdata.chosen import is_kind
+
+    if is_kind(dataset, "tags"):
+        from lmdata.tag_page import tag_page
+        from lmdata.tag_report import tag_report
+
+        tags = tag_report(dataset)
+        return tags, tag_page(tags)
+    from lmdata.report import data_report
+    from lmdata.report_page import data_page
+
+    found = data_report(dataset)
+    return found, data_page(found)
 
 
 @click.command()

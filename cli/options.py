@@ -26,7 +26,7 @@ _USER_CAN_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
-        "Choose what is read": ("tag", "select", "clean"),
+        "Choose what is read": ("tag", "select", "clean", "compare"),
         "Look and check": ("show", "stats", "report", "verify", "tokenizers", "recipes"),
         "Hand it over": ("export",),
     },

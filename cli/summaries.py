@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, ProgressColumn
 
+    from lmdata.chosen import SelectionManifest
     from lmdata.encoding import RoundTrip
     from lmdata.schema import Flow, Manifest
-    from lmdata.selection import SelectionManifest
     from lmdata.tagging.manifests import TagManifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.tokenizer_check import TokenizerCheck
@@ -267,9 +267,12 @@ def objective_lines(objectives: dict[str, Any]) -> list[str]:
     """Return a row an objective: its name, what it learns, from what view, what for."""
     rows: list[tuple[str, ...]] = [("objective", "learns", "of a store", "for", "families")]
     for name, facts in objectives.items():
-        change = "" if facts["corruption"] == "none" else ", masked"
+        change = ", masked" if facts["is_masked"] else ""
         view = facts["view"] + (", source and target" if facts["has_targets"] else change)
-        skills = {"fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"]}
+        skills = {
+            "fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"],
+            "embed": facts["makes_vectors"],
+        }  # fmt: skip
         can = ", ".join(skill for skill, is_there in skills.items() if is_there)
         rows.append((name, facts["learns"], view, can, ", ".join(facts["families"])))
     return aligned(rows)
@@ -336,9 +339,8 @@ def training_note(now: TrainProgress) -> str:
 
 def trained_lines(trained: Trained) -> list[str]:
     """Return a table of what of a model is trained and what stays as it is."""
-    rows = [("", "tensors", "numbers")]
-    rows += [(kind, f"{tensors:,}", f"{count:,}") for kind, (tensors, count, _) in
-             sorted(trained.rows.items(), key=lambda row: not row[1][2])]  # fmt: skip
+    kinds = sorted(trained.rows.items(), key=lambda row: not row[1][2])
+    rows = [("", "tensors", "numbers"), *((k, f"{n:,}", f"{c:,}") for k, (n, c, _) in kinds)]
     share = trained.num_trained / (trained.num_trained + trained.num_frozen)
     return [*aligned(rows), f"trained: {trained.num_trained:,} numbers, {share:.2%} of the model"]
 
@@ -353,8 +355,7 @@ def training_lines(summary: Summary) -> list[str]:
         lines.append(f"  training loss   {summary.loss:.4f}")
     if summary.evaluation is not None:
         lines += evaluation_lines(summary.evaluation)
-    if summary.forgotten is not None:
-        lines.append(f"  {summary.forgotten.sentence}")
+    lines += [f"  {one.sentence}" for one in (summary.forgotten,) if one is not None]
     return lines + [f"  note: {note}" for note in summary.notes]
 
 

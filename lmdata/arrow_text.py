@@ -144,6 +144,21 @@ def largest_page(file: pa.NativeFile, row_groups: Iterable[Any], column: str) ->
     return largest
 
 
+def count_page_bytes(file: pa.NativeFile, metadata: Any) -> int:
+    """Return the bytes of all pages of a Parquet file, decompressed, without doing so.
+
+    Args:
+        file: open to read at any place
+        metadata: of the file
+
+    Raises:
+        pa.ArrowInvalid: the header of a page is damaged
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return sum(sum(_page_sizes(file, chunk)) for chunk in chunks)
+
+
 def _page_sizes(file: pa.NativeFile, chunk: Any) -> Iterator[int]:
     """Yield the decompressed bytes of each page, as its header (Thrift, compact) says them."""
     yield 0

@@ -78,6 +78,12 @@ class Documents:
     """Bytes of the file, as stored, read since the last batch: their sum is the size of the range
     (of whole lines), so this is what progress counts. A batch may hold only this and `dropped`."""
 
+    replaced: dict[str, int] = field(default_factory=dict)
+    """Kind -> stretches of these documents that were replaced."""
+
+    split_keys: npt.NDArray[np.uint64] | None = None
+    """uint64 array (D,): what the split of each is drawn by; None: its content."""
+
 
 def read_documents(
     source: Source,

@@ -23,11 +23,13 @@ class ViewTraits:
         draws_documents: the second segment may come from another document (label 1); else both
             are neighbours, which label 1 says are swapped
         is_packed: segments fill up rows, several in one
+        may_repeat: segments are so short that a document may hold one twice
     """
 
     has_pairs: bool = False
     draws_documents: bool = False
     is_packed: bool = False
+    may_repeat: bool = False
 
 
 VIEWS = {
@@ -35,6 +37,7 @@ VIEWS = {
     "sop": ViewTraits(has_pairs=True),
     "single": ViewTraits(),
     "packed": ViewTraits(is_packed=True),
+    "sentence": ViewTraits(may_repeat=True),
 }
 PAIR_VIEWS = tuple(name for name, traits in VIEWS.items() if traits.has_pairs)
 
@@ -85,6 +88,7 @@ CORRUPTIONS = {
     # ALBERT (Lan et al., 2019, section 4.1): n-grams of n words, in proportion to 1 / n.
     "ngram": Corruption(is_masking=True, by_words=True, span_weights=(1, 1 / 2, 1 / 3)),
     "none": Corruption(is_causal=True, has_start=False),
+    "intact": Corruption(),
     "sentinels": Corruption(noise=SpanCorruption(), has_start=False, columns=TARGET_COLUMNS),
     "infilling": Corruption(noise=Infilling(), columns=TARGET_COLUMNS),
 }  # fmt: skip
@@ -102,9 +106,10 @@ class Recipe:
 
     Attributes:
         view: "nsp" (pairs, half from another document), "sop" (neighbours, half swapped),
-            "single" (one segment of whole sentences), "packed" (segments laid into full rows)
-        corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT), "none", or of
-            examples with a source and a target "sentinels" (T5), "infilling" (BART)
+            "single" (one segment of whole sentences), "packed" (segments laid into full rows),
+            "sentence" (one sentence each)
+        corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT), "none" (causal
+            rows), "intact", or of a source and a target "sentinels" (T5), "infilling" (BART)
         max_seq_length: tokens of the longest example, specials included, 8 to 65,535
         mlm_probability: share of the tokens to predict, in (0, 1), or (start, end) of a straight
             line over the training progress
@@ -284,12 +289,9 @@ class Recipe:
 
 def _check_choices(recipe: Recipe) -> None:
     for name, allowed in (
-        ("view", VIEWS),
-        ("corruption", CORRUPTIONS),
-        ("count", COUNTS),
-        ("coverage", COVERAGES),
+        ("view", VIEWS), ("corruption", CORRUPTIONS), ("count", COUNTS), ("coverage", COVERAGES),
         ("compat", (None, *COMPATIBLE)),
-    ):
+    ):  # fmt: skip
         value = getattr(recipe, name)
         if value not in allowed:
             choices = ", ".join(str(choice) for choice in allowed)
@@ -344,20 +346,17 @@ def _check_effect(recipe: Recipe) -> None:
         "max_predictions": recipe.max_predictions is not None
         and (no_masks or recipe.count == "bernoulli"),
         "count": recipe.count == "bernoulli" and (spans or no_masks),
-        "mlm_probability": no_masks
-        and traits.prepare is None
-        and traits.noise is None
+        "mlm_probability": no_masks and traits.prepare is None and traits.noise is None
         and recipe.mlm_probability != default["mlm_probability"].default,
         "mask_proportion": no_masks
         and recipe.mask_proportion != default["mask_proportion"].default,
         "coverage": recipe.coverage == "balanced"
         and (recipe.has_pairs or traits.by_words or not recipe.has_exact_count),
         "mean_span_length": traits.noise is None and recipe.mean_span_length is not None,
-        **{
-            name: recipe.corruption != "infilling" and getattr(recipe, name) is not None
-            for name in ("whole_words", "permute_sentences", "insert_masks")
-        },
-    }
+    } | {
+        name: recipe.corruption != "infilling" and getattr(recipe, name) is not None
+        for name in ("whole_words", "permute_sentences", "insert_masks")
+    }  # fmt: skip
     for name, is_unused in unused.items():
         if is_unused:
             raise ValueError(
@@ -379,10 +378,11 @@ RECIPES: dict[str, Recipe] = {
     "spanbert": Recipe(view="single", corruption="span", max_seq_length=512),
     "t5": Recipe(view="packed", corruption="sentinels", max_seq_length=512),
     "bart": Recipe(view="packed", corruption="infilling", max_seq_length=512, mlm_probability=0.3),
+    "simcse": Recipe(view="sentence", corruption="intact", max_seq_length=32),
 }
 """What the papers did, as near as it is data: BERT (Devlin et al., 2018), RoBERTa (Liu et al.,
 2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019), T5 (Raffel et al., 2019), BART
-(Lewis et al., 2019)."""
+(Lewis et al., 2019), SimCSE (Gao et al., 2021)."""
 
 
 def named_recipe(name: str) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lmdata.charts import Cell, Curves, Histogram, Series, Stacks
 from lmdata.page import (
@@ -21,8 +21,9 @@ from lmdata.page import (
     Table,
     flat_settings,
 )
-from lmdata.report import CommandFlows, DataReport, SplitReport
+from lmdata.report import DataReport, SplitReport
 from lmdata.report_rows import PieceInText, Sample
+from lmdata.schema import Flow
 from lmdata.stats import ExampleStatistics, Lengths, Statistics, StoreStatistics
 
 _KINDS = {"tokens": "token store", "examples": "example shards"}
@@ -73,18 +74,23 @@ def _flow(report: DataReport) -> Section:
         )
     ]
     for stage in report.stages:
-        blocks += _stage_blocks(stage)
+        blocks += flow_blocks(stage.name, stage.flows)
     columns = ("source", "bytes", "documents", "tokens")
     files: list[Row] = [(s.name, s.bytes, s.documents, s.tokens) for s in report.sources]
     blocks.append(Table(title="Largest source files", columns=columns, rows=files))
     return Section(title="From the source to each split", blocks=blocks)
 
 
-def _stage_blocks(stage: CommandFlows) -> Iterator[Block]:
-    flows = stage.flows
-    splits = list(dict.fromkeys(name for flow in flows.values() for name in flow.written))
-    reasons = list(dict.fromkeys(name for flow in flows.values() for name in flow.dropped))
-    lost = [name for name in reasons if any(flow.dropped.get(name) for flow in flows.values())]
+def flow_blocks(name: str, flows: Mapping[str, Flow]) -> Iterator[Block]:
+    """Yield what was read, written and dropped, as bars and as a table.
+
+    Args:
+        name: of what was done
+        flows: by quantity
+    """
+    splits = list(dict.fromkeys(split for flow in flows.values() for split in flow.written))
+    reasons = list(dict.fromkeys(reason for flow in flows.values() for reason in flow.dropped))
+    lost = [own for own in reasons if any(flow.dropped.get(own) for flow in flows.values())]
     parts = (*splits, *lost)
     bars = [
         (
@@ -93,14 +99,14 @@ def _stage_blocks(stage: CommandFlows) -> Iterator[Block]:
         )
         for quantity, flow in flows.items()
     ]
-    yield Stacks(title=stage.name.capitalize(), parts=parts, rows=bars)
+    yield Stacks(title=name.capitalize(), parts=parts, rows=bars)
     rows: list[Row] = []
     for quantity, flow in flows.items():
         rows.append((quantity, "read", flow.read))
-        rows += [(quantity, f"written: {name}", count) for name, count in flow.written.items()]
-        rows += [(quantity, f"dropped: {name}", count) for name, count in flow.dropped.items()]
+        rows += [(quantity, f"written: {split}", count) for split, count in flow.written.items()]
+        rows += [(quantity, f"dropped: {reason}", count) for reason, count in flow.dropped.items()]
     columns = ("quantity", "what became of it", "amount")
-    yield Table(title=f"Ledger, {stage.name}", columns=columns, rows=rows)
+    yield Table(title=f"Ledger, {name}", columns=columns, rows=rows)
 
 
 def _verified(report: DataReport) -> Section:

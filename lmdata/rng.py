@@ -44,6 +44,7 @@ PURPOSES = {
     "yardstick": 18,
     "sentences": 19,
     "replace": 20,
+    "mixture": 30,
 }
 
 

@@ -6,12 +6,11 @@ first that does not hold is the reason why a document goes, so that the ledger b
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
+import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,25 +20,33 @@ import pyarrow as pa
 from lmdata import __version__
 from lmdata.batch import to_array, to_column
 from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, OutputFolder, check_apart, claim_folder
-from lmdata.config import build_config
+from lmdata.chosen import Chosen, GroupRecord, SelectionManifest, read_selection, selection_schema
+from lmdata.config import build_config, config_to_dict
 from lmdata.corpus import Documents, Source
-from lmdata.errors import ConfigError, IntegrityError, MismatchError
+from lmdata.errors import ConfigError, MismatchError
 from lmdata.files import write_atomically
-from lmdata.ragged import Ragged
+from lmdata.mixing import (
+    MixtureConfig,
+    Phase,
+    allocate,
+    check_cap,
+    repeat_documents,
+    repeats_by_cluster,
+    resolve_shares,
+)
+from lmdata.ragged import Ragged, offsets_of
 from lmdata.schema import (
     FORMAT_VERSION,
     Flow,
     Ledger,
     ShardRecord,
-    SourceRecord,
-    to_json,
 )
 from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
-from lmdata.shards import Shard
-from lmdata.tagging.manifests import TagManifest, read_manifest_of
+from lmdata.tagging.expressions import evaluate, find_first_failed
+from lmdata.tagging.manifests import TagManifest
+from lmdata.tagging.pii import replace_pii
 from lmdata.tags import read_tag_manifest, read_tags
 from lmdata.writer import ShardWriter
-from lmdata.xxh3 import xxh3_128
 
 RECIPES = {
     "english": "gopher_quality and gopher_repetition and c4 and fineweb and not duplicate "
@@ -50,56 +57,28 @@ RECIPES = {
 
 NOT_SELECTED = "not-selected"
 SELECTED = "selected"
+_NOT_DRAWN = "in the mixture"
 _MUCH = 0.5  # of a source: lost without a word, it would be missed late
-_WORD = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+|.", re.DOTALL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectionManifest:
-    """All that a selection knows of itself."""
-
-    kind: Literal["selection"] = "selection"
-    format_version: int
-    created_with: str  # package and version
-    where: str
-    tags: str  # hash of the tags' manifest
-    configuration: dict[str, Any]  # of the tags
-    starts: dict[str, tuple[tuple[int, int], ...]]  # of the tags
-    sources: tuple[SourceRecord, ...]
-    splits: dict[str, tuple[ShardRecord, ...]]
-    ledger: Ledger
-    notes: tuple[str, ...] = ()
-
-    @property
-    def hash(self) -> str:
-        """The xxh3_128 of the canonical JSON, hexadecimal."""
-        return str(xxh3_128(to_json(self).encode()).hexdigest())
-
-
-def selection_schema() -> pa.Schema:
-    """Return the Arrow schema of a selection, one row a document in the order of the corpus.
-
-    Example:
-        >>> selection_schema().names
-        ['source', 'position', 'repeats']
-    """
-    kinds = {"source": pa.int32(), "position": pa.uint64(), "repeats": pa.uint16()}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in kinds.items()])
+I64 = npt.NDArray[np.int64]
 
 
 def select_documents(
-    tags_path: Path, where: str, output: Path, *, overwrite: bool = False
-) -> SelectionManifest:
+    tags_path: Path, where: str, output: Path, *, mixture: MixtureConfig | None = None,
+    replaces_pii: bool = False, overwrite: bool = False,
+) -> SelectionManifest:  # fmt: skip
     """Write a selection of documents by an expression over their tags, and return its manifest.
 
     Args:
         tags_path: the folder that `lmdata tag` wrote
         where: a condition in SQL, as "gopher_quality and num_words > 100 and not duplicate"
         output: folder to write
+        mixture: how often what is selected is read; None: once
+        replaces_pii: personal data is replaced by its kind where the text is tokenized
         overwrite: replace what is in `output`
 
     Raises:
-        ConfigError: the expression names no tag, is no condition, or holds for no document
+        ConfigError: the expression names no tag, is no condition, or holds for no document; the
+            mixture can't be made of what is selected
         IntegrityError: the tags are not whole
         OutputError: `output` exists, can't be written or its disk is full
     """
@@ -110,171 +89,214 @@ def select_documents(
         raise ConfigError(
             f"where: {where!r} holds for none of {len(first_failed):,} documents: ask for less"
         )
+    repeats, groups = (first_failed < 0).astype(np.int64)[None], None
+    if mixture is not None:
+        mixture = build_config(MixtureConfig, config_to_dict(mixture))  # 1 and 1.0 are the same
+        repeats, groups = mix(table, first_failed < 0, mixture)
+        first_failed[(first_failed < 0) & ~repeats.any(axis=0)] = len(reasons)
+        reasons = [*reasons, _NOT_DRAWN]
     check_apart(tags_path, output)
     with claim_folder(output, overwrite=overwrite) as folder:
         plan = {"created_with": f"lmdata {__version__}"}
         write_atomically(folder.build / PLAN_NAME, json.dumps(plan))
-        shards = _write(folder, table, first_failed, tags)
+        shards = _write(folder, table, repeats, tags)
         manifest = SelectionManifest(
             format_version=FORMAT_VERSION,
             created_with=plan["created_with"],
             where=where,
             tags=tags.hash,
+            tags_path=os.path.relpath(tags_path, output),
             configuration=tags.configuration,
             starts=tags.starts,
             sources=tags.sources,
             splits={ALL_DOCUMENTS: shards},
-            ledger=_balance(table, first_failed, reasons),
+            ledger=balance(table, first_failed, reasons),
             notes=tuple(_losses(table, first_failed)),
+            mixture=mixture,
+            groups=groups,
+            replaces_pii=replaces_pii or None,
         )
         folder.finish(manifest)
     return manifest
 
 
-def find_first_failed(table: pa.Table, where: str) -> tuple[npt.NDArray[np.int16], list[str]]:
-    """Return the first condition that does not hold for each row, and the conditions.
-
-    Args:
-        table: of D rows
-        where: conditions joined by AND
-
-    Returns:
-        int16 (D,), -1 where all hold, else an index into the texts of the conditions.
-
-    Raises:
-        ConfigError: it names no column, or is no condition
-
-    Example:
-        >>> found, reasons = find_first_failed(pa.table({"a": [1, 5, 9]}), "a > 1 and a < 6")
-        >>> found.tolist(), reasons
-        ([0, -1, 1], ['a > 1', 'a < 6'])
-    """
-    frame = pl.DataFrame(pl.from_arrow(table))
-    conditions = _split_conditions(where)
-    try:
-        holds = [_evaluate(frame, condition) for condition in conditions]
-    except ConfigError:
-        if len(conditions) == 1:
-            raise
-        conditions = [where.strip()]  # an AND that joins no conditions, as of BETWEEN
-        holds = [_evaluate(frame, where)]
-    found = np.full(len(frame), -1, np.int16)
-    for number in reversed(range(len(conditions))):
-        found[~holds[number]] = number
-    return found, conditions
-
-
-def _split_conditions(where: str) -> list[str]:
-    """Return what AND joins outside of parentheses and quotes.
-
-    Example:
-        >>> _split_conditions("a and (b AND c) and d = ' and '")
-        ['a', '(b AND c)', "d = ' and '"]
-    """
-    parts, depth = [""], 0
-    for word in _WORD.findall(where):
-        depth += (word == "(") - (word == ")")
-        if word.lower() == "and" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += word
-    return [part.strip() for part in parts]
-
-
-def _evaluate(frame: pl.DataFrame, condition: str) -> npt.NDArray[np.bool_]:
-    """Return for which rows a condition holds; where it is unknown, as of a null, it does not."""
-    try:
-        values = frame.select(pl.sql_expr(condition).alias("holds"))["holds"]
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise ConfigError(_explain_name(frame, condition, error)) from error
-    except pl.exceptions.PolarsError as error:
-        problem = str(error).splitlines()[0]
-        raise ConfigError(f"where: {condition!r} can't be read as SQL: {problem}") from error
-    if values.dtype != pl.Boolean:
-        raise ConfigError(
-            f"where: {condition!r} is no condition but {str(values.dtype).lower()}: compare it, as "
-            "in 'num_words > 100'"
-        )
-    return np.asarray(values.fill_null(value=False).to_numpy(), bool)
-
-
-def _explain_name(frame: pl.DataFrame, condition: str, error: Exception) -> str:
-    unknown = [
-        word for word in re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'", "", condition))
-        if word not in frame.columns and word.lower() not in ("not", "and", "or", "in", "is")
-    ]  # fmt: skip
-    name = next((word for word in unknown if word in str(error)), condition)
-    near = difflib.get_close_matches(name, frame.columns, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(frame.columns)}"
-    return f"where: there is no tag {name!r}; {hint}"
-
-
 def _write(
-    folder: OutputFolder, table: pa.Table, first_failed: npt.NDArray[np.int16], tags: TagManifest
+    folder: OutputFolder, table: pa.Table, repeats: I64, tags: TagManifest
 ) -> tuple[ShardRecord, ...]:
     numbers = {source.name: number for number, source in enumerate(tags.sources)}
-    names = table.column("source").cast(pa.string()).combine_chunks()
-    sources = np.array([numbers[name] for name in names.to_pylist()], np.int32)
-    positions = to_array(table.column("position").combine_chunks())
-    repeats = (first_failed < 0).astype(np.uint16)
-    columns = [to_column(values) for values in (sources, positions, repeats)]
-    writer = ShardWriter(
-        folder.path, ALL_DOCUMENTS, selection_schema(), shard_bytes=DEFAULT_SHARD_BYTES
-    )
+    names, codes = _sources(table)
+    sources = np.array([numbers[name] for name in names], np.int32)[codes]
+    columns = [sources, _column(table, "position"), split_keys(table), *repeats.astype(np.uint16)]
+    schema = selection_schema(len(repeats))
+    writer = ShardWriter(folder.path, ALL_DOCUMENTS, schema, shard_bytes=DEFAULT_SHARD_BYTES)
     try:
-        writer.write(pa.RecordBatch.from_arrays(columns, schema=selection_schema()))
+        writer.write(pa.RecordBatch.from_arrays([*map(to_column, columns)], schema=schema))
         return tuple(writer.finish())
     finally:
         writer.close()
 
 
-def _balance(table: pa.Table, first_failed: npt.NDArray[np.int16], reasons: list[str]) -> Ledger:
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return to_array(table.column(name).combine_chunks())
+
+
+def split_keys(table: pa.Table) -> npt.NDArray[np.uint64]:
+    """Return what the split of each document is drawn by, uint64 (D,), the same in a component.
+
+    It is the smallest hash of the contents of the component, so that documents change sides only
+    where new ones join two components to one.
+
+    Example:
+        >>> hashes = pa.array([9, 5, 7], pa.uint64())
+        >>> split_keys(pa.table({"hash_high": hashes, "component": [0, 1, 0]})).tolist()
+        [7, 5, 7]
+    """
+    hashes, component = _column(table, "hash_high"), _column(table, "component").astype(np.int64)
+    least = np.full(len(hashes), 2**64 - 1, np.uint64)
+    np.minimum.at(least, component, hashes)
+    return least[component]
+
+
+# ---- Mixtures
+
+
+def mix(
+    table: pa.Table, is_kept: npt.NDArray[np.bool_], mixture: MixtureConfig
+) -> tuple[I64, tuple[GroupRecord, ...]]:
+    """Return how often each document is read, int64 (P, D), by phase, and what that is by group.
+
+    Args:
+        table: of tags, D rows
+        is_kept: bool (D,), which documents are selected
+        mixture: how often they are read
+
+    Raises:
+        ConfigError: the mixture can't be made of these documents
+    """
+    rows = np.flatnonzero(is_kept)
+    names = _group_names(table.take(pa.array(rows)), mixture.by)
+    num_bytes = _column(table, "num_bytes").astype(np.int64)[rows]
+    members = {name: np.flatnonzero(names == name) for name in sorted(set(names.tolist()))}
+    if mixture.cluster_repeats:
+        own = repeats_by_cluster(_cluster_sizes(table)[rows], mixture.cluster_repeats)[None]
+    else:
+        keys = _column(table, "hash_low")[rows]
+        sizes = num_bytes if mixture.unit == "bytes" else np.ones(len(rows), np.int64)
+        own = _resolve(members, sizes, keys, mixture)
+    if not own.any():
+        raise ConfigError("mixture: it reads no document at all: raise its budget or its weights")
+    repeats = np.zeros((len(own), len(table)), np.int64)
+    repeats[:, rows] = own
+    groups = tuple(
+        GroupRecord(
+            name=name,
+            documents=len(places),
+            bytes=int(num_bytes[places].sum()),
+            read_documents=tuple(own[:, places].sum(axis=1).tolist()),
+            read_bytes=tuple((own[:, places] * num_bytes[places]).sum(axis=1).tolist()),
+        )
+        for name, places in members.items()
+    )
+    return repeats, groups
+
+
+def _resolve(
+    members: dict[str, I64], sizes: I64, keys: npt.NDArray[np.uint64], mixture: MixtureConfig
+) -> I64:
+    """Return repeats by phase, int64 (P, K); a phase goes on in a group where the last ended."""
+    phases = mixture.phases or (Phase(),)
+    totals = {name: int(sizes[places].sum()) for name, places in members.items()}
+    budget = mixture.budget if mixture.budget is not None else sum(totals.values())
+    budgets = allocate([phase.share for phase in phases], budget)
+    read, asked = np.zeros((len(phases) + 1, len(sizes)), np.int64), dict.fromkeys(totals, 0)
+    for number, (phase, own) in enumerate(zip(phases, budgets.tolist(), strict=True), 1):
+        for name, amount in resolve_shares(totals, mixture, phase, own).items():
+            asked[name] += amount
+            places = members[name]
+            read[number, places] = repeat_documents(
+                sizes[places], asked[name], keys[places], mixture.seed
+            )
+    check_cap(totals, asked, mixture)
+    return np.diff(read, axis=0)
+
+
+def _group_names(table: pa.Table, by: str) -> npt.NDArray[np.str_]:
+    """Return the group of each row, by a tag or an expression over tags."""
+    values = evaluate(table, by, "by").cast(pl.String).fill_null("none")
+    return np.array(values.to_list(), np.str_)
+
+
+def _cluster_sizes(table: pa.Table) -> I64:
+    """Return how many documents each stands for: itself, its copies and its near copies."""
+    rows = np.arange(len(table))
+    is_copy, is_near = _column_of(table, "duplicate"), _column_of(table, "near_duplicate")
+    of_copy = table.column("duplicate_of").fill_null(0).to_numpy().astype(np.int64)
+    of_near = table.column("near_of").fill_null(0).to_numpy().astype(np.int64)
+    roots = np.where(is_copy, of_copy, rows)
+    roots = np.where(is_near[roots], of_near[roots], roots)
+    return np.bincount(roots, minlength=len(rows))
+
+
+def _column_of(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
+    return np.asarray(table.column(name).to_numpy(), bool)
+
+
+def balance(table: pa.Table, first_failed: npt.NDArray[np.int16], reasons: list[str]) -> Ledger:
     """Return the ledger in documents and in bytes; dropped by the first reason."""
     amounts = {
         "documents": np.ones(len(first_failed), np.int64),
-        "bytes": to_array(table.column("num_bytes").combine_chunks()).astype(np.int64),
+        "bytes": _column(table, "num_bytes").astype(np.int64),
     }
     flows = {}
     for quantity, values in amounts.items():
-        kept = int(values[first_failed < 0].sum())
-        dropped = {
-            reason: int(values[first_failed == number].sum())
-            for number, reason in enumerate(reasons)
-        }
-        flows[quantity] = Flow(read=int(values.sum()), written={SELECTED: kept}, dropped=dropped)
+        kept, *lost = np.bincount(first_failed + 1, values, len(reasons) + 1).astype(int).tolist()
+        dropped = Counter[str]()
+        for reason, amount in zip(reasons, lost, strict=True):
+            dropped[reason] += amount  # one may be written twice
+        flows[quantity] = Flow(
+            read=int(values.sum()), written={SELECTED: kept}, dropped=dict(dropped)
+        )
     return Ledger(flows=flows)
 
 
 def _losses(table: pa.Table, first_failed: npt.NDArray[np.int16]) -> list[str]:
     """Return a sentence for each source that loses more than half of its bytes."""
-    names = table.column("source").cast(pa.string()).combine_chunks()
-    num_bytes = to_array(table.column("num_bytes").combine_chunks()).astype(np.float64)
-    sources, numbers = np.unique(np.array(names.to_pylist()), return_inverse=True)
-    before = np.bincount(numbers, num_bytes)
-    after = np.bincount(numbers, num_bytes * (first_failed < 0), len(sources))
-    lost = 1 - after / np.maximum(before, 1)
+    names, numbers = _sources(table)
+    num_bytes = _column(table, "num_bytes").astype(np.float64)
+    before = np.bincount(numbers, num_bytes, len(names))
+    after = np.bincount(numbers, num_bytes * (first_failed < 0), len(names))
+    lost = np.where(before > 0, 1 - after / np.maximum(before, 1), 0)
     return [
         f"{name} loses {share:.0%} of its bytes"
-        for name, share in zip(sources.tolist(), lost.tolist(), strict=True)
+        for name, share in sorted(zip(names, lost.tolist(), strict=True))
         if share > _MUCH
     ]
 
 
+def _sources(table: pa.Table) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """Return the names of sources, and which one each row is of, int32 (D,)."""
+    column = table.column("source").unify_dictionaries().combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    return column.dictionary.to_pylist(), to_array(column.indices)
+
+
 @dataclass(frozen=True)
 class Selection:
-    """An open selection: which documents of a corpus are read.
+    """An open selection, as what reads a corpus asks it: which documents of a batch are read.
 
     Attributes:
         hash: of its manifest
         where: the expression
         starts: source -> byte and first position of each range that was tagged
-        positions: source -> uint64 (K,), ascending, of the documents that are read
+        sources: source -> what is read of it
+        replaces_pii: personal data is replaced by its kind
     """
 
     hash: str
     where: str
     starts: dict[str, dict[int, int]]
-    positions: dict[str, npt.NDArray[np.uint64]]
+    sources: dict[str, Chosen]
+    replaces_pii: bool
 
     def keep(self, source: Source, start: int, first: int, documents: Documents) -> Documents:
         """Return the documents that are selected, the others counted as dropped.
@@ -294,18 +316,28 @@ class Selection:
                 "corpus; tag and select this one"
             )
         before = np.uint64(self.starts[source.name][start] + first)
-        is_kept = np.isin(documents.positions + before, self.positions[source.name])
-        if is_kept.all():
-            return documents
+        chosen = self.sources[source.name]
+        places, is_kept = chosen.find(documents.positions + before)
         sizes = np.diff(documents.offsets)
         kept = Ragged(documents.text, documents.offsets).take(np.flatnonzero(is_kept))
-        dropped = {**documents.dropped, NOT_SELECTED: int((~is_kept).sum())}
-        num_bytes = {**documents.dropped_bytes, NOT_SELECTED: int(sizes[~is_kept].sum())}
+        kept, replaced = _replace(kept) if self.replaces_pii else (kept, {})
+        dropped, num_bytes = dict(documents.dropped), dict(documents.dropped_bytes)
+        if not is_kept.all():
+            dropped[NOT_SELECTED] = int((~is_kept).sum())
+            num_bytes[NOT_SELECTED] = int(sizes[~is_kept].sum())
         return Documents(
             np.asarray(kept.values, np.uint8), np.asarray(kept.offsets, np.int64),
             documents.positions[is_kept], dropped, num_bytes, documents.num_records,
-            documents.num_source_bytes,
+            documents.num_source_bytes, replaced, chosen.split_keys[places[is_kept]],
         )  # fmt: skip
+
+
+def _replace(texts: Ragged) -> tuple[Ragged, dict[str, int]]:
+    """Return documents with personal data replaced by its kind, and how much of each kind."""
+    found = [replace_pii(np.asarray(row, np.uint8).tobytes()) for row in texts.rows()]
+    content = np.frombuffer(b"".join(text for text, _ in found), np.uint8)
+    kinds = Counter(kind for _, own in found for kind in own)
+    return Ragged(content, offsets_of([len(text) for text, _ in found])), dict(kinds)
 
 
 def open_selection(folder: Path, sources: list[Source], corpus: CorpusConfig) -> Selection:
@@ -315,25 +347,11 @@ def open_selection(folder: Path, sources: list[Source], corpus: CorpusConfig) ->
         IntegrityError: it is not whole
         MismatchError: it is of another corpus, or of documents that were found otherwise
     """
-    manifest = read_manifest_of(folder, SelectionManifest, "selection", "lmdata select TAGS")
-    _check_corpus(manifest, sources, corpus, folder)
-    parts = [
-        block.read()
-        for record in manifest.splits[ALL_DOCUMENTS]
-        for block in Shard(folder, record, selection_schema()).blocks
-    ]
-    table = pa.Table.from_batches(parts, schema=selection_schema())
-    numbers, positions, repeats = (
-        to_array(table.column(name).combine_chunks()) for name in selection_schema().names
-    )
-    if int(repeats.max(initial=0)) > 1:
-        raise IntegrityError(f"{folder} reads documents more than once: select again")
-    chosen = {
-        source.name: np.sort(positions[(numbers == number) & (repeats > 0)])
-        for number, source in enumerate(manifest.sources)
-    }
-    starts = {name: dict(own) for name, own in manifest.starts.items()}
-    return Selection(manifest.hash, manifest.where, starts, chosen)
+    found = read_selection(folder)
+    _check_corpus(found.manifest, sources, corpus, folder)
+    starts = {name: dict(own) for name, own in found.manifest.starts.items()}
+    replaces_pii = bool(found.manifest.replaces_pii)
+    return Selection(found.manifest.hash, found.manifest.where, starts, found.sources, replaces_pii)
 
 
 def _check_corpus(
@@ -347,7 +365,7 @@ def _check_corpus(
                 f"{folder} is of another corpus: {name} had {tagged.get(name, 'no')} bytes, has "
                 f"{found.get(name, 'none')} now; tag and select this one"
             )
-    if build_config(CorpusConfig, manifest.configuration["corpus"]) != corpus:
+    if manifest.configuration.corpus != corpus:
         raise MismatchError(
             f"{folder} is of documents that were read with other settings: give the same "
             "--documents, --text-field, --encoding and --errors as to `lmdata tag`"

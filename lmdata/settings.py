@@ -29,6 +29,7 @@ COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".xz": "xz",
 Model = Literal["wordpiece", "bpe", "unigram"]
 Splits = Literal["gpt2", "gpt4"]
 DEFAULT_SHARD_BYTES = 256_000_000
+WIDE_JACCARD = 0.5  # from which on documents are of one component
 
 # Codecs of Python that are no encoding of a file: escapes of source code, parts of host names.
 _NOT_OF_FILES = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"})
@@ -112,6 +113,34 @@ def stdin_kind(ending: str) -> tuple[Format, Compression | None]:
 def known_extensions() -> str:
     """Return the endings of names that tell a format, for messages."""
     return f"{' '.join(FORMATS)}, each also with {' '.join(COMPRESSIONS)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagConfig:
+    """What tags are made of; every field changes the result."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    """How files become documents."""
+
+    words: Literal["plain", "spacy"] = "plain"
+    """How text is cut into words; spacy, which must be installed, gives datatrove's figures."""
+
+    language: Literal["none", "py3langid"] = "none"
+    """What tells the language of a document; py3langid must be installed."""
+
+    near_jaccard: float = 0.8
+    """Share of 5-word shingles from which on two documents are near duplicates, in (0.5, 1]."""
+
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    """Target size of a shard in bytes."""
+
+    def __post_init__(self) -> None:
+        if not WIDE_JACCARD < self.near_jaccard <= 1:
+            raise ValueError(
+                f"near_jaccard must be above {WIDE_JACCARD} and at most 1, got {self.near_jaccard}"
+            )
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -327,8 +327,8 @@ def count_tokens(batch: pa.RecordBatch) -> int:
 def row_bytes(batch: pa.RecordBatch) -> np.ndarray:
     """Return what each row takes in a shard: int64 array (num_rows,).
 
-    A list counts its values and one offset, a dictionary its index; validity bits and padding are
-    left out.
+    A list or text counts its values and one offset, a dictionary its index; validity bits and
+    padding are left out.
 
     Example:
         >>> lists = pa.array([[1, 2], []], pa.list_(pa.uint16()))
@@ -341,6 +341,10 @@ def row_bytes(batch: pa.RecordBatch) -> np.ndarray:
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             offsets = _list_offsets(column)
             ends += offsets.astype(np.int64, copy=False) * (kind.value_type.bit_width // 8)
+            each += offsets.itemsize
+        elif pa.types.is_string(kind):
+            offsets = np.frombuffer(column.buffers()[1], np.int32)
+            ends += offsets[column.offset : column.offset + len(column) + 1]
             each += offsets.itemsize
         else:
             each += (kind.index_type if pa.types.is_dictionary(kind) else kind).bit_width // 8

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
-from lmdata.batch import to_array, to_column, to_text_column
+from lmdata.batch import to_array, to_text_column
 from lmdata.building.output import ALL_DOCUMENTS, OutputFolder
 from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
@@ -28,6 +28,7 @@ from lmdata.building.plan import (
 )
 from lmdata.building.resumable import read_receipt, run_build
 from lmdata.building.workers import WorkerPool, Workers
+from lmdata.chosen import read_manifest_of
 from lmdata.config import Change, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError, IntegrityError
@@ -35,43 +36,27 @@ from lmdata.schema import (
     FORMAT_VERSION,
     Flow,
     Ledger,
+    ShardRecord,
     SourceRecord,
 )
+from lmdata.settings import TagConfig
 from lmdata.shards import Shard, check_shard, map_shard
-from lmdata.tagging.manifests import TagManifest, read_manifest_of
+from lmdata.tagging import overlaps
+from lmdata.tagging.audit import check_rows
+from lmdata.tagging.evaluations import EvaluationFile
+from lmdata.tagging.manifests import TagManifest
 from lmdata.tagging.near import Repeats, find_neighbours, find_originals, rank_documents
-from lmdata.tagging.rules import RULES, VERSIONS, judge
+from lmdata.tagging.overlap_index import describe, make_index
+from lmdata.tagging.overlaps import Overlaps
+from lmdata.tagging.rows import finish_rows, found_in, tag_schema
+from lmdata.tagging.rules import VERSIONS
 from lmdata.tagging.signatures import NUM_BANDS
 from lmdata.tagging.signatures import VERSION as NEAR_VERSION
 from lmdata.tagging.taggers import Tagger, make_taggers
-from lmdata.tagging.units import FIGURES, NUM_SCRATCH, TagConfig, TagReceipt, TagSetup, part_fields
+from lmdata.tagging.units import TagReceipt, TagSetup, part_fields
 from lmdata.tagging.words import CUTTERS
 from lmdata.tokenize import OnProgress, describe_change, stamp_source
 from lmdata.writer import ShardWriter
-
-
-def tag_schema(taggers: Sequence[Tagger]) -> pa.Schema:
-    """Return the Arrow schema of tags, one row a document, in the order of the corpus.
-
-    Example:
-        >>> tag_schema([]).field("gopher_quality").type
-        DataType(bool)
-    """
-    text = pa.dictionary(pa.int32(), pa.string())
-    reasons = pa.dictionary(pa.int8(), pa.string())
-    return pa.schema([
-        pa.field("source", text, nullable=False),
-        *part_fields(taggers)[1:-NUM_SCRATCH],
-        *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
-        *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
-        pa.field("duplicate", pa.bool_(), nullable=False),
-        pa.field("duplicate_of", pa.uint64()),
-        pa.field("near_duplicate", pa.bool_(), nullable=False),
-        pa.field("near_of", pa.uint64()),
-        pa.field("near_jaccard", pa.float64(), nullable=False),
-        pa.field("near_containment", pa.float64(), nullable=False),
-        pa.field("component", pa.uint64(), nullable=False),
-    ])  # fmt: skip
 
 
 def start_tagging(num_workers: int) -> Workers:
@@ -83,6 +68,7 @@ def tag_corpus(
     sources: Sequence[Source], config: TagConfig, output: Path, *, num_workers: int = 2,
     overwrite: bool = False, progress: OnProgress | None = None,
     unit_bytes: int = DEFAULT_UNIT_BYTES, workers: Workers | None = None,
+    evaluations: Sequence[EvaluationFile] = (),
 ) -> TagManifest:  # fmt: skip
     """Write the tags of a corpus and return their manifest.
 
@@ -98,6 +84,7 @@ def tag_corpus(
         progress: called with (bytes done, bytes in all, documents done)
         unit_bytes: text that a worker takes at a time
         workers: of another engine, which run `prepare_tags`; ended here, sets `num_workers`
+        evaluations: that the corpus is compared with, from `read_evaluations`
 
     Raises:
         ConfigError: the words need a package that is not installed
@@ -112,7 +99,9 @@ def tag_corpus(
         )
 
     def make(folder: OutputFolder) -> _TagJob:
-        return _TagJob(folder, list(sources), config, name, taggers, unit_bytes, progress)
+        return _TagJob(
+            folder, list(sources), config, name, taggers, unit_bytes, progress, evaluations
+        )
 
     return run_build(make, workers or start_tagging(num_workers), output, overwrite=overwrite)
 
@@ -128,12 +117,16 @@ class _TagJob:
     def __init__(
         self, folder: OutputFolder, sources: list[Source], config: TagConfig, words: str,
         taggers: Sequence[Tagger], unit_bytes: int, progress: OnProgress | None,
+        evaluations: Sequence[EvaluationFile],
     ) -> None:  # fmt: skip
         self._folder, self._sources, self._config, self._words = folder, sources, config, words
         self._taggers, self._unit_bytes, self._progress = taggers, unit_bytes, progress
         self._versions = VERSIONS | {"near_duplicate": NEAR_VERSION}
         for tagger in taggers:
             self._versions |= tagger.versions
+        self._evaluations = evaluations
+        self._index = make_index(evaluations) if evaluations else None
+        self._versions |= overlaps.VERSIONS if evaluations else {}
         self._receipts: list[TagReceipt] = []
         self._units: list[Unit] = []
         self._num_documents = self._done_bytes = 0
@@ -151,6 +144,7 @@ class _TagJob:
             "words": self._words,
             "configuration": config_to_dict(self._config),
             "sources": {source.name: stamp_source(source) for source in self._sources},
+            "against": {file.name: [file.bytes, file.xxh3] for file in self._evaluations},
         }
 
     def obstacles(self, changed: list[Change]) -> list[str]:
@@ -161,7 +155,8 @@ class _TagJob:
         """Plan the units and read the receipts of an earlier run."""
         self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
         done = dict(self._find_done())
-        return TagSetup(self._sources, self._config, self._folder.build), self._units, done
+        setup = TagSetup(self._sources, self._config, self._folder.build, self._index)
+        return setup, self._units, done
 
     def _find_done(self) -> Iterator[tuple[int, TagReceipt]]:
         for unit in self._units:
@@ -202,35 +197,57 @@ class _TagJob:
         Raises:
             CorpusError: there was no text at all
         """
-        schema, repeats, row = tag_schema(self._taggers), self._find_repeats(), 0
+        repeats, row = self._find_repeats(), 0
+        shared = self._find_overlaps(repeats)
+        schema = tag_schema(self._taggers, is_compared=shared is not None)
         names = to_text_column([source.name for source in self._sources])
         self._writer = ShardWriter(
             self._folder.path, ALL_DOCUMENTS, schema, shard_bytes=self._config.shard_bytes
         )
         starts: dict[str, list[tuple[int, int]]] = {}
-        num_bytes, records = 0, Counter[str]()
+        num_bytes, records, contaminated = 0, Counter[str](), Counter[str]()
         for unit, receipt in zip(self._units, self._receipts, strict=True):
             for extent, first in zip(unit.extents, receipt.starts, strict=True):
                 place = extent.start, records[str(extent.source)] + first
                 starts.setdefault(self._sources[extent.source].name, []).append(place)
             for part in self._part(receipt):
-                self._writer.write(_finish_rows(part, repeats, row, names, records, schema))
+                rows = finish_rows(part, repeats, shared, row, names, records, schema)
+                self._writer.write(rows)
                 num_bytes += int(to_array(part.column("num_bytes")).sum())
                 row += part.num_rows
+                for rule in overlaps.RULES if shared else ():
+                    contaminated[rule] += rows.column(rule).true_count
             records.update(receipt.records)
         shards = {ALL_DOCUMENTS: tuple(self._writer.finish())}
+        sources, ledger = self._describe_sources(), _sum_up(self._receipts, row, num_bytes)
+        written = read_rows(self._folder.path, shards[ALL_DOCUMENTS])
+        check_rows(written, sources, ledger.flows, self._config.near_jaccard)
         return TagManifest(
             format_version=FORMAT_VERSION,
             created_with=f"lmdata {__version__}",
-            configuration=config_to_dict(self._config),
+            configuration=self._config,
             rules=self._versions,
             words=self._words,
             starts={name: tuple(places) for name, places in starts.items()},
-            sources=self._describe_sources(),
+            sources=sources,
             splits=shards,
-            ledger=_sum_up(self._receipts, row, num_bytes),
-            notes=repeats.notes(),
+            ledger=ledger,
+            notes=(*repeats.notes(), *_count_contaminated(contaminated, bool(shared))),
+            against=describe(self._evaluations, self._index) if self._index else {},
         )
+
+    def _find_overlaps(self, repeats: Repeats) -> Overlaps | None:
+        """Return what is common of all that documents share with evaluations."""
+        if self._index is None:
+            return None
+        shared, row = Overlaps(self._evaluations, self._index), 0
+        for receipt in self._receipts:
+            for part in self._part(receipt):
+                components = repeats.near.component[row : row + part.num_rows]
+                shared.note(*found_in(part), components)
+                row += part.num_rows
+        shared.close()
+        return shared
 
     def _find_repeats(self) -> Repeats:
         """Return which documents were there before, to the byte or nearly.
@@ -290,38 +307,11 @@ class _TagJob:
             self._writer.close()
 
 
-def _finish_rows(
-    part: pa.RecordBatch, repeats: Repeats, row: int, names: pa.Array,
-    records: Counter[str], schema: pa.Schema,
-) -> pa.RecordBatch:  # fmt: skip
-    """Return rows of a part as tags.
-
-    Args:
-        part: of a unit
-        repeats: of all documents
-        row: of the first
-        names: of the sources
-        records: lines or records of each source in the units before
-        schema: of tags
-    """
-    sources = to_array(part.column("source"))
-    before = np.array([records[str(source)] for source in sources.tolist()], np.uint64)
-    figures = {name: to_array(part.column(name)) for name in FIGURES}
-    verdicts = {rule: judge(figures, rule) for rule in RULES}
-    columns = [
-        pa.DictionaryArray.from_arrays(part.column("source"), names),
-        to_column(to_array(part.column("position")) + before),
-        *part.columns[2:-NUM_SCRATCH],
-        *(pa.array(verdict < 0) for verdict in verdicts.values()),
-        *(_reasons(rule, verdict) for rule, verdict in verdicts.items()),
-        *repeats.columns(row, row + part.num_rows),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _reasons(rule: str, verdict: np.ndarray) -> pa.DictionaryArray:
-    texts = to_text_column([limit.reason for limit in RULES[rule]])
-    return pa.DictionaryArray.from_arrays(to_column(verdict, verdict >= 0), texts)
+def _count_contaminated(counts: Counter[str], is_compared: bool) -> list[str]:
+    if not is_compared:
+        return []
+    found = ", ".join(f"{counts[rule]:,} {rule}" for rule in overlaps.RULES)
+    return [f"documents that share text with evaluations: {found}"]
 
 
 def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) -> Ledger:
@@ -355,8 +345,17 @@ def read_tags(folder: Path, manifest: TagManifest) -> pa.Table:
     Raises:
         IntegrityError: a shard is missing or altered
     """
+    return read_rows(folder, manifest.splits[ALL_DOCUMENTS])
+
+
+def read_rows(folder: Path, records: Sequence[ShardRecord]) -> pa.Table:
+    """Return the rows of shards of tags, every column compared with its hash.
+
+    Raises:
+        IntegrityError: a shard is missing or altered
+    """
     batches = []
-    for record in manifest.splits[ALL_DOCUMENTS]:
+    for record in records:
         with pa.OSFile(str(folder / record.file)) as file:
             schema = pa.ipc.open_file(file).schema
         batches += [block.read() for block in Shard(folder, record, schema).blocks]

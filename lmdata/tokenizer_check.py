@@ -188,16 +188,16 @@ def _odd_pieces(definition: dict[str, Any]) -> Iterator[str]:
     if twice:
         yield f"the piece {twice[0]!r} is there {pieces.count(twice[0])} times"
     if model["type"] == "BPE" and (unreached := _unreached(model)):
-        yield f"{unreached:,} merges can't apply: no merge before them makes their parts"
+        yield f"{unreached:,} of its merges can't apply: no other makes their parts"
 
 
 def _unreached(model: dict[str, Any]) -> int:
-    """Return how many merges join pieces that no merge before them makes.
+    """Return how many merges join pieces that no other merge makes, before or after them.
 
     Example:
-        >>> merges = [["a", "b"], ["ab", "cd"], ["c", "d"]]
-        >>> _unreached({"vocab": dict.fromkeys("abcd"), "merges": merges})
-        1
+        >>> merges = [["ab", "cd"], ["a", "b"], ["c", "d"], ["xy", "a"], ["xya", "b"]]
+        >>> _unreached({"vocab": dict.fromkeys("abcdxy"), "merges": merges})
+        2
     """
     prefix = model.get("continuing_subword_prefix") or ""
     suffix = model.get("end_of_word_suffix") or ""
@@ -205,10 +205,17 @@ def _unreached(model: dict[str, Any]) -> int:
         piece for piece in model["vocab"]
         if len(piece.removeprefix(prefix).removesuffix(suffix)) <= 1
     }  # fmt: skip
-    unreached = 0
-    for left, right in model["merges"]:
-        if left in made and right in made:
-            made.add(left + right.removeprefix(prefix))
-        else:
-            unreached += 1
-    return unreached
+    waiting: dict[str, list[tuple[str, str]]] = {}  # by a part that is not made yet
+    ready = [(left, right) for left, right in model["merges"]]
+    num_left = len(ready)
+    while ready:
+        left, right = ready.pop()
+        missing = next((part for part in (left, right) if part not in made), None)
+        if missing is not None:
+            waiting.setdefault(missing, []).append((left, right))
+            continue
+        num_left -= 1
+        whole = left + right.removeprefix(prefix)
+        made.add(whole)
+        ready += waiting.pop(whole, ())
+    return num_left

@@ -204,6 +204,8 @@ def _check_definition(path: Path, definition: dict[str, Any]) -> None:
     model = definition["model"]
     vocabulary, unknown = model["vocab"], model.get("unk_token")
     kind = model.get("type")
+    if not vocabulary:
+        raise TokenizerError(f"{path}: its vocabulary is empty")
     if isinstance(vocabulary, dict):
         check_ids(path, vocabulary)
         required = kind in ("WordPiece", "WordLevel") or unknown is not None
@@ -225,11 +227,7 @@ def _check_definition(path: Path, definition: dict[str, Any]) -> None:
               len(vocabulary))  # fmt: skip
     growth = 1.0
     for step in steps_of(definition.get("normalizer"), "normalizers"):
-        if step["type"] == "Precompiled":
-            _check_charsmap(path, step.get("precompiled_charsmap"))
-        if step["type"] == "Replace":
-            replaced = step["pattern"].get("String") or " "
-            growth *= max(1.0, len(step["content"]) / len(replaced))
+        growth *= max(1.0, _growth_of(path, step))
     if growth > _MOST_GROWTH:
         raise TokenizerError(
             f"{path}: its normalizer can make a text {growth:,.0f} times as long; at most "
@@ -237,17 +235,34 @@ def _check_definition(path: Path, definition: dict[str, Any]) -> None:
         )
 
 
-def _check_charsmap(path: Path, encoded: Any) -> None:
-    """Raise a TokenizerError unless a charsmap is a length, a trie of it, and UTF-8."""
+def _growth_of(path: Path, step: dict[str, Any]) -> float:
+    """Return how many times as long a text may be behind a step of a normalizer."""
+    if step["type"] == "Precompiled":
+        return max(map(len, _read_charsmap(path, step.get("precompiled_charsmap"))))
+    if step["type"] == "Prepend":
+        return 1.0 + len(step["prepend"])
+    if step["type"] == "Replace":
+        return len(step["content"]) / len(step["pattern"].get("String") or " ")
+    return 1.0
+
+
+def _read_charsmap(path: Path, encoded: Any) -> list[str]:
+    """Return what a charsmap replaces characters by.
+
+    Raises:
+        TokenizerError: it is not a length, a trie of it, and UTF-8
+    """
+    values: list[str] = []
     try:
         raw = base64.b64decode(encoded, validate=True)
         (size,) = struct.unpack_from("<I", raw)
-        raw[4 + size :].decode("utf-8")
+        values = raw[4 + size :].decode("utf-8").split("\0")
         is_whole = size % 4 == 0 and 0 < size <= len(raw) - 4
     except (TypeError, ValueError, binascii.Error, struct.error):
         is_whole = False
     if not is_whole:
         raise TokenizerError(f"{path}: the precompiled_charsmap of its normalizer is damaged")
+    return values
 
 
 def _follow_config(

@@ -33,13 +33,12 @@ from lmdata.viewing.walk import (
     B_LENGTH,
     B_ROW,
     DUPLICATE,
+    KINDS,
     LABEL,
     NSP,
     NUM_COLUMNS,
     ORDINAL,
     PLACE,
-    SINGLE,
-    SOP,
     STATE_STRIDE,
     ExampleIndex,
     WalkRules,
@@ -292,8 +291,8 @@ def _frame(recipe: Recipe, tokenizer: Any) -> tuple[int, int]:
 
 
 def _walk_rules(recipe: Recipe, seed: int, epoch: int, num_used: int) -> WalkRules:
-    traits, only_neighbours = recipe.view_traits, recipe.needs_neighbours(num_used)
-    kind = SINGLE if not traits.has_pairs else NSP if traits.draws_documents else SOP
+    only_neighbours = recipe.needs_neighbours(num_used)
+    kind = KINDS[recipe.view]
     return WalkRules(
         kind=kind,
         capacity=recipe.text_capacity,

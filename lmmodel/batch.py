@@ -177,6 +177,10 @@ class Batch:
         labels = {**self.stream.labels, name: Labels(rows, values)}
         return replace(self, streams={stream_name: replace(self.stream, labels=labels)})
 
+    def with_sequence_labels(self, labels: Mapping[str, Tensor]) -> Batch:
+        """Return the batch with labels of more kinds, int64 (S,) each."""
+        return replace(self, sequence_labels={**self.sequence_labels, **labels})
+
     def without_labels(self) -> Batch:
         """Return the batch with no answer anywhere, so that its losses are 0."""
         streams = {

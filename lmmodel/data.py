@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from lmdata.batch import Column, ExampleBatch
+from lmdata.chosen import ReadSelection, read_selection
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
@@ -68,10 +70,21 @@ class StoreRows:
         return addressed(view.examples(rows % len(view), progress=progress), epoch, rows)
 
 
+class Examples(Protocol):
+    """Frozen examples."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+
+    def rows(self, which: np.ndarray) -> ExampleBatch:
+        """Return some of them, int64 (B,)."""
+
+
 class ShardRows:
     """Frozen examples, in another order in each epoch."""
 
-    def __init__(self, examples: ExampleSet, seed: int) -> None:
+    def __init__(self, examples: Examples, seed: int) -> None:
         self._examples = examples
         self._seed = seed
         self.num_rows = examples.num_examples
@@ -83,49 +96,46 @@ class ShardRows:
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """A dataset folder and what to know of it before reading rows."""
+class TrainingData(ABC):
+    """Data and what to know of it before reading rows."""
 
     path: Path
-    manifest: Manifest
     tokenizer: Tokenizer
 
     @property
-    def is_frozen(self) -> bool:
-        """Whether the folder holds example shards, whose masks are fixed, not a token store."""
-        return self.manifest.kind == "examples"
+    @abstractmethod
+    def hash(self) -> str:
+        """What tells this data from other."""
 
     @property
+    @abstractmethod
+    def is_frozen(self) -> bool:
+        """Whether examples are fixed, masks and all; else any recipe can be asked for."""
+
+    @property
+    @abstractmethod
     def frozen_recipe(self) -> Recipe | None:
         """What frozen examples were made by; None: of a store any recipe can be asked."""
-        return read_settings(self.manifest).recipe if self.is_frozen else None
 
-    def rows(self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0) -> Rows:
-        """Return the rows of a split.
+    @property
+    @abstractmethod
+    def token_counts(self) -> np.ndarray:
+        """How often each id occurs in the training split, before corruption: int64 (V,)."""
+
+    @property
+    def phase_shares(self) -> tuple[float, ...]:
+        """The share of the training that each phase has."""
+        return (1.0,)
+
+    @abstractmethod
+    def rows(
+        self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0, phase: int = 0
+    ) -> Rows:
+        """Return the rows of a split, of the training split those of a phase.
 
         Raises:
             FitError: the split is empty or absent, or too little for the recipe
         """
-        if not self.manifest.num_rows(split):
-            raise FitError(self._why_empty(split))
-        rows: Rows
-        if self.is_frozen:
-            rows = ShardRows(open_examples(self.path, split), seed)
-        else:
-            rows = self._store_rows(split, recipe, seed, first_epoch)
-        if not rows.num_rows:
-            raise FitError(
-                f"split {split} of {self.path} gives no example of {recipe.view}: "
-                "its documents are too short for this recipe, or too few"
-            )
-        return rows
-
-    def _store_rows(self, split: str, recipe: Recipe, seed: int, first_epoch: int) -> StoreRows:
-        store = open_store(self.path, split)
-        try:
-            return StoreRows(store, recipe, seed, first_epoch)
-        except DatasetError as error:
-            raise FitError(f"split {split} of {self.path} gives no example: {error}") from error
 
     def held_out(
         self, recipe: Recipe, num_examples: int, split: str = "validation"
@@ -146,13 +156,76 @@ class TrainingData:
         """The views of held-out splits that were asked for, by split and recipe."""
         return {}
 
+
+@dataclass(frozen=True)
+class DatasetFolder(TrainingData):
+    """A token store or example shards."""
+
+    manifest: Manifest
+    selection: ReadSelection | None = None  # of the training split; None: all of it
+
+    @property
+    def hash(self) -> str:
+        """That of the manifest, and of the selection's."""
+        own = self.manifest.hash
+        return own if self.selection is None else f"{own}-{self.selection.manifest.hash}"
+
+    @property
+    def phase_shares(self) -> tuple[float, ...]:
+        """As in `TrainingData`: those of the selection."""
+        return (1.0,) if self.selection is None else self.selection.manifest.phase_shares
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the folder holds example shards, whose masks are fixed, not a token store."""
+        return self.manifest.kind == "examples"
+
+    @property
+    def frozen_recipe(self) -> Recipe | None:
+        """As in `TrainingData`."""
+        return read_settings(self.manifest).recipe if self.is_frozen else None
+
+    def rows(
+        self, split: str, recipe: Recipe, *, seed: int, first_epoch: int = 0, phase: int = 0
+    ) -> Rows:
+        """As in `TrainingData`, of a phase of the selection."""
+        if not self.manifest.num_rows(split):
+            raise FitError(self._why_empty(split))
+        rows: Rows
+        if self.is_frozen:
+            rows = ShardRows(open_examples(self.path, split), seed)
+        else:
+            rows = self._store_rows(split, recipe, seed, first_epoch, phase)
+        if not rows.num_rows:
+            raise FitError(
+                f"split {split} of {self.path} gives no example of {recipe.view}: "
+                "its documents are too short for this recipe, or too few"
+            )
+        return rows
+
+    def _store_rows(
+        self, split: str, recipe: Recipe, seed: int, first_epoch: int, phase: int
+    ) -> StoreRows:
+        try:
+            store = self._store(split, phase)
+            return StoreRows(store, recipe, seed, first_epoch)
+        except DatasetError as error:
+            raise FitError(f"split {split} of {self.path} gives no example: {error}") from error
+
+    def _store(self, split: str, phase: int = 0) -> TokenStore:
+        """Return a split of the store; what is held out is the same for every selection."""
+        store = open_store(self.path, split)
+        if self.selection is None or split != "train":
+            return store
+        return self.selection.choose(store, phase)
+
     @cached_property
     def token_counts(self) -> np.ndarray:
         """How often each id occurs in the training split, before corruption: int64 (V,)."""
         size = self.tokenizer.vocab_size
         if not self.is_frozen:
-            store = open_store(self.path, "train")
-            counts = [np.bincount(block.ids, minlength=size) for block in store.blocks]
+            parts = ((block.ids, block.id_offsets) for block in self._store("train").blocks)
+            counts = [np.bincount(ids[at[0] : at[-1]], minlength=size) for ids, at in parts]
             return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
         examples = open_examples(self.path, "train")
         total = min(examples.num_examples, MAX_COUNTED_EXAMPLES)
@@ -175,8 +248,12 @@ class TrainingData:
         )
 
 
-def open_data(path: Path) -> TrainingData:
+def open_data(path: Path, selection_path: Path | str | None = None) -> DatasetFolder:
     """Return the dataset in a folder, its training split checked by size.
+
+    Args:
+        path: of a token store or of example shards
+        selection_path: a folder that `lmdata select` wrote, of a token store; None: all is read
 
     Raises:
         DatasetError: no dataset, unfinished, damaged, of a newer version or of another tokenizer
@@ -189,7 +266,15 @@ def open_data(path: Path) -> TrainingData:
     opened: TokenStore | ExampleSet = open_examples(path) if is_frozen else open_store(path)
     if not len(opened):
         raise IntegrityError(f"{path} promises {manifest.num_rows('train')} rows and has none")
-    return TrainingData(path=path, manifest=manifest, tokenizer=opened.tokenizer)
+    if selection_path is None:
+        return DatasetFolder(path=path, manifest=manifest, tokenizer=opened.tokenizer)
+    if is_frozen:
+        raise FitError(
+            f"--select chooses documents of a token store, {path} holds frozen examples: train "
+            "from the store that they were made from"
+        )
+    selection = read_selection(Path(selection_path))
+    return DatasetFolder(path, opened.tokenizer, manifest, selection)
 
 
 def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:

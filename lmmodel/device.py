@@ -174,6 +174,26 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of all processes, (R, C), and where those of this one begin.
+
+    Args:
+        rows: (R', C), as many as each process has
+    """
+    if not dist.is_initialized():
+        return rows, 0
+    num = torch.tensor([len(rows)], device=rows.device)
+    sizes = [torch.zeros_like(num) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, num)
+    lengths = [int(size) for size in sizes]
+    padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    found = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(found, padded)
+    whole_rows = [own[:length] for own, length in zip(found, lengths, strict=True)]
+    return torch.cat(whole_rows), sum(lengths[: dist.get_rank()])
+
+
 def value_of_main(value: int, device: torch.device) -> int:
     """Return the main process's value in every process."""
     if not dist.is_initialized():

@@ -18,13 +18,14 @@ from lmdata.errors import LmdataError
 from lmdata.recipes import Recipe
 from lmdata.xxh3 import xxh3_128
 from lmmodel.config import TrainConfig
-from lmmodel.data import TrainingData, open_data
+from lmmodel.data import TrainingData
 from lmmodel.diagnosing import Finding, examine, no_better_than_frequency
 from lmmodel.errors import FitError, RunError
 from lmmodel.evaluation import HeldOut, score_held_out, scores_by_term, vocabulary_of
 from lmmodel.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.objectives import Objective, make_objective
 from lmmodel.objectives.objective import Part, join_scores
+from lmmodel.pair_files import open_training_data
 from lmmodel.saving.branch import find_weights
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
 from lmmodel.saving.run import RunRecord, own_data, read_record
@@ -233,7 +234,7 @@ def diagnose(run_path: Path | str) -> Diagnosis:
     if not found:
         found += [finding for finding in (no_better_than_frequency(entries),) if finding]
     try:
-        data = open_data(own_data(path, record))
+        data = open_training_data(own_data(path, record), path, record.config.model)
         found += [finding for finding in _look_inside(path, record, data) if finding is not None]
     except (LmdataError, FitError, RunError) as error:  # moved, imported, or made anew
         notes.append(f"its data could not be looked at: {error}")

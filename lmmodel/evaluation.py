@@ -18,7 +18,7 @@ from lmdata.dataset import open_store
 from lmdata.recipes import Recipe
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
-from lmmodel.data import TrainingData, open_data, piece_bytes
+from lmmodel.data import TrainingData, piece_bytes
 from lmmodel.device import is_sharded
 from lmmodel.errors import DivergedError, FitError
 from lmmodel.gates import find_gates
@@ -28,6 +28,7 @@ from lmmodel.model import Transformer
 from lmmodel.objectives import Objective, make_objective
 from lmmodel.objectives.objective import TermScores, Vocabulary, join_scores
 from lmmodel.objectives.terms import TokenTerm, score_terms
+from lmmodel.pair_files import open_training_data
 from lmmodel.saving.run import own_data
 from lmmodel.trained import Run, check_tokenizer, load_run
 
@@ -276,7 +277,8 @@ def data_for(run: Run, data_path: Path | None) -> TrainingData:
         RunError: no path is given and the run has no data of its own
         FitError: the data was made with another tokenizer
     """
-    data = open_data(data_path or own_data(run.path, run.record))
+    path = data_path or own_data(run.path, run.record)
+    data = open_training_data(path, run.path, run.model.config)
     check_tokenizer(run.tokenizer, data)
     return data
 

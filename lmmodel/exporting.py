@@ -12,6 +12,7 @@ from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.handover.card import Card, is_our_card, render
 from lmmodel.handover.description import describe_fine_tuned, describe_run
 from lmmodel.handover.parity import check_parity
+from lmmodel.handover.sentence_folder import SENTENCE_FILES, check_vectors, write_sentence_files
 from lmmodel.handover.settings import CONFIG_NAME
 from lmmodel.handover.stock import (
     CARD_NAME,
@@ -34,6 +35,8 @@ class Export:
     output: Path
     architecture: str  # the transformers class that opens it
     max_logit_difference: float | None  # None where transformers is not installed
+    max_vector_difference: float | None = None
+    """Of vectors to sentence-transformers; None where it is not installed, or makes none."""
     onnx: Path | None = None  # None where it was not asked for
     max_onnx_difference: float | None = None
     notes: tuple[str, ...] = ()  # those of the model card
@@ -78,6 +81,7 @@ def export_run(
             source.model, folder, class_name, theirs.get("pad_token_id"), objective=objective
         )
         _export_models_within(source, tokenizer, folder)
+        vector_difference = _write_sentence_files(source, folder)
         with output_errors(output):
             onnx_difference = _write_onnx(source, folder) if onnx else None
             card = describe(source, output.resolve().name, difference)
@@ -86,6 +90,7 @@ def export_run(
         output=output,
         architecture=class_name,
         max_logit_difference=difference,
+        max_vector_difference=vector_difference,
         onnx=output / ONNX_NAME if onnx else None,
         max_onnx_difference=onnx_difference,
         notes=tuple(card.notes),
@@ -111,6 +116,19 @@ def _export_models_within(source: Run | FineTuned, tokenizer: Tokenizer, folder:
                 theirs = export_model(model, tokenizer, folder / name)
             (class_name,) = theirs["architectures"]
             check_parity(model, folder / name, class_name, theirs.get("pad_token_id"))
+
+
+def _write_sentence_files(source: Run | FineTuned, folder: Path) -> float | None:
+    """Make the folder of a run that learned vectors one of sentence-transformers, and compare.
+
+    Raises:
+        HuggingFaceError: sentence-transformers, where installed, computes other vectors
+        OutputError: the folder can't be written
+    """
+    if isinstance(source, FineTuned) or not source.objective.makes_vectors:
+        return None
+    write_sentence_files(folder, source.model.config)
+    return check_vectors(source, folder)
 
 
 def load_source(path: Path) -> Run | FineTuned:
@@ -167,5 +185,6 @@ EXPORT = Kind(
     "an exported model",
     is_export,
     TOKENIZER_FILES
+    | SENTENCE_FILES
     | {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, ONNX_NAME.partition("/")[0], "generator"},
 )

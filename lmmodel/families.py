@@ -7,6 +7,7 @@
     albert   as bert, one layer many times, and          transformers' AlbertForPreTraining
              embeddings smaller than the layers
     electra  as bert, learns what was replaced           transformers' ElectraForPreTraining
+    distilbert   as bert, without segments               transformers' DistilBertForMaskedLM
 
 and, of an encoder and a decoder that looks at what it has read:
 
@@ -83,7 +84,7 @@ class Family:
     """Whether a product leads from the embeddings to the layers even where sizes are equal."""
     shares_layers: bool = False
     """Whether one layer's weights serve all layers by default."""
-    pooler_activation: Literal["tanh", "gelu"] = "tanh"
+    pooler_activation: Literal["tanh", "gelu", "relu"] = "tanh"
     """What follows the pooler of a task's head."""
     pooling: Literal["first", "mean", "last"] = "first"
     """Which rows speak for a whole sequence."""
@@ -122,6 +123,10 @@ FAMILIES: dict[str, Family] = {
     "electra": Family(
         is_post_norm=True, has_segments=True, pooler_activation="gelu", positions=("learned",),
         norm_eps=1e-12, mlp_ratio=4.0, objective="rtd",
+    ),
+    "distilbert": Family(
+        is_post_norm=True, pooler_activation="relu", positions=("learned",), norm_eps=1e-12,
+        mlp_ratio=4.0, objective="mlm",
     ),
     "t5": Family(
         is_encoder_decoder=True, decoder_start="pad", is_gated=True, has_own_head=True, **_T5,

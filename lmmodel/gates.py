@@ -101,13 +101,13 @@ def _kept(data: TrainingData, key: str, count: Callable[[], dict[str, float]]) -
     """Return the levels that lie beside the data, or count them and keep them there."""
     folder = data.path.resolve()
     path = kept_path(folder)
-    kept = _read(path, data.manifest.hash)
+    kept = _read(path, data.hash)
     if key not in kept:
         kept[key] = count()
         # Where nothing can be written beside the data, they are counted by each run.
         with contextlib.suppress(OutputError), lease(path):
-            values = {**_read(path, data.manifest.hash), key: kept[key]}
-            content = {"data_hash": data.manifest.hash, "levels": values}
+            values = {**_read(path, data.hash), key: kept[key]}
+            content = {"data_hash": data.hash, "levels": values}
             write_atomically(path, json_text(content, indent=1) + "\n")
     return kept[key]
 

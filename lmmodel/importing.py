@@ -77,21 +77,34 @@ def import_checkpoint(folder: Path | str, output: Path | str, *, overwrite: bool
         difference = None
         if not imported.fresh:
             pad_id = padding_id(imported.theirs, config)
-            class_name = architecture(config)
-            difference = check_parity(imported.model, folder, class_name, pad_id, remedy=REMEDY)
+            class_name = architecture(config, objective=imported.objective)
+            difference = check_parity(
+                imported.model, folder, class_name, pad_id, remedy=REMEDY,
+                objective=imported.objective,
+            )  # fmt: skip
         record = make_record(folder, imported, tokenizer)
         with output_errors(output):
             create_run(temporary, record, tokenizer, overwrite=False)
             save_tensors(temporary / WEIGHTS_NAME, dict(imported.model.named_parameters()))
     return Import(
         output=output,
-        architecture=architecture(config),
+        architecture=architecture(config, objective=imported.objective),
         num_parameters=config.num_parameters,
         fresh=tuple(imported.fresh),
         unused=tuple(imported.unused),
         max_logit_difference=difference,
-        notes=tokenizer.notes,
+        notes=(*tokenizer.notes, *_notes(imported)),
     )
+
+
+def _notes(imported: Imported) -> list[str]:
+    """Return what a model that goes on learning its objective begins without."""
+    if imported.objective is None:
+        return []
+    return [
+        f"it goes on with objective {imported.objective}: what it was trained beside, and its "
+        "vocabulary head, are not in the folder and begin afresh"
+    ]
 
 
 def _check_foreign(folder: Path) -> None:
@@ -145,7 +158,8 @@ def make_record(folder: Path, imported: Imported, tokenizer: Tokenizer) -> RunRe
 def make_config(imported: Imported) -> TrainConfig:
     """Return the settings by which a checkpoint is evaluated: what it can do decides."""
     model = imported.model.config
-    objective = objective_of(model, imported.fresh, imported.theirs.get(OBJECTIVE_KEY))
+    kept = imported.objective or imported.theirs.get(OBJECTIVE_KEY)
+    objective = objective_of(model, imported.fresh, kept)
     recipe = OBJECTIVES[objective].recipe
     length = min(DEFAULT_MAX_SEQ_LENGTH, model.max_position_embeddings)
     return TrainConfig(

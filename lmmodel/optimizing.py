@@ -47,8 +47,10 @@ class DistillationConfig:
 
     teacher: str | None = None
     """Run folder of the model to learn from, trained or imported. None: from nobody."""
+    more_teachers: tuple[str, ...] = ()
+    """Run folders of others beside it: what is learned is the mean of their probabilities."""
     teacher_xxh3: str | None = None
-    """Hash of its weights, which the run keeps: a teacher that changed is refused."""
+    """Hashes of their weights, which the run keeps: a teacher that changed is refused."""
     temperature: float = 2.0
     """Logits of both are divided by it; above 0."""
     soft_weight: float = 5.0
@@ -56,9 +58,15 @@ class DistillationConfig:
     label_weight: float = 2.0
     """Of the loss of the labels; above 0."""
     hidden_weight: float = 1.0
-    """Of the angle between hidden states, of models as wide as each other; at least 0."""
+    """Of the angle to hidden states of the first teacher, of models as wide as each other; at
+    least 0."""
     takes_layers: bool = True
-    """Whether layers begin with those of the teacher, spread over its depth."""
+    """Whether layers begin with those of the first teacher, spread over its depth."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """All run folders to learn from."""
+        return () if self.teacher is None else (self.teacher, *self.more_teachers)
 
     def __post_init__(self) -> None:
         for name in ("temperature", "soft_weight", "label_weight"):

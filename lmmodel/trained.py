@@ -29,7 +29,6 @@ from lmmodel.families import ModelConfig
 from lmmodel.inference import Packs, Precision, prepare, state_of_weights
 from lmmodel.model import Transformer
 from lmmodel.objectives import OBJECTIVES, Definition, modules_of
-from lmmodel.optimizing import DistillationConfig
 from lmmodel.record import WEIGHTS_NAME, read_values
 from lmmodel.saving.branch import find_weights, hash_weights
 from lmmodel.saving.checkpoint import load_weights
@@ -326,74 +325,3 @@ def check_tokenizer(tokenizer: Tokenizer, data: TrainingData) -> None:
             f"{data.path} was made with tokenizer {data.tokenizer.hash}, the run with "
             f"{tokenizer.hash}: {difference}. Tokenize with the tokenizer of the run folder"
         )
-
-
-# Learning from another run.
-
-
-def with_known_teacher(
-    config: DistillationConfig, model: ModelConfig, data: TrainingData
-) -> DistillationConfig:
-    """Return what is learned from a teacher with the hash of its weights, checked to fit.
-
-    Raises:
-        RunError, FitError: no run there, it has another vocabulary or width, or has changed
-    """
-    if config.teacher is None:
-        return config
-    teacher = read_start(Path(config.teacher))
-    if difference := tokenizer_difference(teacher.tokenizer, data.tokenizer):
-        raise FitError(
-            f"{data.path} was made with another tokenizer than the teacher {teacher.path}: "
-            f"{difference}. Tokenize with `lmdata tokenize --tokenizer {teacher.path}`, or take "
-            "a teacher of this vocabulary"
-        )
-    if config.teacher_xxh3 not in (None, teacher.weights_hash):
-        raise FitError(
-            f"the teacher {teacher.path} has other weights now (xxh3 {teacher.weights_hash}) than "
-            f"when the run began (xxh3 {config.teacher_xxh3}): start a new run"
-        )
-    _check_widths(config, teacher.model, model)
-    return dataclasses.replace(config, teacher_xxh3=teacher.weights_hash)
-
-
-def _check_widths(config: DistillationConfig, teacher: ModelConfig, model: ModelConfig) -> None:
-    """Refuse what does not fit the shapes of teacher and student."""
-    if teacher.vocab_size != model.vocab_size:
-        raise FitError(
-            f"the teacher {config.teacher} has {teacher.vocab_size} ids, the model "
-            f"{model.vocab_size}: set model.vocab_size={teacher.vocab_size}"
-        )
-    if config.hidden_weight and teacher.hidden_size != model.hidden_size:
-        raise FitError(
-            f"hidden states of {model.hidden_size} and of the teacher's {teacher.hidden_size} "
-            "features have no angle: set distillation.hidden_weight=0, or take a student as wide"
-        )
-    if config.takes_layers and (differences := unlike_teacher(teacher, model)):
-        raise FitError(
-            f"the student can't begin with layers of the teacher {config.teacher}: "
-            f"{'; '.join(differences)}. Set distillation.takes_layers=false, or these alike"
-        )
-
-
-def unlike_teacher(teacher: ModelConfig, model: ModelConfig) -> list[str]:
-    """Return what keeps a student from beginning with layers of a teacher.
-
-    Example:
-        >>> unlike_teacher(ModelConfig(), ModelConfig(num_hidden_layers=2))
-        []
-    """
-    depths = ("model.num_hidden_layers", "model.num_hidden_groups")
-    found = [
-        difference
-        for difference in shape_differences(
-            dataclasses.replace(teacher, has_nsp_head=model.has_nsp_head), model
-        )
-        if not difference.startswith(depths)
-    ]
-    if model.num_hidden_groups > teacher.num_hidden_groups:
-        found.append(
-            f"model.num_hidden_layers is {model.num_hidden_layers}, there only "
-            f"{teacher.num_hidden_layers}"
-        )
-    return found

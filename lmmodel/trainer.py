@@ -16,7 +16,6 @@ from torch import Tensor
 from lmdata.errors import ConfigError
 from lmdata.files import lease
 from lmmodel.config import TrainConfig
-from lmmodel.data import open_data
 from lmmodel.device import (
     Processes,
     describe_environment,
@@ -30,7 +29,7 @@ from lmmodel.device import (
 from lmmodel.errors import ResumeError
 from lmmodel.layers.attention import Kernel
 from lmmodel.objectives import num_parameters
-from lmmodel.objectives.distilled import student_weights
+from lmmodel.pair_files import open_training_data
 from lmmodel.record import CHECKPOINTS_NAME, check_output
 from lmmodel.saving.checkpoint import list_checkpoints
 from lmmodel.saving.run import (
@@ -42,19 +41,22 @@ from lmmodel.saving.run import (
     new_record,
     read_record,
 )
-from lmmodel.trained import check_own_place, find_start, first_weights, load_run
+from lmmodel.teachers import layers_of_teacher
+from lmmodel.trained import check_own_place, find_start, first_weights
 from lmmodel.training.budget import (
     LIMIT_RATIO,
     LIMIT_S,
     Pace,
+    Probe,
     budget_steps,
     calibrate,
     epochs_per_step,
     existing_folder,
+    probe,
 )
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Summary, Trainer
-from lmmodel.training.plan import Prepared, Probe, prepare, probe, resolve_config
+from lmmodel.training.plan import Prepared, prepare, resolve_config
 from lmmodel.training.reporting import Listener, Reporter, check_can_report
 from lmmodel.training.step import attention_kernels, batch_flops, estimate_memory
 
@@ -108,7 +110,7 @@ def begin(
     with _alone(output), _together(config) as processes:
         check_output(output, overwrite=overwrite)
         device = resolve_device(config.device, processes.local_rank)
-        data = open_data(data_path)
+        data = open_training_data(data_path, config.init_from, config.model, config.selection)
         resolved = resolve_config(config, data, device, processes)
         start = find_start(resolved.init_from, resolved.model, data)
         prepared = prepare(resolved, data, device, processes)
@@ -142,7 +144,8 @@ def go_on(
         check_own_place(wanted.init_from, output)
         with _together(wanted) as processes:
             device = resolve_device(wanted.device, processes.local_rank)
-            data = open_data(data_path or Path(record.data_path))
+            path = data_path or Path(record.data_path)
+            data = open_training_data(path, output, record.config.model, wanted.selection)
             check_same_data(record, data)  # before what else other data may not fit
             resolved = resolve_config(wanted, data, device, processes)
             if wanted.batch.min_micro_batches is None:  # whatever this machine would choose
@@ -161,13 +164,9 @@ def _first_weights(
     config: TrainConfig, origin: Mapping[str, Any] | None
 ) -> Mapping[str, Tensor] | None:
     """Return what a run begins with: the weights of another, layers of its teacher, or None."""
-    distillation = config.distillation
-    if config.init_from is not None or distillation.teacher is None:
+    if config.init_from is not None:
         return first_weights(config.init_from, origin)
-    if not distillation.takes_layers:
-        return None
-    teacher = load_run(distillation.teacher, device="cpu").model
-    return student_weights(teacher.state_dict(), teacher.config, config.model)
+    return layers_of_teacher(config.distillation, config.model)
 
 
 @contextlib.contextmanager
@@ -280,7 +279,7 @@ def plan(config: TrainConfig, data_path: Path) -> Plan:
         LmmodelError, LmdataError: whatever would stop the run before its first step
     """
     device, alone = resolve_device(config.device), Processes()
-    data = open_data(data_path)
+    data = open_training_data(data_path, config.init_from, config.model, config.selection)
     resolved = resolve_config(config, data, device, alone)
     find_start(resolved.init_from, resolved.model, data)
     prepared = prepare(resolved, data, device, alone)

@@ -158,3 +158,63 @@ def _clean_lines(text: str) -> _Cleaned:
         if not any(policy in lower for policy in _POLICIES):
             kept.append(line)
     return _Cleaned(kept)
+
+
+def find_overlaps(texts: list[str], documents: list[str]) -> list[dict[str, float]]:
+    """Return what each document shares with texts of an evaluation, by looking everywhere."""
+    cut_texts = [re.findall(r"\w+", text.lower()) for text in texts]
+    cut_documents = [re.findall(r"\w+", document.lower()) for document in documents]
+
+    def grams(words: list[str], size: int) -> list[tuple[str, ...]]:
+        return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+
+    standing = Counter(g for words in cut_texts for g in grams(words, 8))
+    known = {
+        size: {g for words in cut_texts for g in grams(words, size)
+               if all(standing[part] <= 64 for part in grams(list(g), 8))}
+        for size in (8, 13)
+    }  # fmt: skip
+    spread = {
+        size: Counter(g for words in cut_documents for g in set(grams(words, size)) & known[size])
+        for size in (8, 13)
+    }
+    whole = [tuple(words) for words in cut_texts if 4 <= len(words) < 8]
+    short = Counter(
+        number for words in cut_documents for number, own in enumerate(whole)
+        if own in grams(words, len(own))
+    )  # fmt: skip
+    return [_overlap(words, cut_texts, known, spread, whole, short) for words in cut_documents]
+
+
+def _overlap(
+    words: list[str], texts: list[list[str]], known: dict[int, set[tuple[str, ...]]],
+    spread: dict[int, Counter[tuple[str, ...]]], whole: list[tuple[str, ...]],
+    short: Counter[int],
+) -> dict[str, float]:  # fmt: skip
+    def grams(words: list[str], size: int) -> set[tuple[str, ...]]:
+        return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+
+    own = {size: {g for g in grams(words, size) & known[size] if spread[size][g] <= 10}
+           for size in (8, 13)}  # fmt: skip
+    longest, ratio, run_ratio = 0, 0.0, 0.0
+    for text in texts:
+        of_text = grams(text, 8) & known[8]
+        ratio = max(ratio, len(of_text & own[8]) / len(of_text) if of_text else 0.0)
+        sizes = [
+            size
+            for size in range(8, len(text) + 1)
+            if any(grams(list(g), 8) <= known[8] for g in grams(text, size) & grams(words, size))
+        ]
+        best = max(sizes, default=0)
+        longest = max(longest, best)
+        run_ratio = max(run_ratio, best / len(text) if best >= 10 else 0.0)
+    num_short = sum(
+        number
+        for number in (
+            short[i] <= 10 and text in grams(words, len(text)) for i, text in enumerate(whole)
+        )
+    )
+    return {
+        "eval_13_grams": len(own[13]), "eval_8_gram_ratio": ratio, "eval_run_ratio": run_ratio,
+        "eval_longest": longest, "eval_num_short": num_short,
+    }  # fmt: skip

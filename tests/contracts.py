@@ -152,6 +152,10 @@ def check_objective(objective: Objective, store: Path, num_examples: int = 11) -
             """Return the sums and all gradients of a step cut into these batches."""
             model.zero_grad()
             total = torch.zeros(len(part.terms), dtype=torch.float64)
+            if part.compare is not None:
+                with torch.no_grad():
+                    states = [part.read(model, part, batch)[1][0] for batch in batches]
+                batches = part.compare(batches, states)
             for batch in batches:
                 sums = sum_losses(model, part, batch)
                 combine(sums, weights, counts).backward()

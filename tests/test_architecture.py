@@ -30,7 +30,8 @@ FORBIDDEN = {
 MAY_USE_TORCH = {"lmdata.torch_data"}  # hands views to PyTorch; imported where it is asked for
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
-    "arrow_text", "batch", "charts", "config", "dataset", "errors", "files", "masking", "order",
+    "arrow_text", "batch", "charts", "chosen", "config", "dataset", "errors", "files", "masking",
+    "mixing", "order",
     "packing", "page", "pairs", "ragged", "recipes", "rng", "schema", "settings", "stored",
     "tokenizer", "views", "xxh3",
 }  # fmt: skip

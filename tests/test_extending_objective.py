@@ -279,7 +279,7 @@ def test_it_keeps_the_contract_of_objectives(store, name):
     check_objective(make_objective(ObjectiveConfig(name=name)), store)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_module_that_makes_the_input_goes_the_same_road(store, tmp_path, precision):
     """Its weights learn, are counted, resumed, left out of exports and of other objectives."""
     config = make_config("objective.name=replaced", f"precision={precision}")

@@ -170,12 +170,14 @@ def combine_receipts(
     read: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     dropped_bytes: Counter[str] = Counter()
+    replaced: Counter[str] = Counter()
     written_bytes: Counter[str] = Counter(dict.fromkeys(splits, 0))
     for receipt in receipts:
         read.update(receipt.read)
         dropped.update(receipt.dropped)
         dropped_bytes.update(receipt.dropped_bytes)
         written_bytes.update(receipt.written_bytes)
+        replaced.update(receipt.replaced)
     sample = combine_round_trips(receipts)
     lost = sum(sample.lost.values())
     rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
@@ -191,8 +193,16 @@ def combine_receipts(
                 read=sample.characters, written={"come back": sample.characters - lost},
                 dropped=sample.lost,
             ),
+            **_replaced(replaced),
         }
     )  # fmt: skip
+
+
+def _replaced(counts: Counter[str]) -> dict[str, Flow]:
+    """Return the flow of what was replaced in the text, nothing where nothing was."""
+    if not counts:
+        return {}
+    return {"personal data": Flow(read=counts.total(), written={}, dropped=dict(counts))}
 
 
 def combine_round_trips(receipts: Sequence[UnitReceipt]) -> RoundTrip:

@@ -129,6 +129,7 @@ class UnitReceipt:
     read: dict[str, int] = field(default_factory=dict)  # quantity -> amount, before any drop
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> documents
     dropped_bytes: dict[str, int] = field(default_factory=dict)  # reason -> bytes
+    replaced: dict[str, int] = field(default_factory=dict)  # kind -> stretches of text
     records: dict[str, int] = field(default_factory=dict)  # source index -> lines or records
     documents: dict[str, int] = field(default_factory=dict)  # source index -> documents written
     tokens: dict[str, int] = field(default_factory=dict)  # source index -> tokens written

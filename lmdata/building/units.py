@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -171,7 +171,9 @@ class UnitRun:
         self._check(documents, encoded)
         self._decode_some(documents)
         positions = self._count(pile, encoded)
-        splits = assign_splits(documents.text, documents.offsets, self._setup.config)
+        splits = assign_splits(
+            documents.text, documents.offsets, self._setup.config, documents.split_keys
+        )
         splits[np.diff(encoded.document_offsets) == 0] = -1
         sizes = np.diff(documents.offsets)
         for code, split in enumerate(self._setup.config.split_ratios):
@@ -214,6 +216,8 @@ class UnitRun:
         count_in(receipt.read, "tokens", lengths.sum())
         dropped = {**documents.dropped, "no-tokens": len(empty_bytes)}
         dropped_bytes = {**documents.dropped_bytes, "no-tokens": int(empty_bytes.sum())}
+        for kind, count in documents.replaced.items():
+            count_in(receipt.replaced, kind, count)
         for reason, count in dropped.items():
             if count:
                 count_in(receipt.dropped, reason, count)
@@ -301,12 +305,18 @@ def _join(pile: list[tuple[int, Documents]]) -> tuple[Documents, np.ndarray]:
         text=np.concatenate([documents.text for documents in batches]),
         offsets=offsets_of(np.concatenate([np.diff(documents.offsets) for documents in batches])),
         positions=np.concatenate([documents.positions for documents in batches]),
+        split_keys=_join_keys(batches),
     )
     return joined, sources
 
 
+def _join_keys(batches: Sequence[Documents]) -> np.ndarray | None:
+    keys = [batch.split_keys for batch in batches if batch.split_keys is not None]
+    return np.concatenate(keys) if keys else None  # a selection has them for all
+
+
 def assign_splits(
-    text: np.ndarray, offsets: np.ndarray, config: TokenizeConfig
+    text: np.ndarray, offsets: np.ndarray, config: TokenizeConfig, keys: np.ndarray | None = None
 ) -> np.ndarray[Any, np.dtype[np.int8]]:
     """Return the split of each document, by its content: equal documents share a split.
 
@@ -316,6 +326,7 @@ def assign_splits(
         text: uint8 (N,)
         offsets: int64 (D+1,)
         config: ratios and seed
+        keys: uint64 (D,), in the place of the hashes of contents; None: these
 
     Returns:
         int8 (D,) index into `config.split_ratios`.
@@ -329,18 +340,20 @@ def assign_splits(
     ratios = list(config.split_ratios.values())
     if len(ratios) == 1:
         return np.zeros(len(offsets) - 1, np.int8)
-    view = np.ascontiguousarray(text).data
-    bounds = offsets.tolist()
-    digest = xxhash.xxh3_64_intdigest
-    hashes = np.fromiter(
-        (digest(view[a:b]) for a, b in pairwise(bounds)),
-        np.uint64, len(bounds) - 1,
-    )  # fmt: skip
+    hashes = keys if keys is not None else _hash_documents(text, offsets)
     example = (hashes >> np.uint64(1)).astype(np.int64)
     words = draw(stream_key(config.seed, "split"), example, np.zeros(1, np.int64))
     limits = np.round(np.cumsum([0.0, *ratios[1:]]) * 2.0**32)  # train takes what lies beyond
     codes = np.searchsorted(limits, words, side="right")
     return np.where(codes < len(ratios), codes, 0).astype(np.int8)
+
+
+def _hash_documents(text: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the xxh3_64 of each document, uint64 (D,)."""
+    view = np.ascontiguousarray(text).data
+    bounds = offsets.tolist()
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(view[a:b]) for a, b in pairwise(bounds)), np.uint64, len(bounds) - 1)
 
 
 def count_in(counts: dict[str, int], key: str, amount: Any) -> None:

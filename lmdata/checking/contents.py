@@ -278,7 +278,8 @@ def check_statistics(split: str, examples: ExampleSet, recipe: Recipe) -> Iterat
         yield row_of(check, f"{split}: ")
     values = np.concatenate(hashes)
     repeated = len(values) - len(np.unique(values))
-    yield none_of(f"{split}: examples that are there twice", repeated, len(examples))
+    if not recipe.view_traits.may_repeat:
+        yield none_of(f"{split}: examples that are there twice", repeated, len(examples))
 
 
 def _judge_noise(counts: NoiseCounts, recipe: Recipe, tokenizer: Tokenizer) -> list[Check]:

@@ -81,7 +81,7 @@ class WordEncoder:
         self._matcher: Matcher | None = None
         if rule is None:
             self.reason = "WordPiece with BERT's normalizer and pre-tokenizer"
-            self._matcher = WordPieceMatcher(tokenizer.definition)
+            self._matcher = WordPieceMatcher(tokenizer.backend, tokenizer.definition)
             classes = cut_classes(tokenizer.backend, tokenizer.definition)
             self._separator = find_separator(tokenizer)
         else:

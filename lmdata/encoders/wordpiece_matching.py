@@ -6,16 +6,18 @@ may be cut on both sides of every character that comes out of the normalizer as 
 one punctuation mark (neither is a combining mark), and of every Chinese character where the
 normalizer puts spaces around those. Which these are, the tokenizer itself is asked.
 
-`tokenizers` needs 3 us for a new word, most of it for normalizing and for its own bookkeeping. A
-word of ASCII letters and digits needs no normalizing but lower-casing, and then what is left of
-WordPiece is a few look-ups: the longest piece that the rest of the word begins with, again and
-again, and the unknown piece for the whole word if that fails or the word is too long (Wu et al.
-2016, section 4.1; `tokenizers`, models/wordpiece). All other words are left to `tokenizers`.
+`tokenizers` needs 3 us for a new word, most of it for normalizing and for its own bookkeeping. Of
+most characters but combining marks, the normalizer makes one other, or leaves them; which, it is
+asked when they first occur. Then what is left of WordPiece is a few look-ups: the longest piece
+that the rest of the word begins with, again and again, and the unknown piece for the whole word if
+that fails or the word is too long (Wu et al. 2016, section 4.1; `tokenizers`, models/wordpiece).
+Words with any other character are left to `tokenizers`.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from typing import Any
 
@@ -24,33 +26,30 @@ import numpy as np
 import tokenizers
 
 from lmdata.encoders.cut_kernels import (
+    I32,
     I64,
     ISOLATED,
+    NUM_CLASSES,
     SPACE,
     U8,
     U64,
+    UNKNOWN,
     WORD,
     Int,
-    flag_alphanumeric,
-    run_end,
-)
+    character_at,
+    find_unknown,
+)  # fmt: skip
 from lmdata.encoders.word_kernels import find_word, hash_of, word_key
 from lmdata.encoders.words import WordTable, ascii_classes, frozen
 
 MAX_MATCHED_BYTES = 1 << 10
 """Longer words, where a tokenizer allows them at all, are left to `tokenizers`."""
 
-
+_WHOLE = re.compile(r"[^\x00-/:-@\[-`{-\x7f]+|[!-~]")
 CHINESE_RANGES = (
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B920, 0x2CEAF),
-    (0x2F800, 0x2FA1F),
-)
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
 """What `handle_chinese_chars` of BertNormalizer sets apart."""
 
 _NORMALIZER_KEYS = {"type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase"}
@@ -110,6 +109,16 @@ def ask_classes(backend: tokenizers.Tokenizer, codes: list[int]) -> U8:
         backend: with a BertNormalizer and a BertPreTokenizer
         codes: code points, none of them ASCII
     """
+    return np.array([_class_of(answer) for answer in ask_between_letters(backend, codes)], np.uint8)
+
+
+def ask_between_letters(backend: tokenizers.Tokenizer, codes: list[int]) -> list[list[str]]:
+    """Return the pre-tokens of each code point between two letters `a`.
+
+    Args:
+        backend: with a BertNormalizer and a BertPreTokenizer
+        codes: code points
+    """
     text = " 0 ".join(f"a{chr(code)}a" for code in codes)
     normalized = backend.normalizer.normalize_str(text)
     answers: list[list[str]] = [[]]
@@ -118,8 +127,8 @@ def ask_classes(backend: tokenizers.Tokenizer, codes: list[int]) -> U8:
             answers.append([])
         else:
             answers[-1].append(piece)
-    assert len(answers) == len(codes), "a character between two letters came out as a digit"
-    return np.array([_class_of(answer) for answer in answers], np.uint8)
+    assert len(answers) == max(1, len(codes)), "a character between two letters came out as a digit"
+    return answers
 
 
 def _class_of(pieces: list[str]) -> int:
@@ -129,23 +138,38 @@ def _class_of(pieces: list[str]) -> int:
     return ISOLATED if is_isolated else WORD
 
 
-class WordPieceMatcher:
-    """Encodes words of ASCII letters and digits.
-
-    Args:
-        definition: parsed `tokenizer.json` of a WordPiece tokenizer with a BertNormalizer
+def _successor_of(pieces: list[str]) -> int:
+    """Return the code point that a character between two `a` has become; negated if set apart.
 
     Example:
-        >>> model = {"vocab": {"[UNK]": 0, "play": 1, "##ing": 2}, "unk_token": "[UNK]",
-        ...          "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
-        >>> matcher = WordPieceMatcher({"model": model, "normalizer": {"lowercase": True}})
-        >>> words = np.frombuffer(b"Playingplay?", np.uint8)
-        >>> ids, lengths = matcher.match(words, np.array([0, 7, 11, 12]))
+        >>> [_successor_of(pieces) for pieces in (["aea"], ["a", "=", "a"], ["aa"])]
+        [101, -61, 0]
+    """
+    if len(pieces) == 1 and len(pieces[0]) == 3 and pieces[0][0] == pieces[0][2] == "a":
+        return ord(pieces[0][1])
+    is_isolated = len(pieces) == 3 and pieces[0] == pieces[2] == "a" and len(pieces[1]) == 1
+    return -ord(pieces[1]) if is_isolated else 0
+
+
+class WordPieceMatcher:
+    r"""Encodes words of characters that become one character each.
+
+    Args:
+        backend: its normalizer and pre-tokenizer are asked
+        definition: its parsed `tokenizer.json`, for which `find_wordpiece_obstacle` finds none
+
+    Example:
+        >>> from lmdata.tokenizer import Tokenizer, wordpiece_backend
+        >>> pieces = {"[UNK]": 0, "play": 1, "##ing": 2}
+        >>> tokenizer = Tokenizer(wordpiece_backend(pieces, lower_case=True))
+        >>> matcher = WordPieceMatcher(tokenizer.backend, tokenizer.definition)
+        >>> words = np.frombuffer("Plàyingplay\N{COMBINING GRAVE ACCENT}".encode(), np.uint8)
+        >>> ids, lengths = matcher.match(words, np.array([0, 8, 12, 14]))
         >>> ids.tolist(), lengths.tolist()
         ([1, 2, 1], [2, 1, -1])
     """
 
-    def __init__(self, definition: dict[str, Any]) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, definition: dict[str, Any]) -> None:
         model = definition["model"]
         prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
         continuing = {
@@ -153,10 +177,21 @@ class WordPieceMatcher:
             for piece, index in vocabulary.items()
             if piece.startswith(prefix)
         }
+        self._backend = backend
         self._first, self._next = PieceTable(vocabulary), PieceTable(continuing)
-        self._lower_case = bool(definition["normalizer"]["lowercase"])
-        self._max_bytes = int(model["max_input_chars_per_word"])
+        self._max_characters = int(model["max_input_chars_per_word"])
         self._unknown_id = int(vocabulary[model["unk_token"]])
+        self._known = np.full(NUM_CLASSES, UNKNOWN, np.uint8)
+        self._becomes = np.zeros(NUM_CLASSES, np.int32)
+        self._learn(np.arange(33, 127))
+
+    def _learn(self, codes: I64) -> None:
+        """Ask what becomes of code points: int64 (C,)."""
+        self._known[codes] = WORD
+        asked = [code for code in codes.tolist() if unicodedata.category(chr(code))[0] not in "CMZ"]
+        if asked:
+            answers = map(_successor_of, ask_between_letters(self._backend, asked))
+            self._becomes[asked] = list(answers)
 
     def match(self, words: U8, starts: I64) -> tuple[I64, I64]:
         """Return the ids of words.
@@ -170,9 +205,10 @@ class WordPieceMatcher:
             lengths: int64 (W,), how many ids each word has, -1 for a word that was left out
         """
         words, starts = frozen(words), frozen(starts)
+        self._learn(np.flatnonzero(find_unknown(words[starts[0] : starts[-1]], self._known)))
         return match_words(
-            words, flag_alphanumeric(words), starts, self._lower_case, self._max_bytes,
-            self._unknown_id, *self._first.arrays, *self._next.arrays,
+            words, starts, self._becomes, self._max_characters, self._unknown_id,
+            *self._first.arrays, *self._next.arrays,
         )  # fmt: skip
 
     def begins(self, word: bytes, is_first: bool) -> I64 | None:
@@ -181,20 +217,21 @@ class WordPieceMatcher:
 
 
 class PieceTable:
-    """The pieces of ASCII letters and digits, to be looked up by their bytes."""
+    """The pieces that a word may hold, to be looked up by their bytes."""
 
     def __init__(self, pieces: dict[str, int]) -> None:
-        plain = {piece: index for piece, index in pieces.items() if _is_plain(piece)}
+        whole = {piece: index for piece, index in pieces.items() if _is_whole(piece)}
         table = WordTable(ascii_classes())
-        text = np.frombuffer(" ".join(plain).encode("ascii"), np.uint8)
+        text = np.frombuffer(" ".join(whole).encode("utf-8"), np.uint8)
         table.scan(text, np.array([0, len(text)]), np.zeros(0, np.int64))
-        ids = np.fromiter(plain.values(), np.int64, len(plain))
-        longest = max(map(len, plain), default=0)
+        ids = np.fromiter(whole.values(), np.int64, len(whole))
+        longest = int(np.diff(table.starts[: table.num_words + 1]).max(initial=0))
         self.arrays = (*table.arrays, ids, longest)
 
 
-def _is_plain(piece: str) -> bool:
-    return piece.isascii() and piece.isalnum()
+def _is_whole(piece: str) -> bool:
+    """Whether a piece is one word where ASCII white space and punctuation are cut at."""
+    return piece.isalnum() or _WHOLE.fullmatch(piece) is not None
 
 
 @numba.njit(cache=True, nogil=True)
@@ -263,8 +300,56 @@ def match_word(
 
 
 @numba.njit(cache=True, nogil=True)
+def put_character(buffer: U8, place: Int, code: Int) -> Int:
+    """Write a code point as UTF-8 at a place and return the place behind it.
+
+    Args:
+        buffer: uint8, written
+        place: where to write; at least four bytes follow
+        code: in [0, 0x110000)
+    """
+    if code < 0x80:
+        buffer[place] = code
+        return place + 1
+    length = 2 if code < 0x800 else 3 if code < 0x10000 else 4
+    for index in range(length - 1, 0, -1):
+        buffer[place + index] = 0x80 | (code & 0x3F)
+        code >>= 6
+    buffer[place] = code | ((0xF00 >> length) & 0xF0)
+    return place + length
+
+
+@numba.njit(cache=True, nogil=True)
+def spell_word(words: U8, start: Int, stop: Int, becomes: I32, buffer: U8) -> tuple[Int, Int]:
+    """Write what becomes of a word; return its bytes and characters, -1 if one is not known.
+
+    Of a word that is too long for the buffer, the end is not written.
+
+    Args:
+        words: uint8 (N,)
+        start: of the word, byte
+        stop: behind it
+        becomes: int32 (NUM_CLASSES,), as `match_words` takes it
+        buffer: uint8 (MAX_MATCHED_BYTES + 8,), written
+    """
+    position, size, num_characters = start, 0, 0
+    while position < stop:
+        code, length = character_at(words, position, stop)
+        successor = np.int64(becomes[code]) if code < NUM_CLASSES else np.int64(0)
+        if successor < 0 and position == start and position + length == stop:
+            successor = -successor
+        if successor <= 0:
+            return -1, -1
+        if size <= MAX_MATCHED_BYTES:
+            size = put_character(buffer, size, successor)
+        num_characters += 1
+        position += length
+    return size, num_characters
+
+
+@numba.njit(cache=True, nogil=True)
 def match_words(
-    words: U8, flags: U8, word_starts: I64, lower_case: bool, max_bytes: Int, unknown_id: Int,
+    words: U8, word_starts: I64, becomes: I32, max_characters: Int, unknown_id: Int,
     slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: Int,
     next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: Int,
 ) -> tuple[I64, I64]:  # fmt: skip
@@ -272,10 +357,10 @@ def match_words(
 
     Args:
         words: uint8 (N,), the bytes of all words
-        flags: from `flag_alphanumeric`
         word_starts: int64 (W + 1,), where each word begins
-        lower_case: letters are made small first
-        max_bytes: longer words are unknown
+        becomes: int32 (NUM_CLASSES,), the code point that each becomes; negative where it is then
+            set apart, 0 where it becomes no single one
+        max_characters: longer words are unknown
         unknown_id: of the unknown piece
         slots: with `starts` and `arena` the pieces that begin a word, as `find_word` takes them
         starts: see `slots`
@@ -291,21 +376,19 @@ def match_words(
     num_words = len(word_starts) - 1
     ids = np.empty(word_starts[-1] - word_starts[0], np.int64)
     lengths = np.full(num_words, -1, np.int64)
-    room = min(max_bytes, MAX_MATCHED_BYTES)
-    buffer = np.zeros(room + 8, np.uint8)
+    buffer = np.zeros(MAX_MATCHED_BYTES + 8, np.uint8)
     used = 0
     for index in range(num_words):
-        start, length = word_starts[index], word_starts[index + 1] - word_starts[index]
-        stop = start + length
-        if run_end(flags, start, stop) < stop or room < length <= max_bytes:
+        size, num_characters = spell_word(
+            words, word_starts[index], word_starts[index + 1], becomes, buffer
+        )
+        is_known = num_characters <= max_characters
+        if size < 0 or (is_known and size > MAX_MATCHED_BYTES):
             continue
         count = 0
-        if length <= room:
-            for place in range(length):
-                byte = words[start + place]
-                buffer[place] = byte | 32 if lower_case and byte >= 65 else byte
+        if is_known:
             count = match_word(
-                buffer, length, ids, used, slots, starts, arena, piece_ids, longest,
+                buffer, size, ids, used, slots, starts, arena, piece_ids, longest,
                 next_slots, next_starts, next_arena, next_ids, next_longest,
             )  # fmt: skip
         if count == 0:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lmdata.batch import to_column
+from lmdata.settings import WIDE_JACCARD
 
-WIDE_JACCARD = 0.5
 MOST_COMPARED = 32  # survivors of a band's group, the best ones: templates make groups of thousands
 
 U64 = npt.NDArray[np.uint64]

@@ -51,7 +51,7 @@ class Limit:
     """A document is dropped whose figure is beyond a limit."""
 
     figure: str
-    side: Literal["below", "above"]
+    side: Literal["below", "above", "from"]  # from: also the limit itself
     value: float
 
     @property
@@ -66,7 +66,9 @@ class Limit:
 
     def drops(self, values: np.ndarray) -> np.ndarray:
         """Return which figures are beyond it, bool like `values`."""
-        return np.asarray(values < self.value if self.side == "below" else values > self.value)
+        if self.side == "below":
+            return np.asarray(values < self.value)
+        return np.asarray(values >= self.value if self.side == "from" else values > self.value)
 
 
 RULES: dict[str, tuple[Limit, ...]] = {

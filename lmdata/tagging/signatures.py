@@ -23,18 +23,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.encoders.cut_kernels import Int
-from lmdata.intrinsics import borrowed
-from lmdata.splitting.tables import decode
-from lmdata.tagging.characters import DIGIT, WORD, character_bits
-from lmdata.tagging.word_kernels import word_end
+from lmdata.tagging.numbers import NumberedWords, mixed
 
 VERSION = "minhash-1"
 NUM_BANDS, BAND_SIZE, SHINGLE_WORDS = 14, 8, 5
 NUM_VALUES = NUM_BANDS * BAND_SIZE
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-_NUM_LOWER = 1 << 17  # code points; those behind have no case
 
 U64 = npt.NDArray[np.uint64]
 
@@ -54,25 +48,24 @@ class Signatures:
     rows: npt.NDArray[np.int64]
 
 
-def sign(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> Signatures:
+def sign(words: NumberedWords) -> Signatures:
     """Return the signatures of documents.
 
     Args:
-        text: uint8 (N,), UTF-8
-        offsets: int64 (D + 1,), where documents begin
+        words: of them, from `number_words`
 
     Example:
+        >>> from lmdata.tagging.numbers import number_words
         >>> text = np.frombuffer(b"a b c d e fA B; C d e f", np.uint8)
-        >>> signed = sign(text, np.array([0, 11, 23]))
+        >>> signed = sign(number_words(text, np.array([0, 11, 23])))
         >>> bool((signed.keys[0] == signed.keys[1]).all()), signed.rows.tolist()
         (True, [0, 2, 4])
     """
-    num_documents = len(offsets) - 1
+    num_documents = len(words.rows) - 1
     keys = np.zeros((num_documents, NUM_BANDS), np.uint64)
-    shingles, rows = np.empty(len(text), np.uint64), np.empty(num_documents + 1, np.int64)
-    multipliers, addends = permutations()
-    total = _sign(text, offsets, character_bits(), lower_case(), multipliers, addends, keys,
-                  shingles, rows)  # fmt: skip
+    shingles = np.empty(len(words.folded), np.uint64)
+    rows = np.empty(num_documents + 1, np.int64)
+    total = _sign(words.folded, words.rows, *permutations(), keys, shingles, rows)
     return Signatures(keys, shingles[:total], rows)
 
 
@@ -92,84 +85,29 @@ def permutations() -> tuple[U64, U64]:
     return np.ascontiguousarray(numbers[:, 0] | np.uint64(1)), np.ascontiguousarray(numbers[:, 1])
 
 
-@functools.cache
-def lower_case() -> npt.NDArray[np.uint32]:
-    """Return the lower case of each code point where that is one character, uint32 (131072,)."""
-    table = np.arange(_NUM_LOWER, dtype=np.uint32)
-    for code in range(_NUM_LOWER):
-        lower = chr(code).lower()
-        if len(lower) == 1:
-            table[code] = ord(lower)
-    return table
-
-
-@numba.njit(cache=True, nogil=True)
-def _mixed(value: Int) -> Int:
-    """Return the finalizer of MurmurHash3 (Appleby)."""
-    value ^= value >> np.uint64(33)
-    value *= np.uint64(0xFF51AFD7ED558CCD)
-    value ^= value >> np.uint64(33)
-    value *= np.uint64(0xC4CEB9FE1A85EC53)
-    return value ^ (value >> np.uint64(33))
-
-
-@numba.njit(cache=True, nogil=True)
-def _word_hash(text: np.ndarray, start: int, stop: int, bits: np.ndarray, lower: np.ndarray) -> Int:
-    code: Int
-    key = _OFFSET
-    while start < stop:
-        code, size = decode(text, start, stop)
-        if bits[code] & DIGIT:
-            code = 48
-        elif code < _NUM_LOWER:
-            code = np.int64(lower[code])
-        key = (key ^ np.uint64(code)) * _PRIME
-        start += size
-    return _mixed(key)
-
-
 @numba.njit(cache=True, nogil=True)
 def _sign(
-    text: np.ndarray, offsets: np.ndarray, bits: np.ndarray, lower: np.ndarray,
-    multipliers: np.ndarray, addends: np.ndarray, keys: np.ndarray, shingles: np.ndarray,
-    rows: np.ndarray,
+    words: np.ndarray, word_rows: np.ndarray, multipliers: np.ndarray, addends: np.ndarray,
+    keys: np.ndarray, shingles: np.ndarray, rows: np.ndarray,
 ) -> int:  # fmt: skip
     total, values = 0, np.empty(NUM_VALUES, np.uint64)
-    last_words = np.zeros(SHINGLE_WORDS, np.uint64)
-    for document in range(len(offsets) - 1):
+    for document in range(len(word_rows) - 1):
         rows[document] = total
         values[:] = np.uint64(0xFFFFFFFFFFFFFFFF)
-        here, stop, num_words = offsets[document], offsets[document + 1], 0
-        while here < stop:
-            code, size = decode(text, here, stop)
-            if not bits[code] & WORD:
-                here += size
-                continue
-            end, _, _ = word_end(borrowed(text), here, stop, borrowed(bits))
-            word = _word_hash(borrowed(text), here, end, borrowed(bits), borrowed(lower))
-            here = end
-            last_words[num_words % SHINGLE_WORDS] = word
-            num_words += 1
-            if num_words >= SHINGLE_WORDS:
-                shingles[total] = _shingle(borrowed(last_words), num_words, SHINGLE_WORDS)
-                total += 1
-        if 0 < num_words < SHINGLE_WORDS:
-            shingles[total] = _shingle(borrowed(last_words), num_words, num_words)
+        first, last = word_rows[document], word_rows[document + 1]
+        size = min(SHINGLE_WORDS, last - first)
+        for start in range(first, last - size + 1 if size else first):
+            key = np.uint64(0)
+            for index in range(start, start + size):
+                key = mixed(key * _MIX + words[index])
+            shingles[total] = key
             total += 1
-        if num_words:
+        if size:
             own = shingles[rows[document] : total]
             _take_least(own, multipliers, addends, values)
             _key_bands(values, keys[document])
-    rows[len(offsets) - 1] = total
+    rows[len(word_rows) - 1] = total
     return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _shingle(last_words: np.ndarray, num_words: int, size: int) -> Int:
-    key = np.uint64(0)
-    for index in range(num_words - size, num_words):
-        key = _mixed(key * _MIX + last_words[index % SHINGLE_WORDS])
-    return key
 
 
 @numba.njit(cache=True, nogil=True)
@@ -187,5 +125,5 @@ def _key_bands(values: np.ndarray, keys: np.ndarray) -> None:
     for band in range(NUM_BANDS):
         key = np.uint64(0)
         for index in range(band * BAND_SIZE, (band + 1) * BAND_SIZE):
-            key = _mixed(key * _MIX + values[index])
+            key = mixed(key * _MIX + values[index])
         keys[band] = key

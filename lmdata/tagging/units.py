@@ -7,20 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from lmdata.batch import to_column
+from lmdata.batch import to_column, to_text_column
 from lmdata.building.output import ALL_DOCUMENTS
 from lmdata.building.plan import Unit, UnitProgress, part_name, receipt_path
 from lmdata.building.units import count_in
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.files import write_atomically
 from lmdata.schema import ShardRecord, to_json
-from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
-from lmdata.tagging.near import WIDE_JACCARD
+from lmdata.settings import TagConfig
+from lmdata.tagging.numbers import number_words
+from lmdata.tagging.overlap_index import FOUND, OverlapIndex
 from lmdata.tagging.rules import COUNTS, RULES, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
 from lmdata.tagging.taggers import Tagger, make_taggers
@@ -29,7 +30,8 @@ from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
 
 _BATCH_BYTES = 4 << 20
-NUM_SCRATCH = 2  # columns of a unit that no tags have
+_BEGINNING = 160  # characters of a document that are kept, so that what goes can be read
+SCRATCH = ("bands", "shingles", "found")  # columns of a unit that no tags have
 FIGURES = (
     "num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
     "c4_lorem_ipsum", "c4_curly_bracket", *(
@@ -41,47 +43,23 @@ FIGURES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class TagConfig:
-    """What tags are made of; every field changes the result."""
-
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    """How files become documents."""
-
-    words: Literal["plain", "spacy"] = "plain"
-    """How text is cut into words; spacy, which must be installed, gives datatrove's figures."""
-
-    language: Literal["none", "py3langid"] = "none"
-    """What tells the language of a document; py3langid must be installed."""
-
-    near_jaccard: float = 0.8
-    """Share of 5-word shingles from which on two documents are near duplicates, in (0.5, 1]."""
-
-    shard_bytes: int = DEFAULT_SHARD_BYTES
-    """Target size of a shard in bytes."""
-
-    def __post_init__(self) -> None:
-        if not WIDE_JACCARD < self.near_jaccard <= 1:
-            raise ValueError(
-                f"near_jaccard must be above {WIDE_JACCARD} and at most 1, got {self.near_jaccard}"
-            )
-        if self.shard_bytes < 1:
-            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
-
-
 def part_fields(taggers: Sequence[Tagger]) -> list[pa.Field]:
     """Return the columns of a unit: sources are numbers, positions count within the unit.
 
-    The last two are for what takes all documents to know, and are not kept.
+    Those named in `SCRATCH` are for what takes all documents to know, and are not kept.
     """
     names = {"source": pa.int32(), "position": pa.uint64(), "num_bytes": pa.uint64(),
              "hash_high": pa.uint64(), "hash_low": pa.uint64()}  # fmt: skip
     names |= {name: pa.int64() if name in COUNTS else pa.float64() for name in FIGURES}
-    scratch = {"bands": pa.list_(pa.uint64(), NUM_BANDS), "shingles": pa.large_list(pa.uint64())}
+    scratch = pa.list_(pa.uint64(), NUM_BANDS), pa.large_list(pa.uint64()), pa.large_list(FOUND)
     return [
         *(pa.field(name, kind, nullable=False) for name, kind in names.items()),
+        pa.field("beginning", pa.string(), nullable=False),
         *(field for tagger in taggers for field in tagger.fields),
-        *(pa.field(name, kind, nullable=False) for name, kind in scratch.items()),
+        *(
+            pa.field(name, kind, nullable=False)
+            for name, kind in zip(SCRATCH, scratch, strict=True)
+        ),
     ]
 
 
@@ -107,6 +85,7 @@ class TagSetup:
     sources: list[Source]
     config: TagConfig
     build: Path
+    index: OverlapIndex | None  # of what the corpus is compared with
 
 
 def prepare_tags(
@@ -145,7 +124,11 @@ def _tag_unit(
             ):  # fmt: skip
                 if len(documents.positions):
                     first = receipt.records.get(key, 0)
-                    part.write(_tag_documents(documents, extent.source, first, cutter, taggers))
+                    part.write(
+                        _tag_documents(
+                            documents, extent.source, first, cutter, taggers, setup.index
+                        )
+                    )
                 _count(receipt, key, documents)
                 num_documents = len(documents.positions)
                 report(
@@ -160,14 +143,19 @@ def _tag_unit(
 
 
 def _tag_documents(
-    documents: Documents, source: int, first: int, cutter: Cutter, taggers: Sequence[Tagger]
-) -> pa.RecordBatch:
+    documents: Documents, source: int, first: int, cutter: Cutter, taggers: Sequence[Tagger],
+    index: OverlapIndex | None,
+) -> pa.RecordBatch:  # fmt: skip
     """Return the figures of some documents of a source, whose positions begin at `first`."""
     content = documents.text.tobytes()
     parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
     figures = measure(documents.text, documents.offsets, cutter)
     hashes = np.array([divmod(xxh3_128(part).intdigest(), 1 << 64) for part in parts], np.uint64)
-    signed = sign(documents.text, documents.offsets)
+    words = number_words(documents.text, documents.offsets)
+    signed = sign(words)
+    found, ends = (
+        index.find(words) if index else (np.empty((0, 4), np.int64), np.zeros(len(parts) + 1, int))
+    )
     columns = [
         np.full(len(parts), source, np.int32),
         documents.positions + np.uint64(first),
@@ -179,10 +167,20 @@ def _tag_documents(
     near = [
         pa.FixedSizeListArray.from_arrays(to_column(signed.keys.ravel()), NUM_BANDS),
         pa.LargeListArray.from_arrays(to_column(signed.rows), to_column(signed.shingles)),
+        pa.LargeListArray.from_arrays(
+            to_column(ends), pa.FixedSizeListArray.from_arrays(to_column(found.ravel()), type=FOUND)
+        ),
     ]
     own = [array for tagger in taggers for array in tagger.tag(parts)]
-    arrays = [*(to_column(values) for values in columns), *own, *near]
+    beginnings = to_text_column([_begin(part) for part in parts])
+    arrays = [*(to_column(values) for values in columns), beginnings, *own, *near]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(part_fields(taggers)))
+
+
+def _begin(document: bytes) -> str:
+    """Return the first characters of a document, white space as blanks."""
+    text = document[: 4 * _BEGINNING].decode("utf-8", errors="ignore")
+    return " ".join(text.split())[:_BEGINNING]
 
 
 def _count(receipt: TagReceipt, key: str, documents: Documents) -> None:

@@ -24,7 +24,8 @@ from lmdata.viewing.store_table import (
     token_start,
 )
 
-NSP, SOP, SINGLE = 0, 1, 2
+NSP, SOP, SINGLE, LONE = 0, 1, 2, 3
+KINDS = {"nsp": NSP, "sop": SOP, "single": SINGLE, "packed": SINGLE, "sentence": LONE}
 # A state of the walk is kept for every example whose number is a multiple of this.
 STATE_STRIDE = 16
 STRIDE_SHIFT = 4
@@ -45,7 +46,7 @@ class WalkRules(NamedTuple):
     """What the walk over a document needs to know.
 
     Attributes:
-        kind: NSP, SOP or SINGLE
+        kind: NSP, SOP, SINGLE or LONE (one sentence a segment)
         capacity: tokens of an example without its special tokens
         short_word: a document is short when its word is below this (probability * 2**32)
         random_word: a pair is random (nsp) or swapped (sop) when its word is below this
@@ -139,7 +140,7 @@ def _next_piece(
 ) -> tuple[int, int]:
     """Return the length of the single segment at a state, and the state after it.
 
-    Whole sentences while they fit; a sentence that is longer than a row is cut hard. The state
+    Whole sentences while they fit, or one; what is longer than a row is cut hard. The state
     holds the sentence within the document, the number of fillers just made, and the tokens of the
     sentence that are done.
     """
@@ -151,6 +152,8 @@ def _next_piece(
     if sentence > first and skip == 0 and total <= rules.filler and num_fillers < _MOST_FILLERS:
         return total, _pack_state(sentence + 1 - first, num_fillers + 1)
     sentence += 1
+    if rules.kind == LONE:
+        return total, _pack_state(sentence - first, 0)
     while sentence < stop and total + lengths[sentence] <= rules.capacity:
         total += lengths[sentence]
         sentence += 1

@@ -41,6 +41,7 @@ FIGURE_NAMES = {
     "num_examples": "held-out examples",
     "num_labels": "held-out tokens predicted",
 }
+FOR_VECTORS = "the model is there to embed"
 NO_LICENSE = "No license is stated here: that of the data decides. Add one before you publish."
 
 
@@ -234,7 +235,7 @@ def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
     if recipe is None:
         return {}
     values = vars(recipe)
-    if recipe.corruption == "none":
+    if not recipe.is_masking and recipe.noise is None:
         masks = ("mlm_probability", "max_predictions", "count", "coverage",
                  "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
         values = {name: value for name, value in values.items() if name not in masks}
@@ -313,9 +314,9 @@ def _pretraining_notes(run: Run) -> list[str]:
     if names and has_class:
         notes.append("The generator that it was trained with is in the folder generator/.")
     if names and not has_class and not run.objective.can_fill_masks:
-        notes.append(
-            "Its vocabulary head was not trained: the model is there to be fine-tuned, or to embed."
-        )
+        notes.append(f"Its vocabulary head was not trained: {FOR_VECTORS}, or to be fine-tuned.")
+    if run.objective.makes_vectors:
+        notes.append(f"Its vocabulary head was not trained with the rest: {FOR_VECTORS}.")
     if run.is_causal and not config.is_causal:
         notes.append(
             "It was trained on next tokens only and the stock class sees both sides: "

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmdata.config import LFS_MARK
 from lmdata.tokenizer import Tokenizer, save_tokenizer
@@ -32,6 +32,7 @@ from lmmodel.handover.stock_families import stock_family
 from lmmodel.handover.stock_weights import REDUNDANT, from_their_weights, to_their_weights
 from lmmodel.handover.written import to_their_config
 from lmmodel.model import Transformer
+from lmmodel.objectives import ObjectiveConfig, modules_of
 from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.tasks.model import TaskModel
 from lmmodel.tasks.task import AnyTask
@@ -109,6 +110,7 @@ class Imported:
     theirs: dict[str, Any]  # its config.json
     fresh: list[str]  # our weights that the folder lacks
     unused: list[str]  # their weights that have no place here
+    objective: str | None = None  # whose modules its class has
 
 
 def import_model(folder: Path) -> Imported:
@@ -123,26 +125,38 @@ def import_model(folder: Path) -> Imported:
     theirs = read_config(folder)
     config = from_their_config(theirs)  # first: nobody should fetch weights that can't be used
     pad_id = padding_id(theirs, config)
-    shapes = weight_shapes(folder)
+    shapes, objective = weight_shapes(folder), objective_of_class(theirs, config)
     config = dataclasses.replace(config, has_nsp_head=_has_pooler(config, shapes))
-    check_shapes(
-        folder, config, shapes, pad_id
-    )  # all by arithmetic: nothing that large was made yet
-    found = from_their_weights(read_weights(folder), config, pad_id)
+    # All by arithmetic: nothing that large was made yet.
+    check_shapes(folder, config, shapes, pad_id, objective)
+    found = from_their_weights(read_weights(folder), config, pad_id, objective)
     for name, weight in found.state.items():
         if not weight.isfinite().all():
             raise HuggingFaceError(
                 f"{name} in {folder} holds values that are no numbers: the weights are damaged, or "
                 "their training diverged"
             )
-    model = build_model(config, seed=0).eval()
+    model = build_model(config, seed=0, extras=_extras_of(objective, config)).eval()
     model.load_state_dict(found.state, strict=False)
-    return Imported(model, theirs, found.missing, found.unused)
+    return Imported(model, theirs, found.missing, found.unused, objective)
+
+
+def objective_of_class(theirs: Mapping[str, Any], config: ModelConfig) -> str | None:
+    """Return the objective whose modules the class that a folder names has, None of all others."""
+    named = theirs.get("architectures") or [None]
+    classes = stock_family(config.family).of_objectives
+    return next((name for name, (own, _) in classes.items() if own == named[0]), None)
+
+
+def _extras_of(objective: str | None, config: ModelConfig) -> Mapping[str, nn.Module] | None:
+    if objective is None:
+        return None
+    return modules_of(ObjectiveConfig(name=objective), config)
 
 
 def check_shapes(
     folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]],
-    pad_id: int | None = None,
+    pad_id: int | None = None, objective: str | None = None,
 ) -> None:  # fmt: skip
     """Check that a folder's weights are those of the model that its config.json describes.
 
@@ -157,7 +171,7 @@ def check_shapes(
         )
     outlines = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        found = from_their_weights(outlines, config, pad_id)
+        found = from_their_weights(outlines, config, pad_id, objective)
     except RuntimeError as error:
         raise HuggingFaceError(f"the weights in {folder} do not fit together: {error}") from error
     if lost := [name for name in found.missing if not name.startswith(HEADS)]:
@@ -166,7 +180,7 @@ def check_shapes(
             f"{lost[0]}: is config.json that of these weights?"
         )
     with torch.device("meta"):
-        outline = outline_of(config)
+        outline = outline_of(config, _extras_of(objective, config))
     for name, parameter in outline.named_parameters():
         if name in found.state and found.state[name].shape != parameter.shape:
             raise HuggingFaceError(

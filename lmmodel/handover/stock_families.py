@@ -295,9 +295,55 @@ ELECTRA = StockFamily(
     tied={"embeddings.tokens.weight": "generator_lm_head.weight"},
 )  # fmt: skip
 
+_DISTILBERT = "distilbert.transformer.layer.{i}"
+
+DISTILBERT = StockFamily(
+    model_type="distilbert",
+    class_prefix="DistilBert",
+    pretrained="DistilBertForMaskedLM",
+    settings={
+        "vocab_size": ("vocab_size", 30522),
+        "hidden_size": ("dim", 768),
+        "num_hidden_layers": ("n_layers", 6),
+        "num_attention_heads": ("n_heads", 12),
+        "intermediate_size": ("hidden_dim", 3072),
+        "max_position_embeddings": ("max_position_embeddings", 512),
+        "initializer_range": ("initializer_range", 0.02),
+        "dropout": ("dropout", 0.1),
+        "attention_dropout": ("attention_dropout", 0.1),
+    },
+    fixed={"activation": "gelu", "tie_word_embeddings": True},
+    classifier_dropout="seq_classif_dropout",
+    token_ids=("pad",),
+    prefix="distilbert.",
+    names={
+        **{
+            name: their
+            for name, their in _bert_names("distilbert").items()
+            if name.startswith("embeddings")
+        },
+        "head.bias": ("vocab_projector.bias",),
+        **with_biases({
+            "layers.{i}.attention.qkv": tuple(
+                f"{_DISTILBERT}.attention.{name}_lin" for name in "qkv"
+            ),
+            "layers.{i}.attention.output": (f"{_DISTILBERT}.attention.out_lin",),
+            "layers.{i}.attention_norm": (f"{_DISTILBERT}.sa_layer_norm",),
+            "layers.{i}.mlp.input": (f"{_DISTILBERT}.ffn.lin1",),
+            "layers.{i}.mlp.output": (f"{_DISTILBERT}.ffn.lin2",),
+            "layers.{i}.mlp_norm": (f"{_DISTILBERT}.output_layer_norm",),
+            "head.dense": ("vocab_transform",),
+            "head.norm": ("vocab_layer_norm",),
+        }),
+    },
+    transform=with_biases({"head.pooler": ("pre_classifier",)}),
+    transforms_tokens=False,
+    tied={"embeddings.tokens.weight": "vocab_projector.weight"},
+)  # fmt: skip
+
 STOCK_FAMILIES = {
     "bert": BERT, "modern": MODERN, "gpt2": GPT2, "roberta": ROBERTA, "albert": ALBERT,
-    "electra": ELECTRA,
+    "electra": ELECTRA, "distilbert": DISTILBERT,
     "t5": T5, "t5-v1.0": T5_V1_0, "bart": BART,
 }  # fmt: skip
 """By our name of the family."""

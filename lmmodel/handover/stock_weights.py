@@ -174,9 +174,10 @@ class Translation:
 
 
 def from_their_weights(
-    weights: Mapping[str, Tensor], config: ModelConfig, pad_id: int | None = None
-) -> Translation:
-    """Return our weights, in float32; `pad_id` as for `to_their_weights`.
+    weights: Mapping[str, Tensor], config: ModelConfig, pad_id: int | None = None,
+    objective: str | None = None,
+) -> Translation:  # fmt: skip
+    """Return our weights, in float32; `pad_id` and `objective` as for `to_their_weights`.
 
     Checkpoints of the base model, without its prefix, and the old `gamma` and `beta` are known; a
     weight that two names share may lie under either of them.
@@ -191,7 +192,7 @@ def from_their_weights(
     used: set[str] = set()
     state: dict[str, Tensor] = {}
     missing: list[str] = []
-    for ours, theirs in name_pairs(config).items():
+    for ours, theirs in name_pairs(config, objective).items():
         names = [name if name in known else name.removeprefix(family.prefix) for name in theirs]
         if (copy := family.tied.get(ours)) in known:
             names = _either(known, names[0], copy)

@@ -19,11 +19,11 @@ from lmmodel.objectives.objective import (
     modules_of,
     num_parameters,
 )
-from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP, RTD
+from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP, RTD, SIMCSE
 
 OBJECTIVES |= {
     "mlm": MLM, "mlm+nsp": MLM_NSP, "mlm+sop": MLM_SOP, "clm": CLM, "hybrid": HYBRID,
-    "rtd": RTD,
+    "rtd": RTD, "simcse": SIMCSE,
     "t5": T5, "bart": BART,
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ class ObjectiveConfig:
     """What is learned."""
 
     name: str = "mlm+nsp"
-    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds), rtd."""
+    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds), rtd, simcse."""
     pair_weight: float = 1.0
     """Weight of the pair loss (nsp, sop) beside the token loss; above 0."""
     causal_share: float = 0.5
@@ -53,6 +53,9 @@ class ObjectiveConfig:
     is_disentangled: bool = False
     """Of `rtd`: whether the model has a table of tokens added to the generator's, which its
     gradient does not reach (DeBERTaV3); else they share one."""
+
+    contrast_temperature: float = 0.05
+    """Of `simcse`: cosines are divided by it; above 0."""
 
     def __post_init__(self) -> None:
         if self.name not in OBJECTIVES:
@@ -71,6 +74,10 @@ class ObjectiveConfig:
         if not 0 < self.replaced_weight < math.inf:
             raise ValueError(
                 f"replaced_weight must be above 0 and finite, got {self.replaced_weight}"
+            )
+        if not 0 < self.contrast_temperature < math.inf:
+            raise ValueError(
+                f"contrast_temperature must be above 0 and finite, got {self.contrast_temperature}"
             )
 
 
@@ -177,6 +184,10 @@ class Part:
     terms then see: the same, or one that a module of the objective has made of it. What is drawn
     there is addressed by the batch. Sharded weights are whole from the model's forward on."""
 
+    compare: Callable[[Sequence[Batch], Sequence[Tensor]], list[Batch]] | None = None
+    """Of a loss about all rows of a step at once: the batches of a process and the hidden states of
+    the first term in each, computed without gradients, to the batches that the term then sees.
+    Every process must ask. None: each row has a loss of its own."""
     other_flops: Callable[[ModelConfig, int, int, int], int] = no_flops
     """Floating-point operations of a forward pass of other modules than the model and the heads,
     by tokens, by pairs of them that attention sees, and by labels of the first term."""
@@ -206,6 +217,10 @@ class Definition:
     """Whether next tokens are learned."""
     can_fill_masks: bool = False
     """Whether masked tokens are learned."""
+    makes_vectors: bool = False
+    """Whether vectors of texts are learned: the mean of the last layer over their tokens."""
+    dropout: float = 0.0
+    """Of a model that learns it, unless the configuration says otherwise."""
     begin: Callable[[Transformer, Container[str]], None] = lambda model, fresh: None
     """Puts weights, those named fresh and those that were trained before, into the form that is
     trained."""

@@ -4,6 +4,7 @@ mlm, mlm+nsp, mlm+sop   the loss is about masked tokens, and perhaps a label of 
 clm                     next tokens
 hybrid                  both, as in GPT-BERT (Charpentier and Samuel, 2024)
 rtd                     which tokens a generator replaced, as in ELECTRA
+simcse                  which vectors belong to equal sentences, as in SimCSE
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from lmdata.batch import ExampleBatch
-from lmdata.recipes import Recipe
+from lmdata.recipes import RECIPES, Recipe
 from lmmodel.objectives.objective import Definition, ObjectiveConfig, Part, Term, later
 
 EVALUATION_MLM_PROBABILITY = 0.15
@@ -133,4 +134,13 @@ RTD = Definition(
     token_scores=later(_REPLACED, "log_originality"),
     models_within=later(_REPLACED, "generator_of"),
     hold_out=standard_masks,
+)  # fmt: skip
+
+
+_CONTRASTIVE = "lmmodel.objectives.contrastive"
+
+SIMCSE = Definition(
+    summary="vectors of sentences, each near itself under other dropout (SimCSE)",
+    make_parts=later(_CONTRASTIVE, "make_parts"),
+    recipe=RECIPES["simcse"], makes_vectors=True, dropout=0.1,
 )  # fmt: skip

@@ -86,9 +86,14 @@ def log_likelihoods(
         progress: called with tokens scored and their number
 
     Raises:
-        FitError: a text is empty, or `start_token` is no piece or the model masked
+        FitError: a text is empty, `start_token` is no piece or the model masked, or it learned
+            vectors only
         TokenizerError: the tokenizer lacks a special token that the model needs
     """
+    if run.objective.makes_vectors:
+        raise FitError(
+            f"{run.path} learned vectors of texts and no longer guesses tokens: ask it by embed"
+        )
     encoded, frame = encode_given(run.tokenizer, texts), frame_of(run, start_token=start_token)
     windows = windows_of(run, encoded, frame)
     model = run.prepared(precision)

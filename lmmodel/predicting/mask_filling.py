@@ -69,7 +69,8 @@ def read_masks(
         raise FitError(
             f"{run.path} learned by the objective {run.record.config.objective.name}, which fills "
             "in no masks: to fill them in, train one with --objective mlm; ask this by "
-            f"{'generate, ' if run.can_generate else ''}score or embed"
+            f"{'generate, ' if run.can_generate else ''}"
+            f"{'' if run.objective.makes_vectors else 'score or '}embed"
         )
     if top_k < 1:
         raise ValueError(f"top_k must be in [1, {run.tokenizer.vocab_size}], got {top_k}")

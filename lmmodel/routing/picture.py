@@ -51,7 +51,8 @@ def draw_table(result: Table, path: Path) -> None:
     table.set_yticks(range(len(domains)), domains, parse_math=False)
     for (row, column), value in np.ndenumerate(bits):
         is_own = result.owners[domains[row]] == runs[column]
-        table.text(column, row, f"{value:.3f}", ha="center", va="center", size=8,
+        color = "white" if abs(gains[row, column]) > 0.6 * most else "black"
+        table.text(column, row, f"{value:.3f}", ha="center", va="center", size=8, color=color,
                    weight="bold" if is_own else "normal")  # fmt: skip
         if is_own:
             table.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, fill=False, lw=1.5))

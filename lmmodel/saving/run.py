@@ -28,7 +28,7 @@ from lmdata.files import (
 )
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmmodel.adapters import merged
-from lmmodel.config import MOST_STEPS, TrainConfig, without_none
+from lmmodel.config import TrainConfig, without_none
 from lmmodel.data import TrainingData
 from lmmodel.errors import ResumeError, RunError
 from lmmodel.objectives import OBJECTIVES
@@ -43,6 +43,7 @@ from lmmodel.saving.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from lmmodel.settings import MOST_STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +86,7 @@ def new_record(
         config=config,
         num_steps=num_steps,
         data_path=str(data.path.resolve()),
-        data_hash=data.manifest.hash,
+        data_hash=data.hash,
         tokenizer_hash=data.tokenizer.hash,
         environment=environment,
         origin=origin,
@@ -199,10 +200,10 @@ def check_same_data(record: RunRecord, data: TrainingData) -> None:
             f"the run began with tokenizer {record.tokenizer_hash}, {data.path} has "
             f"{data.tokenizer.hash}: resume with the data it began with, or start a new run"
         )
-    if data.manifest.hash != record.data_hash:
+    if data.hash != record.data_hash:
         raise ResumeError(
             f"the run began with data {record.data_path} (manifest {record.data_hash}), "
-            f"{data.path} is {data.manifest.hash}: resume with the same data, or start a new run"
+            f"{data.path} is {data.hash}: resume with the same data, or start a new run"
         )
 
 

@@ -80,7 +80,9 @@ class AnsweringTask(Task[QuestionRows]):
     stock = StockClass(
         suffix="QuestionAnswering",
         pipeline_tag="question-answering",
-        classifiers=dict.fromkeys(("bert", "gpt2", "roberta", "albert", "electra"), "qa_outputs"),
+        classifiers=dict.fromkeys(
+            ("bert", "gpt2", "roberta", "albert", "electra", "distilbert"), "qa_outputs"
+        ),
         without_dropout=frozenset({"bert", "gpt2", "roberta", "albert", "electra"}),
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lmdata.arrow_text import check_text, is_text, text_lengths
+from lmdata.arrow_text import check_text, count_page_bytes, is_text, text_lengths
 from lmdata.settings import COMPRESSIONS
 from lmdata.stored import CompressionError, read_decompressed
 from lmmodel.errors import TaskError
@@ -282,6 +282,7 @@ def read_parquet(path: Path, *, skips: bool = False) -> Table:
         data.seek(0)
         file = pq.ParquetFile(data, read_dictionary=texts, page_checksum_verification=True)
         _check_size(path, file.metadata.num_rows * max(1, len(schema)))
+        _check_size(path, count_page_bytes(data, file.metadata))
         table = file.read()
         columns = _unfolded(path, table)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:

@@ -5,7 +5,7 @@ R rows of a file; E examples of T tokens in all, made of them; C outputs of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +24,12 @@ from lmmodel.tasks.examples import Encoding, Floats, Labels, Predictions, Rows, 
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import Usual
 from lmmodel.texts import Integers
+
+POOLER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
 
 
 class TaskHead(nn.Module):
@@ -53,14 +59,13 @@ class TaskHead(nn.Module):
             self.norm = LayerNorm(size, config.norm_eps, bias=False)
         self.classifier = Linear(size, num_outputs, bias=has_bias)
         self.dropout = config.dropout if has_dropout else 0.0
-        self.pools_by_gelu = config.traits.pooler_activation == "gelu"
+        self.pooler_activation = POOLER_ACTIVATIONS[config.traits.pooler_activation]
         self.scale, self.offset = 1.0, 0.0
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return floats (N, C) from hidden states (N, D)."""
         if hasattr(self, "pooler"):
-            pooled = self.pooler(hidden)
-            hidden = F.gelu(pooled) if self.pools_by_gelu else torch.tanh(pooled)
+            hidden = self.pooler_activation(self.pooler(hidden))
         if hasattr(self, "dense"):
             hidden = self.norm(F.gelu(self.dense(hidden)))
         hidden = dropout(hidden, self.dropout if self.training else 0.0)

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from lmdata.errors import ConfigError
-from lmmodel.config import DEFAULT_NUM_STEPS, MOST_STEPS, TrainConfig
+from lmmodel.config import TrainConfig
 from lmmodel.device import sum_over_processes
 from lmmodel.evaluation import evaluate
-from lmmodel.loader import Loader
+from lmmodel.loader import Loader, StepBatch
 from lmmodel.saving.run import save_state
+from lmmodel.settings import DEFAULT_NUM_STEPS, MOST_STEPS
 from lmmodel.training.learner import Learner
-from lmmodel.training.plan import Prepared, probe, stage_shares
+from lmmodel.training.plan import Prepared
 
 # Calibration ends after so many seconds, or this share of the budget if that is less.
 LIMIT_S = 15.0
@@ -35,6 +36,8 @@ LIMIT_RATIO = 0.03
 _NUM_WARMUP_STEPS = 2
 _MIN_STEPS = 3
 
+# Steps of a stage whose mean tells how many tokens its steps have.
+_NUM_PROBED_STEPS = 4
 
 # Evaluations and checkpoints of a run that does not say how often.
 _NUM_TIMES = 10
@@ -208,3 +211,41 @@ def _seconds(function: Callable[[], None]) -> float:
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The first few steps of each stage in this process, and each stage's share of all steps."""
+
+    shares: tuple[float, ...]
+    stages: tuple[tuple[StepBatch, ...], ...]
+
+    @property
+    def batches(self) -> list[StepBatch]:
+        """The steps of all stages."""
+        return [batch for stage in self.stages for batch in stage]
+
+    def mean(self, measure: Callable[[StepBatch], float]) -> float:
+        """Return the mean of a measure over the steps of a run."""
+        means = [np.mean([measure(batch) for batch in stage]) for stage in self.stages]
+        return float(np.dot(self.shares, means))
+
+
+def probe(loader: Loader) -> Probe:
+    """Return the first few steps of each stage of a loader that has `PROBE_STEPS`."""
+    return Probe(
+        stage_shares(loader),
+        tuple(
+            tuple(loader.batch(first_step + step) for step in range(_NUM_PROBED_STEPS))
+            for first_step in loader.first_steps
+        ),
+    )
+
+
+def stage_shares(loader: Loader) -> tuple[float, ...]:
+    """Return the share of each stage in a loader's steps."""
+    ends = [*loader.first_steps[1:], loader.num_steps]
+    return tuple(
+        (end - start) / loader.num_steps
+        for start, end in zip(loader.first_steps, ends, strict=True)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
 from lmmodel.batch import TARGET
-from lmmodel.config import TrainConfig, stage_recipe
+from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
 from lmmodel.data import Rows, TrainingData
 from lmmodel.device import Processes, memory_bytes, resolve_precision
@@ -22,20 +22,18 @@ from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.evaluation import HeldOut, make_held_out
 from lmmodel.families import ModelConfig
 from lmmodel.guesses import Prompts, make_prompts
-from lmmodel.loader import Loader, Shape, Stage, StepBatch
+from lmmodel.loader import Loader, Shape, Stage
 from lmmodel.objectives import OBJECTIVES, Objective, check_fits, make_objective
 from lmmodel.objectives.distilled import distill
 from lmmodel.objectives.terms import log_frequencies
 from lmmodel.packing import stream_tokens
-from lmmodel.trained import load_run, with_known_teacher
+from lmmodel.settings import stage_recipe
+from lmmodel.teachers import load_teachers, with_known_teacher
 from lmmodel.training.replay import FIRST_EPOCH, ReplayRows, parents_data
 from lmmodel.training.step import check_memory
 
 # Rows that tell what labels there are.
 _NUM_SAMPLED = 64
-
-# Steps of a stage whose mean tells how many tokens its steps have.
-_NUM_PROBED_STEPS = 4
 
 PROBE_STEPS = 1_000_000
 """Steps of the loader that is probed: so many that each stage has its share of them."""
@@ -145,7 +143,13 @@ def resolve_config(
         recipe=_resolve_recipe(config, data),
         preset=None,
     )
+    if config.stages and len(data.phase_shares) > 1:
+        raise ConfigError(
+            f"stages and the {len(data.phase_shares)} phases of {config.selection} both divide the "
+            "training: leave one of them out"
+        )
     _check_objective(resolved)
+    _check_comparison(resolved)
     _check_batches(resolved, processes)
     _check_length(resolved, data)
     _check_step_memory(resolved, data, processes)
@@ -196,6 +200,23 @@ def _check_objective(config: TrainConfig) -> None:
         raise ConfigError(
             f"vocabulary_bias={config.vocabulary_bias} has no effect: objective.name={name} does "
             "not train the model's vocabulary head; leave it out"
+        )
+
+
+def _check_comparison(config: TrainConfig) -> None:
+    """Refuse what does not go with a loss about all rows of a step at once."""
+    name = config.objective.name
+    if all(part.compare is None for part in make_objective(config.objective).parts):
+        return
+    if config.compile:
+        raise ConfigError(
+            f"objective.name={name} does not go with compile=true: a step is read twice with the "
+            "same draws of dropout, which compiled code does not promise; leave compile out"
+        )
+    if min(_batch_sizes(config)) < 2:
+        raise ConfigError(
+            f"objective.name={name} compares the rows of a step, and batch.size=1 leaves nothing "
+            "to compare with: take 64 or more"
         )
 
 
@@ -281,12 +302,8 @@ def _taught(objective: Objective, config: TrainConfig) -> Objective:
     """Return the objective, with what a teacher adds if there is one."""
     if config.distillation.teacher is None:
         return objective
-    teacher = load_run(config.distillation.teacher, device="cpu").model
-    teacher = teacher.to(torch.device(config.device))
-    if config.precision == "bf16":
-        teacher = teacher.bfloat16()
-        teacher.compute_dtype = torch.bfloat16
-    return distill(objective, teacher, config.distillation)
+    teachers = load_teachers(config.distillation, config.device, config.precision)
+    return distill(objective, teachers, config.distillation)
 
 
 def _sample(stages: Sequence[Stage]) -> ExampleBatch:
@@ -298,23 +315,38 @@ def _sample(stages: Sequence[Stage]) -> ExampleBatch:
 def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
     assert config.batch.size is not None
     recipe = config.recipe or Recipe()  # which frozen examples ignore
-    size, parents = config.batch.size, parents_data(config, data)
-
-    def rows_of(recipe: Recipe, first_epoch: int = 0) -> Rows:
-        own = data.rows("train", recipe, seed=config.seed, first_epoch=first_epoch)
-        if parents is None or not config.replay:
-            return own
-        theirs = parents.rows("train", recipe, seed=config.seed, first_epoch=FIRST_EPOCH)
-        return ReplayRows(own, theirs, config.replay)
-
+    size = config.batch.size
     if not config.stages:
-        return [Stage(0.0, rows_of(recipe), size)]
+        return _make_phases(config, data, recipe, size)
     stages, start = [], 0.0
     for index, stage in enumerate(config.stages):
         first_epoch = index * EPOCHS_PER_STAGE
-        rows = rows_of(stage_recipe(recipe, stage), first_epoch)
+        rows = _rows(config, data, stage_recipe(recipe, stage), first_epoch)
         stages.append(Stage(start, rows, stage.batch_size or size, first_epoch))
         start = stage.until
+    return stages
+
+
+def _rows(
+    config: TrainConfig, data: TrainingData, recipe: Recipe, first_epoch: int, phase: int = 0
+) -> Rows:
+    """Return the rows of a stage, some of which are the parent's where that is wanted."""
+    own = data.rows("train", recipe, seed=config.seed, first_epoch=first_epoch, phase=phase)
+    parents = parents_data(config, data)
+    if parents is None or not config.replay:
+        return own
+    theirs = parents.rows("train", recipe, seed=config.seed, first_epoch=FIRST_EPOCH)
+    return ReplayRows(own, theirs, config.replay)
+
+
+def _make_phases(config: TrainConfig, data: TrainingData, recipe: Recipe, size: int) -> list[Stage]:
+    """Return a stage for each phase of the selection, one where there are none."""
+    stages, start = [], 0.0
+    for phase, share in enumerate(data.phase_shares):
+        epoch = phase * EPOCHS_PER_STAGE
+        rows = _rows(config, data, recipe, epoch, phase)
+        stages.append(Stage(start, rows, size, epoch))
+        start += share
     return stages
 
 
@@ -352,41 +384,3 @@ def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
         max_seqlen=length,
         is_static=True,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The first few steps of each stage in this process, and each stage's share of all steps."""
-
-    shares: tuple[float, ...]
-    stages: tuple[tuple[StepBatch, ...], ...]
-
-    @property
-    def batches(self) -> list[StepBatch]:
-        """The steps of all stages."""
-        return [batch for stage in self.stages for batch in stage]
-
-    def mean(self, measure: Callable[[StepBatch], float]) -> float:
-        """Return the mean of a measure over the steps of a run."""
-        means = [np.mean([measure(batch) for batch in stage]) for stage in self.stages]
-        return float(np.dot(self.shares, means))
-
-
-def probe(loader: Loader) -> Probe:
-    """Return the first few steps of each stage of a loader that has `PROBE_STEPS`."""
-    return Probe(
-        stage_shares(loader),
-        tuple(
-            tuple(loader.batch(first_step + step) for step in range(_NUM_PROBED_STEPS))
-            for first_step in loader.first_steps
-        ),
-    )
-
-
-def stage_shares(loader: Loader) -> tuple[float, ...]:
-    """Return the share of each stage in a loader's steps."""
-    ends = [*loader.first_steps[1:], loader.num_steps]
-    return tuple(
-        (end - start) / loader.num_steps
-        for start, end in zip(loader.first_steps, ends, strict=True)
-    )

@@ -44,11 +44,11 @@ def parents_data(config: TrainConfig, data: TrainingData) -> TrainingData | None
     if config.replay is None or config.init_from is None:
         return None
     record = read_record(Path(config.init_from))
-    found = open_data(own_data(Path(config.init_from), record))
-    if found.manifest.hash != record.data_hash:
+    found = open_data(own_data(Path(config.init_from), record), record.config.selection)
+    if found.hash != record.data_hash:
         raise FitError(
             f"the data of {config.init_from}, {found.path}, is other data now (manifest "
-            f"{found.manifest.hash}, then {record.data_hash}): leave --replay out"
+            f"{found.hash}, then {record.data_hash}): leave --replay out"
         )
     if found.is_frozen or data.is_frozen:
         frozen = found.path if found.is_frozen else data.path

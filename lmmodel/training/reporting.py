@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmmodel.adapters import Trained
-from lmmodel.config import LoggingConfig, TrainConfig
+from lmmodel.config import TrainConfig
 from lmmodel.device import peak_memory
 from lmmodel.diagnosing import SKIPPED_STEP as SKIPPED_STEP
 from lmmodel.diagnosing import Finding, examine
@@ -31,6 +31,7 @@ from lmmodel.saving.metrics import (
     plot_losses,
     read_metrics,
 )
+from lmmodel.settings import LoggingConfig
 from lmmodel.training.learner import StepResult
 
 PICTURE_NAME = "loss.png"

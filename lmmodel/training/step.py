@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch
 from lmmodel.config import TrainConfig
-from lmmodel.cores import SharedWeights, add_gradients, num_cores, seeded
+from lmmodel.cores import SharedWeights, add_gradients, map_in_order, num_cores, seeded
 from lmmodel.device import Processes, memory_bytes, whole
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import ModelConfig
@@ -71,12 +72,16 @@ def accumulate(
     weights = torch.tensor(objective.weights, dtype=torch.float32, device=device)
     sums = torch.zeros_like(weights)
     spans = term_spans(objective)
+    batches = compared(
+        model, objective, micro_batches, seeds=seeds, device=device, shared=shared,
+        num_at_once=num_at_once,
+    )  # fmt: skip
     own_sums = [torch.zeros(0)] * len(micro_batches)
 
     def loss(index: int) -> Tensor:
         micro = micro_batches[index]
         span = spans[micro.part]
-        batch = micro.batch.to(device, non_blocking=True)
+        batch = batches[index].to(device, non_blocking=True)
         with seeded(seeds(index), device):
             part_sums = losses(model, objective.parts[micro.part], batch)
         own_sums[index] = part_sums.detach()
@@ -86,6 +91,40 @@ def accumulate(
     for micro, part_sums in zip(micro_batches, own_sums, strict=True):
         sums[spans[micro.part]] += part_sums
     return sums
+
+
+def compared(
+    model: Transformer,
+    objective: Objective,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    seeds: Callable[[int], int],
+    device: torch.device,
+    shared: SharedWeights | None,
+    num_at_once: int,
+) -> list[Batch]:
+    """Return the batch of each micro-batch, with what a loss about the whole step says of it.
+
+    For such a loss the step is computed once without gradients, by the same draws of dropout.
+    Arguments are those of `accumulate`.
+    """
+    batches = [micro.batch for micro in micro_batches]
+    for index, part in enumerate(objective.parts):
+        own = [place for place, micro in enumerate(micro_batches) if micro.part == index]
+        if part.compare is None:
+            continue
+
+        def states(place: int, part: Part = part) -> Tensor:
+            with torch.no_grad(), seeded(seeds(place), device):
+                return part.read(model, part, batches[place])[1][0]
+
+        for place in own:
+            batches[place] = batches[place].to(device, non_blocking=True)
+        with contextlib.nullcontext() if shared is None else shared.in_use():
+            found = list(map_in_order(states, own, num_at_once))
+        for place, batch in zip(own, part.compare([batches[i] for i in own], found), strict=True):
+            batches[place] = batch
+    return batches
 
 
 def term_spans(objective: Objective) -> list[slice]:

@@ -10,7 +10,7 @@ import pytest
 
 from lmdata.building.workers import Threads
 from lmdata.tokenizer import save_tokenizer
-from tests.cli.commands import invoke, make_text, succeed
+from tests.cli.commands import TRAIN_FAST, invoke, make_text, succeed
 from tests.lmdata.builds import make_tokenizer
 
 
@@ -51,6 +51,46 @@ def test_clean_tags_and_selects_in_one(inside: Path) -> None:
     said = succeed("lmdata", "clean", "corpus", "--recipe", "distinct").stdout
     assert "6 in = 5 out + 1 dropped (1 not duplicate)" in said
     assert (inside / "tags" / "manifest.json").is_file()
+    assert (inside / "tags-report.html").is_file()
+
+
+def test_a_model_is_trained_on_a_selection_of_tokens_that_are_there(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    save_tokenizer(make_tokenizer(), inside / "tokenizer")
+    succeed("lmdata", "tokenize", "corpus", "--set", "validation_ratio=0")
+    succeed("lmdata", "tag", "corpus")
+    said = succeed(
+        "lmdata", "select", "--where", "not duplicate", "--set", 'by=\'num_words > 20\'',
+        "--set", "weights={true=3, false=1}", "--set", "budget=8", "--set", "unit=documents",
+    ).stdout  # fmt: skip
+    assert "true: 6 documents" in said
+    assert "false: 2 documents" in said
+    train = ("lmmodel", "train", "tokens", "--select", "selection", "--output", "run", *TRAIN_FAST)
+    succeed(*train, "--num-steps", "2")
+    succeed("lmmodel", "train", "--resume", "--output", "run", "--quiet")
+    succeed("lmdata", "select", "--where", "c4 or not c4", "--overwrite")
+    result = invoke("lmmodel", "train", "--resume", "--output", "run")
+    assert result.exit_code == 1
+    assert "resume with the same data" in result.stderr
+    succeed("lmdata", "mask", "tokens")
+    result = invoke("lmmodel", "train", "shards", "--select", "selection", "--output", "other")
+    assert result.exit_code == 1
+    assert "--select chooses documents of a token store" in result.stderr
+
+
+def test_selections_are_compared_and_tags_reported_on(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    succeed("lmdata", "tag", "corpus", "--against", inside / "corpus")
+    succeed("lmdata", "select", "--where", "not duplicate", "--output", "one")
+    succeed("lmdata", "select", "--where", "num_words > 9", "--output", "two")
+    said = succeed("lmdata", "compare", "one", "two").stdout
+    assert "both       4 documents" in said
+    assert "only one/  1 documents" in said
+    assert "num_words > 9: Too short." in said
+    succeed("lmdata", "report", "tags")
+    page = (inside / "tags-report.html").read_text(encoding="utf-8")
+    assert "Shared with evaluations" in page
+    assert invoke("lmdata", "compare", "one", "tags").exit_code == 1
 
 
 def test_what_can_not_be_chosen_by_is_said_in_one_line(inside: Path) -> None:

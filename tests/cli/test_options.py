@@ -78,6 +78,12 @@ def tags_of(road: Road, folder: Path) -> Path:
     return folder / "tags"
 
 
+def selection_of(road: Road, folder: Path) -> Path:
+    succeed("lmdata", "select", tags_of(road, folder), "--where", "num_words > 1",
+            "--output", folder / "selection", "--quiet")  # fmt: skip
+    return folder / "selection"
+
+
 def tuned(road: Road, folder: Path, task: str) -> Path:
     labels = () if task == "question-answering" else ("bad", "good")
     return write_fine_tuned(folder / "tuned", task, load_tokenizer(road.tokenizer), labels)
@@ -95,6 +101,7 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
         "clean": lambda: [
             road.corpus, "--where", "num_words > 1", "--tags", folder / "tags", *out,
         ],
+        "compare": lambda: [selection_of(road, folder), folder / "selection"],
         "recipes": lambda: [],
         "verify": lambda: [road.shards],
         "stats": lambda: [road.tokens],

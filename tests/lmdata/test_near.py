@@ -16,6 +16,7 @@ from lmdata.tagging.near import (
     find_originals,
     rank_documents,
 )
+from lmdata.tagging.numbers import number_words
 from lmdata.tagging.signatures import (
     NUM_BANDS,
     NUM_VALUES,
@@ -36,7 +37,8 @@ THRESHOLD = 0.8
 
 def sign_texts(texts: list[str]) -> Signatures:
     parts = [text.encode() for text in texts]
-    return sign(np.frombuffer(b"".join(parts), np.uint8), offsets_of([len(part) for part in parts]))
+    text, offsets = np.frombuffer(b"".join(parts), np.uint8), offsets_of([*map(len, parts)])
+    return sign(number_words(text, offsets))
 
 
 def test_first_keys_are_those_of_the_frozen_definition() -> None:

@@ -1,30 +1,48 @@
 """Tags of a corpus, what is selected by them, and what tokenizing makes of a selection."""
 
+import html
+import itertools
 import json
 import random
 import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from lmdata.building.workers import Message, Threads
-from lmdata.corpus import CorpusConfig, find_sources
+from lmdata.chosen import read_selection
+from lmdata.comparison import compare_selections
+from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.dataset import open_store
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, MismatchError
+from lmdata.mixing import MixtureConfig, Phase
+from lmdata.page import page_html
 from lmdata.ragged import offsets_of
+from lmdata.recipes import RECIPES as RECIPES_OF_VIEWS
 from lmdata.selection import (
     RECIPES,
     find_first_failed,
     open_selection,
     select_documents,
+    split_keys,
 )
+from lmdata.settings import TagConfig
+from lmdata.tag_page import tag_page
+from lmdata.tag_report import tag_report
+from lmdata.tagging.audit import check_rows
+from lmdata.tagging.evaluations import EvaluationFile, read_evaluations
+from lmdata.tagging.manifests import EvaluationRecord
 from lmdata.tagging.rules import RULES, judge, measure
-from lmdata.tagging.units import TagConfig
 from lmdata.tagging.words import PlainCutter
 from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
 from lmdata.tokenize import TokenizeConfig, tokenize_corpus
+from lmdata.views import view
+from lmdata.writer import ShardWriter
 from tests.lmdata.builds import make_tokenizer
 
 UNIT_BYTES = 4000
@@ -71,10 +89,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tag(corpus: Path, output: Path, num_threads: int = 1, **options: object) -> object:
+def tag(
+    corpus: Path, output: Path, num_threads: int = 1,
+    evaluations: Sequence[EvaluationFile] = (), **options: object,
+) -> object:  # fmt: skip
     sources = find_sources([str(corpus)], CorpusConfig())
     workers = Threads(num_threads, "lmdata.tagging.units:prepare_tags")
-    return tag_corpus(sources, TagConfig(**options), output, workers=workers, unit_bytes=UNIT_BYTES)
+    return tag_corpus(
+        sources, TagConfig(**options), output, workers=workers, unit_bytes=UNIT_BYTES,
+        evaluations=evaluations,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +148,25 @@ def test_any_number_of_workers_gives_the_same_bytes(
 ) -> None:
     tag(corpus, tmp_path / "tags", num_threads=3)
     assert files_of(tmp_path / "tags") == files_of(tags)
+
+
+def test_tags_say_what_is_shared_with_evaluations(corpus: Path, tmp_path: Path) -> None:
+    texts = read_texts(corpus)
+    planted = max((line for _, _, text in texts for line in text.splitlines()), key=len)
+    (tmp_path / "eval.txt").write_text(f"An item of its own\n{planted}\nshort\n")
+    evaluations = read_evaluations([tmp_path / "eval.txt"])
+    outputs = [tmp_path / "one", tmp_path / "three"]
+    for output, num_threads in zip(outputs, (1, 3), strict=True):
+        tag(corpus, output, num_threads, evaluations=evaluations)
+    assert files_of(outputs[0]) == files_of(outputs[1])
+    manifest = read_tag_manifest(outputs[0])
+    rows = read_tags(outputs[0], manifest).to_pylist()
+    shared = [row["eval_text"] is not None for row in rows]
+    assert shared == [planted in text for _, _, text in texts]
+    assert manifest.against[str(tmp_path / "eval.txt")] == EvaluationRecord(
+        bytes=evaluations[0].bytes, xxh3=evaluations[0].xxh3, texts=1, short_texts=1, passed_over=1
+    )
+    assert "share text with evaluations" in manifest.notes[-1]
 
 
 def test_a_build_that_was_stopped_goes_on_at_the_next_unit(
@@ -260,6 +303,161 @@ def test_tokenizing_reads_what_is_selected(corpus: Path, tags: Path, tmp_path: P
     flow = built.ledger.flows["documents"]
     assert flow.dropped["not-selected"] == manifest.ledger.flows["documents"].total_dropped
     assert built.configuration["selection"] == {"where": where, "hash": manifest.hash}
+
+
+def test_a_store_of_everything_is_read_by_a_selection(
+    corpus: Path, tags: Path, tmp_path: Path
+) -> None:
+    sources = find_sources([str(corpus)], CorpusConfig())
+    workers = Threads(2, "lmdata.building.units:prepare_units")
+    config = TokenizeConfig(validation_ratio=0.0)
+    tokenize_corpus(
+        sources, config, make_tokenizer(), tmp_path / "tokens", workers=workers,
+        unit_bytes=UNIT_BYTES,
+    )  # fmt: skip
+    phases = (Phase(share=1, weights={"0.jsonl": 1}), Phase(share=2))
+    mixture = MixtureConfig(phases=phases, budget=60, unit="documents")
+    manifest = select_documents(tags, "num_words > 40", tmp_path / "selection", mixture=mixture)
+    store, selection = open_store(tmp_path / "tokens"), read_selection(tmp_path / "selection")
+    assert manifest.phase_shares == (1 / 3, 2 / 3)
+    for phase, budget in enumerate((20, 40)):
+        chosen = selection.choose(store, phase)
+        read = Counter(chosen.provenance(row) for row in range(len(chosen)))
+        assert read.total() == budget == len(chosen)
+        assert phase or {name for name, _ in read} == {"0.jsonl"}
+        whole = {
+            store.provenance(row): store.document(row)[0].tolist() for row in range(len(store))
+        }
+        for row in range(len(chosen)):
+            assert chosen.document(row)[0].tolist() == whole[chosen.provenance(row)]
+        examples = view(chosen, RECIPES_OF_VIEWS["roberta"], seed=1)
+        assert examples.facts.examples > 0
+        assert chosen.num_tokens == sum(len(whole[place]) * n for place, n in read.items())
+    assert sum(sum(group.read_documents) for group in manifest.groups or ()) == 60
+
+
+def test_documents_of_a_component_share_a_split_also_when_the_corpus_grows(
+    corpus: Path, tags: Path, tmp_path: Path
+) -> None:
+    table = read_tags(tags, read_tag_manifest(tags))
+    keys = split_keys(table)
+    components = table.column("component").to_numpy()
+    assert len({*zip(components.tolist(), keys.tolist(), strict=True)}) == len({*components})
+    larger = shutil.copytree(corpus, tmp_path / "corpus")
+    lines = [json.dumps({"text": text}) + "\n" for text in make_texts(9)]
+    (larger / "more.jsonl").write_text("".join(lines))
+    tag(larger, tmp_path / "tags")
+    grown = read_tags(tmp_path / "tags", read_tag_manifest(tmp_path / "tags"))
+    assert split_keys(grown)[: len(keys)].tolist() == keys.tolist()
+    again = select_documents(tmp_path / "tags", "num_words > 0", tmp_path / "more")
+    before = select_documents(tags, "num_words > 0", tmp_path / "before")
+    found = compare_selections(tmp_path / "before", tmp_path / "more")
+    assert (found.both, found.other_components, found.only[0].documents) == (len(table), 0, 0)
+    assert found.only[1].by_source == {"more.jsonl": len(grown) - len(table)}
+    assert again.hash != before.hash
+
+
+def test_two_selections_are_compared_with_reasons_and_samples(tags: Path, tmp_path: Path) -> None:
+    select_documents(tags, "num_words > 30", tmp_path / "one")
+    select_documents(tags, "num_words > 60 and not duplicate", tmp_path / "two")
+    found = compare_selections(tmp_path / "one", tmp_path / "two")
+    table = read_tags(tags, read_tag_manifest(tags)).to_pylist()
+    expected = Counter(
+        "num_words > 60" if row["num_words"] <= 60 else "not duplicate"
+        for row in table if row["num_words"] > 30 and (row["num_words"] <= 60 or row["duplicate"])
+    )  # fmt: skip
+    assert found.only[0].reasons == dict(expected)
+    assert found.only[1].documents == 0
+    sample = found.only[0].samples[0]
+    texts = {
+        (source, position): text for source, position, text in read_texts(tags.parent / "corpus")
+    }
+    assert " ".join(texts[sample.source, sample.position].split()).startswith(sample.beginning)
+
+
+MUTATIONS: dict[str, Callable[[list[dict[str, Any]], int], object]] = {
+    "dropped": lambda rows, row: rows.pop(row),
+    "doubled": lambda rows, row: rows.insert(row, rows[row]),
+    "of another source": lambda rows, row: rows[row].update(
+        source="0.jsonl" if rows[row]["source"] != "0.jsonl" else "1.jsonl"
+    ),
+    "said to stay": lambda rows, row: rows[row].update(
+        gopher_quality=not rows[row]["gopher_quality"]
+    ),
+    "for another reason": lambda rows, row: rows[row].update(
+        fineweb_reason="line_word_ratio above 0.3" if rows[row]["fineweb_reason"] is None else None
+    ),
+    "a copy": lambda rows, row: rows[row].update(duplicate=not rows[row]["duplicate"]),
+    "nearly one": lambda rows, row: rows[row].update(
+        near_duplicate=not rows[row]["near_duplicate"]
+    ),
+    "of other bytes": lambda rows, row: rows[row].update(num_bytes=rows[row]["num_bytes"] + 1),
+}
+
+
+def test_200_planted_mistakes_stop_a_build(tags: Path) -> None:
+    manifest = read_tag_manifest(tags)
+    table = read_tags(tags, manifest)
+    flows = manifest.ledger.flows
+    check_rows(table, manifest.sources, flows, 0.8)
+    choose = random.Random(0)
+    for row in choose.sample(range(len(table)), 25):
+        for mutate in MUTATIONS.values():
+            rows = table.slice(0, len(table)).to_pylist()
+            mutate(rows, row)
+            mutated = pa.Table.from_pylist(rows, schema=table.schema)
+            with pytest.raises(IntegrityError, match="the tags are not of what was read"):
+                check_rows(mutated, manifest.sources, flows, 0.8)
+
+
+def test_a_mistake_of_the_writer_leaves_no_tags(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ShardWriter.write
+    monkeypatch.setattr(ShardWriter, "write", lambda own, rows: write(own, rows.slice(1)))
+    with pytest.raises(IntegrityError, match="please report"):
+        tag(corpus, tmp_path / "tags")
+    assert not (tmp_path / "tags/manifest.json").exists()
+
+
+def test_the_report_says_what_would_go_and_shows_it(tags: Path) -> None:
+    found = tag_report(tags)
+    table = read_tags(tags, read_tag_manifest(tags))
+    for rule in found.rules:
+        kept = table.column(rule.name).to_pylist()
+        assert rule.documents == kept.count(False) == sum(own.documents for own in rule.limits)
+        assert len(rule.any_kept) == min(5, kept.count(True))
+        for limit in rule.limits:
+            shares = [share for _, share in limit.kept_curve]
+            assert shares in (sorted(shares), sorted(shares, reverse=True))
+    assert dict(found.clusters)[1] > 0
+    flow = found.recipes[0].flows["documents"]
+    assert flow.read == flow.total_written + flow.total_dropped == len(table)
+    page = page_html(tag_page(found))
+    assert page == page_html(tag_page(tag_report(tags)))
+    assert "Kept, nearest to the limit" in page
+    assert found.rules[0].any_dropped[0].beginning[:20] in html.unescape(page)
+
+
+def test_personal_data_is_replaced_where_text_is_tokenized(tmp_path: Path) -> None:
+    texts = ["Write to ann@example.org today.", "Nothing here.", "Call +49 30 1234567 or bo@ex.org"]
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    tag(tmp_path / "a.jsonl", tmp_path / "tags")
+    select_documents(tmp_path / "tags", "num_words > 0", tmp_path / "selection", replaces_pii=True)
+    sources = find_sources([str(tmp_path / "a.jsonl")], CorpusConfig())
+    selection = open_selection(tmp_path / "selection", sources, CorpusConfig())
+    documents = [*read_documents(sources[0], CorpusConfig())]
+    kept = selection.keep(sources[0], 0, 0, documents[0])
+    found = [kept.text[a:b].tobytes() for a, b in itertools.pairwise(kept.offsets)]
+    assert found == [b"Write to <email> today.", b"Nothing here.", b"Call <phone> or <email>"]
+    workers = Threads(1, "lmdata.building.units:prepare_units")
+    built = tokenize_corpus(
+        sources, TokenizeConfig(), make_tokenizer(), tmp_path / "tokens", workers=workers,
+        selection=selection,
+    )  # fmt: skip
+    flow = built.ledger.flows["personal data"]
+    assert (flow.read, flow.dropped) == (3, {"email": 2, "phone": 1})
 
 
 def test_a_selection_of_another_corpus_is_refused(corpus: Path, tags: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_what_is_odd_is_named(tmp_path):
     oddities = check_tokenizer(path).oddities
     assert "truncation to 32 tokens was left on; it is off here" in oddities
     assert "padding was left on; it is off here" in oddities
-    assert "1 merges can't apply: no merge before them makes their parts" in oddities
+    assert "1 of its merges can't apply: no other makes their parts" in oddities
     assert any("ids up to the largest have no piece" in oddity for oddity in oddities)
     assert any("no special token for padding" in oddity for oddity in oddities)
 

@@ -203,12 +203,14 @@ def move_a_piece(index):
 
 
 GARBAGE = base64.b64encode(b"\x10\0\0\0" + b"\xff" * 64).decode()
+LONG = base64.b64encode(b"\x04\0\0\0" + bytes(4) + b"a" * 999).decode()
 HOSTILE = {
     "id 10^8": ("wordpiece", move_a_piece(10**8), r"the largest id is 100,000,000"),
     "id 2^31": ("wordpiece", move_a_piece(2**31), r"the largest id is 2,147,483,648"),
     "id 2^32 - 1": ("bpe", move_a_piece(2**32 - 1), r"the largest id is"),
     "id -1": ("wordpiece", move_a_piece(-1), r"the id of 'the' must be 0 or more"),
     "words": ("wordpiece", set_model(max_input_chars_per_word=2**60), r"max_input_chars_per_word"),
+    "no pieces": ("bpe", set_model(vocab={}, merges=[]), r"its vocabulary is empty"),
     "no unknown piece": ("wordpiece", set_model(unk_token="nope"), r"'nope' is not a piece"),
     "unigram": ("unigram", set_model(unk_id=None), r"it has no unknown piece"),
     "charsmap null": ("unigram", set_normalizer(type="Precompiled", precompiled_charsmap=None),
@@ -217,6 +219,10 @@ HOSTILE = {
                  r"precompiled_charsmap of its normalizer is damaged"),
     "growth": ("bpe", set_normalizer(type="Replace", pattern={"String": "a"}, content="b" * 1000),
                r"can make a text 1,000 times as long"),
+    "growth by a map": ("unigram", set_normalizer(type="Precompiled", precompiled_charsmap=LONG),
+                        r"can make a text 999 times as long"),
+    "growth before": ("bpe", set_normalizer(type="Prepend", prepend="_" * 99),
+                      r"can make a text 100 times as long"),
     "no model": ("bpe", lambda definition: definition.pop("model"), r"is not a tokenizer\.json"),
     "types": ("bpe", lambda definition: definition.update(model=[]), r"is not a tokenizer\.json"),
 }  # fmt: skip

@@ -65,7 +65,7 @@ documents_strategy = st.lists(st.lists(sentences, max_size=4), min_size=1, max_s
 
 
 @settings(
-    max_examples=25, deadline=None,
+    max_examples=10, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(documents=documents_strategy)

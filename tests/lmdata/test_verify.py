@@ -10,7 +10,7 @@ import pytest
 
 from lmdata.errors import IntegrityError
 from lmdata.examples import write_examples
-from lmdata.recipes import Recipe
+from lmdata.recipes import RECIPES, Recipe
 from lmdata.schema import MANIFEST_NAME, manifest_json, read_manifest, to_json
 from lmdata.verify import verify_dataset
 from lmdata.writer import ShardFile
@@ -81,6 +81,7 @@ def test_a_sound_store_and_sound_shards_pass(folder):
         Recipe(view="single", corruption="whole-word", count="bernoulli", max_seq_length=64),
         Recipe(view="packed", count="bernoulli", max_seq_length=96, duplicates=3),
         Recipe(view="packed", corruption="none", max_seq_length=96),
+        dataclasses.replace(RECIPES["simcse"], max_seq_length=16),
         dataclasses.replace(BERT, balance_nsp=True, corruption="whole-word"),
         dataclasses.replace(BERT, mask_proportion=0.5, random_proportion=0.5, keep_proportion=0),
     ],

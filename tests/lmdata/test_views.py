@@ -78,6 +78,7 @@ MORE_RECIPES |= {
 GOLDEN = {
     "bert": "9f0e8c1cc0c064aa 4cdacaafbae12cd3 ff90a3547da9978f",
     "roberta": "d3aa4801e98b5ad1 01eb7ccc0083b386 2b35ce23915513dc",
+    "simcse": "d6189eab671ace67 10f3f2ba6e0fb376 8335e4e23c995e35",
     "albert": "f5c5d16aa408fe64 3a1cfbcafecf23d9 39783339edf7c88f",
     "spanbert": "adca9b96f59a01db a06ecbf134b912e2 f50e388ffc4c4964",
     "nsp-whole-word-balanced": "0d3494e7bbd308cd e8866575f32ad9b4 92f764c049d11fa3",
@@ -298,6 +299,23 @@ def test_single_segments_hold_every_token_once_in_order(lengths, max_seq_length,
     assert tokens == flatten(flatten(documents))
 
 
+@given(lengths=lengths_strategy, max_seq_length=st.integers(8, 97), num_blocks=st.integers(1, 3))
+def test_sentences_stand_alone_and_only_long_ones_are_cut(lengths, max_seq_length, num_blocks):
+    documents = number_tokens(lengths)
+    recipe = Recipe(
+        view="sentence", corruption="intact", max_seq_length=max_seq_length, shuffle=False
+    )
+    part = make_view(documents, recipe, num_blocks=num_blocks)
+    batch, capacity = part.examples(np.arange(len(part))), max_seq_length - 2
+    expected = [
+        [CLS, *sentence[start : start + capacity], SEP]
+        for sentence in flatten(documents)
+        for start in range(0, len(sentence), capacity)
+    ]
+    assert segments_of(batch) == expected
+    assert not len(batch.masked_labels)
+
+
 @given(
     lengths=lengths_strategy, max_seq_length=st.integers(8, 97),
     corruption=st.sampled_from(["token", "none"]),
@@ -377,6 +395,9 @@ def test_single_and_packed_views_take_stores_that_pairs_can_not(name):
 def test_named_recipes_make_examples(name):
     part = make_view(make_documents(4, 53, most_sentences=40), RECIPES[name])
     batch = part.examples(np.arange(min(31, len(part))))
+    if not RECIPES[name].is_masking:
+        assert len(batch.masked_labels) == 0 < len(batch.input_ids)
+        return
     assert 0.05 < len(batch.masked_labels) / len(batch.input_ids) < 0.2
 
 

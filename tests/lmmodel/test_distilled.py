@@ -63,7 +63,7 @@ def test_losses_and_gradients_are_those_of_the_definition() -> None:
     master.compute_dtype = model.compute_dtype = torch.float64
     batch = random_batch([11, 2, 17])
     taught = DistillationConfig(teacher="x", temperature=3.0)
-    (part,) = distill(make_objective(ObjectiveConfig(name="mlm")), master, taught).parts
+    (part,) = distill(make_objective(ObjectiveConfig(name="mlm")), [master], taught).parts
     assert [term.name for term in part.terms] == ["mlm", "mlm_soft", "mlm_angle"]
     assert [term.weight for term in part.terms] == [2.0, 5.0, 1.0]
     sums = sum_losses(model, part, batch)
@@ -90,7 +90,7 @@ def test_it_keeps_the_contract_of_objectives(store) -> None:
     master = make_model(ModelConfig(size="tiny", vocab_size=vocab_size), seed=4).double().eval()
     master.compute_dtype = torch.float64
     objective = make_objective(ObjectiveConfig(name="mlm"))
-    check_objective(distill(objective, master, DistillationConfig(teacher="x")), store)
+    check_objective(distill(objective, [master], DistillationConfig(teacher="x")), store)
 
 
 def test_a_student_begins_with_layers_of_its_teacher_from_first_to_last() -> None:
@@ -140,3 +140,62 @@ def test_what_does_not_fit_a_teacher_is_refused_in_a_line(store, teacher, tmp_pa
         train(make_config(f"distillation.teacher={other}"), store, tmp_path / "no")
     with pytest.raises(ConfigError, match="has no effect without a teacher"):
         make_config("distillation.temperature=3")
+
+
+def test_several_teachers_are_learned_as_the_mean_of_their_probabilities() -> None:
+    """Teachers of other widths; the angle is that to the first."""
+    config = tiny_config("bert", has_nsp_head=False)
+    wide = dataclasses.replace(
+        config, hidden_size=2 * config.hidden_size, embedding_size=2 * config.hidden_size
+    )
+    masters = [make_model(own, seed=seed).double().eval() for seed, own in ((2, config), (3, wide))]
+    model = make_model(config, seed=1).double()
+    for own in (model, *masters):
+        own.compute_dtype = torch.float64
+    batch, taught = random_batch([11, 2, 17]), DistillationConfig(teacher="x", temperature=3.0)
+    (part,) = distill(make_objective(ObjectiveConfig(name="mlm")), masters, taught).parts
+    _, soft, angle = sum_losses(model, part, batch)
+    rows = batch.masked_positions
+    mean = torch.stack([
+        (master.lm_logits(master(batch)[rows]) / 3).softmax(1) for master in masters
+    ]).mean(0)  # fmt: skip
+    own = model(batch)[rows]
+    expected = 9 * F.kl_div((model.lm_logits(own) / 3).log_softmax(1), mean, reduction="sum")
+    torch.testing.assert_close(soft.double(), expected, rtol=1e-5, atol=1e-5)
+    first = 1 - F.cosine_similarity(own, masters[0](batch)[rows], dim=1)
+    torch.testing.assert_close(angle.double(), first.sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_with_two_teachers_resumes_and_knows_both(store, teacher, tmp_path) -> None:
+    other = tmp_path / "other"
+    train(make_config("seed=5", "model.num_hidden_layers=3"), store, other)
+    config = make_config(
+        f"distillation.teacher={teacher}", f'distillation.more_teachers=["{other}"]',
+        "model.num_hidden_layers=1",
+    )  # fmt: skip
+    check_resume(config, store, tmp_path, at=3)
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    assert record["config"]["distillation"]["teacher_xxh3"].count("+") == 1
+    train(make_config("seed=6", "model.num_hidden_layers=3"), store, other, overwrite=True)
+    with pytest.raises(FitError, match="has other weights now"):
+        train(None, None, tmp_path / "run", resume=True)
+
+
+def test_a_distilbert_begins_with_layers_of_a_bert_and_opens_stock(store, tmp_path) -> None:
+    """Its positions are those of the teacher with its first segment."""
+    train(make_config("model.num_hidden_layers=3", "model.family=bert"), store, tmp_path / "bert")
+    config = make_config(
+        f"distillation.teacher={tmp_path / 'bert'}", "model.num_hidden_layers=2",
+        "model.family=distilbert", "budget.num_steps=1", "optimizer.lr=1e-9",
+        "optimizer.muon_lr=1e-9",
+    )  # fmt: skip
+    train(config, store, tmp_path / "student")
+    theirs, own = (
+        load_tensors(tmp_path / name / "model.safetensors") for name in ("bert", "student")
+    )
+    positions = theirs["embeddings.positions.weight"] + theirs["embeddings.segments.weight"][:1]
+    torch.testing.assert_close(own["embeddings.positions.weight"], positions, atol=1e-6, rtol=0)
+    pytest.importorskip("transformers")
+    done = export_run(tmp_path / "student", tmp_path / "folder")
+    assert done.architecture == "DistilBertForMaskedLM"
+    assert done.max_logit_difference < 1e-4

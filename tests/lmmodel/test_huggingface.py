@@ -20,7 +20,7 @@ from lmmodel.tasks.model import TaskModel, make_task_model
 
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "distilbert"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "the", "##s", "."]
 
 
@@ -57,6 +57,7 @@ CASES = [
     ("gpt2", {}, "GPT2LMHeadModel"),
     ("roberta", {}, "RobertaForMaskedLM"),
     ("electra", {}, "ElectraForMaskedLM"),
+    ("distilbert", {}, "DistilBertForMaskedLM"),
     ("albert", {}, "AlbertForMaskedLM"),
     ("albert", {"has_nsp_head": True, "embedding_size": 42}, "AlbertForPreTraining"),
 ]
@@ -195,6 +196,7 @@ STOCK_CONFIGS = {
     "bert": transformers.BertConfig, "modern": transformers.ModernBertConfig,
     "gpt2": transformers.GPT2Config, "roberta": transformers.RobertaConfig,
     "albert": transformers.AlbertConfig, "electra": transformers.ElectraConfig,
+    "distilbert": transformers.DistilBertConfig,
 }  # fmt: skip
 
 
@@ -203,6 +205,10 @@ def stock_config(family: str):
         return transformers.GPT2Config(
             vocab_size=17, n_embd=42, n_layer=2, n_head=3, n_positions=37, bos_token_id=2,
             eos_token_id=3,
+        )  # fmt: skip
+    if family == "distilbert":
+        return transformers.DistilBertConfig(
+            vocab_size=17, dim=42, n_layers=3, n_heads=3, hidden_dim=29, max_position_embeddings=37,
         )  # fmt: skip
     own = {"layer_types": None, "local_attention": 10, "global_attn_every_n_layers": 2}
     cls = STOCK_CONFIGS[family]
@@ -219,7 +225,7 @@ def stock_config(family: str):
 @pytest.mark.parametrize(
     "class_name", ["BertForPreTraining", "BertForMaskedLM", "ModernBertForMaskedLM",
                    "GPT2LMHeadModel", "RobertaForMaskedLM", "AlbertForPreTraining",
-                   "ElectraForMaskedLM"],
+                   "ElectraForMaskedLM", "DistilBertForMaskedLM"],
 )  # fmt: skip
 def test_a_random_stock_model_gives_equal_logits(class_name, shard, tmp_path) -> None:
     family = next(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.batch import ExampleBatch
-from lmmodel.data import ShardRows, TrainingData, open_data
+from lmmodel.data import ShardRows, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
 from lmmodel.loader import Prefetcher, Shape, split_micro_batches
@@ -259,7 +259,7 @@ def test_an_empty_split_is_an_error_that_says_what_to_do(store):
     data = open_data(store)
     with pytest.raises(FitError, match=r"split test of .* is empty \(splits there: train, valid"):
         data.rows("test", recipe_or_any_config(), seed=0)
-    empty = TrainingData(data.path, dataclasses.replace(data.manifest, splits={}), data.tokenizer)
+    empty = dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, splits={}))
     with pytest.raises(FitError, match=r"set evaluation.num_examples=0"):
         empty.held_out(recipe_or_any_config(), 5)
 

@@ -25,7 +25,7 @@ from lmmodel.objectives.terms import sum_losses
 from lmmodel.optimizing import OptimizerConfig
 from lmmodel.training.optimizer import Optimizer
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "distilbert"]
 VOCAB = 53
 
 

@@ -16,7 +16,7 @@ from lmmodel.training.optimizer import Optimizer
 
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "distilbert"]
 PAIRED = {"bert": "next_sentence_label", "albert": "sentence_order_label"}
 LENGTHS = [23, 17, 5, 29]  # the longest: 29
 VOCAB = 97

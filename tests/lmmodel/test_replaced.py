@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from lmmodel.asking import load_pretrained
 from lmmodel.batch import Batch, make_batch
 from lmmodel.config import load_train_config
 from lmmodel.data import open_data
+from lmmodel.device import Processes
 from lmmodel.evaluation import evaluate_run
 from lmmodel.exporting import export_run
 from lmmodel.families import ModelConfig
 from lmmodel.handover.stock_weights import to_their_weights
 from lmmodel.handover.written import to_their_config
+from lmmodel.importing import import_checkpoint
 from lmmodel.minimal_pairs import Pairs, score_pairs
 from lmmodel.model import Transformer, make_model
 from lmmodel.objectives import ObjectiveConfig, make_objective, modules_of
@@ -36,12 +39,15 @@ from lmmodel.objectives.replaced import (
 )
 from lmmodel.objectives.terms import combine, sum_losses
 from lmmodel.optimizing import OptimizerConfig
+from lmmodel.predicting.likelihood import log_likelihoods
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trained import load_run
 from lmmodel.trainer import plan, train
+from lmmodel.training.learner import Learner
 from lmmodel.training.optimizer import Optimizer
-from tests.contracts import check_objective, check_resume
+from lmmodel.training.plan import make_loader, resolve_config
+from tests.contracts import check_objective, check_resume, logged
 from tests.lmmodel.conftest import TINY, make_store
 
 VOCAB = 61
@@ -292,6 +298,66 @@ def test_a_run_is_counted_resumed_evaluated_exported_and_gone_on_with(
     more = make_config(f"objective.is_disentangled={sharing}", "budget.num_steps=2",
                        f"init_from={tmp_path / 'run'}")  # fmt: skip
     train(more, store, tmp_path / "more")
+
+
+def test_a_published_discriminator_is_imported_with_its_head(store, tmp_path) -> None:
+    """Its verdicts are those of the stock class, and of the run that it was exported from."""
+    pytest.importorskip("transformers")
+    train(make_config("budget.num_steps=1"), store, tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "hf")
+    path = tmp_path / "hf/config.json"
+    theirs = json.loads(path.read_text())
+    del theirs["lmmodel_objective"]  # as others publish it
+    path.write_text(json.dumps(theirs))
+    done = import_checkpoint(tmp_path / "hf", tmp_path / "back")
+    assert done.architecture == "ElectraForPreTraining"
+    assert done.max_logit_difference < 1e-4
+    assert "begin afresh" in done.notes[-1]
+    texts = ["the cat sees a stone.", "stone a sees cat the."]
+    before, after = (
+        log_likelihoods(load_run(tmp_path / name), texts).total for name in ("run", "back")
+    )
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    train(make_config("budget.num_steps=1", f"init_from={tmp_path / 'back'}"), store,
+          tmp_path / "more")  # fmt: skip
+
+
+def test_static_shapes_give_the_numbers_of_others(store) -> None:
+    """As it is compiled: padding asks nothing, and draws nothing."""
+    eager = make_config("budget.num_steps=1", "optimizer.name=adamw")
+    compiled = make_config("budget.num_steps=1", "optimizer.name=adamw", "compile=true")
+    alone, model, found = Processes(), None, {}
+    for name, config in (("eager", eager), ("static", compiled)):
+        data = open_data(store)
+        resolved = resolve_config(config, data, torch.device("cpu"), alone)
+        loader = make_loader(resolved, data, 4, alone)
+        model = model or Learner(resolved, loader, torch.device("cpu")).model
+        batch, (part,) = loader.batch(0), loader.objective.parts
+        sums = [sum_losses(model, part, micro.batch) for micro in batch.micro_batches]
+        found[name] = torch.stack(sums).sum(0)
+    torch.testing.assert_close(found["static"], found["eager"], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_step_is_that_of_eager(store, tmp_path) -> None:
+    overrides = ("budget.num_steps=2", "optimizer.name=adamw", "evaluation.num_examples=0")
+    for name, more in (("eager", ()), ("compiled", ("compile=true",))):
+        train(make_config(*overrides, "logging.every_steps=1", *more), store, tmp_path / name)
+    eager, compiled = (
+        [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in line]
+        for name in ("eager", "compiled")
+    )
+    assert compiled == pytest.approx(eager, rel=1e-4)
+
+
+def test_another_micro_batch_gives_the_same_samples_and_losses(store, tmp_path) -> None:
+    """But for rounding, without dropout: what is drawn is addressed by seed, epoch, row, place."""
+    for name, size in (("large", 300), ("small", 120)):
+        own = ("optimizer.name=adamw", "budget.num_steps=4", f"batch.micro_batch_tokens={size}")
+        train(make_config(*own, "logging.every_steps=1"), store, tmp_path / name)
+    large, small = (dict(logged(tmp_path / name)) for name in ("large", "small"))
+    assert small == pytest.approx(large, rel=1e-4)
 
 
 def test_what_can_not_be_is_refused_in_a_line(store) -> None:

@@ -112,7 +112,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_kill_9_leaves_no_trace(store, tmp_path):
-    options = [*TINY, *DRIFTING, "budget.num_steps=40", "checkpoint.every_steps=3"]
+    options = [*TINY, *DRIFTING, "budget.num_steps=24", "checkpoint.every_steps=3"]
     finish(start(store, tmp_path / "whole", "new", *options))
     run = tmp_path / "run"
     assert kill_after_step(start(store, run, "new", *options), run, 10, 0.01)
@@ -122,7 +122,7 @@ def test_kill_9_leaves_no_trace(store, tmp_path):
 
 
 def test_a_second_training_in_a_folder_is_refused_until_the_first_has_gone(tiny, store, tmp_path):
-    options = [*TINY, *DRIFTING, "budget.num_steps=40", "checkpoint.every_steps=1"]
+    options = [*TINY, *DRIFTING, "budget.num_steps=20", "checkpoint.every_steps=1"]
     run = tmp_path / "run"
     first = start(store, run, "new", *options)
     while not list_checkpoints(run / "checkpoints") and first.poll() is None:
@@ -138,7 +138,7 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_has_gone(tiny,
         first.send_signal(signal.SIGKILL)  # its lease goes with it
         first.communicate()
     done = train(None, None, run, resume=True)
-    assert done.num_steps == 40
+    assert done.num_steps == 20
     assert names_beside(run) == ["run"]
     steps = [step for step, _ in logged(run)]
     assert steps == sorted(set(steps))

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmmodel.errors import TaskError
+from lmmodel.tasks import tables
 from lmmodel.tasks.classification import label_ids
 from lmmodel.tasks.examples import sort_labels
 from lmmodel.tasks.known import TASKS, read_task_file
@@ -838,4 +839,18 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path, extension: str) -> 
     path = write(tmp_path / f"a.tsv{extension}", COMPRESS[extension](piece + bytes(100 << 20)))
     assert path.stat().st_size < 200_000
     with pytest.raises(TaskError, match=r"read as .*: it holds more than the"):
+        read_task_file(path, "sequence-classification", TaskFormat())
+
+
+def test_a_bomb_in_the_pages_of_parquet_is_refused_before_it_unfolds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"sentence": ["a" * 100_000] * 11, "label": ["0"] * 11})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, use_dictionary=False, compression="zstd")
+    assert path.stat().st_size < 100_000
+    read_task_file(path, "sequence-classification", TaskFormat())
+    monkeypatch.setattr(tables, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda _: pytest.fail("it unfolds"))
+    with pytest.raises(TaskError, match="unfolds to more than the 1 MiB that a task file may"):
         read_task_file(path, "sequence-classification", TaskFormat())

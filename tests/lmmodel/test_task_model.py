@@ -14,7 +14,7 @@ from lmmodel.model import make_model
 from lmmodel.tasks.known import TASKS as KNOWN
 from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
 
-FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra"]
+FAMILIES = ["bert", "modern", "gpt2", "roberta", "albert", "electra", "distilbert"]
 TASKS = ["sequence-classification", "regression", "token-classification", "question-answering"]
 NUM_LABELS = {"regression": 1, "question-answering": 2}
 KIND = {
@@ -23,7 +23,7 @@ KIND = {
 }  # fmt: skip
 PREFIX = {
     "bert": "Bert", "modern": "ModernBert", "gpt2": "GPT2", "roberta": "Roberta",
-    "albert": "Albert", "electra": "Electra",
+    "albert": "Albert", "electra": "Electra", "distilbert": "DistilBert",
 }  # fmt: skip
 LENGTHS = torch.tensor([5, 11, 2])
 PAD = 0
@@ -81,7 +81,9 @@ def their_head(name: str, family: str, task: str) -> str:
                 "electra": "classifier.out_proj",
             }.get(family, part)
     else:
-        pooler = {"bert": "bert.pooler.dense", "albert": "albert.pooler"}
+        pooler = {
+            "bert": "bert.pooler.dense", "albert": "albert.pooler", "distilbert": "pre_classifier",
+        }  # fmt: skip
         part = {"pooler": pooler.get(family, "classifier.dense"), "dense": "head.dense",
                 "norm": "head.norm"}[part]  # fmt: skip
     return f"{part}.{kind}"
@@ -95,7 +97,7 @@ def to_stock(state: dict[str, Tensor], model: TaskModel) -> dict[str, Tensor]:
         name: weight
         for name, weight in to_their_weights(trunk, model.config, pad_id=PAD).items()
         if not name.startswith(
-            ("cls.", "head.", "decoder.", "lm_head.", "predictions.", "generator_")
+            ("cls.", "head.", "decoder.", "lm_head.", "predictions.", "generator_", "vocab_")
         )
     }
     heads = {name: w for name, w in state.items() if name.startswith("head.")}

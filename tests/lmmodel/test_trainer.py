@@ -165,8 +165,7 @@ def test_the_least_budget_is_one_step(tiny, store, tmp_path):
         assert (summary.num_steps, summary.num_tokens > 0) == (1, True)
 
 
-def test_a_plan_says_what_would_happen(tiny, store, monkeypatch):
-    monkeypatch.setattr("lmmodel.trainer.PLAN_LIMIT_S", 0.1)
+def test_a_plan_says_what_would_happen(tiny, store):
     made = plan(tiny(), store)
     assert made.num_steps == 6
     assert made.num_parameters > 10_000

@@ -1,0 +1,89 @@
+"""Rows of tags, when all documents are known: figures, verdicts, repeats, shared text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from lmdata.batch import to_array, to_column, to_text_column
+from lmdata.tagging import overlaps
+from lmdata.tagging.near import Repeats
+from lmdata.tagging.overlaps import Overlaps
+from lmdata.tagging.rules import RULES, judge
+from lmdata.tagging.taggers import Tagger
+from lmdata.tagging.units import FIGURES, SCRATCH, part_fields
+
+
+def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Schema:
+    """Return the Arrow schema of tags, one row a document, in the order of the corpus.
+
+    Args:
+        taggers: whose columns there are
+        is_compared: with evaluations
+
+    Example:
+        >>> tag_schema([]).field("gopher_quality").type
+        DataType(bool)
+    """
+    text = pa.dictionary(pa.int32(), pa.string())
+    reasons = pa.dictionary(pa.int8(), pa.string())
+    return pa.schema([
+        pa.field("source", text, nullable=False),
+        *(field for field in part_fields(taggers)[1:] if field.name not in SCRATCH),
+        *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
+        *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
+        pa.field("duplicate", pa.bool_(), nullable=False),
+        pa.field("duplicate_of", pa.uint64()),
+        pa.field("near_duplicate", pa.bool_(), nullable=False),
+        pa.field("near_of", pa.uint64()),
+        pa.field("near_jaccard", pa.float64(), nullable=False),
+        pa.field("near_containment", pa.float64(), nullable=False),
+        pa.field("component", pa.uint64(), nullable=False),
+        *(overlaps.FIELDS if is_compared else ()),
+    ])  # fmt: skip
+
+
+def finish_rows(
+    part: pa.RecordBatch, repeats: Repeats, shared: Overlaps | None, row: int, names: pa.Array,
+    records: Counter[str], schema: pa.Schema,
+) -> pa.RecordBatch:  # fmt: skip
+    """Return rows of a part as tags.
+
+    Args:
+        part: of a unit
+        repeats: of all documents
+        shared: with evaluations
+        row: of the first
+        names: of the sources
+        records: lines or records of each source in the units before
+        schema: of tags
+    """
+    sources = to_array(part.column("source"))
+    before = np.array([records[str(source)] for source in sources.tolist()], np.uint64)
+    figures = {name: to_array(part.column(name)) for name in FIGURES}
+    verdicts = {rule: judge(figures, rule) for rule in RULES}
+    columns = [
+        pa.DictionaryArray.from_arrays(part.column("source"), names),
+        to_column(to_array(part.column("position")) + before),
+        *part.columns[2 : part.num_columns - len(SCRATCH)],
+        *(pa.array(verdict < 0) for verdict in verdicts.values()),
+        *(_reasons(rule, verdict) for rule, verdict in verdicts.items()),
+        *repeats.columns(row, row + part.num_rows),
+        *(shared.columns(*found_in(part)) if shared else ()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def found_in(part: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Return what documents of a part share with evaluations, as `OverlapIndex.find` does."""
+    column = part.column("found")
+    ends = to_array(column.offsets)
+    return to_array(column.flatten().flatten()).reshape(-1, 4), ends - ends[0]
+
+
+def _reasons(rule: str, verdict: np.ndarray) -> pa.DictionaryArray:
+    texts = to_text_column([limit.reason for limit in RULES[rule]])
+    return pa.DictionaryArray.from_arrays(to_column(verdict, verdict >= 0), texts)
