@@ -14,6 +14,7 @@ BENCHMARKS = {
     "slopes": "how time grows with the length of text of every shape",
     "examples": "pairs and masks against Hugging Face's collator and BERT's procedure",
     "train": "lmmodel train against transformers.Trainer",
+    "orders": "a step of permutation language modelling against XLNetLMHeadModel",
     "objectives": "every objective of one store at equal tokens and minutes, and its steps' times",
     "recipe": "what a run learns from the same tokens, one change of its settings at a time",
     "minimal_pairs": "BLiMP by pseudo-log-likelihood against a plain loop over transformers",

@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> None:
         for language in TEXTS
     ]
     print_table(rows)
-    write_result("tokenize-unspaced", {"rows": rows})
+    others = [Path(name).name for name in options.tokenizers if name not in VOCABULARIES]
+    write_result("-".join(["tokenize-unspaced", *others]), {"rows": rows})
 
 
 def measure(language: str, vocabulary: str, megabytes: float, num_runs: int) -> dict[str, Any]:

@@ -110,9 +110,9 @@ def select(
     Example: lmdata select tags/ --where "gopher_quality and not duplicate and num_words > 100"
     Example: lmdata select tags/ --recipe english --set by=language --set temperature=3
     """
-    condition = _condition(where, recipe)
+    _check_choice(where, recipe)
     mixture = _mixture(config_path, overrides)
-    _select(tags, condition, output, overwrite, as_json, quiet, mixture, replace_pii)
+    _select(tags, where, recipe, output, overwrite, as_json, quiet, mixture, replace_pii)
 
 
 @click.command()
@@ -139,7 +139,7 @@ def clean(
     \b
     Example: lmdata clean corpus/ --recipe english
     """
-    condition = _condition(where, recipe)
+    _check_choice(where, recipe)
     from lmdata.page import check_writable, write_page
     from lmdata.tag_page import tag_page
     from lmdata.tag_report import tag_report
@@ -148,9 +148,9 @@ def clean(
     check_writable(page_path, overwrite=overwrite)
     _tag(corpus, against, tags, num_workers, overwrite, quiet, options)
     write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
-    if not quiet:
+    if not (quiet or as_json):
         say(f"{page_path} shows what the rules would drop, and why")
-    _select(tags, condition, output, overwrite, as_json, quiet)
+    _select(tags, where, recipe, output, overwrite, as_json, quiet)
 
 
 @click.command()
@@ -210,23 +210,23 @@ def _tag(
     return manifest, survey.skipped
 
 
-def _condition(where: str | None, recipe: str | None) -> str:
-    from lmdata.selection import RECIPES
-
+def _check_choice(where: str | None, recipe: str | None) -> None:
     if (where is None) == (recipe is None):
         raise click.UsageError(
             "say what to choose by: either --where with a condition, or --recipe with its name"
         )
-    return where if where is not None else RECIPES[str(recipe)]
 
 
 def _select(
-    tags: Path, where: str, output: Path, overwrite: bool, as_json: bool, quiet: bool,
-    mixture: MixtureConfig | None = None, replaces_pii: bool = False,
+    tags: Path, where: str | None, recipe: str | None, output: Path, overwrite: bool,
+    as_json: bool, quiet: bool, mixture: MixtureConfig | None = None, replaces_pii: bool = False,
 ) -> None:  # fmt: skip
-    from lmdata.selection import select_documents
+    from lmdata.selection import recipe_condition, select_documents
+    from lmdata.tags import read_tag_manifest
 
     start = time.perf_counter()
+    if where is None:
+        where = recipe_condition(str(recipe), read_tag_manifest(tags))
     manifest = select_documents(
         tags, where, output, mixture=mixture, replaces_pii=replaces_pii, overwrite=overwrite
     )

@@ -22,6 +22,7 @@ from .summaries import ProgressLine, aligned
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lmmodel.adapters import Trained
     from lmmodel.experts import ExpertsConfig, ExpertsResult
     from lmmodel.routing.team import Experts
 
@@ -157,6 +158,14 @@ def named(arguments: Sequence[str]) -> list[tuple[str | None, Path]]:
         is_named = bool(equals) and not Path(argument).exists()
         found.append((name, Path(folder)) if is_named else (None, Path(argument)))
     return found
+
+
+def trained_lines(trained: Trained) -> list[str]:
+    """Return a table of what of a model is trained and what stays as it is."""
+    kinds = sorted(trained.rows.items(), key=lambda row: not row[1][2])
+    rows = [("", "tensors", "numbers"), *((k, f"{n:,}", f"{c:,}") for k, (n, c, _) in kinds)]
+    share = trained.num_trained / (trained.num_trained + trained.num_frozen)
+    return [*aligned(rows), f"trained: {trained.num_trained:,} numbers, {share:.2%} of the model"]
 
 
 def experts_lines(result: ExpertsResult) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .experts import trained_lines
 from .inputs import layout_options
 from .options import (
     config_option,
@@ -22,7 +23,7 @@ from .options import (
     seed_option,
     set_option,
 )
-from .summaries import ProgressLine, aligned, duration, figure, trained_lines
+from .summaries import ProgressLine, aligned, duration, figure
 
 if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import answering, predicting
 from .evaluating import count, diagnose, evaluate
-from .experts import experts
+from .experts import experts, trained_lines
 from .finetuning import finetune
 from .handing_over import export, import_, merge, serve
 from .options import (
@@ -35,7 +35,6 @@ from .summaries import (
     ProgressLine,
     objective_lines,
     plan_lines,
-    trained_lines,
     training_lines,
     training_note,
 )

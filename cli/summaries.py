@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
     from lmdata.tokenizer_check import TokenizerCheck
     from lmdata.verify import Report
-    from lmmodel.adapters import Trained
     from lmmodel.evaluation import Evaluation
     from lmmodel.saving.metrics import TrainProgress
     from lmmodel.trainer import Plan
@@ -267,7 +266,9 @@ def objective_lines(objectives: dict[str, Any]) -> list[str]:
     """Return a row an objective: its name, what it learns, from what view, what for."""
     rows: list[tuple[str, ...]] = [("objective", "learns", "of a store", "for", "families")]
     for name, facts in objectives.items():
-        change = ", masked" if facts["is_masked"] else ""
+        ways = {"none": "", "permutation": ", in an order"}
+        masked = ", masked" if facts["is_masked"] else ""
+        change = ways.get(facts["corruption"], masked)
         view = facts["view"] + (", source and target" if facts["has_targets"] else change)
         skills = {
             "fill-mask": facts["can_fill_masks"], "generate": facts["can_generate"],
@@ -337,14 +338,6 @@ def training_note(now: TrainProgress) -> str:
     )
 
 
-def trained_lines(trained: Trained) -> list[str]:
-    """Return a table of what of a model is trained and what stays as it is."""
-    kinds = sorted(trained.rows.items(), key=lambda row: not row[1][2])
-    rows = [("", "tensors", "numbers"), *((k, f"{n:,}", f"{c:,}") for k, (n, c, _) in kinds)]
-    share = trained.num_trained / (trained.num_trained + trained.num_frozen)
-    return [*aligned(rows), f"trained: {trained.num_trained:,} numbers, {share:.2%} of the model"]
-
-
 def training_lines(summary: Summary) -> list[str]:
     """Return what a training run came to."""
     lines = [
@@ -363,8 +356,9 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     """Return held-out figures, a line each."""
     from lmmodel.gates import level_names
 
+    what = "label" if result.perplexity is None else "token"
     rows = [
-        ("held-out loss", f"{result.loss:.4f} nats a token" + (
+        ("held-out loss", f"{result.loss:.4f} nats a {what}" + (
             "" if result.nats_per_byte is None else f", {result.nats_per_byte:.4f} a byte"
         )),
         ("unigram loss", None if result.unigram_loss is None else f"{result.unigram_loss:.4f} "
@@ -379,7 +373,7 @@ def evaluation_lines(result: Evaluation) -> list[str]:
         ("pair loss", optional(result.pair_loss, ".4f")),
         ("pair accuracy", optional(result.pair_accuracy, ".2%")),
         *((name.replace("_", " "), f"{value:.4f}") for name, value in result.others.items()),
-        ("scored", f"{result.num_labels:,} tokens in {result.num_examples:,} examples"),
+        ("scored", f"{result.num_labels:,} {what}s in {result.num_examples:,} examples"),
     ]  # fmt: skip
     lines = [f"  {name:<15} {text}" for name, text in rows if text is not None]
     if result.is_at_unigram:

@@ -58,7 +58,7 @@ def view(
 
     Args:
         store: the folder of a token store, or what `open` made of it
-        recipe: a `Recipe`, or the name of one: bert, roberta, albert, spanbert
+        recipe: a `Recipe`, or the name of one: bert, roberta, albert, spanbert, xlnet, ...
         seed: of every draw
         epoch: part of the address of every draw: another epoch has other pairs and masks
         settings: fields of the recipe to change, such as `max_seq_length=64`

@@ -78,6 +78,7 @@ SEGMENT_LENGTHS = Column("segment_lengths", "int32", "segment", is_stored=False)
 # token that it starts with, to the end; and its tokens with both. The rest is the source.
 TARGET_IDS = Column("target_ids", None, "target")
 TARGET_LENGTHS = Column("target_lengths", "int32", "segment")
+ORDERS = Column("orders", "uint16", TOKEN)  # 0 of what all see, else when in its segment, from 1
 COLUMNS = (
     Column("input_ids", None, TOKEN),
     Column("token_type_ids", "uint8", TOKEN),

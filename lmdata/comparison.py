@@ -13,8 +13,8 @@ import pyarrow as pa
 from lmdata.batch import to_array
 from lmdata.chosen import Chosen, ReadSelection, read_selection
 from lmdata.errors import IntegrityError
-from lmdata.selection import find_first_failed
 from lmdata.tag_report import DocumentSample
+from lmdata.tagging.expressions import find_first_failed
 from lmdata.tags import read_tag_manifest, read_tags
 
 NUM_SAMPLES = 5

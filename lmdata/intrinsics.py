@@ -16,14 +16,14 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import caching, cgutils, entrypoints
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
 
 
 def start_numba() -> None:
     """Have compiled functions loaded at once; only where one has to be compiled is Numba whole."""
     entrypoints._already_initialized = True
-    caching.Cache.load_overload = _load_overload
+    caching.Cache.load_overload = _load_overload  # type: ignore[method-assign]
     hidden = {name: sys.modules[name] for name in ("scipy",) if name in sys.modules}
     sys.modules["scipy"] = None  # type: ignore[assignment]
     try:
@@ -40,7 +40,7 @@ def _load_overload(cache: caching.Cache, signature: Any, target_context: Any) ->
     """
     rtsys.initialize(target_context)
     with cache._guard_against_spurious_io_errors():
-        return cache._load_overload(signature, target_context)
+        return cache._load_overload(signature, target_context)  # type: ignore[no-untyped-call]
 
 
 def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

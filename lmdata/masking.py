@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lmdata.batch import ExampleBatch
+from lmdata.batch import ORDERS, ExampleBatch
 from lmdata.errors import TokenizerError
+from lmdata.ragged import offsets_of
 from lmdata.recipes import CORRUPTIONS, Recipe
-from lmdata.rng import probability_word, stream_key
+from lmdata.rng import draw, probability_word, stream_key
 from lmdata.viewing.mask_kernels import (
     BERNOULLI,
     EXACT,
@@ -51,6 +52,8 @@ def prepare_corruption(
     """
     traits = recipe.corruption_traits
     prepare = prepare_masks if traits.is_masking else traits.prepare
+    if traits.orders:
+        prepare = prepare_orders
     if traits.noise is not None:
         prepare = traits.noise.prepare
     if prepare is None:
@@ -83,6 +86,70 @@ def _mask(
     )
 
 
+def prepare_orders(
+    recipe: Recipe, tokenizer: Any, *, seed: int, epoch: int, id_dtype: Any
+) -> Corrupt:
+    """Return what gives segments an order by the rules of a recipe in one epoch."""
+    rules = mask_rules(recipe, tokenizer, seed=seed, epoch=epoch, id_dtype=id_dtype)
+    return functools.partial(_order, recipe, rules, stream_key(seed, "factor", epoch))
+
+
+def _order(
+    recipe: Recipe, rules: MaskRules, key: tuple[int, int], batch: ExampleBatch,
+    addresses: tuple[np.ndarray, np.ndarray], progress: float,
+) -> ExampleBatch:  # fmt: skip
+    """Return examples with tokens to predict, each segment's by itself, and the order of those.
+
+    Special tokens are never predicted, and take part in the order all the same, as in the original.
+    """
+    rate = recipe.rate_at(progress)
+    rules = rules._replace(rate=rate, rate_word=probability_word(rate))
+    bounds = offsets_of(batch.segment_lengths)
+    positions, labels, ends = mask_tokens(batch.input_ids, bounds, *addresses, rules)
+    flat = positions + np.repeat(bounds[:-1], np.diff(ends))
+    is_ordered = ~rules.is_candidate[batch.input_ids]
+    is_ordered[flat] = True
+    orders = draw_orders(is_ordered, bounds, addresses, key)
+    mask_offsets = ends[batch.segment_offsets]
+    starts = np.repeat(batch.offsets[:-1], np.diff(mask_offsets))
+    arrays = batch.arrays() | {
+        "masked_positions": (flat - starts).astype(np.uint16), "masked_labels": labels,
+        "mask_offsets": mask_offsets, ORDERS.name: orders,
+    }  # fmt: skip
+    return ExampleBatch((*batch.columns, ORDERS), **arrays)
+
+
+def draw_orders(
+    is_ordered: np.ndarray, bounds: np.ndarray, addresses: tuple[np.ndarray, np.ndarray],
+    key: tuple[int, int],
+) -> np.ndarray:  # fmt: skip
+    """Return when each token is read: uint16 (T,), from 1 in each segment, 0 of the others.
+
+    Every order of a segment is as likely: its tokens are sorted by the word at their address.
+
+    Args:
+        is_ordered: bool (T,)
+        bounds: int64 (S + 1,), where segments begin
+        addresses: int64 (S,) each, of the segments
+        key: from `rng.stream_key`
+
+    Example:
+        >>> is_ordered = np.array([True, False, True, True, True])
+        >>> addresses = np.array([7, 8]), np.array([0, 0])
+        >>> draw_orders(is_ordered, np.array([0, 3, 5]), addresses, (1, 2)).tolist()
+        [2, 0, 1, 1, 2]
+    """
+    flat = np.flatnonzero(is_ordered)
+    segment = np.searchsorted(bounds, flat, side="right") - 1
+    example, part = (own[segment] for own in addresses)
+    words = draw(key, example, flat - bounds[segment], part=part)
+    by_time = np.lexsort((words, segment))  # stable: equal words keep their places
+    starts = np.searchsorted(segment, segment)  # the first of each segment, which are sorted
+    orders = np.zeros(len(is_ordered), np.uint16)
+    orders[flat[by_time]] = np.arange(len(flat)) - starts + 1
+    return orders
+
+
 def mask_rules(
     recipe: Recipe,
     tokenizer: Any,
@@ -108,6 +175,7 @@ def mask_rules(
     """
     rate = recipe.rate_at(progress)
     traits, bert = recipe.corruption_traits, recipe.is_bert
+    to_mask, at_random, _ = recipe.proportions
     method = (WORDS if traits.by_words else EXACT) + (recipe.count == "bernoulli")
     words = tokenizer.word_rule if traits.by_words else NO_WORDS
     return MaskRules(
@@ -115,9 +183,9 @@ def mask_rules(
         rate=rate,
         rate_word=probability_word(rate),
         most=recipe.most_predictions,
-        mask_id=_mask_id(tokenizer),
-        mask_word=probability_word(recipe.mask_proportion),
-        random_word=probability_word(recipe.mask_proportion + recipe.random_proportion),
+        mask_id=0 if traits.orders else _mask_id(tokenizer),
+        mask_word=probability_word(to_mask),
+        random_word=probability_word(to_mask + at_random),
         span_words=_span_words(recipe.corruption),
         decides_per_span=traits.decides_per_span,
         joins_segments=bert,

@@ -151,7 +151,7 @@ def resolve_shares(
     Example:
         >>> mixture = MixtureConfig(weights={"a": 1, "*": 3})
         >>> resolve_shares({"a": 50, "b": 10, "c": 90}, mixture, Phase(), 100)
-        {'a': 25, 'b': 7, 'c': 68}
+        {'a': 25, 'b': 8, 'c': 67}
     """
     names, amounts = list(sizes), np.array(list(sizes.values()), np.int64)
     weights = phase.weights or mixture.weights
@@ -213,7 +213,7 @@ def repeat_documents(sizes: I64, amount: int, keys: npt.NDArray[np.uint64], seed
     Example:
         >>> keys = np.arange(4, dtype=np.uint64)
         >>> repeat_documents(np.array([10, 10, 10, 10]), 90, keys, 0).tolist()
-        [2, 3, 2, 2]
+        [2, 2, 3, 2]
     """
     total = int(sizes.sum())
     whole, rest = divmod(amount, total) if total else (0, 0)

@@ -3,95 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from lmdata.batch import Column
-from lmdata.denoising import MEAN_SPAN_LENGTH, TARGET_COLUMNS, Infilling, Noise, SpanCorruption
+from lmdata.corruptions import CORRUPTIONS, PAIR_VIEWS, VIEWS, Corruption, ViewTraits
+from lmdata.denoising import MEAN_SPAN_LENGTH, Noise
 from lmdata.errors import ConfigError
 
-
-@dataclass(frozen=True, kw_only=True)
-class ViewTraits:
-    """How a view lays documents into examples.
-
-    Attributes:
-        has_pairs: examples have two segments and a label that relates them
-        draws_documents: the second segment may come from another document (label 1); else both
-            are neighbours, which label 1 says are swapped
-        is_packed: segments fill up rows, several in one
-        may_repeat: segments are so short that a document may hold one twice
-    """
-
-    has_pairs: bool = False
-    draws_documents: bool = False
-    is_packed: bool = False
-    may_repeat: bool = False
+__all__ = [
+    "CORRUPTIONS", "PAIR_VIEWS", "RECIPES", "VIEWS", "Corruption", "Recipe", "ViewTraits",
+    "named_recipe",
+]  # fmt: skip
 
 
-VIEWS = {
-    "nsp": ViewTraits(has_pairs=True, draws_documents=True),
-    "sop": ViewTraits(has_pairs=True),
-    "single": ViewTraits(),
-    "packed": ViewTraits(is_packed=True),
-    "sentence": ViewTraits(may_repeat=True),
-}
-PAIR_VIEWS = tuple(name for name, traits in VIEWS.items() if traits.has_pairs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corruption:
-    """What becomes of the ids of examples.
-
-    The masks of masked language models are settings of one kernel (`lmdata.masking`). Any other
-    corruption brings a function of its own; one entry of `CORRUPTIONS` makes it known everywhere.
-
-    Attributes:
-        is_masking: tokens are masked, and to be predicted
-        by_words: whole words, not single tokens
-        span_weights: of masked spans of 1, 2, ... words, in proportion
-        decides_per_span: one decision on [MASK], random or kept for each span; else for each token
-        is_causal: rows are read from left to right
-        has_start: a special token stands before a segment, not only behind it
-        noise: makes a source and a target of each segment
-        prepare: of a corruption that is neither: from (recipe, tokenizer, seed, epoch, id_dtype) a
-            function from a batch, two address arrays int64 (B,) and the training progress to the
-            corrupted batch
-        columns: that it adds to `batch.COLUMNS`, or declares otherwise: one that moves the ends of
-            segments has their lengths stored
-        is_undone_by_labels: the labels (the target) put back give the text again
-    """
-
-    is_masking: bool = False
-    by_words: bool = False
-    span_weights: tuple[float, ...] = (1.0,)
-    decides_per_span: bool = False
-    is_causal: bool = False
-    has_start: bool = True
-    noise: Noise | None = None
-    prepare: Callable[..., Any] | None = None
-    columns: tuple[Column, ...] = ()
-    is_undone_by_labels: bool = True
-
-
-CORRUPTIONS = {
-    "token": Corruption(is_masking=True),
-    "whole-word": Corruption(is_masking=True, by_words=True),
-    # SpanBERT (Joshi et al., 2019, section 3.1): lengths from Geo(0.2), cut at 10.
-    "span": Corruption(
-        is_masking=True, by_words=True, decides_per_span=True,
-        span_weights=tuple(0.2 * 0.8**length for length in range(10)),
-    ),
-    # ALBERT (Lan et al., 2019, section 4.1): n-grams of n words, in proportion to 1 / n.
-    "ngram": Corruption(is_masking=True, by_words=True, span_weights=(1, 1 / 2, 1 / 3)),
-    "none": Corruption(is_causal=True, has_start=False),
-    "intact": Corruption(),
-    "sentinels": Corruption(noise=SpanCorruption(), has_start=False, columns=TARGET_COLUMNS),
-    "infilling": Corruption(noise=Infilling(), columns=TARGET_COLUMNS),
-}  # fmt: skip
 COUNTS = ("exact", "bernoulli")
 COVERAGES = ("independent", "balanced")
 COMPATIBLE = ("bert",)
@@ -108,8 +34,9 @@ class Recipe:
         view: "nsp" (pairs, half from another document), "sop" (neighbours, half swapped),
             "single" (one segment of whole sentences), "packed" (segments laid into full rows),
             "sentence" (one sentence each)
-        corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT), "none" (causal
-            rows), "intact", or of a source and a target "sentinels" (T5), "infilling" (BART)
+        corruption: "token", "whole-word", "span" (SpanBERT), "ngram" (ALBERT), "permutation"
+            (XLNet), "none" (causal rows), "intact", or of a source and a target "sentinels" (T5),
+            "infilling" (BART)
         max_seq_length: tokens of the longest example, specials included, 8 to 65,535
         mlm_probability: share of the tokens to predict, in (0, 1), or (start, end) of a straight
             line over the training progress
@@ -216,6 +143,13 @@ class Recipe:
     def is_masking(self) -> bool:
         """Whether tokens are masked."""
         return self.corruption_traits.is_masking
+
+    @property
+    def proportions(self) -> tuple[float, float, float]:
+        """Shares of the tokens to predict that become [MASK], a random piece, and that stay."""
+        if self.corruption_traits.orders:
+            return 0.0, 0.0, 1.0
+        return self.mask_proportion, self.random_proportion, self.keep_proportion
 
     @property
     def has_exact_count(self) -> bool:
@@ -348,7 +282,7 @@ def _check_effect(recipe: Recipe) -> None:
         "count": recipe.count == "bernoulli" and (spans or no_masks),
         "mlm_probability": no_masks and traits.prepare is None and traits.noise is None
         and recipe.mlm_probability != default["mlm_probability"].default,
-        "mask_proportion": no_masks
+        "mask_proportion": (no_masks or traits.orders)
         and recipe.mask_proportion != default["mask_proportion"].default,
         "coverage": recipe.coverage == "balanced"
         and (recipe.has_pairs or traits.by_words or not recipe.has_exact_count),
@@ -376,13 +310,16 @@ RECIPES: dict[str, Recipe] = {
     "roberta": Recipe(view="packed", corruption="token", max_seq_length=512, count="bernoulli"),
     "albert": Recipe(view="sop", corruption="ngram", max_seq_length=512),
     "spanbert": Recipe(view="single", corruption="span", max_seq_length=512),
+    "xlnet": Recipe(
+        view="packed", corruption="permutation", max_seq_length=512, mlm_probability=0.166
+    ),
     "t5": Recipe(view="packed", corruption="sentinels", max_seq_length=512),
     "bart": Recipe(view="packed", corruption="infilling", max_seq_length=512, mlm_probability=0.3),
     "simcse": Recipe(view="sentence", corruption="intact", max_seq_length=32),
 }
 """What the papers did, as near as it is data: BERT (Devlin et al., 2018), RoBERTa (Liu et al.,
-2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019), T5 (Raffel et al., 2019), BART
-(Lewis et al., 2019), SimCSE (Gao et al., 2021)."""
+2019), ALBERT (Lan et al., 2019), SpanBERT (Joshi et al., 2019), XLNet (Yang et al., 2019; 85 tokens
+of 512), T5 (Raffel et al., 2019), BART (Lewis et al., 2019), SimCSE (Gao et al., 2021)."""
 
 
 def named_recipe(name: str) -> Recipe:

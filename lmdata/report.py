@@ -262,10 +262,11 @@ def _shares(
     """Yield what masked tokens became, and how many pairs are labelled 1."""
     num_masked = round(found.masked_share * found.tokens)
     if num_masked:
+        to_mask, at_random, to_keep = recipe.proportions
         ways = (
-            ("became [MASK]", found.became_mask, recipe.mask_proportion),
-            ("became a random piece", found.became_random, recipe.random_proportion),
-            ("stayed as they were", found.kept, recipe.keep_proportion),
+            ("became [MASK]", found.became_mask, to_mask),
+            ("became a random piece", found.became_random, at_random),
+            ("stayed as they were", found.kept, to_keep),
         )
         for name, ratio, expected in ways:
             yield make_share(name, round(ratio * num_masked), num_masked, expected)

@@ -44,6 +44,7 @@ PURPOSES = {
     "yardstick": 18,
     "sentences": 19,
     "replace": 20,
+    "factor": 21,
     "mixture": 30,
 }
 

@@ -55,11 +55,28 @@ RECIPES = {
 }
 """Expressions by name: the rules that made FineWeb, and nothing but repeats left out."""
 
+_WHERE_TOLD = {
+    "english": {"language": "language = 'en'", "contaminated_gpt3": "not contaminated_gpt3"},
+    "distinct": {},
+}
+"""Conditions that recipes have where tags tell of it."""
+
 NOT_SELECTED = "not-selected"
 SELECTED = "selected"
 _NOT_DRAWN = "in the mixture"
 _MUCH = 0.5  # of a source: lost without a word, it would be missed late
 I64 = npt.NDArray[np.int64]
+
+
+def recipe_condition(name: str, tags: TagManifest) -> str:
+    """Return the expression of a recipe over some tags: also by language and evaluations, if told.
+
+    Args:
+        name: one of `RECIPES`
+        tags: the manifest of the tags
+    """
+    more = [text for column, text in _WHERE_TOLD[name].items() if column in tags.rules]
+    return " and ".join([RECIPES[name], *more])
 
 
 def select_documents(

@@ -5,6 +5,7 @@ Everything is returned as text; with `colour`, marks are ANSI styles instead of 
     [MASK→dog]   a piece that became [MASK], after the arrow what it was
     {cat→dog}    a piece that was replaced at random
     <dog>        a piece that was kept and is to be predicted all the same
+    <dog:3>      a piece that is to be predicted as the third of its segment
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdata.batch import NO_LABEL, ExampleBatch, targets_of
+from lmdata.batch import NO_LABEL, ORDERS, ExampleBatch, targets_of
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import MismatchError
 from lmdata.schema import read_manifest, read_settings
@@ -199,14 +200,15 @@ def show_example(examples: ExampleSet, row: int, *, colour: bool = False) -> str
         text = _visible("".join(piece_texts(tokenizer, ids))).strip()
         lines.insert(2 + 2 * number, f"  →  {text}")
     if len(batch.masked_positions):
-        lines.append(
-            f"     {_paint(mask_summary(batch, tokenizer), _DIM, colour)}   {_legend(colour)}"
-        )
+        legend = _legend(colour, has_order=ORDERS.name in batch.arrays())
+        lines.append(f"     {_paint(mask_summary(batch, tokenizer), _DIM, colour)}   {legend}")
     return "\n".join(lines)
 
 
-def _legend(colour: bool) -> str:
+def _legend(colour: bool, *, has_order: bool) -> str:
     """Return what the marks mean, in the marks themselves."""
+    if has_order:
+        return _mark("asked:when", "", "keep", colour) + "  special:when"
     samples = (
         ("original", "[MASK]", "mask"),
         ("original", "random", "random"),
@@ -219,8 +221,11 @@ def mark_pieces(batch: ExampleBatch, tokenizer: Tokenizer, *, colour: bool = Fal
     """Return the text of each piece of one example, what was done to it marked."""
     texts = [_visible(text) for text in piece_texts(tokenizer, batch.original_ids())]
     found = [_visible(text).strip() for text in piece_texts(tokenizer, batch.input_ids)]
+    orders = batch.arrays().get(ORDERS.name)
     for position, way in piece_ways(batch, tokenizer).items():
         text = texts[position]
+        if orders is not None and orders[position]:
+            text = f"{text}:{orders[position]}"
         is_special = way == "special"
         texts[position] = (
             _paint(text, _STYLES[way], colour)
@@ -289,6 +294,11 @@ def piece_texts(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
 def mask_summary(batch: ExampleBatch, tokenizer: Tokenizer) -> str:
     """Return how many pieces were masked, and what they became."""
     ids = batch.input_ids[batch.flat_masked_positions()]
+    if ORDERS.name in batch.arrays():
+        return (
+            f"{len(ids)} asked ({len(ids) / len(batch.input_ids):.1%}), each by what comes before "
+            "it in the order of its segment and by all that have no number"
+        )
     is_kept = ids == batch.masked_labels
     is_mask = ~is_kept & (ids == tokenizer.special_ids.get("mask"))
     num_random = int((~is_kept & ~is_mask).sum())

@@ -17,9 +17,10 @@ import pyarrow as pa
 from lmdata.batch import to_array
 from lmdata.charts import thin
 from lmdata.schema import Flow, SourceRecord
-from lmdata.selection import RECIPES, balance, find_first_failed
+from lmdata.selection import RECIPES, balance, recipe_condition
 from lmdata.settings import TagConfig
-from lmdata.tagging.manifests import EvaluationRecord
+from lmdata.tagging.expressions import find_first_failed
+from lmdata.tagging.manifests import EvaluationRecord, TagManifest
 from lmdata.tagging.pii import KINDS
 from lmdata.tagging.rules import RULES, Limit
 from lmdata.tags import read_tag_manifest, read_tags
@@ -131,7 +132,7 @@ def tag_report(path: Path) -> TagReport:
         flows=manifest.ledger.flows,
         documents=len(table),
         bytes=int(rows.num_bytes.sum()),
-        recipes=tuple(_report_recipes(table)),
+        recipes=tuple(_report_recipes(table, manifest)),
         rules=tuple(_report_rule(rows, name, manifest.rules[name]) for name in RULES),
         languages=tuple(_count_languages(rows)),
         clusters=_count_clusters(rows),
@@ -179,8 +180,9 @@ class _Rows:
         )
 
 
-def _report_recipes(table: pa.Table) -> Iterator[RecipeReport]:
-    for name, where in RECIPES.items():
+def _report_recipes(table: pa.Table, manifest: TagManifest) -> Iterator[RecipeReport]:
+    for name in RECIPES:
+        where = recipe_condition(name, manifest)
         first_failed, reasons = find_first_failed(table, where)
         flows = balance(table, first_failed, reasons).flows
         yield RecipeReport(name=name, where=where, flows=flows)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from lmdata.batch import NO_LABEL, ExampleBatch, targets_of
+from lmdata.batch import NO_LABEL, ORDERS, ExampleBatch, targets_of
 from lmdata.errors import ConfigError
 from lmdata.views import View
 
@@ -132,6 +132,8 @@ def to_rows(batch: ExampleBatch, *, is_causal: bool) -> list[Row]:
         flat["token_type_ids"] = batch.token_type_ids.astype(np.int64)
         flat["labels"] = np.full_like(flat["input_ids"], IGNORED)
         flat["labels"][batch.flat_masked_positions()] = batch.masked_labels
+    if (orders := batch.arrays().get(ORDERS.name)) is not None:
+        flat[ORDERS.name] = orders.astype(np.int64)
     lengths = np.diff(batch.offsets).tolist()
     split = {name: torch.split(torch.from_numpy(array), lengths) for name, array in flat.items()}
     rows = [dict(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)]

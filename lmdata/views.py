@@ -119,9 +119,7 @@ class View:
             IndexError: a row is out of range, or no whole number
         """
         examples = self.canonical(rows)
-        if self.recipe.has_pairs:
-            return self._pairs(examples, progress)
-        return self._segments(examples, progress)
+        return (self._pairs if self.recipe.has_pairs else self._segments)(examples, progress)
 
     def canonical(self, rows: np.ndarray) -> np.ndarray:
         """Return the numbers, int64 (B,), of the examples at int64 (B,) rows, by document."""
@@ -174,12 +172,11 @@ class View:
             pieces, piece_offsets = found.values, found.offsets
         spans, table = np.empty((len(pieces), NUM_COLUMNS), np.int64), self._arrays.table
         find_pieces(table, self._walk, self._index, pieces, spans)
-        first_id, last_id = self._frame
-        lengths = spans[:, A_LENGTH] + (1 if first_id < 0 else 2)
+        lengths = spans[:, A_LENGTH] + (1 if self._frame[0] < 0 else 2)
         offsets = offsets_of(lengths)[piece_offsets]
         ids = np.empty(offsets[-1], self._arrays.id_dtype)
         self._arrays.check_ids(spans[:, A_ROW])
-        lay_segments(self._arrays.table, spans, first_id, last_id, ids)
+        lay_segments(table, spans, *self._frame, ids)
         batch = ExampleBatch(
             input_ids=ids,
             offsets=offsets,
@@ -192,10 +189,14 @@ class View:
             segment_offsets=piece_offsets,
             **_no_labels(ids, len(examples)),
         )
-        if self.recipe.noise is None:
+        is_by_segment = self.recipe.corruption_traits.orders  # wherever that is packed
+        if self.recipe.noise is None and not is_by_segment:
             return self._corrupted(batch, rows, duplicates, progress)
         assert self._corrupt is not None
         passes = np.repeat(duplicates, np.diff(piece_offsets))
+        if is_by_segment:
+            documents = spans[:, A_ROW] + (passes << 40)  # a store has fewer documents than that
+            return self._corrupted(batch, documents, spans[:, PLACE], progress)
         at = spans[:, A_ROW].copy(), spans[:, PLACE].copy(), passes
         return self._corrupt(batch, Segments(*at, *sentences_of(table, spans)), progress)
 
@@ -211,10 +212,9 @@ class View:
 def _no_labels(ids: np.ndarray, num_examples: int) -> dict[str, np.ndarray]:
     """Return the masked columns of examples before any corruption."""
     return {
-        "masked_positions": np.empty(0, np.uint16),
-        "masked_labels": ids[:0].copy(),
+        "masked_positions": np.empty(0, np.uint16), "masked_labels": ids[:0].copy(),
         "mask_offsets": np.zeros(num_examples + 1, np.int64),
-    }
+    }  # fmt: skip
 
 
 def view(store: Store, recipe: Recipe, *, seed: int, epoch: int = 0) -> View:
@@ -240,8 +240,8 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
     _check_store(arrays, recipe, num_used, num_several)
     notes: list[str] = []
     if num_used < arrays.num_documents:
-        num_empty = arrays.num_documents - num_used
-        notes.append(f"{num_empty:,} of {arrays.num_documents:,} documents are empty")
+        total = arrays.num_documents
+        notes.append(f"{total - num_used:,} of {total:,} documents are empty")
     frame = _frame(recipe, tokenizer)
     walk = _walk_rules(recipe, seed, epoch, num_used)
     plan = None

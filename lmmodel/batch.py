@@ -18,6 +18,9 @@ SOURCE = "source"
 TARGET = "target"
 """The streams of an encoder-decoder. A target begins with the start token of the family; its labels
 of `TOKENS` are the tokens after each."""
+QUERIES = "queries"
+"""The stream beside `TOKENS` of a permutation: a row at the place of each token that is asked. Ids
+are 0: nothing reads them."""
 PAIRS = "pairs"
 """The labels of sentence pairs."""
 
@@ -44,6 +47,7 @@ class Stream:
     cu_seqlens: Tensor  # int32 (S + 1,), where sequences begin; ends with T
     max_seqlen: int
     labels: Mapping[str, Labels]  # by what is asked
+    ranks: Tensor | None = None  # integers (T,), in what order tokens are read; None: in none
 
     @property
     def num_tokens(self) -> int:
@@ -69,7 +73,7 @@ class Stream:
         return replace(
             self, input_ids=function(self.input_ids), token_type_ids=function(self.token_type_ids),
             position_ids=function(self.position_ids), cu_seqlens=function(self.cu_seqlens),
-            labels=labels,
+            labels=labels, ranks=None if self.ranks is None else function(self.ranks),
         )  # fmt: skip
 
 
@@ -373,6 +377,7 @@ def _pad_stream(
             )
             for name, own in stream.labels.items()
         },
+        ranks=None if stream.ranks is None else F.pad(stream.ranks, (0, more_tokens)),
     )
 
 

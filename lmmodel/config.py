@@ -145,9 +145,10 @@ def load_train_config(
 
 
 def _with_family(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the family that an objective was made for, where it needs a decoder."""
+    """Return settings with the family that an objective was made for, where the usual can't do."""
     model, name = _table(values, "model"), str(_table(values, "objective").get("name"))
-    if "family" in model or name not in OBJECTIVES or not OBJECTIVES[name].has_targets:
+    usual = FAMILIES[ModelConfig.family]
+    if "family" in model or name not in OBJECTIVES or OBJECTIVES[name].fits(usual):
         return values
     family = next(own for own, traits in FAMILIES.items() if traits.objective == name)
     return {**values, "model": {**model, "family": family}}
@@ -263,7 +264,7 @@ def _check_trainable(config: TrainConfig) -> None:
 def _check_bias(config: TrainConfig) -> None:
     if config.vocabulary_bias == "zeros":
         return
-    if not config.model.traits.has_head_transform:
+    if not (config.model.traits.has_head_transform or config.model.traits.has_head_bias):
         raise ValueError(
             f"vocabulary_bias=frequencies has no effect: the head of model.family="
             f"{config.model.family} has no bias; leave it out"

@@ -77,7 +77,7 @@ class Examples(Protocol):
     def num_examples(self) -> int:
         """How many there are."""
 
-    def rows(self, which: np.ndarray) -> ExampleBatch:
+    def rows(self, indices: np.ndarray) -> ExampleBatch:
         """Return some of them, int64 (B,)."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmdata.batch import ExampleBatch
+from lmdata.batch import ORDERS, ExampleBatch
 from lmdata.dataset import TokenStore, open_store
 from lmdata.errors import LmdataError
 from lmdata.recipes import Recipe
@@ -52,7 +52,8 @@ def training_rows(config: TrainConfig, data: TrainingData) -> list[tuple[Part, E
 
 def masks_are_not_applied(part: Part, rows: ExampleBatch) -> Finding | None:
     """Most tokens that are to be predicted stand unchanged in the input."""
-    if part.is_causal or not len(rows.masked_labels):
+    is_ordered = ORDERS.name in rows.arrays()  # then they are hidden where they stand
+    if part.is_causal or is_ordered or not len(rows.masked_labels):
         return None
     kept = float((rows.input_ids[rows.flat_masked_positions()] == rows.masked_labels).mean())
     if kept <= 0.5:
@@ -75,7 +76,7 @@ def labels_are_others(part: Part, rows: ExampleBatch, recipe: Recipe) -> Finding
     if part.is_causal:
         wanted, places = 1.0, np.minimum(flat + 1, len(rows.input_ids) - 1)
     else:
-        wanted, places = 1 - recipe.mask_proportion - recipe.random_proportion, flat
+        wanted, places = recipe.proportions[2], flat
     share = float((rows.input_ids[places] == labels).mean())
     if share >= 0.5 * wanted or wanted * len(labels) < 50:
         return None

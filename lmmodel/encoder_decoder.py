@@ -38,6 +38,7 @@ from lmmodel.model import (
     take,
     unscaled,
 )
+from lmmodel.two_stream import TwoStream
 
 FARTHEST = 128
 """Distances from here on share a bucket."""
@@ -309,6 +310,8 @@ class Written(KeyValues):
 
 def outline_of(config: ModelConfig, extras: Mapping[str, nn.Module] | None = None) -> Transformer:
     """Return a model of any family, its weights not yet filled."""
+    if config.traits.is_two_stream:
+        return TwoStream(config, extras)
     kind = EncoderDecoder if config.traits.is_encoder_decoder else Transformer
     return kind(config, extras)
 
@@ -317,7 +320,7 @@ def build_model(
     config: ModelConfig, *, seed: int | None, extras: Mapping[str, nn.Module] | None = None
 ) -> Transformer:
     """Return a model of any family with fresh weights; arguments and errors as `make_model`."""
-    if not config.traits.is_encoder_decoder:
+    if not (config.traits.is_encoder_decoder or config.traits.is_two_stream):
         return make_model(config, seed=seed, extras=extras)
     check_memory(config)
     if seed is None:

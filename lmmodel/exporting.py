@@ -66,10 +66,11 @@ def export_run(
         check_installed()
     with writing_folder(output, EXPORT, overwrite=overwrite) as folder:
         source = load_source(run_path)
-        if onnx and source.model.config.traits.is_encoder_decoder:
+        traits = source.model.config.traits
+        if onnx and (traits.is_encoder_decoder or traits.is_two_stream):
+            kind = "an encoder-decoder" if traits.is_encoder_decoder else "a model of two streams"
             raise HuggingFaceError(
-                f"{run_path} is an encoder-decoder, for which no ONNX file is written: leave "
-                "--onnx out"
+                f"{run_path} is {kind}, for which no ONNX file is written: leave --onnx out"
             )
         labels = source.record.labels if isinstance(source, FineTuned) else ()
         with output_errors(output):

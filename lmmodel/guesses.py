@@ -23,7 +23,7 @@ from lmmodel.device import is_sharded
 from lmmodel.inference import Precision, prepare
 from lmmodel.model import Transformer
 from lmmodel.objectives import make_objective
-from lmmodel.objectives.objective import read_once
+from lmmodel.objectives.objective import pack_as_they_are, read_once
 from lmmodel.objectives.terms import TokenTerm
 
 NUM_PLACES = 5
@@ -87,7 +87,7 @@ def make_prompts(config: TrainConfig, data: TrainingData) -> Prompts | None:
     labelled = asked if not part.is_causal else _before(asked)
     return Prompts(
         places=tuple(_describe(examples, row, at, data.tokenizer) for row, at in chosen),
-        batch=part.pack(labelled, None),
+        batch=pack_as_they_are(labelled, None),
         labels=labelled.masked_labels.astype(np.int64),
         is_causal=part.is_causal,
         tokenizer=data.tokenizer,
@@ -193,7 +193,7 @@ def guess(model: Transformer, prompts: Prompts, device: torch.device) -> list[Pl
         ready = prepare(model, precision)
     batch = prompts.batch.to(device)
     with torch.no_grad():
-        hidden = ready(batch, is_causal=prompts.is_causal, rows=batch.masked_positions)
+        hidden = ready.guess(batch, is_causal=prompts.is_causal, rows=batch.masked_positions)
         logits = ready.lm_logits(hidden).float().cpu()
     model.train(was_training)
     found = logits[:, : prompts.tokenizer.vocab_size].softmax(1)

@@ -106,7 +106,8 @@ def prepare(
     is_packed = is_on_cpu and _has_onednn()
     if model.training or not (is_packed or precision == "bf16"):
         return model
-    if model.config.traits.is_encoder_decoder:  # what it remembers is of its own modules
+    traits = model.config.traits
+    if traits.is_encoder_decoder or traits.is_two_stream:  # they compute in a way of their own
         return model
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     packs = {} if packs is None else packs

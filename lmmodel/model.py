@@ -83,7 +83,7 @@ class Embeddings(nn.Module):
         size, length = config.embedding_size, config.max_position_embeddings
         if has_tokens:
             self.tokens = nn.Embedding(config.vocab_size, size)
-        if config.traits.has_segments:
+        if config.traits.embeds_segments:
             self.segments = nn.Embedding(config.type_vocab_size, size)
         if config.positions == "learned":
             self.positions = nn.Embedding(length, size)
@@ -98,7 +98,7 @@ class Embeddings(nn.Module):
         x = look_up(self.tokens.weight, batch.input_ids) if tokens is None else tokens
         if self.config.traits.scales_embeddings:
             x = x * self.config.hidden_size**0.5
-        if self.config.traits.has_segments:
+        if self.config.traits.embeds_segments:
             x = x + self.segments(batch.token_type_ids)
         if self.config.positions == "learned":
             x = x + self.positions(batch.position_ids)
@@ -230,6 +230,8 @@ class VocabularyHead(nn.Module):
             self.dense = Linear(config.hidden_size, size, bias=has_bias)
             self.norm = LayerNorm(size, config.norm_eps, bias=has_bias)
             self.bias = nn.Parameter(torch.empty(config.vocab_size))
+        if config.traits.has_head_bias:
+            self.bias = nn.Parameter(torch.empty(config.vocab_size))
         if config.traits.has_logits_bias:
             self.bias = nn.Parameter(torch.empty(config.vocab_size), requires_grad=False)
         if config.traits.has_own_head:
@@ -342,6 +344,14 @@ class Transformer(nn.Module):
             x = self.layers[config.group(i)](x, sight, rows if i == last else None)
         out: Tensor = self.final_norm(x)
         return out
+
+    def guess(self, batch: Batch, *, rows: Tensor, is_causal: bool | None = None) -> Tensor:
+        """Return hidden states, floats (R, D), that say which tokens are hidden at ascending rows.
+
+        Or, of causal models, which tokens follow them. The batch shows masks there.
+        """
+        hidden: Tensor = self(batch, is_causal=is_causal, rows=rows)
+        return hidden
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Return vocabulary logits of `compute_dtype` (P, V) for hidden states (P, D)."""
@@ -555,5 +565,5 @@ def forward_flops(
     for layer in range(layers):
         window = config.window(layer)
         seen = num_pairs if window is None else min(num_pairs, num_tokens * (2 * window + 1))
-        scores += 2 * seen * size
+        scores += (2 + config.traits.is_two_stream) * seen * size  # of distances too
     return 2 * (matrices + head_products + scores)

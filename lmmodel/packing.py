@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from lmdata.batch import TARGET_IDS, ExampleBatch, targets_of
-from lmmodel.batch import IGNORED, SOURCE, TARGET, TOKENS, Batch, Labels, make_batch, make_stream
+from lmdata.batch import ORDERS, TARGET_IDS, ExampleBatch, targets_of
+from lmmodel.batch import (
+    IGNORED,
+    QUERIES,
+    SOURCE,
+    TARGET,
+    TOKENS,
+    Batch,
+    Labels,
+    make_batch,
+    make_stream,
+)
 
 LEAST_TOKENS = 256
 """Of a micro-batch that is worth its own gradients."""
@@ -64,20 +76,47 @@ def pack_streams(examples: ExampleBatch, max_seqlen: int | None = None) -> Batch
     )  # fmt: skip
 
 
+def pack_queries(examples: ExampleBatch, max_seqlen: int | None = None) -> Batch:
+    """Return examples as one packed batch of contents, with their order, and of queries.
+
+    There is a query for each label, at the place of its token.
+
+    Args:
+        examples: with orders, in the order of the result
+        max_seqlen: at least the longest segment; None: the longest of each stream
+    """
+    batch = pack_examples(examples, max_seqlen)
+    rows, labels = batch.masked_positions, batch.masked_labels
+    ranks = _tensor(examples.arrays()[ORDERS.name], np.int32)
+    contents = replace(batch.stream, labels={}, ranks=ranks)
+    ends = torch.searchsorted(rows, batch.cu_seqlens.long())
+    queries = make_stream(
+        torch.zeros(len(rows), dtype=torch.int32), ends.diff(), max_seqlen=max_seqlen,
+        token_type_ids=contents.token_type_ids[rows],
+        labels={TOKENS: Labels(torch.arange(len(rows)), labels)},
+    )  # fmt: skip
+    queries = replace(queries, position_ids=contents.position_ids[rows], ranks=ranks[rows])
+    return replace(batch, streams={TOKENS: contents, QUERIES: queries})
+
+
 def stream_tokens(examples: ExampleBatch) -> dict[str, np.ndarray]:
     """Return the tokens of each example, int64 (B,), in each of its streams.
 
     Targets count without their last token, which no model reads.
     """
     lengths = np.diff(examples.offsets)
+    if ORDERS.name in examples.arrays():
+        return {TOKENS: lengths, QUERIES: labels_of(examples)}
     if TARGET_IDS.name not in examples.arrays():
         return {TOKENS: lengths}
     return {SOURCE: lengths, TARGET: labels_of(examples)}
 
 
 def tokens_of(examples: ExampleBatch) -> np.ndarray:
-    """Return the tokens of each example in all its streams: int64 (B,)."""
-    return np.asarray(sum(stream_tokens(examples).values()))
+    """Return the tokens of each example in all its streams, int64 (B,); queries are none."""
+    streams = stream_tokens(examples)
+    streams.pop(QUERIES, None)
+    return np.asarray(sum(streams.values()))
 
 
 def labels_of(examples: ExampleBatch) -> np.ndarray:

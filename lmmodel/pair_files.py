@@ -48,9 +48,9 @@ class PairExamples:
         """R."""
         return len(self.rows_there)
 
-    def rows(self, which: np.ndarray) -> ExampleBatch:
+    def rows(self, indices: np.ndarray) -> ExampleBatch:
         """Return some rows, int64 (B,), as examples of a segment a text."""
-        num, chosen = len(which), self.rows_there[which]
+        num, chosen = len(indices), self.rows_there[indices]
         texts = ranges(chosen * self.num_texts, np.full(num, self.num_texts))
         taken = self.ids.take(texts)
         documents = chosen.astype(np.uint64)

@@ -129,7 +129,7 @@ def check_objective(objective: Objective, store: Path, num_examples: int = 11) -
     rows = data.rows("train", recipe, seed=3)
     examples = rows.take(0, np.arange(min(num_examples, rows.num_rows)))
     family = "bert"
-    if objective.definition.has_targets:
+    if not objective.definition.fits(FAMILIES[family]):
         families = [own for own, known in FAMILIES.items() if known.objective == objective.name]
         family = families[0]
     config = ModelConfig(

@@ -25,7 +25,7 @@ from lmdata.checking.checks import (
     none_of,
     row_of,
 )
-from lmdata.checking.example_checks import Counts, count_examples, judge
+from lmdata.checking.example_checks import Counts, count_examples, drawn_bounds, judge
 from lmdata.checking.text_checks import NoiseCounts, count_noise, is_from_documents, judge_noise
 from lmdata.dataset import ExampleSet, StoreBlock, TokenStore, open_examples, open_stores
 from lmdata.errors import LmdataError
@@ -305,8 +305,9 @@ def _noted_share(examples: ExampleSet, split: str) -> float | None:
 def _num_expected(batch: ExampleBatch, recipe: Recipe, tokenizer: Tokenizer) -> int:
     """Return how many tokens rule 16 masks: k of each example, or all that may be masked."""
     is_candidate = candidate_pieces(tokenizer, bert=recipe.is_bert)[batch.original_ids()]
-    num_candidates = np.add.reduceat(is_candidate, batch.offsets[:-1], dtype=np.int64)
-    k = predictions(np.diff(batch.offsets), recipe.rate_at(0.0), recipe.most_predictions)
+    bounds = drawn_bounds(batch, recipe)
+    num_candidates = np.add.reduceat(is_candidate, bounds[:-1], dtype=np.int64)
+    k = predictions(np.diff(bounds), recipe.rate_at(0.0), recipe.most_predictions)
     return int(np.minimum(k, num_candidates).sum())
 
 

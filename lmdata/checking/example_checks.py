@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lmdata.batch import ExampleBatch
+from lmdata.batch import ORDERS, ExampleBatch
 from lmdata.checking.checks import Check, chi_square, never, share
 from lmdata.masking import candidate_pieces, drawn_pieces, predictions
+from lmdata.ragged import offsets_of
 from lmdata.recipes import Recipe
 
 # Sixteen equal parts of an example; its first and its last token, where mistakes show most, apart.
@@ -52,6 +53,9 @@ class Counts:
         position_means: float64 (NUM_POSITION_BINS,), their expectation
         position_variances: float64 (NUM_POSITION_BINS,), their variance
         piece_counts: int64 (NUM_PIECE_BINS,), random pieces by their number
+        unordered: segments whose order is none of their tokens to predict and special tokens
+        num_neighbours: tokens that take part in an order and have another behind them that does
+        rising_neighbours: those that come before it in the order
     """
 
     num_examples: int
@@ -77,6 +81,9 @@ class Counts:
     position_means: np.ndarray
     position_variances: np.ndarray
     piece_counts: np.ndarray
+    unordered: int
+    num_neighbours: int
+    rising_neighbours: int
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -114,6 +121,7 @@ def count_examples(batch: ExampleBatch, recipe: Recipe, tokenizer: Any) -> Count
         **_count_replacements(batch, tokenizer, flat, batch.masked_labels[is_sound], bert),
         **_count_pairs(batch, recipe),
         **_count_positions(batch, is_candidate, is_masked),
+        **_count_orders(batch, is_masked | ~is_candidate),
     )
 
 
@@ -150,6 +158,11 @@ def _count_frames(batch: ExampleBatch, recipe: Recipe, tokenizer: Any) -> dict[s
     }
 
 
+def drawn_bounds(batch: ExampleBatch, recipe: Recipe) -> np.ndarray:
+    """Return where what is chosen from by itself begins: examples, or segments of an order."""
+    return offsets_of(batch.segment_lengths) if recipe.corruption_traits.orders else batch.offsets
+
+
 def _num_wrong_counts(
     batch: ExampleBatch,
     recipe: Recipe,
@@ -164,13 +177,14 @@ def _num_wrong_counts(
     """
     if not recipe.has_exact_count or not len(batch):
         return 0
-    first = batch.offsets[:-1]
-    k = predictions(np.diff(batch.offsets), recipe.rate_at(0.0), recipe.most_predictions)
+    bounds = drawn_bounds(batch, recipe)
+    first = bounds[:-1]
+    k = predictions(np.diff(bounds), recipe.rate_at(0.0), recipe.most_predictions)
     k = np.minimum(k, np.add.reduceat(is_candidate, first, dtype=np.int64))
     num_masked = np.add.reduceat(is_masked, first, dtype=np.int64)
     if not recipe.corruption_traits.by_words:
         return int((num_masked != k).sum())
-    continues = tokenizer.word_rule.continues(original, batch.offsets) & is_candidate
+    continues = tokenizer.word_rule.continues(original, bounds) & is_candidate
     goes_on = np.append(continues[1:], False)
     is_free = is_candidate & ~continues & ~goes_on & ~is_masked
     has_free = np.add.reduceat(is_free, first, dtype=np.int64) > 0
@@ -248,6 +262,27 @@ def _count_positions(
     }
 
 
+def _count_orders(batch: ExampleBatch, is_ordered: np.ndarray) -> dict[str, int]:
+    """Count segments that have no proper order, and neighbours by which of them comes first."""
+    orders = batch.arrays().get(ORDERS.name)
+    if orders is None:
+        return {"unordered": 0, "num_neighbours": 0, "rising_neighbours": 0}
+    lengths = batch.segment_lengths.astype(np.int64)
+    segment = np.repeat(np.arange(len(lengths)), lengths)
+    flat = np.flatnonzero(is_ordered)
+    own, times = segment[flat], orders[flat].astype(np.int64)
+    by_time = np.lexsort((times, own))
+    wanted = np.arange(len(flat)) - np.searchsorted(own, own) + 1
+    is_wrong = (orders != 0) & ~is_ordered
+    is_wrong[flat] = times[by_time] != wanted
+    is_pair = own[1:] == own[:-1]
+    return {
+        "unordered": len(np.unique(segment[is_wrong])),
+        "num_neighbours": int(is_pair.sum()),
+        "rising_neighbours": int((is_pair & (np.diff(times) > 0)).sum()),
+    }
+
+
 def judge(
     counts: Counts,
     recipe: Recipe,
@@ -278,7 +313,13 @@ def judge(
         checks += _judge_pairs(counts, recipe, positive_share)
     if recipe.is_masking:
         checks += _judge_masks(counts, recipe, num_random_pieces, num_random_specials)
-    if recipe.is_masking and not spells_mask:
+    if recipe.corruption_traits.orders:
+        checks += [
+            never("segments whose order is none", counts.unordered),
+            share("share of neighbours in rising order", 0.5, counts.rising_neighbours,
+                  counts.num_neighbours),
+        ]  # fmt: skip
+    elif recipe.is_masking and not spells_mask:
         checks.append(never("[MASK] without a label", counts.stray_masks))
     return checks
 
@@ -299,8 +340,9 @@ def _judge_masks(
     counts: Counts, recipe: Recipe, num_random_pieces: int, num_random_specials: int
 ) -> list[Check]:
     rate = recipe.rate_at(0.0)
-    special = recipe.random_proportion * num_random_specials / num_random_pieces
-    same = recipe.random_proportion / num_random_pieces
+    to_mask, at_random, to_keep = recipe.proportions
+    special = at_random * num_random_specials / num_random_pieces
+    same = at_random / num_random_pieces
     masked = counts.num_masked
     width = _SPAN_WIDTH if recipe.corruption_traits.decides_per_span else 1.0
     checks = [
@@ -311,11 +353,9 @@ def _judge_masks(
                    width),
         never("ids put in that no piece has", counts.strange_pieces),
         never("examples with a wrong number of masks", counts.wrong_count),
-        share("share replaced by [MASK]", recipe.mask_proportion, counts.became_mask, masked,
-               width),
-        share("share replaced at random", recipe.random_proportion - same,
-               counts.became_random, masked, width),
-        share("share kept", recipe.keep_proportion + same, counts.kept, masked, width),
+        share("share replaced by [MASK]", to_mask, counts.became_mask, masked, width),
+        share("share replaced at random", at_random - same, counts.became_random, masked, width),
+        share("share kept", to_keep + same, counts.kept, masked, width),
         _judge_pieces(counts, num_random_pieces),
     ]  # fmt: skip
     by_tokens = not recipe.corruption_traits.by_words

@@ -187,10 +187,12 @@ def build_trie(pieces: list[bytes]) -> tuple[I64, I32, I32]:
     """
     raw = np.frombuffer(b"".join(pieces), np.uint8)
     starts = offsets_of(np.array([len(piece) for piece in pieces], np.int64))
-    size = 1 << max(4, int(2 * len(raw)).bit_length())
-    keys, children = np.full(size, -1, np.int64), np.zeros(size, np.int32)
-    numbers = np.full(len(raw) + 1, -1, np.int32)
-    num_nodes = fill_trie(frozen(raw), starts, keys, children, numbers)
+    size, num_nodes = 1 << int(2 * len(pieces)).bit_length(), 0
+    while not num_nodes:
+        size *= 2
+        keys, children = np.full(size, -1, np.int64), np.zeros(size, np.int32)
+        numbers = np.full(size // 2, -1, np.int32)
+        num_nodes = fill_trie(frozen(raw), starts, keys, children, numbers)
     return keys, children, numbers[:num_nodes]
 
 
@@ -213,14 +215,14 @@ def edge_slot(keys: I64, node: Int, byte: Int) -> Int:
 
 @numba.njit(cache=True, nogil=True)
 def fill_trie(pieces: U8, starts: I64, keys: I64, children: I32, numbers: I32) -> Int:
-    """Put pieces into an empty tree and return how many nodes it has.
+    """Put pieces into an empty tree and return how many nodes it has, 0 where it is too small.
 
     Args:
         pieces: uint8 (N,), the bytes of all pieces
         starts: int64 (P + 1,), where each begins
         keys: int64, filled as `build_trie` says
         children: int32, filled
-        numbers: int32 (N + 1,), filled
+        numbers: int32 (half as many,), filled
     """
     num_nodes = 1
     for piece in range(len(starts) - 1):
@@ -228,6 +230,8 @@ def fill_trie(pieces: U8, starts: I64, keys: I64, children: I32, numbers: I32) -
         for place in range(starts[piece], starts[piece + 1]):
             slot = edge_slot(keys, node, pieces[place])
             if keys[slot] == -1:
+                if num_nodes == len(numbers):
+                    return 0
                 keys[slot] = (np.int64(node) << 8) | np.int64(pieces[place])
                 children[slot] = num_nodes
                 num_nodes += 1

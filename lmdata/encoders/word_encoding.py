@@ -27,7 +27,11 @@ from lmdata.encoders.plain_encoding import (
     check_sentence_starts,
     first_bytes,
 )
-from lmdata.encoders.unigram_matching import UnigramMatcher, find_unigram_obstacle
+from lmdata.encoders.unigram_matching import (
+    SPACE_MARK,
+    UnigramMatcher,
+    find_unigram_obstacle,
+)
 from lmdata.encoders.wordpiece_matching import WordPieceMatcher, cut_classes
 from lmdata.encoders.words import Occurrences, WordIds, WordTable, frozen
 from lmdata.errors import TokenizerError
@@ -96,10 +100,15 @@ class WordEncoder:
 
     def _warm_up(self) -> None:
         """Encode the spellings of the pieces: processes forked from this one share the result."""
-        if self._matcher is not None:
-            pieces = "\n".join(piece for piece in self._tokenizer.pieces if piece).encode("utf-8")
-            text = np.frombuffer(pieces, np.uint8)
-            self.encode(text, np.array([0, len(text)]), np.zeros(1, np.int64))
+        if self._matcher is None:
+            return
+        pieces = [piece for piece in self._tokenizer.pieces if piece]
+        spelled = "\n".join(pieces)
+        if self._rule is not None:  # as they stand in a text: behind a space, not a mark of one
+            first = (piece for piece in pieces if piece.startswith(SPACE_MARK))
+            spelled = "x" + "".join(first).replace(SPACE_MARK, " ")
+        text = np.frombuffer(spelled.encode("utf-8"), np.uint8)
+        self.encode(text, np.array([0, len(text)]), np.zeros(1, np.int64))
 
     def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
         """Return the ids of documents, as `lmdata.encoding.Encoder` says.

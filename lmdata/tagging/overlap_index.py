@@ -138,7 +138,7 @@ def _are_equal(one: np.ndarray, at: int, other: np.ndarray, there: int, size: in
 
 
 @numba.njit(cache=True, nogil=True)
-def _bit(seen: np.ndarray, folded: Int) -> tuple[Int, int]:
+def _bit(seen: np.ndarray, folded: Int) -> tuple[Int, Int]:
     """Return the byte of a filter that stands for an n-gram, and the bit of it."""
     spread = folded * _SPREAD
     place = np.int64(spread >> np.uint64(28)) & (len(seen) - 1)
@@ -148,7 +148,8 @@ def _bit(seen: np.ndarray, folded: Int) -> tuple[Int, int]:
 @numba.njit(cache=True, nogil=True)
 def _is_seen(seen: np.ndarray, folded: Int) -> bool:
     place, bit = _bit(seen, folded)
-    return (seen[place] & bit) != 0
+    found: bool = (seen[place] & bit) != 0
+    return found
 
 
 @numba.njit(cache=True, nogil=True)

@@ -84,7 +84,7 @@ def _what_for(run: Run) -> tuple[str, str]:
         return "text2text-generation", ""
     if run.model.config.is_causal:
         return "text-generation", "The capital of"
-    if not run.objective.can_fill_masks:  # it was never asked what a mask hides
+    if run.model.config.traits.is_two_stream or not run.objective.can_fill_masks:
         return "feature-extraction", "The capital of France is Paris."
     mask = run.tokenizer.special_tokens.get("mask", "[MASK]")
     return "fill-mask", f"The capital of France is {mask}."
@@ -234,11 +234,11 @@ def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
     """
     if recipe is None:
         return {}
-    values = vars(recipe)
-    if not recipe.is_masking and recipe.noise is None:
-        masks = ("mlm_probability", "max_predictions", "count", "coverage",
-                 "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
-        values = {name: value for name, value in values.items() if name not in masks}
+    masks = ("mlm_probability", "max_predictions", "count", "coverage",
+             "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
+    unused = masks if not recipe.is_masking and recipe.noise is None else ()
+    unused = masks[4:] if recipe.corruption_traits.orders else unused
+    values = {name: value for name, value in vars(recipe).items() if name not in unused}
     return {
         name.replace("_", " "): " to ".join(map(str, value))
         if isinstance(value, list | tuple)
@@ -305,7 +305,7 @@ def _proof(difference: float | None) -> dict[str, Any]:
 
 def _pretraining_notes(run: Run) -> list[str]:
     config, record = run.model.config, run.record
-    notes = []
+    notes = ["Tokens are asked by `target_mapping`."] if config.traits.is_two_stream else []
     if config.has_nsp_head and stock_family(config.family).paired is None:
         notes.append("The head for sentence pairs is left out: the stock class has none.")
     has_class = record.config.objective.name in stock_family(config.family).of_objectives

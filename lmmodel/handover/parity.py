@@ -27,6 +27,7 @@ from lmmodel.handover.stock_families import stock_family
 from lmmodel.handover.written import their_settings
 from lmmodel.model import Transformer
 from lmmodel.tasks.model import TaskModel
+from lmmodel.two_stream import with_queries
 
 # Both sides are float32: what they may differ by, for logits up to 10; in proportion above.
 MAX_LOGIT_DIFFERENCE = 1e-4
@@ -45,10 +46,14 @@ class Sample:
     ids: tuple[Tensor, ...]  # int64 (L,) each
     segments: tuple[Tensor, ...]  # int64 (L,) each: 0, then 1 where the model has segments
     targets: tuple[Tensor, ...] = ()  # int64 (L',) each, of an encoder-decoder
+    ranks: tuple[Tensor, ...] = ()
+    """int64 (L,) each, of two streams: an order of tokens that are asked for, 0 of the others."""
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each sequence that logits are computed of."""
+        if self.ranks:
+            return [int((row > 0).sum()) for row in self.ranks]
         return [len(row) for row in self.targets or self.ids]
 
     def packed(self) -> Batch:
@@ -59,9 +64,9 @@ class Sample:
                 for name, rows in ((SOURCE, self.ids), (TARGET, self.targets))
             }
             return batch_of(streams)
-        return make_batch(
-            torch.cat(self.ids), torch.tensor(self.lengths), token_type_ids=torch.cat(self.segments)
-        )
+        lengths = torch.tensor([len(row) for row in self.ids])
+        batch = make_batch(torch.cat(self.ids), lengths, token_type_ids=torch.cat(self.segments))
+        return with_queries(batch, ranks=torch.cat(self.ranks)) if self.ranks else batch
 
     def padded(self, pad_id: int) -> dict[str, Tensor]:
         """Return the sequences as rows of equal length: int64 (B, L) each."""
@@ -71,6 +76,8 @@ class Sample:
                 list(self.targets), batch_first=True, padding_value=pad_id
             )
         } if self.targets else {}  # fmt: skip
+        if self.ranks:
+            targets = _permuted(pad_sequence(list(self.ranks), batch_first=True))
         return {
             **targets,
             "input_ids": pad_sequence(list(self.ids), batch_first=True, padding_value=pad_id),
@@ -79,8 +86,21 @@ class Sample:
         }
 
 
-def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sample:
-    """Return two sequences without padding ids, longer than a local layer of usual width sees."""
+def _permuted(ranks: Tensor) -> dict[str, Tensor]:
+    """Return what a stock class takes for orders, int64 (B, L): what is hidden, who is asked."""
+    hides = (ranks[:, None, :] >= ranks[:, :, None]) & (ranks[:, None, :] > 0)
+    asked = pad_sequence([row.nonzero()[:, 0] for row in ranks], batch_first=True)
+    mapping = torch.nn.functional.one_hot(asked, ranks.shape[1])
+    return {"perm_mask": hides.float(), "target_mapping": mapping.float()}
+
+
+def make_sample(
+    config: ModelConfig, pad_id: int | None, *, seed: int = 0, asks: bool = True
+) -> Sample:
+    """Return two sequences without padding ids, longer than a local layer of usual width sees.
+
+    Of models of two streams that are asked by queries every third token, in an order.
+    """
     seen = 2 * config.local_window + 3
     longest = min(config.max_position_embeddings, seen, LONGEST_SAMPLE)
     generator = torch.Generator().manual_seed(seed)
@@ -93,7 +113,11 @@ def make_sample(config: ModelConfig, pad_id: int | None, *, seed: int = 0) -> Sa
     has_segments = config.traits.has_segments and config.type_vocab_size > 1
     segments = [(torch.arange(n) > n // 2).long() * has_segments for n in lengths]
     targets = tuple(ids[::-1]) if config.traits.is_encoder_decoder else ()
-    return Sample(tuple(ids), tuple(segments), targets)
+    ranks = []
+    for row in ids if asks and config.traits.is_two_stream else ():
+        order = torch.randperm(len(row) // 3, generator=generator) + 1
+        ranks.append(torch.zeros_like(row).index_put((torch.arange(len(order)) * 3 + 1,), order))
+    return Sample(tuple(ids), tuple(segments), targets, tuple(ranks))
 
 
 @torch.no_grad()
@@ -173,7 +197,12 @@ def logits_of(
     if pad_id is not None:
         return _heads(theirs, sample.padded(pad_id), sample.lengths, takes_segments)
     rows = [
-        Sample((sample.ids[i],), (sample.segments[i],), sample.targets[i : i + 1])
+        Sample(
+            (sample.ids[i],),
+            (sample.segments[i],),
+            sample.targets[i : i + 1],
+            sample.ranks[i : i + 1],
+        )
         for i in range(len(sample.ids))
     ]
     outputs = [_heads(theirs, row.padded(0), row.lengths, takes_segments) for row in rows]
@@ -194,9 +223,10 @@ def _heads(
         found = [output.prediction_logits, output[pairs]]
     else:
         found = [output.logits]
+    asked = inputs.get("target_mapping", inputs["input_ids"])
     return [
         torch.cat([row[:n] for row, n in zip(value, lengths, strict=True)])
-        if value.shape[:2] == inputs["input_ids"].shape
+        if value.shape[:2] == asked.shape[:2]
         else value
         for value in found
     ]
@@ -231,7 +261,7 @@ def check_parity(
     """
     if importlib.util.find_spec("transformers") is None:
         return None
-    sample = make_sample(model.config, pad_id)
+    sample = make_sample(model.config, pad_id, asks=isinstance(model, Transformer))
     ours = our_logits(model, sample.packed(), objective)
     theirs = stock_logits(folder, class_name, sample, pad_id)
     complaint = f"transformers computes other logits from {folder}"

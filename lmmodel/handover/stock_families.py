@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lmmodel.errors import HuggingFaceError
 from lmmodel.handover.stock_family import StockFamily, with_biases
 from lmmodel.handover.two_stacks import BART, T5, T5_V1_0
+from lmmodel.handover.xlnet import XLNET
 
 if TYPE_CHECKING:
     from lmmodel.tasks.task import AnyTask, StockClass
@@ -343,7 +344,7 @@ DISTILBERT = StockFamily(
 
 STOCK_FAMILIES = {
     "bert": BERT, "modern": MODERN, "gpt2": GPT2, "roberta": ROBERTA, "albert": ALBERT,
-    "electra": ELECTRA, "distilbert": DISTILBERT,
+    "electra": ELECTRA, "distilbert": DISTILBERT, "xlnet": XLNET,
     "t5": T5, "t5-v1.0": T5_V1_0, "bart": BART,
 }  # fmt: skip
 """By our name of the family."""

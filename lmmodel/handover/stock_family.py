@@ -68,6 +68,9 @@ class StockFamily:
     """Whether the row of the first position is the one after the padding id's."""
     default_pad_id: int | None = None
     """The padding id where config.json is silent, for families whose positions follow it."""
+    by_heads: Mapping[str, bool] = field(default_factory=dict)
+    """How names of ours end whose theirs have heads and their features as two axes: whether those
+    are the outputs, which theirs has behind the inputs."""
     is_transposed: bool = False
     """Whether the matrices inside layers lie the other way round."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Copies of other weights, and constants that old versions stored.
 REDUNDANT = re.compile(
     r"(cls\.)?predictions\.decoder\.(weight|bias)|decoder\.weight|(generator_)?lm_head\.weight"
-    r"|lm_head\.decoder\.(weight|bias)|((bert|roberta|albert|electra)\.)?embeddings\.position_ids"
+    r"|lm_loss\.weight|lm_head\.decoder\.(weight|bias)|((bert|roberta|albert|electra)\.)?embeddings\.position_ids"
     r"|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
     r"|(model\.)?(encoder|decoder)\.embed_tokens\.weight"
     r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
@@ -132,7 +132,7 @@ def to_their_weights(
     for ours, theirs in pairs.items():
         weight = state[ours].T if is_transposed(config, ours) else state[ours]
         weight = _to_their_shape(weight, ours, config)
-        parts = weight.chunk(len(theirs))
+        parts = [_with_heads(part, ours, config) for part in weight.chunk(len(theirs))]
         weights |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
     family = stock_family(config.family)
     weights |= {
@@ -155,6 +155,28 @@ def _to_their_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
         return F.pad(weight, (0, 0, num_unused, 0))
     is_bias = config.traits.has_logits_bias and ours.endswith("head.bias")
     return weight[None] if is_bias else weight
+
+
+def _puts_heads_last(ours: str, config: ModelConfig) -> bool | None:
+    """Return whether heads are the outputs of a matrix, None where theirs has no axis of them."""
+    endings = stock_family(config.family).by_heads.items()
+    return next((is_output for end, is_output in endings if ours.endswith(end)), None)
+
+
+def _with_heads(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
+    """Return a matrix with heads and their features as two axes, where theirs has them."""
+    if (is_output := _puts_heads_last(ours, config)) is None:
+        return weight
+    rows = weight.T if is_output else weight  # (D, H x K)
+    return rows.unflatten(1, (config.num_attention_heads, config.head_size))
+
+
+def _without_heads(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
+    """Return a matrix without an axis of heads."""
+    if (is_output := _puts_heads_last(ours, config)) is None:
+        return weight
+    rows = weight.flatten(1)
+    return rows.T if is_output else rows
 
 
 def _to_our_shape(weight: Tensor, ours: str, config: ModelConfig) -> Tensor:
@@ -202,7 +224,7 @@ def from_their_weights(
             missing.append(ours)
             continue
         used |= set(names)
-        parts = [known[name] for name in names]
+        parts = [_without_heads(known[name], ours, config) for name in names]
         weight = torch.cat(parts) if len(parts) > 1 else parts[0]
         weight = weight.T if is_transposed(config, ours) else weight
         weight = _to_our_shape(weight, ours, config)

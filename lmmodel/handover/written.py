@@ -28,7 +28,8 @@ def architecture(
     """
     family = stock_family(config.family)
     if task is not None:
-        return f"{family.class_prefix}For{stock_class(task).suffix}"
+        stock = stock_class(task)
+        return f"{family.class_prefix}For{stock.suffixes.get(config.family, stock.suffix)}"
     if objective is not None and objective in family.of_objectives:
         return family.of_objectives[objective][0]
     return (config.has_nsp_head and family.paired) or family.pretrained

@@ -17,7 +17,6 @@ Shapes: Q queries, T keys, S sequences, L rows of one sequence, H heads, K featu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -39,10 +38,11 @@ from lmmodel.layers.masks import (
     padded_rows_of,
     padded_seen,
     places,
-    put_rows,
     rounded_buckets,
+    split_mask,
     unpad,
 )
+from lmmodel.layers.relative import relative_products, relative_scores
 
 Kernel = Literal["reference", "dense", "buckets", "padded", "varlen"]
 
@@ -64,7 +64,7 @@ def attention(
     dropout_p: float = 0.0,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """Return softmax(q k' / sqrt(K) + bias) v over the keys that each query sees.
+    """Return softmax((q k' + relative) / sqrt(K) + bias) v over the keys that each query sees.
 
     Args:
         q: floats (Q, H, K)
@@ -178,6 +178,10 @@ def reference(
     if mask.window is not None:
         is_seen &= (place_k[None, :] - place_q[:, None]).abs() <= mask.window
     scores = torch.einsum("qhk,thk->hqt", q, k) * q.shape[-1] ** -0.5  # (H, Q, T)
+    if mask.relative is not None:
+        scores = (
+            scores + relative_scores(q, mask.relative, (place_q, place_k)) * q.shape[-1] ** -0.5
+        )
     if mask.bias is not None:
         scores = scores + mask.bias[:, place_q][:, :, place_k]
     is_blind = ~is_seen.any(dim=1, keepdim=True)  # (Q, 1)
@@ -209,21 +213,16 @@ def _buckets(
         buckets = equal_buckets(lengths, others)
     own = [bucket.queries for bucket in buckets]
     rows, num_rows = padded_rows(own)
-    key_sides, key_rows, num_key_rows = own, rows, num_rows
-    if others is not None:
-        key_sides = [bucket.keys for bucket in buckets]
-        key_rows, num_key_rows = padded_rows(key_sides)
+    key_sides = own if others is None else [bucket.keys for bucket in buckets]
+    key_rows, num_key_rows = (rows, num_rows) if others is None else padded_rows(key_sides)
     q, k, v = (
         x if size == len(x) else pad(x, at, size)
         for x, at, size in ((q, rows, num_rows), (k, key_rows, num_key_rows),
                             (v, key_rows, num_key_rows))
     )  # fmt: skip
     sizes, key_sizes = ([side.num_rows for side in sides] for sides in (own, key_sides))
-    masks = [mask] * len(buckets)
-    if mask.ranks is not None:
-        rank_q = torch.split(put_rows(mask.ranks[0], rows, num_rows), sizes)
-        rank_k = torch.split(put_rows(mask.ranks[1], key_rows, num_key_rows), key_sizes)
-        masks = [replace(mask, ranks=pair) for pair in zip(rank_q, rank_k, strict=True)]
+    filling, others_filling = (rows, num_rows, sizes), (key_rows, num_key_rows, key_sizes)
+    masks = split_mask(mask, filling, filling if others is None else others_filling)
     qs, ks, vs = torch.split(q, sizes), torch.split(k, key_sizes), torch.split(v, key_sizes)
     parts = zip(qs, ks, vs, buckets, masks, strict=True)
     out = torch.cat([_within_bucket(*part, p=p) for part in parts])
@@ -247,7 +246,7 @@ def _within_bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, mask: Mask, 
     num_heads, is_self = q.shape[1], bucket.keys is bucket.queries
     q, k, v = (x.reshape(num, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
     mask = mask.within(max(length, num_keys))
-    is_by_products = mask.bias is not None or (
+    is_by_products = mask.has_own_scores or (
         q.device.type == "cpu" and (q.dtype == torch.bfloat16 or p > 0)
     )
     seen = is_blind = None
@@ -260,7 +259,7 @@ def _within_bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, mask: Mask, 
     else:
         seen, is_blind = bucket_seen(bucket, mask, q.device)
     if is_by_products:
-        out = _products(q, k, v, seen, mask.bias, p)
+        out = _products(q, k, v, seen, mask, p)
     else:
         is_causal = mask.is_causal and seen is None
         out = F.scaled_dot_product_attention(
@@ -271,31 +270,31 @@ def _within_bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, mask: Mask, 
     return out.transpose(1, 2).reshape(num * length, num_heads, -1)
 
 
-def _products(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, p: float
-) -> Tensor:
+def _products(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, mask: Mask, p: float) -> Tensor:
     """Return attention by two plain products: on a CPU in bf16 three times as fast as SDPA.
 
     Args:
         q: floats (S, H, L, K)
         k: floats (S, H, L', K)
         v: as k
-        mask: bool (L, L') or (S, 1, 1 or L, L'), or None where all see all
-        bias: floats (H, L, L'), or of longer sequences, or of ones without their padding, or None
+        seen: bool (L, L') or (S, 1, 1 or L, L'), or None where all see all
+        mask: its bias may be that of longer sequences, or of ones without their padding
         p: probability with which a weight is set to 0
     """
-    shape, num_keys = q.shape, k.shape[2]
+    if mask.relative is not None:
+        return relative_products(q, k, v, seen, mask.relative, p)
+    shape, num_keys, bias = q.shape, k.shape[2], mask.bias
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (S x H, L, K)
     added = q.new_zeros(())
-    if mask is not None:
-        added = q.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+    if seen is not None:
+        added = q.new_zeros(seen.shape).masked_fill_(~seen, float("-inf"))
     if bias is not None:
         room = (0, num_keys - bias.shape[2], 0, shape[2] - bias.shape[1])  # below 0: cut off
         added = added + F.pad(bias, room).to(q.dtype)  # (H, L, L') or (S, H, L, L')
         added = added.expand(shape[0], -1, -1, -1).flatten(0, 1)
     elif added.dim() == 4:
         added = added.expand(-1, shape[1], -1, -1).flatten(0, 1)  # (S x H, 1 or L, L')
-    beta = float(mask is not None or bias is not None)
+    beta = float(seen is not None or bias is not None)
     scores = torch.baddbmm(added, q, k.mT, beta=beta, alpha=shape[-1] ** -0.5)
     return torch.bmm(dropout(scores.softmax(dim=-1), p), v).view(shape)
 
@@ -309,8 +308,8 @@ def _padded(
     seen, is_blind = padded_seen(queries, keys, mask, (rows, key_rows))
     sequence, place = places(queries, len(q))
     q, k, v = (x[at].transpose(1, 2) for x, at in ((q, rows), (k, key_rows), (v, key_rows)))
-    if mask.bias is not None:
-        out = _products(q, k, v, seen, mask.bias, p)
+    if mask.has_own_scores:
+        out = _products(q, k, v, seen, mask.of_rows(lambda x: x[rows], lambda x: x[key_rows]), p)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
     if is_blind is not None:
@@ -324,8 +323,9 @@ def _varlen_can(mask: Mask, *, is_self: bool) -> bool:
     Its places are counted from the ends of the two sides: between sides of different lengths they
     are not ours.
     """
-    is_known = mask.is_plain and mask.bias is None and (VARLEN_TAKES_WINDOW or mask.window is None)
-    return is_known and (is_self or not (mask.is_causal or mask.window is not None))
+    if mask.has_own_scores or not (VARLEN_TAKES_WINDOW or mask.window is None):
+        return False
+    return mask.is_plain and (is_self or not (mask.is_causal or mask.window is not None))
 
 
 def _varlen(

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmmodel.layers.relative import OfRows, Relative, pair_of_rows
+
 # ---- Buckets: sequences of nearly equal length side by side
 
 
@@ -201,6 +203,8 @@ class Mask:
     """How many places to either side a query sees; None: all."""
     bias: Tensor | None = None
     """Floats (H, L, L'): added to the score of query place i and key place j, in every sequence."""
+    relative: Relative | None = None
+    """What is added to a score by distance and segment, given the query."""
 
     def __post_init__(self) -> None:
         if self.is_causal and self.ranks is not None:
@@ -213,6 +217,21 @@ class Mask:
         """Whether every row of the longest sequences sees something, as itself: no special case."""
         return self.ranks is None and not self.is_strict
 
+    @property
+    def shows_itself(self) -> bool:
+        """Whether every row of sequences that attend to themselves sees itself."""
+        return not self.is_strict and (self.ranks is None or self.ranks[0] is self.ranks[1])
+
+    @property
+    def has_own_scores(self) -> bool:
+        """Whether something is added to the scores, which ready-made kernels don't know."""
+        return self.bias is not None or self.relative is not None
+
+    @property
+    def knows_rows(self) -> bool:
+        """Whether something is told of each row."""
+        return self.ranks is not None or self.relative is not None
+
     def within(self, length: int) -> Mask:
         """Return the mask of sequences of at most `length` rows: a window that hides none is gone.
 
@@ -222,6 +241,39 @@ class Mask:
         """
         is_idle = self.window is not None and self.window >= length - 1
         return replace(self, window=None) if is_idle else self
+
+    def of_rows(self, of_queries: OfRows, of_keys: OfRows) -> Mask:
+        """Return the same of other rows, which two functions take from those of each side."""
+        ranks = self.ranks and pair_of_rows(self.ranks, of_queries, of_keys)
+        relative = self.relative and self.relative.of_rows(of_queries, of_keys)
+        return replace(self, ranks=ranks, relative=relative)
+
+
+Filling = tuple[Tensor, int, list[int]]
+
+
+def split_mask(mask: Mask, queries: Filling, keys: Filling) -> list[Mask]:
+    """Return the masks of buckets, whose rows are filled up.
+
+    Args:
+        mask: of all rows
+        queries: the row of each once all are filled up, int64 (Q,), all rows, those of each bucket
+        keys: the same
+    """
+    if not mask.knows_rows:
+        return [mask] * len(queries[2])
+
+    def cut(side: Filling) -> list[OfRows]:
+        rows, num_rows, sizes = side
+        ends = np.cumsum(sizes)
+        return [
+            lambda x, first=end - size, end=end: put_rows(x, rows, num_rows)[first:end]  # type: ignore[misc]
+            for size, end in zip(sizes, ends.tolist(), strict=True)
+        ]
+
+    own = cut(queries)
+    other = own if keys is queries else cut(keys)
+    return [mask.of_rows(*pair) for pair in zip(own, other, strict=True)]
 
 
 def places(side: Side, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -258,6 +310,8 @@ def bucket_seen(bucket: Bucket, mask: Mask, device: torch.device) -> tuple[Tenso
         num = len(bucket.queries.lengths)
         rank_q, rank_k = (rank.view(num, -1) for rank in mask.ranks)
         seen = seen & _ordered(rank_q[:, None, :, None], rank_k[:, None, None, :], mask.is_strict)
+    if is_self and mask.shows_itself:  # and so may padding
+        return seen | torch.eye(bucket.keys.length, dtype=torch.bool, device=device), None
     is_blind = ~seen.any(dim=-1, keepdim=True)
     return seen | is_blind, is_blind
 

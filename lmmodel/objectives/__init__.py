@@ -19,11 +19,12 @@ from lmmodel.objectives.objective import (
     modules_of,
     num_parameters,
 )
+from lmmodel.objectives.permuted import PLM
 from lmmodel.objectives.tokens import CLM, HYBRID, MLM, MLM_NSP, MLM_SOP, RTD, SIMCSE
 
 OBJECTIVES |= {
     "mlm": MLM, "mlm+nsp": MLM_NSP, "mlm+sop": MLM_SOP, "clm": CLM, "hybrid": HYBRID,
-    "rtd": RTD, "simcse": SIMCSE,
+    "rtd": RTD, "plm": PLM, "simcse": SIMCSE,
     "t5": T5, "bart": BART,
 }  # fmt: skip
 
@@ -45,6 +46,9 @@ def check_fits(config: ObjectiveConfig, model: ModelConfig, recipe: Recipe | Non
             "reads a source and writes a target that begins with its "
             f"{family.decoder_start} token" if family.is_encoder_decoder
             else "only sees what came before" if family.is_causal
+            else "is told the order in which tokens are read" if family.is_two_stream
+            else "has no queries of their own for hidden tokens, which are needed here"
+            if own.recipe.corruption_traits.orders
             else "has no decoder, and what is learned here needs one"
         )  # fmt: skip
         fitting = " or ".join(other for other, known in OBJECTIVES.items() if known.fits(family))

@@ -172,7 +172,7 @@ class ContrastTerm:
             found["alignment"] = alignment(asked.numpy(), answers.numpy())
             nearest = (asked @ answers.T).argmax(1)
             is_right = labels[nearest, 1, 1] == labels[:, 1, 1]
-            found["accuracy"] = float(is_right.double().mean())
+            found["answers_found"] = float(is_right.double().mean())
         return found
 
 

@@ -41,7 +41,7 @@ class ObjectiveConfig:
     """What is learned."""
 
     name: str = "mlm+nsp"
-    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (rows of both kinds), rtd, simcse."""
+    """One of `OBJECTIVES`: mlm, mlm+nsp, mlm+sop, clm, hybrid (both), rtd, plm, simcse."""
     pair_weight: float = 1.0
     """Weight of the pair loss (nsp, sop) beside the token loss; above 0."""
     causal_share: float = 0.5
@@ -245,11 +245,14 @@ class Definition:
 
     @property
     def corruption(self) -> str | None:
-        """The corruption that makes its sources and targets; it can't do with another."""
-        return self.recipe.corruption if self.has_targets else None
+        """The corruption that makes its sources and targets, or orders; it needs that one."""
+        is_needed = self.has_targets or self.recipe.corruption_traits.orders
+        return self.recipe.corruption if is_needed else None
 
     def fits(self, family: Family) -> bool:
         """Return whether models of a family can learn it."""
+        if (orders := self.recipe.corruption_traits.orders) or family.is_two_stream:
+            return orders and family.is_two_stream
         if self.has_targets or family.is_encoder_decoder:
             is_both = self.has_targets and family.is_encoder_decoder
             return is_both and self.decoder_start == family.decoder_start

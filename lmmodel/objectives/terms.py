@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmdata.batch import ExampleBatch, targets_of
+from lmdata.batch import ORDERS, ExampleBatch, targets_of
 from lmdata.ragged import offsets_of
-from lmmodel.batch import IGNORED, TARGET, TOKENS, Batch, Labels
+from lmmodel.batch import IGNORED, QUERIES, TARGET, TOKENS, Batch, Labels
 from lmmodel.cores import summed_cross_entropy
 from lmmodel.families import ModelConfig
 from lmmodel.inference import chunk_rows
@@ -74,6 +74,25 @@ class TokenTerm:
             "top5_accuracy": float((ranks < 5).mean()),
             "unigram_loss": unigram_cross_entropy(labels, vocabulary.counts, vocabulary.is_special),
         }
+
+
+@dataclass(frozen=True)
+class QueryTerm(TokenTerm):
+    """Cross-entropy of the tokens that queries ask for."""
+
+    needs: str = (
+        "an order of tokens, and {source} has none: freeze one by `lmdata mask --recipe xlnet`, or "
+        "train from a token store"
+    )
+
+    def places(self, examples: ExampleBatch) -> np.ndarray:
+        """As in `Term`."""
+        has_order = ORDERS.name in examples.arrays()
+        return examples.flat_masked_positions() if has_order else np.zeros(0, np.int64)
+
+    def labels(self, batch: Batch) -> Labels:
+        """As in `TokenTerm`."""
+        return batch.streams[QUERIES].labels[TOKENS]
 
 
 @dataclass(frozen=True)

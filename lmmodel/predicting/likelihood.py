@@ -166,8 +166,9 @@ def token_scores(
 def _score(model: Transformer, job: _Job, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of a job and their log-probabilities, float64 (P,)."""
     device = run.device
-    hidden = model(job.batch.to(device), is_causal=run.is_causal, rows=job.rows.to(device))
     own = run.objective.token_scores
+    ask = model.guess if own is None else model
+    hidden = ask(job.batch.to(device), is_causal=run.is_causal, rows=job.rows.to(device))
     if own is not None:
         return job.tokens, own(model, hidden).double().cpu().numpy()
     sources, labels = job.sources.to(device), job.labels.to(device)

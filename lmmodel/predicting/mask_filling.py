@@ -150,7 +150,7 @@ def _pack(encoded: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Batch:
 
 
 def _logits(model: Transformer, batch: Batch) -> Tensor:
-    hidden = model(batch, rows=batch.masked_positions)
+    hidden = model.guess(batch, rows=batch.masked_positions)
     return model.lm_logits(hidden).float().cpu()
 
 

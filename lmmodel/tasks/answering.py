@@ -52,6 +52,8 @@ from lmmodel.texts import (
 MAX_ANSWER_TOKENS = 30
 UNANSWERABLE = "unanswerable"
 """The only label of a model that was shown questions which their passages do not answer."""
+_WITHOUT_DROPOUT = frozenset({"bert", "gpt2", "roberta", "albert", "electra", "xlnet"})
+"""Families whose class drops no features before its last layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +82,9 @@ class AnsweringTask(Task[QuestionRows]):
     stock = StockClass(
         suffix="QuestionAnswering",
         pipeline_tag="question-answering",
-        classifiers=dict.fromkeys(
-            ("bert", "gpt2", "roberta", "albert", "electra", "distilbert"), "qa_outputs"
-        ),
-        without_dropout=frozenset({"bert", "gpt2", "roberta", "albert", "electra"}),
+        classifiers=dict.fromkeys((*_WITHOUT_DROPOUT, "distilbert"), "qa_outputs"),
+        suffixes={"xlnet": "QuestionAnsweringSimple"},
+        without_dropout=_WITHOUT_DROPOUT,
     )
 
     def owns(self, file: TaskFile) -> bool:

@@ -81,6 +81,7 @@ _STOCK = StockClass(
         "gpt2": "score",
         "roberta": "classifier.out_proj",
         "electra": "classifier.out_proj",
+        "xlnet": "logits_proj",
     },
     without_dropout=frozenset({"gpt2"}),
     without_bias=frozenset({"gpt2"}),

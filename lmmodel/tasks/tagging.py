@@ -145,6 +145,7 @@ class TaggingTask(Task[WordRows]):
     stock = StockClass(
         suffix="TokenClassification",
         pipeline_tag="token-classification",
+        without_dropout=frozenset({"xlnet"}),
         note="A word's label is that of its first piece; the others were not trained.",
     )
 

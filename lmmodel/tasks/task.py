@@ -94,6 +94,8 @@ class StockClass:
     problem_type: str | None = None  # as its config.json says
     classifiers: Mapping[str, str] = field(default_factory=dict)
     """What the last layer is called, by family, where not "classifier"."""
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+    """What is behind the prefix, by family, where not `suffix`."""
     without_dropout: frozenset[str] = frozenset()
     """Families whose class drops no features right before the last layer."""
     without_bias: frozenset[str] = frozenset()

@@ -85,7 +85,7 @@ class Optimizer:
 
 def takes_muon(name: str, parameter: Tensor) -> bool:
     """Whether Muon is for this parameter: a matrix of a layer."""
-    return "layers." in name and parameter.ndim == 2
+    return "layers." in name and parameter.ndim == 2 and not name.endswith("bias")
 
 
 def takes_decay(name: str, parameter: Tensor, *, decay_embeddings: bool) -> bool:
@@ -95,7 +95,8 @@ def takes_decay(name: str, parameter: Tensor, *, decay_embeddings: bool) -> bool
         >>> takes_decay("layers.0.mlp.input.weight", torch.ones(2, 3), decay_embeddings=False)
         True
     """
-    return parameter.ndim >= 2 and (decay_embeddings or "embeddings." not in name)
+    is_matrix = parameter.ndim >= 2 and not name.endswith("bias")
+    return is_matrix and (decay_embeddings or "embeddings." not in name)
 
 
 def make_adamw(

@@ -13,7 +13,6 @@ import torch
 from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.batch import TARGET
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
 from lmmodel.data import Rows, TrainingData
@@ -364,8 +363,8 @@ def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
     tokens = max(tokens, length)
     objective = make_objective(config.objective)
     streams = None
-    if objective.definition.has_targets:
-        found = stream_tokens(_sample(stages))
+    found = stream_tokens(_sample(stages))
+    if len(found) > 1:
         total = sum(int(own.sum()) for own in found.values())
         streams = {
             name: max(length, math.ceil(tokens * int(own.sum()) / total))
@@ -375,7 +374,7 @@ def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
     rate = objective.most_labels(config.recipe)
     most_labels = min(tokens, math.ceil(1.3 * rate * tokens) + 64)
     if streams is not None:
-        most_labels = streams[TARGET]
+        most_labels = list(streams.values())[-1]  # targets, or queries: all are asked
     return Shape(
         num_tokens=tokens,
         num_sequences=4 * -(-tokens // length) + 8,

@@ -298,6 +298,10 @@ def estimate_memory(config: TrainConfig, batch: StepBatch, num_processes: int = 
     tokens = max(micro.batch.num_tokens for micro in batch.micro_batches)
     labels = max(micro.batch.num_labels for micro in batch.micro_batches)
     width = 12 * model.hidden_size + 3 * model.intermediate_size
+    if model.traits.is_two_stream:  # scores by content and by distance, and weights
+        longest = max(own.max_seqlen for micro in batch.micro_batches
+                      for own in micro.batch.streams.values())  # fmt: skip
+        width += 5 * model.num_attention_heads * longest
     activations = tokens * model.num_hidden_layers * width * number_bytes
     logits = labels * model.vocab_size * (number_bytes + 8)
     num_weights = num_parameters(config.objective, model)

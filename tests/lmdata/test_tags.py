@@ -28,6 +28,7 @@ from lmdata.selection import (
     RECIPES,
     find_first_failed,
     open_selection,
+    recipe_condition,
     select_documents,
     split_keys,
 )
@@ -167,6 +168,9 @@ def test_tags_say_what_is_shared_with_evaluations(corpus: Path, tmp_path: Path) 
         bytes=evaluations[0].bytes, xxh3=evaluations[0].xxh3, texts=1, short_texts=1, passed_over=1
     )
     assert "share text with evaluations" in manifest.notes[-1]
+    where = recipe_condition("english", manifest)
+    assert where == f"{RECIPES['english']} and not contaminated_gpt3"
+    assert recipe_condition("distinct", manifest) == RECIPES["distinct"]
 
 
 def test_a_build_that_was_stopped_goes_on_at_the_next_unit(

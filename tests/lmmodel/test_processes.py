@@ -40,6 +40,12 @@ OVERRIDES = (
 EVERYTHING = {
     "ddp": ("parallel=ddp", "objective.name=mlm+nsp"),
     "fsdp2": ("parallel=fsdp2", "objective.name=mlm+nsp"),
+    "ddp plm": (
+        "parallel=ddp", "objective.name=plm", "model.family=xlnet", "model.hidden_size=30",
+    ),
+    "fsdp2 plm": (
+        "parallel=fsdp2", "objective.name=plm", "model.family=xlnet", "model.hidden_size=30",
+    ),
     "fsdp2 hybrid, AdamW": (
         "parallel=fsdp2", "objective.name=hybrid", "model.family=modern", "optimizer.name=adamw",
         "model.hidden_size=30", "model.num_attention_heads=5",
