@@ -9,6 +9,7 @@ import click
 
 from lmdata.config import json_values
 
+from .experts import open_experts
 from .inputs import (
     TEXT,
     Given,
@@ -57,17 +58,23 @@ def classify(
     Example: lmmodel classify entailment/ --file pairs.csv --output told.csv
     """
     from lmmodel.predicting.answering import classify as classify_texts
+    from lmmodel.routing.folder import is_experts
 
     if second is not None and (len(texts) != 1 or file is not None):
         raise click.UsageError("--pair goes with one text; a --file has both, a tab between them")
     if second is not None:
         check_is_text(second, "--pair takes a text; --file reads pairs, a tab between them")
     with writing_answers(output, overwrite=overwrite) as partial:
-        tuned, given = open_and_read(model, texts, file, "classify", device, layout)
+        team = open_experts(model, device) if is_experts(model) else None
+        single = model if team is None else Path(team.record.parent.run)
+        tuned, given = open_and_read(single, texts, file, "classify", device, layout)
         firsts, seconds = given.texts, given.seconds if second is None else [second]
         if seconds is None and given.rows is None and tuned.record.has_pairs:
             firsts, seconds = split_at_tab(given.texts)
-        found = classify_texts(tuned, firsts, seconds)
+        if team is None:
+            found = classify_texts(tuned, firsts, seconds)
+        else:
+            found = team.classify(firsts, seconds)
         write_answers(partial, output, given, classification_columns(found.answers))
     lines = classification_lines(found.answers)
     records = json_values(found.answers)

@@ -158,7 +158,18 @@ def evaluate_data(
     """Return the held-out figures of a run, for machines and for people."""
     from lmmodel.counting.folder import is_ngrams
     from lmmodel.evaluation import evaluate_run, evaluate_sources
+    from lmmodel.routing.folder import is_experts
 
+    if is_experts(run):
+        from lmmodel.experts import evaluate_experts
+
+        if by_source or data is None:
+            raise click.UsageError(
+                f"{run} holds experts: name a token store to evaluate them on, without --by-source"
+            )
+        with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
+            of_experts = evaluate_experts(run, Path(data), progress=line.update, **options)
+        return of_experts.figures(), evaluation_lines(of_experts)
     if is_ngrams(run):
         from lmmodel.ngrams import evaluate_ngrams
 

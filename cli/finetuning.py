@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .experts import trained_lines
 from .inputs import layout_options
 from .options import (
     config_option,
@@ -26,7 +27,6 @@ from .summaries import ProgressLine, aligned, duration, figure
 
 if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
-    from lmmodel.adapters import Trained
     from lmmodel.finetuner import FinetuneResult
     from lmmodel.finetuning.data import FinetuneConfig
     from lmmodel.finetuning.fit import FitProgress
@@ -223,15 +223,6 @@ def finetuning_progress(now: FitProgress) -> tuple[int, int, str]:
     best = "" if now.best is None else f", best {now.best:.4f}"
     loss = "" if now.loss is None else f": loss {now.loss:.4f}"
     return now.step, now.num_steps, f"seed {now.seed}{loss}{best}"
-
-
-def trained_lines(trained: Trained) -> list[str]:
-    """Return a table of what of a model is trained and what stays as it is."""
-    rows = [("", "tensors", "numbers")]
-    rows += [(kind, f"{tensors:,}", f"{count:,}") for kind, (tensors, count, _) in
-             sorted(trained.rows.items(), key=lambda row: not row[1][2])]  # fmt: skip
-    share = trained.num_trained / (trained.num_trained + trained.num_frozen)
-    return [*aligned(rows), f"trained: {trained.num_trained:,} numbers, {share:.2%} of the model"]
 
 
 def finetuning_lines(result: FinetuneResult) -> list[str]:

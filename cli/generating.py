@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmdata.config import json_values
 
+from .experts import open_experts
 from .summaries import ProgressLine
 
 if TYPE_CHECKING:
@@ -62,8 +63,11 @@ def _go_on(
     from lmmodel.counting.folder import is_ngrams
     from lmmodel.ngrams import load_ngrams
     from lmmodel.predicting.generation import generate
+    from lmmodel.routing.folder import is_experts
     from lmmodel.trained import load_run
 
+    if is_experts(run):
+        return open_experts(run, device).generate(texts, config)
     if is_ngrams(run):
         return load_ngrams(run).generate(texts, config)
     model = load_run(run, device=device)

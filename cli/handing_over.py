@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lmmodel.exporting import Export
+    from lmmodel.handover.adapter import AdapterExport
     from lmmodel.importing import Import
 
 FOLDER = click.Path(path_type=Path)
@@ -41,12 +42,13 @@ MAX_LISTED = 3
     type=click.Choice(["hf", "arpa"]),
     help="arpa: of an n-gram model, a text file that KenLM and others read.  [default: what fits]",
 )
+@click.option("--adapter", is_flag=True, help="Of a branch of LoRA: its pairs alone, for PEFT.")
 @overwrite_option
 @json_option
 @quiet_option
 def export(
-    run: Path, output: Path, onnx: bool, form: str | None, overwrite: bool, as_json: bool,
-    quiet: bool,
+    run: Path, output: Path, onnx: bool, form: str | None, adapter: bool, overwrite: bool,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write a folder that stock Hugging Face classes open, and prove that the numbers agree.
 
@@ -56,8 +58,14 @@ def export(
     \b
     Example: lmmodel export runs/wiki wiki-bert/
     Example: lmmodel export runs/wiki-token-classification tagger/ --onnx
+    Example: lmmodel export runs/law law-adapter/ --adapter
     Example: lmmodel export runs/5gram wiki.arpa --format arpa
     """
+    if adapter:
+        if onnx or form:
+            raise click.UsageError("--adapter writes pairs for PEFT: leave --onnx and --format out")
+        pairs = export_pairs(run, output, overwrite=overwrite, quiet=quiet)
+        return echo_result(pairs, as_json=as_json, quiet=quiet, lines=adapter_lines(pairs))
     from lmmodel.counting.folder import is_ngrams
 
     if is_ngrams(run) != (form == "arpa" if form else is_ngrams(run)) or (onnx and is_ngrams(run)):
@@ -81,21 +89,36 @@ def export(
 @click.command("import")
 @click.argument("folder", type=FOLDER)
 @click.argument("output", type=FOLDER)
+@click.option("--parent", type=FOLDER, help="Of an adapter of PEFT: the run of its base model.")
 @overwrite_option
 @json_option
 @quiet_option
-def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: bool) -> None:
+def import_(
+    folder: Path, output: Path, parent: Path | None, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
     """Make a run of a BERT, ModernBERT or GPT-2 folder: to evaluate, fine-tune or train on.
 
     FOLDER holds config.json, model.safetensors (or its parts with their index) and the tokenizer.
 
     \b
     Example: lmmodel import bert-base-uncased/ runs/bert
+    Example: lmmodel import law-adapter/ runs/law --parent runs/bert
     \b
     Going on with text of your own:
       lmdata tokenize corpus/ --tokenizer runs/bert
       lmmodel train tokens/ --init-from runs/bert --output runs/mine
     """
+    if parent is not None:
+        from lmmodel.handover.adapter import import_adapter
+
+        branch = import_adapter(folder, parent, output, overwrite=overwrite)
+        line = (f"{branch.output}/  a branch of {branch.parent}: {branch.num_parameters:,} "
+                f"parameters, rank {branch.rank}, on {', '.join(branch.targets)}")  # fmt: skip
+        return echo_result(branch, as_json=as_json, quiet=quiet, lines=[line])
+    if (folder / "adapter_config.json").is_file():
+        raise click.UsageError(
+            f"{folder} is an adapter of PEFT: name the run of its base model by --parent"
+        )
     from lmmodel.handover.settings import check_described
 
     check_described(folder)
@@ -104,7 +127,7 @@ def import_(folder: Path, output: Path, overwrite: bool, as_json: bool, quiet: b
     with ProgressLine("importing", quiet=quiet):
         result = import_checkpoint(folder, output, overwrite=overwrite)
     lines = import_lines(result)
-    echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+    return echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
 
 
 class Weights(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -154,6 +177,25 @@ def merge(
         for one in result.branches
     ])  # fmt: skip
     echo_result(result, as_json=as_json, quiet=quiet, lines=lines)
+
+
+def export_pairs(run: Path, output: Path, *, overwrite: bool, quiet: bool) -> AdapterExport:
+    """Write the pairs of a branch."""
+    from lmmodel.handover.adapter import export_adapter
+
+    with ProgressLine("exporting", quiet=quiet):
+        return export_adapter(run, output, overwrite=overwrite)
+
+
+def adapter_lines(result: AdapterExport) -> list[str]:
+    """Return what was exported, and the proof."""
+    difference = result.max_logit_difference
+    return [
+        f"{result.output}/  {result.num_modules} pairs, {result.num_parameters:,} parameters: "
+        f"peft.PeftModel.from_pretrained opens it on the export of {result.parent}",
+        "  peft is not installed: the logits were not compared" if difference is None else
+        f"  largest difference of logits to peft: {difference:.2g}",
+    ]  # fmt: skip
 
 
 def export_lines(result: Export) -> list[str]:

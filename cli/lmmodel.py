@@ -14,6 +14,7 @@ from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import answering, predicting
 from .evaluating import count, diagnose, evaluate
+from .experts import experts, trained_lines
 from .finetuning import finetune
 from .handing_over import export, import_, merge, serve
 from .options import (
@@ -115,6 +116,12 @@ def main() -> None:
     type=click.Choice(["full", "ffn", "head", "bias", "lora"]),
     help="With --init-from: what of its model is trained, the rest stays to the bit; lora: thin "
     "pairs beside the matrices (--set lora.rank=8).  [default: full]",
+)
+@click.option(
+    "--replay",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="With --init-from: share of the examples that are of its data, against forgetting; 0 only "
+    "tells how much is forgotten.",
 )
 @click.option(
     "--num-steps",
@@ -337,7 +344,9 @@ def wanted_config(
 
 def show_training(line: ProgressLine, now: TrainProgress) -> None:
     """Show a report of a running training; what is said once stays on a line of its own."""
-    if now.message is not None:
+    if now.trained is not None:
+        line.say("\n".join(trained_lines(now.trained)))
+    elif now.message is not None:
         line.say(f"step {now.step}: {now.message}")
     else:
         line.update(now.step, now.num_steps, training_note(now))
@@ -367,5 +376,6 @@ main.add_command(export)
 main.add_command(import_)
 main.add_command(serve)
 main.add_command(merge)
+main.add_command(experts)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

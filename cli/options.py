@@ -36,7 +36,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Hand it over": ("export",),
     },
     "lmmodel": {
-        "Make a model": ("train", "objectives", "import", "finetune", "merge", "count"),
+        "Make a model": ("train", "objectives", "import", "finetune", "merge", "experts", "count"),
         "Judge it": ("evaluate", "diagnose", "report"),
         "Ask it": ("fill-mask", "score", "embed", "generate"),
         "Ask a fine-tuned one": ("classify", "tag", "answer"),

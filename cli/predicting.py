@@ -10,6 +10,7 @@ import click
 
 from lmdata.config import json_values
 
+from .experts import open_experts
 from .generating import go_on, write
 from .inputs import (
     TEXT,
@@ -77,6 +78,7 @@ def fill_mask(
     """
     from lmmodel.predicting.given import PLAIN
     from lmmodel.predicting.mask_filling import fill_mask as fill
+    from lmmodel.routing.folder import is_experts
     from lmmodel.trained import load_run
 
     if held_out is not None:
@@ -87,7 +89,10 @@ def fill_mask(
         raise click.UsageError("--num-texts is for --held-out")
     with writing_answers(output, overwrite=overwrite) as partial:
         given = read_given(texts, file, PLAIN, **layout)
-        filled = fill(load_run(run, device=device or "auto"), given.texts, top_k=top_k)
+        if is_experts(run):
+            filled = open_experts(run, device).fill_mask(given.texts, top_k=top_k)
+        else:
+            filled = fill(load_run(run, device=device or "auto"), given.texts, top_k=top_k)
         write_answers(partial, output, given, filling_columns(filled))
     records = [
         {"text": text, "masks": json_values(places)}
@@ -164,8 +169,15 @@ def _score(
     """Return what the scores of texts are, and the scores."""
     from lmmodel.counting.folder import is_ngrams
     from lmmodel.predicting.likelihood import log_likelihoods
+    from lmmodel.routing.folder import is_experts
     from lmmodel.trained import load_run
 
+    if is_experts(run):
+        if start_token is not None:
+            raise click.UsageError(f"{run} holds experts: leave --start-token out")
+        team = open_experts(run, device)
+        kind = "log-likelihood" if team.runs[-1].is_causal else "pseudo-log-likelihood"
+        return kind, team.score(texts)
     if is_ngrams(run):
         from lmmodel.ngrams import load_ngrams
 
@@ -204,16 +216,21 @@ def embed(
 
     from lmmodel.predicting.given import PLAIN, TABLE_SUFFIXES
     from lmmodel.predicting.likelihood import embed as embed_texts
+    from lmmodel.routing.folder import is_experts
     from lmmodel.trained import load_run
 
     suffixes = (".npy", *TABLE_SUFFIXES)
     with writing_answers(output, overwrite=overwrite, suffixes=suffixes) as partial:
         given = read_given(texts, file, PLAIN, **layout)
-        model = load_run(run, device=device or "auto")
         with ProgressLine("embedding", unit="texts", quiet=quiet or as_json) as line:
-            found = embed_texts(
-                model, given.texts, normalize=not no_normalize, progress=line.update
-            )
+            if is_experts(run):
+                team = open_experts(run, device)
+                found = team.embed(given.texts, normalize=not no_normalize)
+            else:
+                model = load_run(run, device=device or "auto")
+                found = embed_texts(
+                    model, given.texts, normalize=not no_normalize, progress=line.update
+                )
         if partial is not None and output is not None and output.suffix == ".npy":
             with partial.open("wb") as array:
                 np.save(array, found.vectors)

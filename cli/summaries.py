@@ -350,6 +350,7 @@ def training_lines(summary: Summary) -> list[str]:
         lines.append(f"  training loss   {summary.loss:.4f}")
     if summary.evaluation is not None:
         lines += evaluation_lines(summary.evaluation)
+    lines += [f"  {one.sentence}" for one in (summary.forgotten,) if one is not None]
     return lines + [f"  note: {note}" for note in summary.notes]
 
 

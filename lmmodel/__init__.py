@@ -27,20 +27,22 @@ if TYPE_CHECKING:
     from lmmodel.finetuning.fit import FitProgress
     from lmmodel.ngrams import NgramModel
     from lmmodel.predicting.answering import FileScores
+    from lmmodel.routing.team import Experts
     from lmmodel.training.loop import Summary
     from lmmodel.training.reporting import Listener
 
 __all__ = ["evaluate", "export", "finetune", "load", "serve", "train"]
 
 
-def load(path: Path | str, device: str = "auto") -> Pretrained | Specialist | NgramModel:
+def load(path: Path | str, device: str = "auto") -> Pretrained | Specialist | NgramModel | Experts:
     """Return the model in a folder, ready to answer.
 
     Args:
         path: what `lmmodel train` or `lmmodel import` wrote: a `Pretrained`, with `.fill_mask`,
             `.score`, `.embed` and `.generate`; or what `lmmodel finetune` wrote: a `Specialist`,
             with `.classify`, `.tag` and `.answer`; or what `lmmodel count` wrote: an `NgramModel`,
-            with `.score` and `.generate`
+            with `.score` and `.generate`; or what `lmmodel experts` wrote: `Experts`, with
+            `.route` and what a `Pretrained` has
         device: "auto" (a GPU if there is one), "cpu" or "cuda"
 
     Raises:
@@ -51,7 +53,12 @@ def load(path: Path | str, device: str = "auto") -> Pretrained | Specialist | Ng
     from lmmodel.asking import load_pretrained, load_specialist
     from lmmodel.counting.folder import is_ngrams
     from lmmodel.finetuning.folder import is_fine_tuned
+    from lmmodel.routing.folder import is_experts
 
+    if is_experts(path):
+        from lmmodel.routing.team import load_experts
+
+        return load_experts(path, device)
     if is_ngrams(path):
         from lmmodel.ngrams import load_ngrams
 

@@ -5,7 +5,7 @@ and is equal to the bit afterwards. LoRA (Hu et al., 2021) learns B A of low ran
 of the layers; a matrix that merges several, such as query, key and value, has a pair for each. What
 is kept of it is the sum, W + B A, so that nothing downstream knows of pairs.
 
-P parts of a matrix, R rank, I inputs, O outputs of a part.
+P maps of a matrix that have a pair, R rank, I inputs, O outputs of a map.
 """
 
 from __future__ import annotations
@@ -22,9 +22,42 @@ from torch import Tensor, nn
 from lmmodel.cores import cast
 from lmmodel.errors import FitError
 from lmmodel.model import Linear
-from lmmodel.optimizing import LoraConfig, Part, num_parts
+from lmmodel.optimizing import LoraConfig, Part, Target
 
 PAIR = (".lora_a", ".lora_b")  # what parameters of a pair end with
+
+# What of the maps of attention and of feed-forward networks our matrices are, by their last names.
+_MAPS: Mapping[tuple[str, str], tuple[Target, ...]] = {
+    ("attention", "qkv"): ("query", "key", "value"),
+    ("cross_attention", "queries"): ("query",),
+    ("cross_attention", "keys_values"): ("key", "value"),
+    ("attention", "output"): ("output",),
+    ("cross_attention", "output"): ("output",),
+    ("mlp", "input"): ("mlp_input",),
+    ("mlp", "output"): ("mlp_output",),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How many maps a matrix merges along its rows, and which of them have a pair."""
+
+    num: int
+    chosen: tuple[int, ...]
+
+
+def find_parts(name: str, lora: LoraConfig) -> Parts:
+    """Return which maps of a matrix have a pair; a matrix of no known name is one map that has.
+
+    Example:
+        >>> find_parts("layers.0.attention.qkv", LoraConfig(targets=("query", "value")))
+        Parts(num=3, chosen=(0, 2))
+    """
+    module, _, own = name.rpartition(".")
+    maps = _MAPS.get((module.rpartition(".")[2], own))
+    if maps is None:
+        return Parts(1, (0,))
+    return Parts(len(maps), tuple(i for i, part in enumerate(maps) if part in lora.targets))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,34 +89,62 @@ class Trained:
 
 
 class LoraLinear(Linear):
-    """x W' + b + scale (x A') B', of which A and B are trained."""
+    """x W' + b + scale (x A') B', of which A and B are trained; the weights are those of another.
 
-    def __init__(self, linear: Linear, num_parts: int, config: LoraConfig, seed: int) -> None:
+    Of a matrix that merges several, each chosen one has a pair of its own.
+    """
+
+    def __init__(self, linear: Linear, config: LoraConfig, parts: Parts, seed: int | None) -> None:
+        """`seed` of None leaves the pairs without numbers."""
         super().__init__(1, 1, bias=False, device="meta")  # no weights but those of `linear`
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        rows = self.out_features // num_parts
+        rows = self.out_features // parts.num
         if config.rank > min(rows, self.in_features):
             raise FitError(
                 f"lora.rank={config.rank} is above the {min(rows, self.in_features)} features of a "
                 "matrix of this model: choose a lower one"
             )
-        self.scale = config.scale
-        generator = torch.Generator().manual_seed(seed)
-        first = torch.empty(num_parts, config.rank, self.in_features)
-        bound = 1 / math.sqrt(self.in_features)
-        first.uniform_(-bound, bound, generator=generator)
+        self.scale, self.parts = config.scale, parts
+        first = torch.empty(len(parts.chosen), config.rank, self.in_features)
+        if seed is not None:
+            bound = 1 / math.sqrt(self.in_features)
+            first.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
         device = linear.weight.device
         self.lora_a = nn.Parameter(first.to(device))  # (P, R, I)
-        self.lora_b = nn.Parameter(torch.zeros(num_parts, rows, config.rank, device=device))
+        second = torch.zeros(len(parts.chosen), rows, config.rank, device=device)
+        self.lora_b = nn.Parameter(second)  # (P, O, R)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return floats (..., P O)."""
-        num_pairs, rank, _ = self.lora_a.shape
-        thin = F.linear(x, cast(self.lora_a, x.dtype).flatten(0, 1))  # (..., P R)
-        thin = thin.view(*thin.shape[:-1], num_pairs, 1, rank)
-        added: Tensor = thin @ cast(self.lora_b, x.dtype).mT  # (..., P, 1, O)
-        return super().forward(x) + self.scale * added.flatten(-3)
+        """Return floats (..., out_features)."""
+        added = add_thin(
+            x, cast(self.lora_a, x.dtype), cast(self.lora_b, x.dtype), self.scale, self.parts
+        )
+        return super().forward(x) + added
+
+
+def add_thin(x: Tensor, first: Tensor, second: Tensor, scale: float, parts: Parts) -> Tensor:
+    """Return what pairs add to the product of a matrix: floats (..., out_features).
+
+    Args:
+        x: floats (..., I)
+        first: floats (P, R, I), the A of each pair
+        second: floats (P, O, R), the B of each pair
+        scale: of all of it
+        parts: which stretches of the product they add to; the others get zeros
+    """
+    thin = scale * F.linear(x, first.flatten(0, 1))  # (..., P R)
+    if parts.num == 1:
+        return F.linear(thin, second[0])
+    found = iter(zip(thin.chunk(len(first), dim=-1), second, strict=True))
+    rows = second.shape[1]
+    return torch.cat(
+        [
+            F.linear(*next(found)) if part in parts.chosen else x.new_zeros(*x.shape[:-1], rows)
+            for part in range(parts.num)
+        ],
+        dim=-1,
+    )
 
 
 def choose_trained(
@@ -105,7 +166,7 @@ def choose_trained(
     if part not in get_args(Part):
         raise ValueError(f"trainable must be one of {', '.join(get_args(Part))}, got {part!r}")
     if part == "lora":
-        _add_pairs(model, lora, seed)
+        add_pairs(model, lora, seed)
     free = {name: p for name, p in model.named_parameters() if p.requires_grad}
     own = {name for name in free if part == "full" or _belongs(name, part)}
     if not own - {name for name in free if part != "head" and name.startswith(new)}:
@@ -130,17 +191,27 @@ def _belongs(name: str, part: Part) -> bool:
     }.get(part, False)
 
 
-def _add_pairs(model: nn.Module, config: LoraConfig, seed: int) -> None:
-    """Put a `LoraLinear` in the place of each matrix of the layers."""
+def add_pairs(model: nn.Module, config: LoraConfig, seed: int | None) -> None:
+    """Put a `LoraLinear` in the place of each matrix of the layers that is chosen.
+
+    Args:
+        model: changed in place
+        config: of the pairs
+        seed: of their numbers; None: they have none yet
+
+    Raises:
+        FitError: the rank is above a matrix's width
+    """
     places = [
-        (name, module)
+        (name, module, find_parts(name, config))
         for name, module in model.named_modules()
-        if isinstance(module, Linear) and "layers." in name
+        if isinstance(module, Linear) and "layers." in name and not name.startswith("extras.")
     ]
-    for number, (name, module) in enumerate(places):
-        parent, _, own = name.rpartition(".")
-        pair = LoraLinear(module, num_parts(f"{name}.weight"), config, seed * 1_000_003 + number)
-        setattr(model.get_submodule(parent), own, pair)
+    for number, (name, module, parts) in enumerate(places):
+        if parts.chosen:
+            parent, _, own = name.rpartition(".")
+            own_seed = None if seed is None else seed * 1_000_003 + number
+            setattr(model.get_submodule(parent), own, LoraLinear(module, config, parts, own_seed))
 
 
 def describe_trained(model: nn.Module, part: str) -> Trained:
@@ -185,8 +256,11 @@ def merged(state: Mapping[str, Tensor], lora: LoraConfig) -> dict[str, Tensor]:
     for name in state:
         if name.endswith(first):
             own = name.removesuffix(first)
-            added = (state[own + second] @ state[name]).flatten(0, 1)  # (P O, I)
-            weights[f"{own}.weight"] = weights[f"{own}.weight"] + lora.scale * added
+            parts, thin = find_parts(own, lora), state[own + second] @ state[name]  # (P, O, I)
+            added = thin.new_zeros(parts.num, *thin.shape[1:])
+            added[list(parts.chosen)] = thin
+            whole = weights[f"{own}.weight"]
+            weights[f"{own}.weight"] = whole + lora.scale * added.flatten(0, 1)
     return weights
 
 

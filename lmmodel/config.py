@@ -77,6 +77,9 @@ class TrainConfig:
     bias, or lora (thin pairs beside the matrices, added to them in what is kept)."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Of trainable=lora."""
+    replay: float | None = None
+    """Share of the examples that are of the data of `init_from`, in [0, 1), against forgetting; how
+    much is forgotten is told. None: neither."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     """Of a teacher (--teacher)."""
     vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
@@ -240,6 +243,13 @@ def _check_stages(stages: tuple[StageConfig, ...]) -> None:
 
 def _check_trainable(config: TrainConfig) -> None:
     check_lora(config.trainable, config.lora)
+    if config.replay is not None and not 0 <= config.replay < 1:
+        raise ValueError(f"replay must be in [0, 1), got {config.replay}")
+    if config.replay is not None and config.init_from is None:
+        raise ValueError(
+            f"replay={config.replay} is of the data of the run that training begins with: name it "
+            "by init_from (--init-from), or leave replay out"
+        )
     if config.trainable == "full":
         return
     if config.init_from is None:

@@ -26,7 +26,7 @@ from lmmodel.loader import MicroBatch, Shape, split_micro_batches
 from lmmodel.objectives import Objective, make_objective
 from lmmodel.objectives.objective import Part, join_scores
 from lmmodel.pair_files import open_training_data
-from lmmodel.record import WEIGHTS_NAME
+from lmmodel.saving.branch import find_weights
 from lmmodel.saving.metrics import METRICS_NAME, read_metrics
 from lmmodel.saving.run import RunRecord, own_data, read_record
 from lmmodel.trained import Run, load_run
@@ -254,5 +254,5 @@ def _look_inside(path: Path, record: RunRecord, data: TrainingData) -> Iterator[
         yield labels_are_others(part, rows, recipe)
         yield pairs_are_told_by_length(rows)
     yield documents_are_copies(data)
-    if (path / WEIGHTS_NAME).is_file():
+    if find_weights(path):
         yield model_predicts_other_places(load_run(path), data)

@@ -15,7 +15,6 @@ import torch
 from lmdata.config import json_text
 from lmdata.files import Kind, output_errors, write_atomically, writing_folder
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer
-from lmdata.xxh3 import hash_file
 from lmmodel.adapters import Trained
 from lmmodel.device import describe_environment, resolve_device, resolve_precision
 from lmmodel.errors import FitError, RunError
@@ -30,6 +29,7 @@ from lmmodel.finetuning.folder import (
     save_model,
 )
 from lmmodel.model import Transformer
+from lmmodel.saving.branch import hash_weights
 from lmmodel.saving.metrics import METRICS_NAME
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.tasks.examples import Predictions, TaskExamples
@@ -182,7 +182,7 @@ def _load_source(run: Path | str | None, config: FinetuneConfig, fresh: Tokenize
         )
     opened = load_run(run, device="cpu")
     origin = {
-        "run": str(run.resolve()), "weights_xxh3": hash_file(run / WEIGHTS_NAME),
+        "run": str(run.resolve()), "weights_xxh3": hash_weights(run),
         "from_scratch": config.from_scratch,
     }  # fmt: skip
     return Source(opened.model.config, opened.tokenizer, opened.model, origin, str(run))

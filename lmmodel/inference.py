@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmdata.ragged import offsets_of
+from lmmodel.adapters import LoraLinear
 from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.cores import map_in_order, num_cores
 from lmmodel.layers.attention import KeyValues
@@ -88,7 +89,9 @@ def map_batches(
     yield from map_in_order(compute, batches, num_cores(device))
 
 
-def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
+def prepare(
+    model: Transformer, precision: Precision = "fp32", packs: Packs | None = None
+) -> Transformer:
     """Return the model for `map_batches`: itself, or a twin that shares what it can.
 
     On a CPU the twin has its products laid out for oneDNN, which gives the same numbers but for
@@ -97,6 +100,7 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     Args:
         model: float32, in evaluation mode
         precision: of the layers
+        packs: matrices that are laid out already, which twins share; those of this one are added
     """
     is_on_cpu = model.embeddings.tokens.weight.device.type == "cpu"
     is_packed = is_on_cpu and _has_onednn()
@@ -106,11 +110,12 @@ def prepare(model: Transformer, precision: Precision = "fp32") -> Transformer:
     if traits.is_encoder_decoder or traits.is_two_stream:  # they compute in a way of their own
         return model
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    twin = packed(model, dtype) if is_packed else copy.copy(model)
+    packs = {} if packs is None else packs
+    twin = packed(model, dtype, packs) if is_packed else copy.copy(model)
     assert isinstance(twin, Transformer)
     if is_packed and precision == "fp32":
         twin.__class__ = TiledTransformer
-    head = ExactHead(model, is_packed=is_packed)
+    head = ExactHead(model, packs if is_packed else None)
     # Modules of an objective compute as they please.
     twin._modules = {**twin._modules, "head": head, "extras": model.extras}
     twin.compute_dtype = dtype
@@ -138,16 +143,37 @@ def _has_onednn() -> bool:
     return is_there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def packed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a twin with every product in it laid out for oneDNN; the module stays as it is."""
+Packs = dict[tuple[object, ...], "PackedLinear"]
+"""Matrices that are laid out, by where their weights lie and what these were."""
+
+
+def packed(module: nn.Module, dtype: torch.dtype, packs: Packs | None = None) -> nn.Module:
+    """Return a twin with every product in it laid out for oneDNN; the module stays as it is.
+
+    Args:
+        module: of any kind
+        dtype: of the products
+        packs: as for `prepare`
+    """
+    packs = {} if packs is None else packs
     if isinstance(module, Linear):
-        return PackedLinear(module.weight, module.bias, dtype)
+        own = pack(module.weight, module.bias, dtype, packs)
+        return PackedLora(own, module, dtype) if isinstance(module, LoraLinear) else own
     twin = copy.copy(module)
     twin._modules = {
-        name: None if child is None else packed(child, dtype)
+        name: None if child is None else packed(child, dtype, packs)
         for name, child in module._modules.items()
     }
     return twin
+
+
+def pack(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, packs: Packs) -> PackedLinear:
+    """Return x W' + b laid out for oneDNN: that of `packs`, to which it is added if need be."""
+    places = [None if one is None else (one.data_ptr(), one._version) for one in (weight, bias)]
+    key = (*places, dtype)
+    if key not in packs:
+        packs[key] = PackedLinear(weight, bias, dtype)
+    return packs[key]
 
 
 class TiledTransformer(Transformer):
@@ -225,16 +251,35 @@ class PackedLinear(nn.Module):
         return out
 
 
+class PackedLora(nn.Module):
+    """What a `LoraLinear` computes, by oneDNN; the matrix may be shared with others."""
+
+    def __init__(self, base: PackedLinear, module: LoraLinear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.base, self.parts, self.rows = base, module.parts, module.lora_b.shape[1]
+        self.first = PackedLinear(module.scale * module.lora_a.flatten(0, 1), None, dtype)
+        self.seconds = [PackedLinear(second, None, dtype) for second in module.lora_b]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return floats (..., out_features)."""
+        out: Tensor = self.base(x)
+        thin = self.first(x).chunk(len(self.seconds), dim=-1)
+        for part, own, second in zip(self.parts.chosen, thin, self.seconds, strict=True):
+            out.narrow(-1, part * self.rows, self.rows).add_(second(own.contiguous()))
+        return out
+
+
 class ExactHead(nn.Module):
     """The vocabulary head of a model in float32, whatever its layers compute in."""
 
-    def __init__(self, model: Transformer, *, is_packed: bool) -> None:
+    def __init__(self, model: Transformer, packs: Packs | None) -> None:
+        """`packs` is as for `prepare`; None: nothing is laid out."""
         super().__init__()
-        head = packed(model.head, torch.float32) if is_packed else model.head
+        head = model.head if packs is None else packed(model.head, torch.float32, packs)
         assert isinstance(head, VocabularyHead)
         self.head = head
         weight, bias = model.embeddings.tokens.weight, getattr(model.head, "bias", None)
-        self.product = PackedLinear(weight, bias) if is_packed else None
+        self.product = None if packs is None else pack(weight, bias, torch.float32, packs)
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
         """Return float32 (P, V) from hidden (P, D) and the embeddings of the model."""

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from lmdata.files import output_errors, writing_folder
 from lmdata.tokenizer import load_tokenizer
-from lmdata.xxh3 import hash_file
 from lmmodel.device import describe_environment
 from lmmodel.errors import FitError
 from lmmodel.optimizing import LoraConfig
 from lmmodel.record import RUN, WEIGHTS_NAME
-from lmmodel.saving.checkpoint import load_tensors, save_tensors
+from lmmodel.saving.branch import find_weights, hash_weights
+from lmmodel.saving.checkpoint import save_tensors
 from lmmodel.saving.run import RunRecord, create_run, read_record
+from lmmodel.saving.state import load_state
 from lmmodel.trained import shape_differences
 
 
@@ -72,11 +73,9 @@ def merge_runs(
     with writing_folder(output, RUN, overwrite=overwrite) as folder:
         records = [read_record(path) for path in paths]
         parent = find_parent(paths, records)
-        base = load_tensors(parent / WEIGHTS_NAME)
+        base = load_state(parent)
         branches = [load_branch(path, base, w) for path, w in zip(paths, weights, strict=True)]
-        state = add_changes(
-            base, ((load_tensors(b.run / WEIGHTS_NAME), b.weight) for b in branches)
-        )
+        state = add_changes(base, ((load_state(b.run), b.weight) for b in branches))
         record = _make_record(records[0], branches)
         with output_errors(output):
             create_run(folder, record, load_tokenizer(paths[0]), overwrite=False)
@@ -111,8 +110,7 @@ def find_parent(paths: Sequence[Path], records: Sequence[RunRecord]) -> Path:
         if found := shape_differences(records[0].config.model, record.config.model):
             raise FitError(f"{path} is of another shape than {paths[0]}: {'; '.join(found)}")
     parent = Path(first["run"])
-    weights = parent / WEIGHTS_NAME
-    if not weights.is_file() or hash_file(weights) != first["weights_xxh3"]:
+    if find_weights(parent) is None or hash_weights(parent) != first["weights_xxh3"]:
         raise FitError(
             f"the parent {parent} is gone, or its weights are others than {first['weights_xxh3']}, "
             "which the branches began with: what they changed can't be told"
@@ -126,7 +124,7 @@ def load_branch(path: Path, base: Mapping[str, Tensor], weight: float) -> Branch
     Raises:
         FitError: it has other weights than its parent
     """
-    own = load_tensors(path / WEIGHTS_NAME)
+    own = load_state(path)
     if other := sorted(own.keys() ^ base.keys()):
         raise FitError(
             f"{path} and its parent differ in {len(other)} weights, first {other[0]}: they learn "
@@ -163,10 +161,12 @@ def add_changes(
 def _make_record(first: RunRecord, branches: Sequence[Branch]) -> RunRecord:
     """Return the record of a run without steps and without data of its own."""
     assert first.origin is not None
-    config = dataclasses.replace(first.config, init_from=None, trainable="full", lora=LoraConfig())
+    config = dataclasses.replace(
+        first.config, init_from=None, trainable="full", lora=LoraConfig(), replay=None
+    )
     merged: list[dict[str, Any]] = [
         {"run": str(one.run.resolve()), "weight": one.weight,
-         "weights_xxh3": hash_file(one.run / WEIGHTS_NAME)}
+         "weights_xxh3": hash_weights(one.run)}
         for one in branches
     ]  # fmt: skip
     return RunRecord(

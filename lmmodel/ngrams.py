@@ -35,7 +35,7 @@ from lmmodel.counting.folder import (
     write_arrays,
     write_record,
 )
-from lmmodel.counting.keys import lines_of_store
+from lmmodel.counting.keys import Lines, lines_of_store
 from lmmodel.counting.labels import distribution, find_places, score_places
 from lmmodel.counting.smoothing import smooth
 from lmmodel.counting.sorting import find_levels, num_usable_cores
@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # counting needs no torch, which takes a third of a GiB
     from lmmodel.evaluation import Evaluation
     from lmmodel.predicting.generation import Generation, GenerationConfig, Stop
     from lmmodel.predicting.likelihood import Likelihoods
+    from lmmodel.texts import TextIds
 
 MOST_ORDER = 12
 
@@ -81,25 +82,32 @@ def count_store(
     if not 1 <= order <= MOST_ORDER:
         raise FitError(f"order must be in [1, {MOST_ORDER}], got {order}")
     store = _open_counted(store_path)
-    store = _open_counted(store_path)
     threads = num_threads or num_usable_cores()
     with writing_folder(output, NGRAMS, overwrite=overwrite) as folder:
-        levels = find_levels(lines_of_store(store), order, threads)
-        smoothed, discounts = smooth(levels, threads)
-        weights = write_arrays(folder / WEIGHTS_NAME, smoothed)
-        record = NgramRecord(
-            sizes=tuple(len(level.words) for level in smoothed),
-            discounts=discounts,
-            num_documents=store.num_documents,
-            num_tokens=store.num_tokens,
-            data_path=str(store_path.resolve()),
-            data_hash=store.manifest.hash,
-            tokenizer_hash=store.tokenizer.hash,
-            weights_bytes=weights.size_bytes,
-            weights_xxh3=weights.xxh3,
-        )
-        write_record(folder, record, store.tokenizer)
+        record = count_lines(folder, lines_of_store(store), store, store_path, order, threads)
     return Count(output=output, record=record)
+
+
+def count_lines(
+    folder: Path, lines: Lines, store: TokenStore, store_path: Path, order: int, num_threads: int
+) -> NgramRecord:
+    """Write the n-gram model of some lines of a store into an empty folder."""
+    smoothed, discounts = smooth(find_levels(lines, order, num_threads), num_threads)
+    weights = write_arrays(folder / WEIGHTS_NAME, smoothed)
+    num_documents = int((lines.ids == lines.begin).sum())
+    record = NgramRecord(
+        sizes=tuple(len(level.words) for level in smoothed),
+        discounts=discounts,
+        num_documents=num_documents,
+        num_tokens=len(lines.ids) - 2 * num_documents,
+        data_path=str(store_path.resolve()),
+        data_hash=store.manifest.hash,
+        tokenizer_hash=store.tokenizer.hash,
+        weights_bytes=weights.size_bytes,
+        weights_xxh3=weights.xxh3,
+    )
+    write_record(folder, record, store.tokenizer)
+    return record
 
 
 def _open_counted(path: Path) -> TokenStore:
@@ -137,19 +145,22 @@ class NgramModel:
 
         texts = [texts] if isinstance(texts, str) else texts
         encoded = encode_given(self.tokenizer, texts)
-        starts = offsets_of(encoded.lengths + 1)
-        ids = np.full(starts[-1], self.trie.num_pieces + 1, np.int64)
-        is_scored = np.ones(len(ids), bool)
-        is_scored[starts[:-1]] = False
-        ids[is_scored] = encoded.ids
-        scores = score_lines(self.trie, ids, starts)
         text = np.repeat(np.arange(len(encoded)), encoded.lengths)
         return Likelihoods(
-            total=np.bincount(text, scores[is_scored], minlength=len(encoded)),
+            total=np.bincount(text, self.score_ids(encoded), minlength=len(encoded)),
             num_tokens=encoded.lengths,
             num_bytes=np.array([len(t.encode("utf-8", "surrogatepass")) for t in texts], np.int64),
             num_windowed=0,
         )
+
+    def score_ids(self, texts: TextIds) -> np.ndarray:
+        """Return the log-probability of each token of some texts, nats: float64 (T,)."""
+        starts = offsets_of(texts.lengths + 1)
+        ids = np.full(starts[-1], self.trie.num_pieces + 1, np.int64)
+        is_scored = np.ones(len(ids), bool)
+        is_scored[starts[:-1]] = False
+        ids[is_scored] = texts.ids
+        return score_lines(self.trie, ids, starts)[is_scored]
 
     def generate(
         self, prompts: Sequence[str] | str, config: GenerationConfig | None = None

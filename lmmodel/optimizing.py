@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 Part = Literal["full", "ffn", "head", "bias", "lora"]
 """What of a model is trained."""
+
+Target = Literal["query", "key", "value", "output", "mlp_input", "mlp_output"]
+"""A linear map of attention or of a feed-forward network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,8 @@ class LoraConfig:
     """R of each pair, at least 1."""
     alpha: float = 16.0
     """What a pair adds is multiplied by alpha / rank, above 0."""
+    targets: tuple[Target, ...] = get_args(Target)
+    """Maps that have a pair: those of attention, and of the feed-forward networks."""
 
     @property
     def scale(self) -> float:
@@ -29,6 +34,11 @@ class LoraConfig:
             raise ValueError(f"rank must be at least 1, got {self.rank}")
         if not self.alpha > 0 or not math.isfinite(self.alpha):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha}")
+        if not self.targets or len(set(self.targets)) != len(self.targets):
+            raise ValueError(
+                f"targets must be some of {', '.join(get_args(Target))}, each once, got "
+                f"{', '.join(self.targets) or 'none'}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

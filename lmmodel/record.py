@@ -15,14 +15,15 @@ from lmmodel.errors import RunError
 FORMAT_VERSION = 1
 RECORD_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+BRANCH_NAME = "branch.safetensors"
 NGRAM_KIND = "n-gram"
 CHECKPOINTS_NAME = "checkpoints"
 STEP_FOLDER = re.compile(r"step-(\d{8,})$")
 EVENTS_NAME = "tensorboard"
 REPORT_NAME = "report.html"
 RUN_FILES = TOKENIZER_FILES | {
-    RECORD_NAME, WEIGHTS_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png", EVENTS_NAME,
-    REPORT_NAME,
+    RECORD_NAME, WEIGHTS_NAME, BRANCH_NAME, CHECKPOINTS_NAME, "metrics.jsonl", "loss.png",
+    EVENTS_NAME, REPORT_NAME,
 }  # fmt: skip
 
 
@@ -43,6 +44,11 @@ def read_values(folder: Path) -> dict[str, Any]:
         )
     if values.get("kind") == "fine-tuned":
         raise RunError(f"{folder} holds a fine-tuned model, a run is needed here")
+    if values.get("kind") == "experts":
+        raise RunError(
+            f"{folder} holds experts, which score, fill-mask, embed, generate, evaluate and serve "
+            "take: one run is needed here"
+        )
     if values.get("kind") == NGRAM_KIND:
         raise RunError(
             f"{folder} holds an n-gram model, which evaluate, score, generate and export take: a "

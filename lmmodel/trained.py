@@ -20,19 +20,20 @@ from torch import Tensor
 from lmdata.config import build_config
 from lmdata.errors import ConfigError
 from lmdata.tokenizer import Tokenizer, load_tokenizer
-from lmdata.xxh3 import hash_file
 from lmmodel.config import OWN_SETTINGS
 from lmmodel.data import TrainingData
 from lmmodel.device import resolve_device
 from lmmodel.encoder_decoder import build_model
 from lmmodel.errors import DivergedError, FitError, ResumeError, RunError
 from lmmodel.families import ModelConfig
-from lmmodel.inference import Precision, prepare, state_of_weights
+from lmmodel.inference import Packs, Precision, prepare, state_of_weights
 from lmmodel.model import Transformer
 from lmmodel.objectives import OBJECTIVES, Definition, modules_of
 from lmmodel.record import WEIGHTS_NAME, read_values
-from lmmodel.saving.checkpoint import load_tensors, load_weights
+from lmmodel.saving.branch import find_weights, hash_weights
+from lmmodel.saving.checkpoint import load_weights
 from lmmodel.saving.run import RunRecord, read_record
+from lmmodel.saving.state import load_state
 from lmmodel.texts import Frame, TextIds, encode_texts, frame_around
 
 
@@ -48,6 +49,8 @@ class Run:
     _prepared: dict[Precision, tuple[object, Transformer]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    packs: Packs | None = field(default=None, repr=False, compare=False)
+    """What branches of one parent have laid out together; None: it shares nothing."""
 
     def prepared(self, precision: Precision = "fp32") -> Transformer:
         """Return the model as `inference.prepare` lays it out: made at the first call, then kept.
@@ -57,7 +60,8 @@ class Run:
         state = state_of_weights(self.model)
         kept = self._prepared.get(precision)
         if kept is None or kept[0] != state:
-            kept = self._prepared[precision] = (state, prepare(self.model, precision))
+            twin = prepare(self.model, precision, self.packs)
+            kept = self._prepared[precision] = (state, twin)
         return kept[1]
 
     @cached_property
@@ -93,11 +97,9 @@ def load_run(path: Path | str, device: str = "auto") -> Run:
     """
     path = Path(path)
     record, where = read_record(path), resolve_device(device)
-    if not (path / WEIGHTS_NAME).is_file():
-        raise RunError(f"{path} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
-    config = record.config
+    state, config = load_state(path, record), record.config
     model = build_model(config.model, seed=None, extras=modules_of(config.objective, config.model))
-    load_weights(model, load_tensors(path / WEIGHTS_NAME))
+    load_weights(model, state)
     return Run(path, record, model.to(where).eval(), load_tokenizer(path), where)
 
 
@@ -170,7 +172,7 @@ class Start:
     model: ModelConfig
     tokenizer: Tokenizer
     num_steps: int
-    weights_hash: str  # xxh3_128 of model.safetensors
+    weights_hash: str  # xxh3_128 of its weights
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -191,8 +193,7 @@ def read_start(folder: Path) -> Start:
         TokenizerError: its tokenizer is missing or damaged
     """
     values = read_values(folder)
-    weights = folder / WEIGHTS_NAME
-    if not weights.is_file():
+    if find_weights(folder) is None:
         raise FitError(f"{folder} has no {WEIGHTS_NAME} yet: train it to its first checkpoint")
     model = {name: value for name, value in values["config"]["model"].items() if value is not None}
     return Start(
@@ -200,7 +201,7 @@ def read_start(folder: Path) -> Start:
         model=build_config(ModelConfig, model),
         tokenizer=load_tokenizer(folder),
         num_steps=values["num_steps"],
-        weights_hash=hash_file(weights),
+        weights_hash=hash_weights(folder),
     )
 
 
@@ -303,13 +304,14 @@ def first_weights(
     """
     if init_from is None or origin is None:
         return None
-    path = Path(origin["run"]) / WEIGHTS_NAME
-    if not path.is_file() or hash_file(path) != origin["weights_xxh3"]:
+    path = Path(origin["run"])
+    if find_weights(path) is None or hash_weights(path) != origin["weights_xxh3"]:
         raise ResumeError(
             f"the run began with the weights of {origin['run']} (xxh3 {origin['weights_xxh3']}), "
-            "which are no longer there, and it has no checkpoint of its own yet: start a new run"
+            "which are no longer there, and what it has of its own is not enough to go on: put "
+            "them back, or start a new run"
         )
-    return load_tensors(path)
+    return load_state(path)
 
 
 def check_tokenizer(tokenizer: Tokenizer, data: TrainingData) -> None:

@@ -185,7 +185,7 @@ def go_on(
                 resolved = _with_cut_of(resolved, record.config)
             check_same_config(record, resolved)
             weights = None
-            if not list_checkpoints(output / CHECKPOINTS_NAME):
+            if resolved.trainable != "full" or not list_checkpoints(output / CHECKPOINTS_NAME):
                 weights = _first_weights(resolved, record.origin)
             prepared = prepare(resolved, data, device, processes)
             trainer = _make_trainer(prepared, record, weights, output, progress)
@@ -256,7 +256,7 @@ def _make_trainer(
     )
     trainer = Trainer(
         config, record, learner, reporter, prepared.held_out, prepared.prompts, output,
-        is_main=processes.is_main,
+        parents=prepared.parents, is_main=processes.is_main,
     )  # fmt: skip
     trainer.notes += prepared.notes
     return trainer

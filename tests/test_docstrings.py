@@ -30,7 +30,7 @@ WITH_EXAMPLES = {
     "lmmodel.texts", "lmmodel.tasks.examples", "lmmodel.tasks.tables", "lmmodel.tasks.scores",
     "lmmodel.layers.attention", "lmmodel.handover.stock_families", "lmmodel.handover.stock_weights",
     "lmmodel.handover.their_values", "lmmodel.handover.settings", "lmmodel.handover.written",
-    "lmmodel.encoder_decoder", "lmmodel.writing",
+    "lmmodel.encoder_decoder", "lmmodel.writing", "lmmodel.adapters", "lmmodel.routing.router",
     "lmmodel.optimizing", "lmmodel.minimal_pairs", "lmcli.summaries", "references.made_up",
 }  # fmt: skip
 

@@ -14,14 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from lmdata.batch import to_column, to_list_column
-from lmdata.building.plan import (
-    Extent,
-    Unit,
-    UnitProgress,
-    UnitReceipt,
-    UnitSetup,
-    part_schema,
-)
+from lmdata.building.plan import Extent, Unit, UnitProgress, UnitReceipt, UnitSetup, part_schema
 from lmdata.building.receipts import (
     bring_tokenizer,
     in_build,

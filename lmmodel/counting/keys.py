@@ -64,21 +64,24 @@ class Lines:
         return Lines(ids, self.num_pieces)
 
 
-def lines_of_store(store: TokenStore, most_tokens: int | None = None) -> Lines:
+def lines_of_store(
+    store: TokenStore, most_tokens: int | None = None, is_taken: np.ndarray | None = None
+) -> Lines:
     """Return the documents of a store, each a line; of a large store a fair sample.
 
     Args:
         store: of one split
         most_tokens: documents are drawn by chance so that about so many tokens are left at most;
             None: all
+        is_taken: bool (num_documents,) of those that count; None: all
     """
     num_pieces = store.tokenizer.vocab_size
     share = 1.0 if most_tokens is None else most_tokens / max(store.num_tokens, 1)
     parts = [np.zeros(0, _dtype(num_pieces))]
     for block in store.blocks:
         rows = np.arange(block.first_row, block.first_row + block.num_documents)
-        is_taken = _is_drawn(rows, share)
-        parts.append(lay_out(block.ids, block.id_offsets, is_taken, num_pieces))
+        is_own = _is_drawn(rows, share) & (True if is_taken is None else is_taken[rows])
+        parts.append(lay_out(block.ids, block.id_offsets, is_own, num_pieces))
     return Lines(np.concatenate(parts), num_pieces)
 
 

@@ -186,8 +186,14 @@ def stock_logits(folder: Path, class_name: str, sample: Sample, pad_id: int | No
     Raises:
         HuggingFaceError: the class does not open the folder
     """
-    theirs = open_stock(folder, class_name)
     takes_segments = from_their_config(read_config(folder)).traits.has_segments
+    return logits_of(open_stock(folder, class_name), sample, pad_id, takes_segments=takes_segments)
+
+
+def logits_of(
+    theirs: Any, sample: Sample, pad_id: int | None, *, takes_segments: bool
+) -> list[Tensor]:
+    """Return what an opened stock model makes of a sample; see `stock_logits`."""
     if pad_id is not None:
         return _heads(theirs, sample.padded(pad_id), sample.lengths, takes_segments)
     rows = [

@@ -179,16 +179,21 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put saved weights into a model.
+    """Put saved weights into a model: see `load_named`."""
+    load_named(dict(model.named_parameters()), tensors)
+
+
+@torch.no_grad()
+def load_named(mine: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put saved weights into those of a model.
 
     Args:
-        model: its parameters are written, on whatever device they are
+        mine: parameters by name; they are written, on whatever device they are
         tensors: of the same names and shapes
 
     Raises:
         CheckpointError: they belong to another model
     """
-    mine = dict(model.named_parameters())
     if differing := sorted(mine.keys() ^ tensors.keys()):
         raise CheckpointError(
             f"the weights are of another model: {len(differing)} names differ, first {differing[0]}"

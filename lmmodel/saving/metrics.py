@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmdata.config import json_text
 from lmdata.files import write_atomically
 from lmmodel.errors import RunError
+
+if TYPE_CHECKING:
+    from lmmodel.adapters import Trained
 
 MAIN_LOSS = "lm_loss"  # in metrics.jsonl the loss of the first term, whatever that is called
 METRICS_NAME = "metrics.jsonl"
@@ -35,6 +38,7 @@ class TrainProgress:
     data_wait_ratio: float  # share of the time spent waiting for data, in [0, 1]
     eta_s: float  # seconds left
     message: str | None = None  # something said once: a smaller micro-batch, a skipped step
+    trained: Trained | None = None  # what of the model moves, before the first step
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The run folder: what lies in runs/NAME/, and whether a run may go on there.
 
 model.safetensors   the latest weights (the averaged ones where averaging is on)
+branch.safetensors  instead of it, where a part is trained: what differs from the parent
 config.json         the resolved configuration, the data's and the tokenizer's hash, the machine
 tokenizer.json ...  the tokenizer's files
 metrics.jsonl       one line a logged step
@@ -36,6 +37,7 @@ from lmmodel.optimizing import LoraConfig
 from lmmodel.record import CHECKPOINTS_NAME, FORMAT_VERSION, RUN_FILES, check_output, read_values
 from lmmodel.record import RECORD_NAME as RECORD_NAME
 from lmmodel.record import WEIGHTS_NAME as WEIGHTS_NAME
+from lmmodel.saving.branch import find_weights, is_branch, save_branch
 from lmmodel.saving.checkpoint import (
     TensorGroups,
     list_checkpoints,
@@ -129,7 +131,7 @@ def create_run(folder: Path, record: RunRecord, tokenizer: Tokenizer, *, overwri
 
 def save_state(
     folder: Path, step: int, groups: TensorGroups, state: Mapping[str, Any], *, keep: int,
-    config: TrainConfig | None = None,
+    config: TrainConfig | None = None, origin: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint, and beside the checkpoints the weights that are used: see its arguments.
 
@@ -137,23 +139,28 @@ def save_state(
         CheckpointError: the disk is full
     """
     save_checkpoint(folder / CHECKPOINTS_NAME, step, groups, state, keep=keep)
-    save_weights(folder, groups, config)
+    save_weights(folder, groups, config, origin)
 
 
-def save_weights(folder: Path, groups: TensorGroups, config: TrainConfig | None = None) -> None:
-    """Write the weights that are used: the averaged ones where there are, what pairs add in them.
+def save_weights(
+    folder: Path, groups: TensorGroups, config: TrainConfig | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write the weights that are used, the averaged ones where there are; of a branch, its own.
 
     They are in the form that the objective of the configuration keeps.
 
     Raises:
         CheckpointError: the disk is full
     """
-    lora = LoraConfig() if config is None else config.lora
-    weights: Mapping[str, Tensor] = merged(groups.get("average", groups["model"]), lora)
+    weights: Mapping[str, Tensor] = groups.get("average", groups["model"])
+    if config is not None and origin is not None and is_branch(config):
+        return save_branch(folder, weights, config, origin)
+    weights = merged(weights, LoraConfig() if config is None else config.lora)
     finish = None if config is None else OBJECTIVES[config.objective.name].finish
     if finish is not None:
         weights = finish(weights)
-    save_tensors(folder / WEIGHTS_NAME, weights)
+    return save_tensors(folder / WEIGHTS_NAME, weights)
 
 
 def own_data(folder: Path, record: RunRecord) -> Path | str:
@@ -176,7 +183,7 @@ def check_has_checkpoint(folder: Path) -> None:
     Raises:
         ResumeError: there are weights, and no checkpoint
     """
-    if (folder / WEIGHTS_NAME).is_file() and not list_checkpoints(folder / CHECKPOINTS_NAME):
+    if find_weights(folder) and not list_checkpoints(folder / CHECKPOINTS_NAME):
         raise ResumeError(
             f"{folder} has trained weights and no checkpoint to go on from: --init-from {folder} "
             "begins a new run with them, --overwrite trains from the start"

@@ -40,6 +40,7 @@ from lmmodel.serving.http import (
 )
 from lmmodel.serving.openapi import ENDPOINTS, describe
 from lmmodel.serving.questions import UnableError
+from lmmodel.serving.routed import answering
 
 # Texts of fewer characters in all are read at once; of more by a thread, as others go on.
 _READ_AT_ONCE = 8192
@@ -171,7 +172,7 @@ def choose_model(engine: Engine, endpoint: Endpoint, name: str | None) -> str:
                 f"{', '.join(engine.models)}", "model",
             )  # fmt: skip
         return name
-    able = [own for own, model in engine.models.items() if endpoint.kind.is_for(model)]
+    able = [own for own, model in engine.models.items() if endpoint.kind.is_for(answering(model))]
     if not able:
         each = "; ".join(f"{own} can {', '.join(can_do(m))}" for own, m in engine.models.items())
         raise UnableError(f"no model here can {endpoint.kind.verb}: {each}")
@@ -315,7 +316,8 @@ async def _tokenize(service: Service, request: Request) -> Response:
 async def _models(service: Service, request: Request) -> Response:
     engine = service.ready()
     data = []
-    for name, model in engine.models.items():
+    for name, named in engine.models.items():
+        model = answering(named)
         most = model.model.config.max_position_embeddings
         if isinstance(model, FineTuned):
             most = model.record.max_seq_length

@@ -22,6 +22,7 @@ import torch
 
 from lmmodel.cores import num_cores
 from lmmodel.errors import LmmodelError
+from lmmodel.routing.team import Experts
 from lmmodel.serving.questions import (
     AnyQuestion,
     Embed,
@@ -32,14 +33,15 @@ from lmmodel.serving.questions import (
     Tokens,
     UnableError,
 )
+from lmmodel.serving.routed import Routed, answering, wrapped
 from lmmodel.serving.task_questions import Answer, Classify, Tag
 
 QUESTIONS: tuple[type[AnyQuestion], ...] = (Embed, FillMask, Score, Generate, Classify, Tag, Answer)
 
 
-def can_do(model: Model) -> list[str]:
+def can_do(model: Model | Experts) -> list[str]:
     """Return the verbs that a model can be asked."""
-    return [kind.verb for kind in QUESTIONS if kind.is_for(model)]
+    return [kind.verb for kind in QUESTIONS if kind.is_for(answering(model))]
 
 
 # Where a core is idle too, work is shared out rather than taken whole, down to so many tokens.
@@ -123,9 +125,9 @@ class _Ticket:
         return self.future.tokens.computed
 
     @property
-    def kind(self) -> tuple[str, type]:
+    def kind(self) -> tuple[str, type, str]:
         """Tickets of one kind share a batch."""
-        return self.model, type(self.question)
+        return self.model, type(self.question), self.question.verb
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Engine:
 
     def __init__(
         self,
-        models: Mapping[str, Model],
+        models: Mapping[str, Model | Experts],
         config: EngineConfig | None = None,
         watcher: Watcher | None = None,
     ) -> None:
@@ -230,7 +232,8 @@ class Engine:
             FitError, TokenizerError, ValueError: a text is empty or does not fit the model
             TooLargeError, BusyError, ClosedError: the request can't be taken
         """
-        asked = self.models[model]
+        asked: Any = self.models[model]
+        question = wrapped(question, asked)
         if not question.is_for(asked):
             raise UnableError(
                 f"{model} can't {question.verb}: it can be asked {', '.join(can_do(asked))}"
@@ -238,7 +241,7 @@ class Engine:
         reading = question.read(asked)
         pending = Pending(question.count_tokens(asked, reading))
         ticket = _Ticket(model, question, reading, pending, on_token)
-        if isinstance(question, Generate):
+        if isinstance(question, Generate | Routed) and question.verb == Generate.verb:
             ticket.steps = question.steps(asked, reading)
         with self._changed:
             self._admit(ticket)
@@ -356,7 +359,7 @@ class Engine:
             self._watcher.computed(tickets[0].question.verb, len(tickets), num_tokens, seconds)
 
 
-def _answer(model: Model, tickets: list[_Ticket]) -> list[_Outcome]:
+def _answer(model: Any, tickets: list[_Ticket]) -> list[_Outcome]:
     """Compute requests together; where that fails, each by itself."""
     going = [ticket for ticket in tickets if ticket.future.set_running_or_notify_cancel()]
     if not going:
@@ -371,7 +374,7 @@ def _answer(model: Model, tickets: list[_Ticket]) -> list[_Outcome]:
     return [_Outcome(ticket, answer) for ticket, answer in zip(going, answers, strict=True)]
 
 
-def _answer_alone(model: Model, ticket: _Ticket) -> _Outcome:
+def _answer_alone(model: Any, ticket: _Ticket) -> _Outcome:
     try:
         asked = [(ticket.question, ticket.reading)]
         return _Outcome(ticket, type(ticket.question).compute(model, asked)[0])

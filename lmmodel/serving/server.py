@@ -33,6 +33,8 @@ from lmmodel.finetuning.folder import (
     read_fine_tuned_record,
 )
 from lmmodel.predicting.likelihood import embed
+from lmmodel.routing.folder import is_experts, read_experts_record
+from lmmodel.routing.team import Experts, load_experts
 from lmmodel.saving.run import read_record
 from lmmodel.serving.app import Service, make_app
 from lmmodel.serving.engine import Engine, EngineConfig, can_do
@@ -80,29 +82,38 @@ def check_folder(folder: Path) -> None:
     Raises:
         RunError: it does not
     """
-    if is_fine_tuned(folder):
+    if is_experts(folder):
+        read_experts_record(folder)
+    elif is_fine_tuned(folder):
         read_fine_tuned_record(folder)
     else:
         read_record(folder)
 
 
-def open_model(folder: Path, device: str) -> Model:
+def open_model(folder: Path, device: str) -> Model | Experts:
     """Return the model in a folder, its weights laid out.
 
     Raises:
         RunError, CheckpointError, DeviceError: as `load_run` and `load_fine_tuned`
     """
+    if is_experts(folder):
+        team = load_experts(folder, device)
+        for run in team.runs:
+            run.prepared()
+        return team
     model = load_fine_tuned(folder, device) if is_fine_tuned(folder) else load_run(folder, device)
     model.prepared()
     return model
 
 
-def measure_dependence(model: Model) -> float:
+def measure_dependence(model: Model | Experts) -> float:
     """Return the largest difference that neighbours make to what a model computes of a text.
 
     Texts of several lengths are computed each alone, then all together, and compared. On a CPU in
     float32 it is 0.
     """
+    if isinstance(model, Experts):
+        return max(measure_dependence(run) for run in model.runs)
     size = model.model.config.vocab_size
     assert size is not None
     most = model.model.config.max_position_embeddings - 2

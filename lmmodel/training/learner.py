@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmmodel.adapters import add_pairs_to_weights, choose_trained
 from lmmodel.config import TrainConfig
@@ -29,7 +29,8 @@ from lmmodel.model import Transformer
 from lmmodel.objectives import OBJECTIVES, modules_of
 from lmmodel.objectives.terms import sum_losses
 from lmmodel.optimizing import AveragingConfig, lr_ratio
-from lmmodel.saving.checkpoint import TensorGroups, load_weights
+from lmmodel.saving.branch import is_branch
+from lmmodel.saving.checkpoint import TensorGroups, load_named, load_weights
 from lmmodel.saving.metrics import Stopwatch
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.step import (
@@ -82,7 +83,7 @@ class Learner:
         self.device = device
         self.model = _make_model(config, device, weights or {}, first_bias)
         self.trained = choose_trained(
-            self.model, config.trainable, config.lora, new=("nsp_head.", "extras."),
+            self.model, config.trainable, config.lora, new=_fresh(self.model, weights),
             seed=config.seed,
         )  # fmt: skip
         self.is_sharded = config.parallel == "fsdp2" and loader.num_processes > 1
@@ -91,7 +92,7 @@ class Learner:
         self.optimizer = Optimizer(self.model, config.optimizer, self.model.compute_dtype)
         self.average: WeightAverage | None = None
         if config.averaging.kind != "none":
-            self.average = WeightAverage(self.model, config.averaging, loader.num_steps)
+            self.average = WeightAverage(self._weights, config.averaging, loader.num_steps)
         self.num_at_once = num_at_once(config, loader.num_processes)
         self.shared: SharedWeights | None = None
         if shares_weights(config, loader.num_processes):
@@ -135,10 +136,12 @@ class Learner:
         """Put what is evaluated into the model: the average if there is one, and what pairs add."""
         own, has_pairs = {}, self.config.trainable == "lora"
         finish = OBJECTIVES[self.config.objective.name].finish
-        if self.average is not None or has_pairs or finish is not None:
+        if has_pairs or finish is not None:
             own = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
+        elif self.average is not None:
+            own = {name: tensor.clone() for name, tensor in self._weights.items()}
         if self.average is not None:
-            load_weights(self.model, self.average.tensors)
+            load_named(self._weights, self.average.tensors)
         if has_pairs:
             add_pairs_to_weights(self.model, self.config.lora)
         if finish is not None:
@@ -149,15 +152,17 @@ class Learner:
         finally:
             release_weights(self.model)
             if own:
-                load_weights(self.model, own)
+                parameters = dict(self.model.named_parameters())
+                load_named({name: parameters[name] for name in own}, own)
 
     def groups(self, *, is_kept: bool = True) -> TensorGroups:
         """Return everything that a checkpoint holds, whole; not copied where nothing is sharded.
 
+        What is frozen is not among it: that is its parent's.
+
         Every process must ask for it; only those with `is_kept` get it.
         """
-        weights = {name: tensor.detach() for name, tensor in self.model.named_parameters()}
-        groups = {"model": weights, "optimizer": self.optimizer.state_tensors()}
+        groups = {"model": self._weights, "optimizer": self.optimizer.state_tensors()}
         if self.average is not None:
             groups["average"] = self.average.tensors
         return whole_groups(groups, is_kept=is_kept)
@@ -169,10 +174,19 @@ class Learner:
         Raises:
             CheckpointError: of another model or optimizer
         """
-        load_weights(self.model, groups["model"])
+        own = self._weights
+        frozen = {n for n, p in self.model.named_parameters() if n not in own}
+        load_named(own, {n: w for n, w in groups["model"].items() if n not in frozen})
         self.optimizer.load_state_tensors(groups["optimizer"])
         if self.average is not None:
             self.average.load(groups["average"])
+
+    @property
+    def _weights(self) -> dict[str, Tensor]:
+        """The weights that are kept: those that are trained; all, where an objective ends them."""
+        keeps_all = not is_branch(self.config)
+        named = self.model.named_parameters()
+        return {n: tensor.detach() for n, tensor in named if keeps_all or tensor.requires_grad}
 
     def _accumulate(self, batch: StepBatch, num_labels: Tensor) -> Tensor:
         """Return the summed losses of the step; out of memory halves the micro-batches for good."""
@@ -237,29 +251,28 @@ class Learner:
             return replace(result, skipped=fault)
         self.optimizer.step(ratio)
         if self.average is not None:
-            self.average.update(self.model, batch.step + 1)
+            self.average.update(self._weights, batch.step + 1)
         return result
 
 
 class WeightAverage:
-    """A running average of a model's parameters, by name.
+    """A running average of the weights that are kept, by name.
 
     Its weight of the newest weights follows from the step alone, so it resumes like all else.
     """
 
-    def __init__(self, model: nn.Module, config: AveragingConfig, num_steps: int) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], config: AveragingConfig, num_steps: int
+    ) -> None:
         self.config = config
         self.num_steps = num_steps
-        self.tensors = {
-            name: parameter.detach().clone() for name, parameter in model.named_parameters()
-        }
+        self.tensors = {name: weight.clone() for name, weight in weights.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
         """Take in the weights after optimizer step `step`, counted from 1."""
         weight = newest_weight(step, self.num_steps, self.config)
-        parameters = [parameter.detach() for parameter in model.parameters()]
-        torch._foreach_lerp_(list(self.tensors.values()), parameters, weight)
+        torch._foreach_lerp_(list(self.tensors.values()), list(weights.values()), weight)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -283,6 +296,13 @@ def newest_weight(step: int, num_steps: int, config: AveragingConfig) -> float:
         return max(1 - config.ema_decay, 1 / (step + 1))
     first = num_steps - max(1, round(config.tail_share * num_steps)) + 1
     return 1.0 if step <= first else 1 / (step - first + 1)
+
+
+def _fresh(model: Transformer, weights: Mapping[str, Tensor] | None) -> tuple[str, ...]:
+    """Return the names of a model's weights that those it begins with, if any, lack."""
+    if weights is None:
+        return ()
+    return tuple(name for name, _ in model.named_parameters() if name not in weights)
 
 
 def _make_model(

@@ -21,9 +21,17 @@ from lmmodel.record import CHECKPOINTS_NAME
 from lmmodel.saving.checkpoint import load_latest
 from lmmodel.saving.metrics import finite_or_none
 from lmmodel.saving.run import RunRecord, save_state, save_weights
+from lmmodel.trained import load_run
 from lmmodel.training.budget import interval
 from lmmodel.training.learner import Learner, StepResult
-from lmmodel.training.reporting import OUT_OF_MEMORY, SKIPPED_STEP, TRAINED_PART, Reporter
+from lmmodel.training.replay import Forgotten
+from lmmodel.training.reporting import (
+    FORGOTTEN,
+    OUT_OF_MEMORY,
+    SKIPPED_STEP,
+    TRAINED_PART,
+    Reporter,
+)
 from lmmodel.training.step import batch_flops
 
 # So many steps in a row may be skipped as bad before the run stops.
@@ -45,6 +53,7 @@ class Summary:
     tokens_per_s: float  # of this process
     loss: float | None  # of the last logged steps, nats; None: there are none
     evaluation: Evaluation | None
+    forgotten: Forgotten | None = None  # None: it was not asked
     notes: tuple[str, ...] = field(default=())
 
 
@@ -61,6 +70,7 @@ class Trainer:
         prompts: Prompts | None,
         output: Path,
         *,
+        parents: HeldOut | None = None,
         is_main: bool,
     ) -> None:
         self.config = config
@@ -70,6 +80,7 @@ class Trainer:
         self.held_out = held_out
         self.prompts = prompts
         self.output = output
+        self.parents = parents
         self.is_main = is_main
         self.step = 0  # optimizer steps done
         self.saved_step: int | None = None  # that of the newest checkpoint
@@ -88,7 +99,7 @@ class Trainer:
         if checkpoint is None:
             return
         if self.is_main:  # a kill may have come between a checkpoint and the weights beside it
-            save_weights(self.output, checkpoint.groups, self.config)
+            save_weights(self.output, checkpoint.groups, self.config, self.record.origin)
         self.learner.load(checkpoint.groups)
         self.learner.loader = self.learner.loader.with_tokens(
             checkpoint.state["micro_batch_tokens"]
@@ -103,12 +114,13 @@ class Trainer:
         if self.is_main:
             self.reporter.open(self.step)
             if self.learner.trained.part != "full":
-                self._note(self.learner.trained.sentence, TRAINED_PART)
+                self._note_trained()
         try:
             with _patience() as stop, _no_garbage_collection():
                 self._loop(stop)
             if self.evaluation is None:
                 self._evaluate(is_logged=False)
+            forgotten = self._find_forgotten()
         finally:
             self.reporter.close()
         elapsed_s = time.perf_counter() - started
@@ -120,6 +132,7 @@ class Trainer:
             tokens_per_s=(self.reporter.num_tokens - num_before) / elapsed_s,
             loss=finite_or_none(self.reporter.last_loss),
             evaluation=self.evaluation,
+            forgotten=forgotten,
             notes=tuple(self.notes),
         )
 
@@ -186,6 +199,20 @@ class Trainer:
             for found in self.reporter.new_findings():
                 self._note(f"{found.message}. {found.advice}", found.name)
 
+    def _find_forgotten(self) -> Forgotten | None:
+        """Return what the parent's own held-out loss is before and after, and log it."""
+        if self.parents is None:
+            return None
+        device = self.learner.device
+        parent = load_run(str(self.config.init_from), device.type).model
+        before = evaluate(parent, self.parents, device).loss
+        with self.learner.exported():
+            after = evaluate(self.learner.model, self.parents, device).loss
+        found = Forgotten(before=before, after=after)
+        if self.is_main:
+            self.reporter.say(self.step, found.sentence, FORGOTTEN)
+        return found
+
     def _save(self) -> None:
         if self.step == self.saved_step:
             return
@@ -198,7 +225,10 @@ class Trainer:
             "micro_batch_tokens": self.learner.loader.shape.num_tokens,
         }
         keep = self.config.checkpoint.keep
-        save_state(self.output, self.step, groups, state, keep=keep, config=self.config)
+        save_state(
+            self.output, self.step, groups, state, keep=keep, config=self.config,
+            origin=self.record.origin,
+        )  # fmt: skip
         if self.send is not None:
             self.send()
 
@@ -214,6 +244,11 @@ class Trainer:
         if message not in self.notes:
             self.notes.append(message)
             self.reporter.say(self.step, message, notice)
+
+    def _note_trained(self) -> None:
+        trained = self.learner.trained
+        self.notes.append(trained.sentence)
+        self.reporter.say(self.step, trained.sentence, TRAINED_PART, trained=trained)
 
     def _note_smaller(self) -> None:
         self._note(

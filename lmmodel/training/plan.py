@@ -15,7 +15,7 @@ from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
 from lmmodel.config import TrainConfig
 from lmmodel.cores import num_cores
-from lmmodel.data import TrainingData
+from lmmodel.data import Rows, TrainingData
 from lmmodel.device import Processes, memory_bytes, resolve_precision
 from lmmodel.errors import FitError, MemoryLimitError
 from lmmodel.evaluation import HeldOut, make_held_out
@@ -28,6 +28,7 @@ from lmmodel.objectives.terms import log_frequencies
 from lmmodel.packing import stream_tokens
 from lmmodel.settings import stage_recipe
 from lmmodel.teachers import load_teachers, with_known_teacher
+from lmmodel.training.replay import FIRST_EPOCH, ReplayRows, parents_data
 from lmmodel.training.step import check_memory
 
 # Rows that tell what labels there are.
@@ -54,6 +55,7 @@ class Prepared:
     loader: Loader  # of `PROBE_STEPS`; `loader.lasting` gives that of a run
     held_out: HeldOut | None  # what this process evaluates on
     prompts: Prompts | None  # what it is asked beside
+    parents: HeldOut | None  # what of the parent's data tells how much is forgotten
     first_bias: torch.Tensor | None  # float32 (V,) of the vocabulary head; None: as other biases
     notes: tuple[str, ...] = ()
 
@@ -71,10 +73,14 @@ def prepare(
     for step in loader.first_steps:
         check_memory(config, loader.batch(step), device, processes)
     held_out, prompts, notes = _hold_out(config, data, processes)
+    parents, found = None, parents_data(config, data)
+    if found is not None:
+        parents, _, more = _hold_out(config, found, processes)
+        notes += more
     return Prepared(
         config=config, data=data, device=device, processes=processes, loader=loader,
-        held_out=held_out, prompts=prompts, first_bias=_first_bias(config, data, loader),
-        notes=notes,
+        held_out=held_out, prompts=prompts, parents=parents,
+        first_bias=_first_bias(config, data, loader), notes=notes,
     )  # fmt: skip
 
 
@@ -314,12 +320,22 @@ def _make_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
     stages, start = [], 0.0
     for index, stage in enumerate(config.stages):
         first_epoch = index * EPOCHS_PER_STAGE
-        rows = data.rows(
-            "train", stage_recipe(recipe, stage), seed=config.seed, first_epoch=first_epoch
-        )
+        rows = _rows(config, data, stage_recipe(recipe, stage), first_epoch)
         stages.append(Stage(start, rows, stage.batch_size or size, first_epoch))
         start = stage.until
     return stages
+
+
+def _rows(
+    config: TrainConfig, data: TrainingData, recipe: Recipe, first_epoch: int, phase: int = 0
+) -> Rows:
+    """Return the rows of a stage, some of which are the parent's where that is wanted."""
+    own = data.rows("train", recipe, seed=config.seed, first_epoch=first_epoch, phase=phase)
+    parents = parents_data(config, data)
+    if parents is None or not config.replay:
+        return own
+    theirs = parents.rows("train", recipe, seed=config.seed, first_epoch=FIRST_EPOCH)
+    return ReplayRows(own, theirs, config.replay)
 
 
 def _make_phases(config: TrainConfig, data: TrainingData, recipe: Recipe, size: int) -> list[Stage]:
@@ -327,7 +343,7 @@ def _make_phases(config: TrainConfig, data: TrainingData, recipe: Recipe, size: 
     stages, start = [], 0.0
     for phase, share in enumerate(data.phase_shares):
         epoch = phase * EPOCHS_PER_STAGE
-        rows = data.rows("train", recipe, seed=config.seed, first_epoch=epoch, phase=phase)
+        rows = _rows(config, data, recipe, epoch, phase)
         stages.append(Stage(start, rows, size, epoch))
         start += share
     return stages

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lmmodel.adapters import Trained
 from lmmodel.config import TrainConfig
 from lmmodel.device import peak_memory
 from lmmodel.diagnosing import SKIPPED_STEP as SKIPPED_STEP
@@ -40,6 +41,7 @@ TENSORBOARD_NAME = "tensorboard"
 # for people.
 OUT_OF_MEMORY = "out-of-memory"
 TRAINED_PART = "trained-part"
+FORGOTTEN = "forgotten"
 
 # Seconds that a picture stays as it is while training goes on: drawing takes half a second.
 REDRAW_S = 30.0
@@ -193,7 +195,7 @@ class Reporter:
         levels = {} if evaluation is None else level_names(evaluation.figures())
         plot_losses(entries, self.output / PICTURE_NAME, levels)
 
-    def say(self, step: int, message: str, notice: str) -> None:
+    def say(self, step: int, message: str, notice: str, *, trained: Trained | None = None) -> None:
         """Say something once: in metrics.jsonl and on the progress display."""
         self._write({"step": step, "notice": notice, "message": message})
         if self.report is not None:
@@ -201,7 +203,7 @@ class Reporter:
                 TrainProgress(
                     step=step, num_steps=self.num_steps, loss=self.last_loss, lr=0.0,
                     tokens_per_s=0.0, mfu=None, data_wait_ratio=0.0, eta_s=math.nan,
-                    message=message,
+                    message=message, trained=trained,
                 )
             )  # fmt: skip
 

@@ -126,6 +126,11 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
         ],
         "count": lambda: [road.tokens, *out, "--order", "2"],
         "merge": lambda: [*[branch_of(road, folder)] * 2, "--weights", "0.5,0.5", *out],
+        "experts": lambda: [
+            f"one={branch_of(road, folder)}", *(f"--validation={name}={road.tokens}"
+                                                for name in ("one", "two")),
+            "--num-examples", "8", *out,
+        ],
         "diagnose": lambda: [road.run],
         "tokenizers": lambda: ["check", road.tokenizer],
         "objectives": lambda: [],

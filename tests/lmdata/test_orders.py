@@ -13,7 +13,7 @@ from lmdata.examples import write_examples
 from lmdata.masking import draw_orders
 from lmdata.recipes import Recipe
 from lmdata.show import show_example
-from lmdata.verify import verify_dataset
+from lmdata.verification import verify_dataset
 from lmdata.views import view
 from references.pretraining import make_documents, make_store, make_tokenizer
 from tests.contracts import check_view

@@ -20,6 +20,7 @@ from lmmodel.exporting import export_run
 from lmmodel.importing import import_checkpoint
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.run import read_record
+from lmmodel.saving.state import load_state
 from lmmodel.trained import load_run, shape_differences, tokenizer_difference
 from lmmodel.trainer import plan, train
 from tests.lmmodel.conftest import TINY
@@ -252,22 +253,26 @@ def test_a_part_is_trained_and_the_rest_stays_to_the_bit(
     summary = train(config, store, run)
     assert summary.notes[0].startswith("trained: ")
     assert "frozen: " in summary.notes[0]
-    before, after = (load_tensors(p / "model.safetensors") for p in (imported, run))
+    before, after = load_state(imported), load_state(run)
     assert before.keys() == after.keys()  # what pairs add is in the weights
+    own = load_tensors(run / "branch.safetensors")  # and the folder holds what differs only
+    assert sum(w.numel() for w in own.values()) < sum(w.numel() for w in after.values())
+    checkpoint = load_tensors(run / "checkpoints" / "step-00000004" / "model.safetensors")
+    assert checkpoint.keys() == own.keys()
     for name, weight in before.items():
         is_matrix = name.startswith("layers.") and weight.ndim == 2
         moves = {
-            "ffn": ".mlp." in name, "head": name.startswith("head."),
+            "ffn": ".mlp." in name, "head": name.startswith(("head.", "nsp_head.")),
             "bias": name.endswith(".bias"), "lora": is_matrix,
-        }[part] or name.startswith("nsp_head.")  # fmt: skip
+        }[part]  # fmt: skip
         assert torch.equal(after[name], weight) != moves, name
     assert evaluate_run(run, store, num_examples=16).loss == pytest.approx(
         summary.evaluation.loss, rel=0.2
     )
     shutil.rmtree(run / "checkpoints" / "step-00000004")
-    (run / "model.safetensors").unlink()
+    (run / "branch.safetensors").unlink()
     train(None, None, run, resume=True)
-    again = load_tensors(run / "model.safetensors")
+    again = load_state(run)
     assert all(torch.equal(after[name], weight) for name, weight in again.items())
 
 

@@ -10,8 +10,8 @@ from lmmodel.config import load_train_config
 from lmmodel.errors import FitError, ResumeError
 from lmmodel.evaluation import evaluate_run
 from lmmodel.merging import merge_runs
-from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.run import read_record
+from lmmodel.saving.state import load_state
 from lmmodel.trainer import train
 from tests.lmmodel.conftest import TINY
 
@@ -30,7 +30,7 @@ def branches(trained: Path, store: Path, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(run / "model.safetensors")
+    return load_state(run)
 
 
 def test_weights_are_the_parents_and_what_each_changed(trained, branches, store, tmp_path) -> None:

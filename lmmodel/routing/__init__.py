@@ -1,0 +1,1 @@
+"""How a text finds its expert: domains, what tells them apart, the folder that keeps it."""
