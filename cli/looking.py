@@ -12,6 +12,7 @@ import click
 from lmdata.config import json_values
 
 from .options import (
+    PLACE,
     echo_page,
     echo_result,
     json_option,
@@ -37,14 +38,14 @@ FOLDER = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("dataset", type=FOLDER)
+@click.argument("dataset", type=PLACE)
 @click.option("--store", "store_path", type=FOLDER,
               help="Of example shards: the token store they were made from.")  # fmt: skip
 @json_option
 @quiet_option
 @click.pass_context
 def verify(
-    context: click.Context, dataset: Path, store_path: Path | None, as_json: bool, quiet: bool
+    context: click.Context, dataset: Path | str, store_path: Path | None, as_json: bool, quiet: bool
 ) -> None:
     """Check that a dataset holds what it promises: files, ledger, statistics. Exit 1 if not.
 
@@ -220,7 +221,7 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
 
 
 @click.command()
-@click.argument("tokens", type=FOLDER)
+@click.argument("tokens", type=PLACE)
 @click.argument("output", type=FOLDER)
 @click.option("--format", "format_name", type=Choice(FORMAT_NAMES), required=True,
               help="Whose format; docs/other-trainers.md shows how each is read.")  # fmt: skip
@@ -233,7 +234,7 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
 @json_option
 @quiet_option
 def export(
-    tokens: Path, output: Path, format_name: str, end_token: str, row_length: int | None,
+    tokens: Path | str, output: Path, format_name: str, end_token: str, row_length: int | None,
     overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write a token store in the format of another trainer, byte for byte as it expects it.

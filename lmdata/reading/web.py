@@ -81,7 +81,7 @@ def read_warc(reading: Reading) -> Iterator[Records]:
         positions: list[int] = []
         num_bytes, first, stored = 0, 0, 0
         for record in _records(reading, archive, tape):
-            text = _text_of(reading, record)
+            text = _text_of(reading, record, tape)
             if text is not None:
                 texts.append(text)
                 positions.append(reading.num_seen)
@@ -122,10 +122,7 @@ class _Tape:
 def _records(reading: Reading, archive: Any, tape: _Tape) -> Iterator[Any]:
     """Yield the records up to the end, or to where the archive is damaged."""
     try:
-        for record in archive:
-            if tape.damage is not None:  # which may have cut this one
-                break
-            yield record
+        yield from archive
     except (OSError, ValueError) as error:
         if tape.damage is None:
             message = f"{reading.source} is damaged after record {reading.num_seen}: {error}"
@@ -134,7 +131,7 @@ def _records(reading: Reading, archive: Any, tape: _Tape) -> Iterator[Any]:
         reading.rejections.reject(tape.damage.reason, 0, str(tape.damage))
 
 
-def _text_of(reading: Reading, record: Any) -> bytes | None:
+def _text_of(reading: Reading, record: Any, tape: _Tape) -> bytes | None:
     """Return the text of a record; None where it is left out, and counted."""
     size = int(record.content_length)
     if size > reading.config.max_document_bytes:
@@ -142,10 +139,14 @@ def _text_of(reading: Reading, record: Any) -> bytes | None:
         reading.rejections.reject("too-large", size, reading.too_large(where, size))
         return None
     body = record.reader.read()
+    if len(body) < size:
+        if not tape.damage:
+            _cut(reading, len(body), "is cut short")
+        return None
     if not record.is_http:
         if str(record.record_type) == "conversion":
             return bytes(body)
-        _cut(reading, len(body))
+        _cut(reading, len(body), "holds no answer of a server")
         return None
     if record.http_content_type not in _PAGES or record.http_headers.status_code != 200:
         reading.rejections.add("no-page", 1, len(body))
@@ -153,8 +154,8 @@ def _text_of(reading: Reading, record: Any) -> bytes | None:
     return page_text(body, record.http_charset)
 
 
-def _cut(reading: Reading, num_bytes: int) -> None:
-    message = f"{reading.source} record {reading.num_seen + 1} has no answer of a server in it"
+def _cut(reading: Reading, num_bytes: int, problem: str) -> None:
+    message = f"{reading.source} record {reading.num_seen + 1} {problem}"
     reading.rejections.reject("damaged", num_bytes, message)
 
 
