@@ -236,7 +236,7 @@ def recipe_table(recipe: Recipe | None) -> dict[str, Any]:
         return {}
     masks = ("mlm_probability", "max_predictions", "count", "coverage",
              "mask_proportion", "random_proportion", "keep_proportion")  # fmt: skip
-    unused = masks if not recipe.is_masking and recipe.noise is None else ()
+    unused: tuple[str, ...] = masks if not recipe.is_masking and recipe.noise is None else ()
     unused = masks[4:] if recipe.corruption_traits.orders else unused
     values = {name: value for name, value in vars(recipe).items() if name not in unused}
     return {
