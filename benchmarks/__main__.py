@@ -26,6 +26,7 @@ BENCHMARKS = {
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",
     "curate": "rules, near duplicates, evaluations and whole tags against datatrove and others",
+    "anywhere": "from S3, on Ray and to other formats, against the same work on one machine",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }
 

@@ -25,8 +25,8 @@ from lmdata.dataset import TokenStore, open_store
 from lmdata.examples import write_examples
 from lmdata.masking import mask_rules, mask_tokens
 from lmdata.packing import pack
-from lmdata.tokenize import TokenizeConfig, tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
+from lmdata.tokens import TokenizeConfig, tokenize_corpus
 from lmdata.views import Recipe, view
 from references import pretraining
 

@@ -15,7 +15,7 @@ import zstandard
 
 from benchmarks.measure import DATA, print_table, write_result
 from lmdata.config import config_to_dict
-from lmmodel.finetune import FinetuneResult, finetune
+from lmmodel.finetuner import FinetuneResult, finetune
 from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.saving.run import read_record
 from lmmodel.tasks.task_files import TaskFormat

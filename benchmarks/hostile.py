@@ -218,7 +218,7 @@ def main(arguments: list[str]) -> None:
     stage = prepare(_empty(folder / "stage"))
     for program in ("lmdata", "lmmodel"):
         _program(program)
-    for module in ("lmdata.views", "lmmodel.trainer", "lmmodel.finetune", "lmmodel.importing"):
+    for module in ("lmdata.views", "lmmodel.trainer", "lmmodel.finetuner", "lmmodel.importing"):
         importlib.import_module(module)
 
     record = folder / "outcomes.jsonl"

@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[1] / "../shared/data"
 PACKAGES = (
     "tokenizers", "datasets", "transformers", "gigatoken", "blingfire", "pysbd",
     "torch", "accelerate", "polars", "pyarrow", "numba", "numpy", "starlette", "uvicorn",
-    "sentence-transformers", "fastapi",
+    "sentence-transformers", "fastapi", "obstore", "moto", "ray",
 )  # fmt: skip
 
 

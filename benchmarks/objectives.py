@@ -27,7 +27,7 @@ from benchmarks.measure import DATA, print_table, write_result
 from benchmarks.minimal_pairs import every_nth
 from lmmodel.config import load_train_config
 from lmmodel.families import FAMILIES
-from lmmodel.finetune import finetune
+from lmmodel.finetuner import finetune
 from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.minimal_pairs import read_pairs, score_pairs
 from lmmodel.objectives import OBJECTIVES
@@ -138,12 +138,13 @@ def make_store(folder: Path, scale: Scale) -> None:
     unpacked = subprocess.run(["zstd", "-dcq", packed], check=True, capture_output=True).stdout
     lines = unpacked.splitlines(keepends=True)[: scale.num_documents]
     (corpus / "wikipedia.jsonl").write_bytes(b"".join(lines))
+    program = f"{Path(sys.executable).with_name('lmdata')}"  # of this environment
     vocab = ["--vocab-size", f"{scale.vocab_size}", "--set", "num_sentinels=100"]
     for command in (
         ["train-tokenizer", "corpus", *vocab], ["tokenize", "corpus", "--set",
                                                 "validation_ratio=0.05"],
     ):  # fmt: skip
-        subprocess.run(["lmdata", *command, "--quiet"], cwd=folder, check=True)
+        subprocess.run([program, *command, "--quiet"], cwd=folder, check=True)
 
 
 def write_row(row: Row, scale: Scale, store: Path) -> None:

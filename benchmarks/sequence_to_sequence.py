@@ -23,7 +23,7 @@ from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import SOURCE, TARGET, batch_of, make_stream
 from lmmodel.encoder_decoder import EncoderDecoder, build_model
 from lmmodel.families import ModelConfig
-from lmmodel.finetune import finetune
+from lmmodel.finetuner import finetune
 from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.finetuning.folder import FineTuned, load_fine_tuned
 from lmmodel.handover.stock import export_model

@@ -22,9 +22,9 @@ from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
 from lmdata.encoding import Encoder, make_encoder
 from lmdata.sentences import find_sentence_starts
 from lmdata.settings import TokenizeConfig
-from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer
 from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
+from lmdata.tokens import tokenize_corpus
 from references.shapes import JSON_LINES, PROSE, TABLES, Shape
 
 Work = Callable[[bytes], None]

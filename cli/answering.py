@@ -27,11 +27,10 @@ from .summaries import aligned, figure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lmmodel.finetuning.folder import FineTuned, FineTunedRecord
+    from lmmodel.finetuning.folder import FineTuned
     from lmmodel.tasks.answering import SpanAnswer
     from lmmodel.tasks.classification import Classification
     from lmmodel.tasks.tagging import Tagging
-    from lmmodel.tasks.text_rows import Usual
 
 FOLDER = click.Path(path_type=Path)
 PAIR_FIELD = "Column of a table with the second text or the passage."
@@ -176,7 +175,7 @@ def open_and_read(
     """
     from lmmodel.finetuning.folder import load_fine_tuned, read_fine_tuned_record
     from lmmodel.predicting.answering import check_verb
-    from lmmodel.predicting.given import PLAIN
+    from lmmodel.predicting.given import PLAIN, usual_of
     from lmmodel.tasks.known import find_task
 
     given = None if is_given_table(file) else read_given(texts, file, PLAIN, **layout)
@@ -185,31 +184,6 @@ def open_and_read(
     if given is None:
         given = read_given(texts, file, usual_of(record, num_texts), record, **layout)
     return load_fine_tuned(model, device or "auto"), given
-
-
-def usual_of(record: FineTunedRecord, num_texts: int | None = None) -> Usual:
-    """Return what the columns of a table are called that a model is asked about.
-
-    Args:
-        record: of the model
-        num_texts: texts of a row; None: what the model was fine-tuned on
-    """
-    import dataclasses
-
-    from lmmodel.tasks.known import find_task
-    from lmmodel.tasks.text_rows import TEXTS
-
-    usual = find_task(record.task).usual
-    if num_texts is None:
-        num_texts = max(usual.num_texts) if record.has_pairs else min(usual.num_texts)
-    choices = [choice[:num_texts] for choice in usual.texts if len(choice) >= num_texts]
-    choices += TEXTS if num_texts == 1 else []
-    return dataclasses.replace(
-        usual,
-        texts=tuple(dict.fromkeys(choices)),
-        num_texts=(num_texts,),
-        guesses_by_value=True,
-    )
 
 
 # What they print, and the columns of a table of answers.

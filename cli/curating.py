@@ -10,21 +10,27 @@ import click
 
 from .options import (
     config_option,
+    echo_part,
     echo_result,
+    engine_options,
     json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
+    part_option,
     quiet_option,
     reading_options,
     resolve,
     say,
     set_option,
+    start_engine,
 )
 from .summaries import ProgressLine, dataset_summary, flow_line, passed_over_lines, size
 
 if TYPE_CHECKING:
+    from lmdata.building.resumable import Part, PartDone
+    from lmdata.building.workers import Workers
     from lmdata.chosen import SelectionManifest
     from lmdata.comparison import Comparison
     from lmdata.mixing import MixtureConfig
@@ -57,15 +63,18 @@ recipe_option = click.option(
 @against_option
 @words_option
 @language_option
+@part_option
+@engine_options
 @reading_options
-@output_option("tags")
+@output_option("tags", is_anywhere=True)
 @num_workers_option
 @overwrite_option
 @json_option
 @quiet_option
 def tag(
-    corpus: tuple[str, ...], against: tuple[Path, ...], output: Path, num_workers: int | None,
-    overwrite: bool, as_json: bool, quiet: bool, **options: Any,
+    corpus: tuple[str, ...], against: tuple[Path, ...], part: Part | None, engine: str,
+    address: str | None, output: Path | str, num_workers: int | None, overwrite: bool,
+    as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
 
@@ -75,12 +84,21 @@ def tag(
     Example: lmdata tag corpus/
     Example: lmdata tag corpus/ --against eval/
     """
+    from lmdata.building.resumable import PartDone
+
     start = time.perf_counter()
-    manifest, skipped = _tag(corpus, against, output, num_workers, overwrite, quiet, options)
+    if part is not None and against:
+        raise click.UsageError("--against needs the whole corpus at once: leave --part out")
+    workers = start_engine("tags", engine, address, num_workers)
+    manifest, skipped = _tag(
+        corpus, against, output, num_workers, overwrite, quiet, options, part, workers
+    )
+    if isinstance(manifest, PartDone):
+        return echo_part(manifest, output, as_json=as_json, quiet=quiet)
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
     lines = [*_tag_lines(manifest, facts), *passed_over_lines(skipped)]
     lines.append(f"next: lmdata select {output} --recipe english")
-    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
+    return echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 
 
 @click.command()
@@ -187,9 +205,11 @@ def _comparison_lines(found: Comparison) -> list[str]:
 
 
 def _tag(
-    corpus: tuple[str, ...], against: tuple[Path, ...], output: Path, num_workers: int | None,
-    overwrite: bool, quiet: bool, options: dict[str, Any],
-) -> tuple[TagManifest, dict[str, list[str]]]:  # fmt: skip
+    corpus: tuple[str, ...], against: tuple[Path, ...], output: Path | str,
+    num_workers: int | None, overwrite: bool, quiet: bool, options: dict[str, Any],
+    part: Part | None = None, workers: Workers | None = None,
+) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
+    from lmdata.build import check_part
     from lmdata.reading.sources import survey_sources
     from lmdata.settings import TagConfig
     from lmdata.tagging.evaluations import read_evaluations
@@ -198,13 +218,15 @@ def _tag(
     config = resolve(TagConfig, None, (), **options)
     evaluations = read_evaluations(against)
     survey = survey_sources(corpus, config.corpus)
+    if part is not None:
+        check_part(survey.sources, overwrite=overwrite)
     if not quiet:
         for note in survey.notes:
             say(note)
     with ProgressLine("tagging", unit="bytes", quiet=quiet) as line:
         manifest = tag_corpus(
             survey.sources, config, output, num_workers=num_workers or num_cores(),
-            overwrite=overwrite, evaluations=evaluations,
+            overwrite=overwrite, evaluations=evaluations, part=part, workers=workers,
             progress=lambda done, total, documents: line.update(done, total),
         )  # fmt: skip
     return manifest, survey.skipped

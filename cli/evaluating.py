@@ -9,9 +9,8 @@ import click
 
 from lmdata.config import json_values
 
-from .answering import usual_of
-from .inputs import TEXT, WINDOWED, count_lines, layout_options, open_table
-from .options import device_option, echo_result, json_option, overwrite_option, quiet_option
+from .inputs import TEXT, WINDOWED, count_lines, layout_options
+from .options import PLACE, device_option, echo_result, json_option, overwrite_option, quiet_option
 from .summaries import ProgressLine, aligned, evaluation_lines, figure, optional, size
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ MAX_SHOWN = 12  # labels whose confusion is printed
 
 @click.command()
 @click.argument("model", type=FOLDER)
-@click.argument("data", type=FOLDER, required=False)
+@click.argument("data", type=PLACE, required=False)
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),
@@ -75,7 +74,7 @@ MAX_SHOWN = 12  # labels whose confusion is printed
 @json_option
 @quiet_option
 def evaluate(
-    model: Path, data: Path | None, pairs_path: Path | None, rated_path: Path | None,
+    model: Path, data: Path | str | None, pairs_path: Path | None, rated_path: Path | None,
     by_source: bool, precision: PairPrecision | None, start_token: str | None,
     device: str | None, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -132,7 +131,7 @@ def evaluate(
 
 
 def evaluate_file(
-    model: Path, data: Path | None, *, device: str, layout: Mapping[str, Any]
+    model: Path, data: Path | str | None, *, device: str, layout: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how good a fine-tuned model is on a task file, for machines and for people.
 
@@ -141,11 +140,12 @@ def evaluate_file(
     """
     from lmmodel.finetuning.folder import load_fine_tuned
     from lmmodel.predicting.answering import score_file
+    from lmmodel.predicting.given import open_table, usual_of
 
     if data is None:
         raise click.UsageError(f"{model} is fine-tuned: name the task file to score it on")
     tuned = load_fine_tuned(model, device)
-    file = open_table(data, usual_of(tuned.record), tuned.record, layout, has_labels=True)
+    file = open_table(Path(data), usual_of(tuned.record), tuned.record, layout, has_labels=True)
     result = score_file(tuned, file)
     cells = None if result.confusion is None else result.confusion.tolist()
     scored = {**json_values(result), "confusion": cells}
@@ -153,7 +153,7 @@ def evaluate_file(
 
 
 def evaluate_data(
-    run: Path, data: Path | None, *, by_source: bool, quiet: bool, **options: Any
+    run: Path, data: Path | str | None, *, by_source: bool, quiet: bool, **options: Any
 ) -> tuple[Any, list[str]]:
     """Return the held-out figures of a run, for machines and for people."""
     from lmmodel.counting.folder import is_ngrams
@@ -165,7 +165,7 @@ def evaluate_data(
         if by_source:
             raise click.UsageError(f"{run} holds an n-gram model: leave --by-source out")
         del options["device"]  # it has no choice
-        found = evaluate_ngrams(run, data, **options)
+        found = evaluate_ngrams(run, Path(data) if data else None, **options)
         return found.figures(), evaluation_lines(found)
 
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:

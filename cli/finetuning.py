@@ -27,7 +27,7 @@ from .summaries import ProgressLine, aligned, duration, figure
 if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
     from lmmodel.adapters import Trained
-    from lmmodel.finetune import FinetuneResult
+    from lmmodel.finetuner import FinetuneResult
     from lmmodel.finetuning.data import FinetuneConfig
     from lmmodel.finetuning.fit import FitProgress
 
@@ -147,7 +147,7 @@ def finetune(
     Example: lmmodel finetune --family transformer --model tiny --task sequence-to-sequence
                --train pairs.tsv --source en --target de
     """
-    from lmmodel.finetune import finetune as run_finetuning
+    from lmmodel.finetuner import finetune as run_finetuning
     from lmmodel.finetuning.data import FinetuneConfig
 
     config = resolve(FinetuneConfig, config_path, overrides, **options)

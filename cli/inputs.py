@@ -17,7 +17,6 @@ from .options import echo_result, overwrite_option, say
 
 if TYPE_CHECKING:
     from lmmodel.finetuning.folder import FineTunedRecord
-    from lmmodel.tasks.task_files import TaskFile
     from lmmodel.tasks.text_rows import Usual
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,6 +122,7 @@ def read_given(
         click.UsageError: there is no text, an option has no effect, or an argument is a file's name
         TaskError: the file is missing, damaged, of another encoding, or lacks a column
     """
+    from lmmodel.predicting.given import open_table
     from lmmodel.predicting.given import read_given as read_table
     from lmmodel.tasks.known import find_task
 
@@ -150,43 +150,6 @@ def is_given_table(file: str | None) -> bool:
 
 
 _OPTIONS = {"text": "text-field", "pair": "pair-field", "has_header": "no-header"}
-
-
-def open_table(
-    path: Path,
-    usual: Usual,
-    record: FineTunedRecord | None,
-    wanted: Mapping[str, Any],
-    *,
-    has_labels: bool = False,
-) -> TaskFile:
-    """Return a table to be read, with the model's own columns where it has them.
-
-    Args:
-        path: of the table
-        usual: how many texts are wanted
-        record: of a fine-tuned model
-        wanted: how it is read, as options say
-        has_labels: whether labels are read too
-
-    Raises:
-        ConfigError: an option is out of range
-    """
-    from lmdata.config import build_config
-    from lmmodel.tasks.known import find_task
-    from lmmodel.tasks.task_files import TaskFile, TaskFormat
-
-    base = {} if record is None else {"tags": record.config.columns.tags}
-    asked = build_config(TaskFormat, {**base, "has_labels": has_labels, **wanted})
-    file = TaskFile(path, asked)
-    if record is None or find_task(record.task).owns(file):
-        return file
-    columns = record.config.columns
-    own = {"text": columns.text, "pair": columns.pair if max(usual.num_texts) > 1 else None}
-    own |= {"label": columns.label} if has_labels else {}
-    known = {n: v for n, v in own.items() if v is not None and v in file.table.columns}
-    file.columns = build_config(TaskFormat, {**base, "has_labels": has_labels, **known, **wanted})
-    return file
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,22 +13,27 @@ from . import looking
 from .curating import clean, compare, select, tag
 from .looking import export
 from .options import (
+    PLACE,
     FriendlyGroup,
     Size,
     by_key,
     config_option,
+    echo_part,
     echo_result,
+    engine_options,
     json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
+    part_option,
     quiet_option,
     reading_options,
     resolve,
     say,
     seed_option,
     set_option,
+    start_engine,
 )
 from .summaries import (
     ProgressLine,
@@ -39,6 +44,9 @@ from .summaries import (
     tokenizer_lines,
     tokenizer_summary,
 )
+
+if TYPE_CHECKING:
+    from lmdata.building.resumable import Part
 
 FOLDER = click.Path(path_type=Path)
 
@@ -106,6 +114,7 @@ def sample_corpus(
               help="Special tokens <extra_id_0> ..., which T5 has 100 of.")  # fmt: skip
 @click.option("--splits", type=click.Choice(["gpt2", "gpt4"]),
               help="Of bpe: rules that cut text first.  [default: gpt2]")  # fmt: skip
+@engine_options
 @reading_options
 @output_option("tokenizer")
 @num_workers_option
@@ -115,9 +124,9 @@ def sample_corpus(
 @json_option
 @quiet_option
 def train_tokenizer(
-    corpus: tuple[str, ...], output: Path, num_workers: int | None, overwrite: bool,
-    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
-    **options: Any,
+    corpus: tuple[str, ...], engine: str, address: str | None, output: Path,
+    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train a tokenizer that transformers.AutoTokenizer opens; the same text, the same bytes.
 
@@ -141,6 +150,7 @@ def train_tokenizer(
         tokenizer = build_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
             overwrite=overwrite, progress=line.update, report=found.append,
+            workers=start_engine("counts", engine, address, num_workers),
         )  # fmt: skip
     facts = tokenizer_summary(tokenizer, output, found[0])
     lines = tokenizer_lines(tokenizer, output, config.vocab_size, found[0])
@@ -171,8 +181,10 @@ def train_tokenizer(
 @click.option("--select", "selection_path", type=FOLDER,
               help="Read only the documents of this selection, from `lmdata select`.")  # fmt: skip
 @click.option("--verbose", is_flag=True, help="Say how the text is encoded, and why so.")
+@part_option
+@engine_options
 @reading_options
-@output_option("tokens")
+@output_option("tokens", is_anywhere=True)
 @seed_option
 @num_workers_option
 @overwrite_option
@@ -182,9 +194,10 @@ def train_tokenizer(
 @quiet_option
 def tokenize(
     corpus: tuple[str, ...], tokenizer_path: Path | None, shard_bytes: int | None,
-    memory_bytes: int, selection_path: Path | None, verbose: bool, output: Path,
-    seed: int | None, num_workers: int | None, overwrite: bool, config_path: Path | None,
-    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
+    memory_bytes: int, selection_path: Path | None, verbose: bool, part: Part | None, engine: str,
+    address: str | None, output: Path | str, seed: int | None, num_workers: int | None,
+    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Turn text into a token store: every document once, exactly as `tokenizers` encodes it.
 
@@ -203,8 +216,10 @@ def tokenize(
         TokenizeConfig, config_path, overrides, shard_bytes=shard_bytes, seed=seed, **options
     )
     # The workers load their kernels while this process imports what it needs.
-    with contextlib.closing(start_tokenizing(num_workers or num_cores())) as workers:
+    pool = start_engine("tokens", engine, address, num_workers)
+    with contextlib.closing(pool or start_tokenizing(num_workers or num_cores())) as workers:
         from lmdata.build import build_store
+        from lmdata.building.resumable import PartDone
 
         with ProgressLine("tokenizing", unit="bytes", quiet=quiet) as line:
             built = build_store(
@@ -212,9 +227,11 @@ def tokenize(
                 num_workers=workers.num_workers, memory_bytes=memory_bytes,
                 overwrite=overwrite, say=None if quiet else say, verbose=verbose,
                 progress=lambda done, total, documents: line.update(done, total),
-                workers=workers, selection_path=selection_path,
+                workers=workers, selection_path=selection_path, part=part,
             )  # fmt: skip
-    report_dataset(
+    if isinstance(built.manifest, PartDone):
+        return echo_part(built.manifest, output, as_json=as_json, quiet=quiet)
+    return report_dataset(
         built.manifest, output, start, "documents", skipped=built.skipped, as_json=as_json,
         quiet=quiet,
     )  # fmt: skip
@@ -231,6 +248,7 @@ def tokenize(
 @click.option("--compat", type=click.Choice(["bert"]), help="Choices of BERT's own script.")
 @click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True,
               help="Which epoch of the view is frozen.")  # fmt: skip
+@engine_options
 @output_option("shards")
 @seed_option
 @num_workers_option
@@ -240,8 +258,8 @@ def tokenize(
 @json_option
 @quiet_option
 def mask(
-    tokens: Path, recipe_name: str, epoch: int, output: Path, seed: int | None,
-    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    tokens: Path, recipe_name: str, epoch: int, engine: str, address: str | None, output: Path,
+    seed: int | None, num_workers: int | None, overwrite: bool, config_path: Path | None,
     overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Freeze one view of a token store: pairs, masks and labels as files.
@@ -266,12 +284,54 @@ def mask(
         manifest = write_examples(
             tokens, recipe, output, seed=seed or 0, epoch=epoch,
             num_workers=num_workers or num_cores(), overwrite=overwrite, progress=line.update,
+            workers=start_engine("examples", engine, address, num_workers),
         )  # fmt: skip
     report_dataset(manifest, output, start, "examples", as_json=as_json, quiet=quiet)
 
 
+@main.command()
+@click.argument("output", type=PLACE, default="tokens")
+@json_option
+@quiet_option
+def finish(output: Path | str, as_json: bool, quiet: bool) -> None:
+    """End a build that was done in parts: put its units together and write the manifest.
+
+    Neither the corpus nor a worker is needed, only the output.
+
+    \b
+    Example: lmdata finish tokens/
+    """
+    from lmdata.build import finish_dataset
+
+    start = time.perf_counter()
+    with ProgressLine("finishing", quiet=quiet):
+        manifest = finish_dataset(output)
+    report_dataset(manifest, output, start, "documents", as_json=as_json, quiet=quiet)
+
+
+@main.command("clean-up")
+@click.argument("output", type=PLACE)
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
+@json_option
+@quiet_option
+def clean_up(output: Path | str, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Remove what a dataset or an unfinished build has no use for, as killed workers leave it.
+
+    \b
+    Example: lmdata clean-up tokens/ --dry-run
+    """
+    from lmdata.building.leftovers import clean_up as remove_leftovers
+
+    found = remove_leftovers(output, is_dry=dry_run)
+    did = "would be removed" if dry_run else "removed"
+    files = f"{len(found):,} file{'s' if len(found) != 1 else ''}"
+    lines = [*found, f"{output}/  {files} of {size(sum(found.values()))} {did}"]
+    facts = {"output": str(output), "files": found, "is_dry_run": dry_run}
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
+
+
 def report_dataset(
-    manifest: Any, output: Path, start: float, rows: str, *,
+    manifest: Any, output: Path | str, start: float, rows: str, *,
     skipped: dict[str, list[str]] | None = None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Print the summary of a dataset that was written since `start`."""

@@ -17,6 +17,7 @@ from .evaluating import count, diagnose, evaluate
 from .finetuning import finetune
 from .handing_over import export, import_, merge, serve
 from .options import (
+    PLACE,
     FriendlyGroup,
     by_key,
     config_option,
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("data", type=FOLDER, required=False)
+@click.argument("data", type=PLACE, required=False)
 @click.option(
     "--model",
     "model__size",
@@ -135,7 +136,7 @@ def main() -> None:
 )
 @click.option("--select", "selection", type=FOLDER,
               help="Read only the documents of this selection, from `lmdata select`.")  # fmt: skip
-@click.option("--output", type=FOLDER, help="Run folder.  [default: runs/SIZE, or RUN-continued]")
+@click.option("--output", type=PLACE, help="Run folder.  [default: runs/SIZE, or RUN-continued]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, bit for bit.")
 @click.option(
     "--keep",
@@ -164,10 +165,10 @@ def main() -> None:
 @json_option
 @quiet_option
 def train(
-    data: Path | None, init_from: Path | None, teachers: tuple[Path, ...], output: Path | None,
-    resume: bool, dry_run: bool,
-    has_report: bool, overwrite: bool, config_path: Path | None, overrides: tuple[str, ...],
-    as_json: bool, quiet: bool, **options: Any,
+    data: Path | str | None, init_from: Path | None, teachers: tuple[Path, ...],
+    output: Path | str | None, resume: bool, dry_run: bool, has_report: bool, overwrite: bool,
+    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Train a model on a token store (fresh pairs and masks each epoch) or on frozen shards.
 
@@ -192,11 +193,13 @@ def train(
         "distillation__more_teachers": learned_from[1:] or None,
     })  # fmt: skip
     config = wanted_config(config_path, overrides, settings, output if resume else None)
-    if data is not None and not data.is_file():
+    if isinstance(data, Path) and not data.is_file():
         from lmdata.schema import read_manifest
 
         read_manifest(data)  # what is wrong with settings and data is said before torch is loaded
-    if not (resume or dry_run or is_helper()):
+    if isinstance(output, str) and has_report:
+        raise click.UsageError("--report writes into the run folder: leave it out for a URI")
+    if isinstance(output, Path) and not (resume or dry_run or is_helper()):
         from lmmodel.record import check_output
 
         check_output(output, overwrite=overwrite)
@@ -219,7 +222,7 @@ def train(
     if is_helper():
         return None
     lines = training_lines(summary)
-    if has_report:
+    if has_report and isinstance(output, Path):
         from lmdata.page import write_page
         from lmmodel.record import REPORT_NAME
         from lmmodel.report import model_report
@@ -309,7 +312,7 @@ def wanted_config(
     config_path: Path | None,
     overrides: Sequence[str],
     options: dict[str, Any],
-    resumed: Path | None,
+    resumed: Path | str | None,
 ) -> TrainConfig | None:
     """Return the configuration asked for; None: that of the run that is resumed, as it is.
 
@@ -323,6 +326,12 @@ def wanted_config(
         return None
     from lmmodel.saving.run import read_record
 
+    if isinstance(resumed, str):
+        from lmmodel.saving.remote_run import RemoteRun
+
+        run = RemoteRun(resumed)
+        run.bring()
+        resumed = run.folder
     return change_config(read_record(resumed).config, overrides, options=options)
 
 
@@ -335,7 +344,7 @@ def show_training(line: ProgressLine, now: TrainProgress) -> None:
 
 
 @contextlib.contextmanager
-def saying_what_is_kept(output: Path) -> Iterator[None]:
+def saying_what_is_kept(output: Path | str) -> Iterator[None]:
     """Have an interrupted training end with what is kept and how to go on."""
     from lmmodel.training.loop import Interrupted
 
@@ -344,7 +353,7 @@ def saying_what_is_kept(output: Path) -> Iterator[None]:
     except Interrupted as error:
         raise KeyboardInterrupt(str(error)) from error
     except KeyboardInterrupt as error:
-        if not (output / "config.json").exists():
+        if isinstance(output, Path) and not (output / "config.json").exists():
             raise KeyboardInterrupt("Nothing was begun; type the same command again.") from error
         text = f"The last checkpoint in {output} is kept: go on with --resume --output {output}"
         raise KeyboardInterrupt(text) from error

@@ -51,7 +51,7 @@ def verify(
     \b
     Example: lmdata verify shards/
     """
-    from lmdata.verify import verify_dataset
+    from lmdata.verification import verify_dataset
 
     with ProgressLine("verifying", quiet=quiet):
         report = verify_dataset(dataset, store_path=store_path)

@@ -10,11 +10,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lmdata.config import json_text
+
+if TYPE_CHECKING:
+    from lmdata.building.resumable import Part, PartDone
+    from lmdata.building.workers import Workers
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -27,6 +31,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lmdata": {
         "Text to training examples": ("sample-corpus", "train-tokenizer", "tokenize", "mask"),
         "Choose what is read": ("tag", "select", "clean", "compare"),
+        "Work in parts": ("finish", "clean-up"),
         "Look and check": ("show", "stats", "report", "verify", "tokenizers", "recipes"),
         "Hand it over": ("export",),
     },
@@ -146,11 +151,54 @@ _UNIT_BYTES = {"": 1} | {
 }
 
 
-def output_option(default: str) -> Callable[[F], F]:
-    """`--output`, with the folder that the next command looks for as its default."""
+class PlaceParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A folder of this machine, or a URI of one in a store, which stays a text."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path | str:
+        """Return a path, or the URI as it is."""
+        return str(value) if "://" in str(value) else Path(value)
+
+
+PLACE = PlaceParam()
+
+
+class PartParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """One of several commands that do a build together, as `2/8`."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Part:
+        """Return the part."""
+        from lmdata.building.resumable import Part
+
+        number, slash, count = str(value).partition("/")
+        try:
+            if slash and number.isascii() and count.isascii():
+                return Part(int(number), int(count))
+        except ValueError:
+            pass
+        self.fail(f"{value!r} is no part: give it as 1/8, 2/8, ... 8/8.")
+
+
+part_option = click.option(
+    "--part", type=PartParam(), metavar="I/N",
+    help="Do only this share of the work, beside commands that do the others; `lmdata finish` "
+    "ends it.",
+)  # fmt: skip
+
+
+def output_option(default: str, *, is_anywhere: bool = False) -> Callable[[F], F]:
+    """`--output`, with the folder that the next command looks for as its default.
+
+    Args:
+        default: folder
+        is_anywhere: whether it may be a URI
+    """
     return click.option(
-        "--output", type=click.Path(path_type=Path), default=default, show_default=True,
-        help="Folder to write.",
+        "--output", type=PLACE if is_anywhere else click.Path(path_type=Path), default=default,
+        show_default=True, help="Folder to write.",
     )  # fmt: skip
 
 
@@ -176,6 +224,35 @@ set_option = click.option(
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress, no summary.")
+
+
+def engine_options(function: F) -> F:
+    """Who does the units of a build."""
+    options = [
+        click.option("--engine", type=click.Choice(["local", "ray"]), default="local",
+                     show_default=True, help="Who does the work: processes here, or Ray's."),
+        click.option("--address", metavar="HOST:PORT",
+                     help="Of the Ray cluster, or auto.  [default: one of this machine's own]"),
+    ]  # fmt: skip
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+def start_engine(
+    kind: str, engine: str, address: str | None, num_workers: int | None
+) -> Workers | None:
+    """Return the workers of another engine, None where those of this machine are wanted.
+
+    Raises:
+        click.UsageError: an address without an engine that has one
+        LmdataError: the engine is not installed, or does not answer
+    """
+    if engine == "ray":
+        from lmdata.building.ray_workers import start_ray
+
+        return start_ray(kind, num_workers, address)
+    if address is not None:
+        raise click.UsageError("--address is for --engine ray: give both, or neither")
+    return None
 
 
 def reading_options(function: F) -> F:
@@ -228,6 +305,18 @@ def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) ->
         click.echo(json_text(result, indent=2, ensure_ascii=False))
     elif not quiet:
         click.echo("\n".join(lines))
+
+
+def echo_part(done: PartDone, output: Path | str, *, as_json: bool, quiet: bool) -> None:
+    """Print what one part of a build has done, and how the build ends."""
+    before = f", {done.num_before:,} of them before" if done.num_before else ""
+    lines = [
+        f"{output}/  part {done.part}: {done.num_units:,} of {done.num_units_in_all:,} units are "
+        f"done{before}",
+        f"next, when all {done.part.count} parts are done: lmdata finish {output}",
+    ]
+    facts = {"output": str(output), **vars(done), "part": str(done.part)}
+    echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 
 
 def page_options(function: F) -> F:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lmdata.tagging.manifests import TagManifest
     from lmdata.tokenizer import Tokenizer
     from lmdata.tokenizer_check import TokenizerCheck
-    from lmdata.verify import Report
+    from lmdata.verification import Report
     from lmmodel.evaluation import Evaluation
     from lmmodel.saving.metrics import TrainProgress
     from lmmodel.trainer import Plan
@@ -180,7 +180,7 @@ def tokenizer_check_lines(found: TokenizerCheck) -> list[str]:
 
 
 def dataset_summary(
-    manifest: Manifest | TagManifest | SelectionManifest, output: Path, elapsed_s: float
+    manifest: Manifest | TagManifest | SelectionManifest, output: Path | str, elapsed_s: float
 ) -> dict[str, Any]:
     """Return the facts about a dataset of any kind that was just written."""
     return {
@@ -198,7 +198,9 @@ def dataset_summary(
     }
 
 
-def manifest_lines(manifest: Manifest, output: Path, elapsed_s: float, rows: str) -> list[str]:
+def manifest_lines(
+    manifest: Manifest, output: Path | str, elapsed_s: float, rows: str
+) -> list[str]:
     """Return the one-screen summary of a dataset; `rows` is what a row is called."""
     facts = dataset_summary(manifest, output, elapsed_s)
     lines = [f"{output}/  {size(facts['bytes'])} in {elapsed_s:.1f} s"]

@@ -136,7 +136,7 @@ def _read_if_there(reading: Reading) -> Iterator[Records]:
 def _clean(reading: Reading, records: Records) -> Documents:
     """Return the records that are documents: valid UTF-8, not blank, not too large."""
     text, offsets = records.text, records.offsets
-    if reading.config.errors == "skip" or reading.source.format in ("parquet", "arrow"):
+    if reading.config.errors == "skip" or reading.source.format in ("parquet", "arrow", "warc"):
         text, offsets, keep = _check_utf8(reading, text, offsets, records.positions)
     else:
         keep = np.ones(len(offsets) - 1, np.bool_)

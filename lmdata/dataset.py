@@ -24,6 +24,7 @@ from lmdata.batch import (
     split_segments,
     to_array,
 )
+from lmdata.copies import at_hand
 from lmdata.errors import IntegrityError, MismatchError
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import Recipe
@@ -268,7 +269,7 @@ def open_store(
     """Return a split of a token store, checked and memory-mapped.
 
     Args:
-        path: the folder that `lmdata tokenize` wrote
+        path: the folder that `lmdata tokenize` wrote, or its URI in a store
         split: "train", "validation" or "test"
         tokenizer: refuse the store unless this one made it
         verify: "hashes" reads every byte of the split; "sizes" only looks at the files' sizes
@@ -278,14 +279,14 @@ def open_store(
         VersionError: written by a newer format version
         MismatchError: made with another tokenizer, another kind of dataset, or no such split
     """
-    folder = Path(path)
+    folder = at_hand(path)
     manifest, own_tokenizer = _open_dataset(folder, "tokens", split, tokenizer)
     return _open_split(folder, manifest, own_tokenizer, split, verify)
 
 
 def open_stores(path: Path | str) -> dict[str, TokenStore]:
     """Return the splits of a token store by name, train first; errors as of `open_store`."""
-    folder = Path(path)
+    folder = at_hand(path)
     manifest, tokenizer = _open_dataset(folder, "tokens", None, None)
     return {
         split: _open_split(folder, manifest, tokenizer, split)
@@ -314,7 +315,7 @@ def open_examples(
         VersionError: written by a newer format version
         MismatchError: made with another tokenizer, another kind of dataset, or no such split
     """
-    folder = Path(path)
+    folder = at_hand(path)
     manifest, own_tokenizer = _open_dataset(folder, "examples", split, tokenizer)
     blocks = read_blocks(folder, manifest, split, verify=verify)
     return ExampleSet(manifest, own_tokenizer, split, blocks)

@@ -26,10 +26,11 @@ from lmdata.building.example_ledger import (
     describe_flows,
     sum_examples,
 )
-from lmdata.building.output import OutputFolder, check_apart
+from lmdata.building.output import AnyFolder, check_apart
 from lmdata.building.resumable import SplitShards, run_build
 from lmdata.building.workers import Threads, Workers
 from lmdata.config import Change, config_to_dict
+from lmdata.copies import at_hand
 from lmdata.dataset import TokenStore, open_stores, segment_end
 from lmdata.errors import ConfigError, DatasetError, IntegrityError, TokenizerError
 from lmdata.recipes import LATE, Recipe
@@ -80,7 +81,7 @@ def write_examples(
         OutputError: `output` exists, can't be written or its disk is full
     """
     _check_settings(recipe, num_workers, shard_bytes)
-    store_path, output = Path(store_path), Path(output)
+    store_path, output = at_hand(store_path), Path(output)
     stores = open_stores(store_path)
     settings = ExampleSettings(
         recipe=recipe, seed=seed, epoch=epoch, shard_bytes=shard_bytes,
@@ -218,7 +219,7 @@ class _ExamplesJob:
     bad_input = (ConfigError, DatasetError, TokenizerError)
 
     def __init__(
-        self, folder: OutputFolder, setup: ExampleSetup, num_ahead: int,
+        self, folder: AnyFolder, setup: ExampleSetup, num_ahead: int,
         progress: OnProgress | None,
     ) -> None:  # fmt: skip
         self.num_ahead = num_ahead
@@ -241,6 +242,10 @@ class _ExamplesJob:
         given = values["recipe"].items()
         values["recipe"] = {k: v for k, v in given if v is not None or k not in late}
         return values
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing: examples are not done by several commands."""
+        return {}
 
     def obstacles(self, changed: list[Change]) -> list[str]:
         """Return what differs: everything counts."""

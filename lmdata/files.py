@@ -212,11 +212,12 @@ class Lease:
 
 
 @contextmanager
-def lease(output: Path) -> Iterator[Lease]:
+def lease(output: Path, *, is_shared: bool = False) -> Iterator[Lease]:
     """Let this process alone write an output while the block lasts; makes missing parent folders.
 
     It is a lock on `.NAME.lock` beside the output, or on `.lock` in it where nothing can be made
-    beside it. It ends with the process, or with the last one that inherited the descriptor.
+    beside it. It ends with the process, or with the last one that inherited the descriptor. One
+    that is shared keeps out those that are not.
 
     Raises:
         OutputError: another process has it, or nothing can be written there
@@ -229,11 +230,12 @@ def lease(output: Path) -> Iterator[Lease]:
         missing = [parent for parent in path.parents if not parent.exists()]
     try:
         with output_errors(output):
-            lock, descriptor, has_waited = _lock(output, path)
+            lock, descriptor, has_waited = _lock(output, path, is_shared)
         try:
             yield Lease(output, path, descriptor, has_waited)
         finally:
             with contextlib.suppress(OSError):  # an unlocked file is in nobody's way
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unless others share it
                 lock.unlink()
             os.close(descriptor)
     finally:
@@ -242,13 +244,14 @@ def lease(output: Path) -> Iterator[Lease]:
                 parent.rmdir()
 
 
-def _lock(output: Path, path: Path) -> tuple[Path, int, bool]:
+def _lock(output: Path, path: Path, is_shared: bool) -> tuple[Path, int, bool]:
     """Return a locked file, its descriptor, and whether another process had it first."""
     patience_ends_at, has_waited = time.monotonic() + LEASE_WAIT_S, False
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     while True:
         lock, descriptor = _open_lock(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             if _is_open_as(lock, descriptor):
                 return lock, descriptor, has_waited
         except BlockingIOError:
@@ -315,9 +318,8 @@ def check_replaceable(output: Path, kind: Kind, *, overwrite: bool, instead: str
     if not names:
         return
     if not output.is_dir() or not kind.is_here(output):
-        raise OutputError(
-            f"{output} exists and is not {kind.name}, so nothing replaces it: choose another place"
-        )
+        problem = f"exists and is not {kind.name}, so nothing replaces it: choose another place"
+        raise OutputError(f"{output} {problem}")
     if not overwrite:
         raise OutputError(
             f"{output} already holds {kind.name}: {instead}add --overwrite to replace it, or "

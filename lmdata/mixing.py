@@ -53,10 +53,10 @@ class MixtureConfig:
     """Shares are sizes to the power 1 / temperature; 1: in proportion, more: more evenly."""
 
     unimax: bool = False
-    """Share alike, but no group more often than `max_repeats`; the rest goes to larger ones."""
+    """Share alike; where `max_repeats` holds a group back, the rest goes to larger ones."""
 
     max_repeats: float | None = None
-    """How often a group may be read at most; asking for more of it is an error, but in UniMax."""
+    """How often a group may be read at most; what it would get beyond that goes to the others."""
 
     budget: int | None = None
     """What is read in all, in `unit`; None: as much as is selected."""
@@ -82,8 +82,6 @@ class MixtureConfig:
             raise ValueError("weights and shares can't be below 0, and a temperature is above it")
         if self.unimax and (self.weights or self.temperature != 1 or self.max_repeats is None):
             raise ValueError("unimax needs max_repeats, and neither weights nor a temperature")
-        if self.unimax and self.phases:
-            raise ValueError("unimax goes without phases")
         if self.cluster_repeats and (self.weights or self.unimax or self.phases or self.budget):
             raise ValueError("cluster_repeats go without weights, unimax, phases and a budget")
         if not all(
@@ -114,29 +112,37 @@ def allocate(shares: npt.ArrayLike, total: int) -> I64:
     return amounts
 
 
-def share_unimax(sizes: npt.ArrayLike, budget: float, max_repeats: float) -> F64:
-    """Return what each group gets where all get alike, but none more than it may be repeated.
+def share_below(shares: npt.ArrayLike, total: float, most: npt.ArrayLike) -> F64:
+    """Return amounts in proportion to shares, none above what it may be; the others get the rest.
+
+    With equal shares this is UniMax. What is left where all are at their most is not given out.
 
     Args:
-        sizes: (G,)
-        budget: to give out
-        max_repeats: of a group
+        shares: (G,), not negative, some above 0
+        total: to give out
+        most: (G,)
 
     Example:
-        >>> share_unimax([10, 100, 1000], 600, 4).tolist()
+        >>> share_below([1, 1, 1], 600, [40, 400, 4000]).tolist()
         [40.0, 280.0, 280.0]
     """
-    amounts = np.asarray(sizes, np.float64)
-    shares, left = np.zeros(len(amounts)), budget
-    for place, group in enumerate(np.argsort(amounts, kind="stable").tolist()):
-        shares[group] = min(left / (len(amounts) - place), max_repeats * amounts[group])
-        left -= shares[group]
-    return shares
+    weights, limits = np.asarray(shares, np.float64), np.asarray(most, np.float64)
+    amounts, is_open = np.zeros(len(weights)), weights > 0
+    while is_open.any():
+        exact = weights / weights[is_open].sum() * (total - amounts.sum())
+        is_over = is_open & (exact > limits)
+        if not is_over.any():
+            amounts[is_open] = exact[is_open]
+            break
+        amounts[is_over] = limits[is_over]
+        is_open &= ~is_over
+    return amounts
 
 
 def resolve_shares(
-    sizes: Mapping[str, int], mixture: MixtureConfig, phase: Phase, budget: int
-) -> dict[str, int]:
+    sizes: Mapping[str, int], mixture: MixtureConfig, phase: Phase, budget: int,
+    read: Mapping[str, int] | None = None,
+) -> dict[str, int]:  # fmt: skip
     """Return how much is read of each group.
 
     Args:
@@ -144,9 +150,10 @@ def resolve_shares(
         mixture: says how
         phase: of it
         budget: of the phase
+        read: of each group in the phases before
 
     Raises:
-        ConfigError: a weight names no group, or nothing has a weight
+        ConfigError: a weight names no group, nothing has a weight, or the caps leave too little
 
     Example:
         >>> mixture = MixtureConfig(weights={"a": 1, "*": 3})
@@ -155,37 +162,23 @@ def resolve_shares(
     """
     names, amounts = list(sizes), np.array(list(sizes.values()), np.int64)
     weights = phase.weights or mixture.weights
-    if mixture.unimax:
-        assert mixture.max_repeats is not None
-        shares = share_unimax(amounts, budget, mixture.max_repeats)
-        budget = min(budget, int(shares.sum()))
-    else:
-        power = 1 / (phase.temperature or mixture.temperature)
-        shares = amounts.astype(np.float64) ** power
-        if weights:
-            shares = _weigh(names, shares, weights)
+    power = 0.0 if mixture.unimax else 1 / (phase.temperature or mixture.temperature)
+    shares = amounts.astype(np.float64) ** power
+    if weights:
+        shares = _weigh(names, shares, weights)
     if not shares.any():
         raise ConfigError("mixture: no group that is selected has a weight above 0")
-    found = allocate(shares, budget)
-    return dict(zip(names, found.tolist(), strict=True))
-
-
-def check_cap(sizes: Mapping[str, int], amounts: Mapping[str, int], mixture: MixtureConfig) -> None:
-    """Check that no group is read more often than it may.
-
-    Raises:
-        ConfigError: one is
-    """
-    cap = mixture.max_repeats
-    if cap is None or mixture.unimax:
-        return
-    for name, amount in amounts.items():
-        if amount > cap * sizes[name]:
+    if mixture.max_repeats is not None:
+        done = np.array([(read or {}).get(name, 0) for name in names], np.int64)
+        most = np.floor(mixture.max_repeats * amounts) - done
+        shares = share_below(shares, budget, most)
+        if shares.sum() < budget - 0.5:
             raise ConfigError(
-                f"mixture: {name!r} has {sizes[name]:,} {mixture.unit} and would be read "
-                f"{amount / sizes[name]:.1f} times, max_repeats is {cap:g}: lower its weight or "
-                "the budget"
+                f"mixture: {budget:,} {mixture.unit} are asked for, and groups with a weight give "
+                f"{int(shares.sum()):,} with max_repeats={mixture.max_repeats:g}: lower "
+                "the budget, or select more"
             )
+    return dict(zip(names, allocate(shares, budget).tolist(), strict=True))
 
 
 def _weigh(names: list[str], shares: F64, weights: Mapping[str, float]) -> F64:

@@ -39,8 +39,8 @@ from lmdata.schema import (
     read_settings,
 )
 from lmdata.stats import ExampleStatistics, StoreStatistics, example_statistics, store_statistics
-from lmdata.verify import Report as Verification
-from lmdata.verify import verify_dataset
+from lmdata.verification import Report as Verification
+from lmdata.verification import verify_dataset
 
 NUM_PIECES, NUM_UNUSED, NUM_SOURCES = 25, 60, 20
 _MIN_REACHED = 100  # examples that a position must be reached by for its mask rate to be drawn

@@ -353,7 +353,7 @@ def _check_version(manifest: Manifest, path: Path) -> None:
     raise IntegrityError(f"{path} is not a manifest: {problem}; build the dataset again")
 
 
-def parse_json_object(text: str, path: Path) -> dict[str, Any]:
+def parse_json_object(text: str, path: Path | str) -> dict[str, Any]:
     """Return the object that a JSON text holds.
 
     Raises:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from lmdata import __version__
 from lmdata.batch import to_array, to_column
-from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, OutputFolder, check_apart, claim_folder
+from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, AnyFolder, check_apart, claim_folder
 from lmdata.chosen import Chosen, GroupRecord, SelectionManifest, read_selection, selection_schema
 from lmdata.config import build_config, config_to_dict
 from lmdata.corpus import Documents, Source
@@ -29,7 +29,6 @@ from lmdata.mixing import (
     MixtureConfig,
     Phase,
     allocate,
-    check_cap,
     repeat_documents,
     repeats_by_cluster,
     resolve_shares,
@@ -138,7 +137,7 @@ def select_documents(
 
 
 def _write(
-    folder: OutputFolder, table: pa.Table, repeats: I64, tags: TagManifest
+    folder: AnyFolder, table: pa.Table, repeats: I64, tags: TagManifest
 ) -> tuple[ShardRecord, ...]:
     numbers = {source.name: number for number, source in enumerate(tags.sources)}
     names, codes = _sources(table)
@@ -227,13 +226,12 @@ def _resolve(
     budgets = allocate([phase.share for phase in phases], budget)
     read, asked = np.zeros((len(phases) + 1, len(sizes)), np.int64), dict.fromkeys(totals, 0)
     for number, (phase, own) in enumerate(zip(phases, budgets.tolist(), strict=True), 1):
-        for name, amount in resolve_shares(totals, mixture, phase, own).items():
+        for name, amount in resolve_shares(totals, mixture, phase, own, asked).items():
             asked[name] += amount
             places = members[name]
             read[number, places] = repeat_documents(
                 sizes[places], asked[name], keys[places], mixture.seed
             )
-    check_cap(totals, asked, mixture)
     return np.diff(read, axis=0)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-Format = Literal["txt", "jsonl", "parquet", "arrow", "csv", "tsv"]
+Format = Literal["txt", "jsonl", "parquet", "arrow", "csv", "tsv", "warc", "html"]
+WEB_FORMATS: frozenset[Format] = frozenset({"warc", "html"})  # read only where they are named
 Compression = Literal["gz", "zst", "xz", "bz2"]
 
 FORMATS: dict[str, Format] = {
@@ -24,6 +25,10 @@ FORMATS: dict[str, Format] = {
     ".feather": "arrow",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".warc": "warc",
+    ".wet": "warc",
+    ".html": "html",
+    ".htm": "html",
 }
 COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 Model = Literal["wordpiece", "bpe", "unigram"]

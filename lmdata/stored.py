@@ -171,16 +171,15 @@ def read_decompressed(path: Path, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def is_lfs_pointer(path: Path) -> bool:
+def is_lfs_pointer(path: Any) -> bool:
     """Return whether a file is only the pointer that Git LFS keeps in place of a large one.
 
     Raises:
         OSError: it can't be read
     """
-    if path.stat().st_size >= _MAX_LFS_POINTER_BYTES:
-        return False
     with path.open("rb") as file:
-        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+        head = file.read(_MAX_LFS_POINTER_BYTES)
+    return len(head) < _MAX_LFS_POINTER_BYTES and head.startswith(_LFS_POINTER)
 
 
 def _explain(error: Exception, max_window_bytes: int) -> CompressionError:

@@ -18,20 +18,23 @@ import pyarrow as pa
 
 from lmdata import __version__
 from lmdata.batch import to_array, to_text_column
-from lmdata.building.output import ALL_DOCUMENTS, OutputFolder
+from lmdata.building.output import ALL_DOCUMENTS, AnyFolder
 from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
     Unit,
     UnitProgress,
+    describe_plan,
     make_units,
-    receipt_path,
+    read_sources,
 )
-from lmdata.building.resumable import read_receipt, run_build
+from lmdata.building.receipts import are_whole, in_build, read_receipt, receipt_name
+from lmdata.building.resumable import Part, PartDone, finish_build, run_build, run_part
 from lmdata.building.workers import WorkerPool, Workers
 from lmdata.chosen import read_manifest_of
-from lmdata.config import Change, config_to_dict
+from lmdata.config import Change, build_config, config_to_dict
 from lmdata.corpus import Source
-from lmdata.errors import ConfigError, CorpusError, IntegrityError
+from lmdata.errors import ConfigError, CorpusError
+from lmdata.reading.web import describe_web
 from lmdata.schema import (
     FORMAT_VERSION,
     Flow,
@@ -40,7 +43,7 @@ from lmdata.schema import (
     SourceRecord,
 )
 from lmdata.settings import TagConfig
-from lmdata.shards import Shard, check_shard, map_shard
+from lmdata.shards import Shard, map_shard
 from lmdata.tagging import overlaps
 from lmdata.tagging.audit import check_rows
 from lmdata.tagging.evaluations import EvaluationFile
@@ -55,7 +58,7 @@ from lmdata.tagging.signatures import VERSION as NEAR_VERSION
 from lmdata.tagging.taggers import Tagger, make_taggers
 from lmdata.tagging.units import TagReceipt, TagSetup, part_fields
 from lmdata.tagging.words import CUTTERS
-from lmdata.tokenize import OnProgress, describe_change, stamp_source
+from lmdata.tokens import OnProgress, describe_change
 from lmdata.writer import ShardWriter
 
 
@@ -65,11 +68,11 @@ def start_tagging(num_workers: int) -> Workers:
 
 
 def tag_corpus(
-    sources: Sequence[Source], config: TagConfig, output: Path, *, num_workers: int = 2,
+    sources: Sequence[Source], config: TagConfig, output: Path | str, *, num_workers: int = 2,
     overwrite: bool = False, progress: OnProgress | None = None,
     unit_bytes: int = DEFAULT_UNIT_BYTES, workers: Workers | None = None,
-    evaluations: Sequence[EvaluationFile] = (),
-) -> TagManifest:  # fmt: skip
+    evaluations: Sequence[EvaluationFile] = (), part: Part | None = None,
+) -> TagManifest | PartDone:  # fmt: skip
     """Write the tags of a corpus and return their manifest.
 
     The bytes depend on sources and configuration alone. An unfinished build of the same is gone on
@@ -78,13 +81,15 @@ def tag_corpus(
     Args:
         sources: from `find_sources`
         config: everything that changes the result
-        output: folder to write
+        output: folder to write, or its URI in a store
         num_workers: worker processes, at least 1
         overwrite: replace what is in `output`
         progress: called with (bytes done, bytes in all, documents done)
         unit_bytes: text that a worker takes at a time
         workers: of another engine, which run `prepare_tags`; ended here, sets `num_workers`
         evaluations: that the corpus is compared with, from `read_evaluations`
+        part: do only these units, beside other commands that do the others; what was done is
+            returned, and `finish_tags` ends the build
 
     Raises:
         ConfigError: the words need a package that is not installed
@@ -98,12 +103,33 @@ def tag_corpus(
             "tags are of files that are read again: save standard input to a file first"
         )
 
-    def make(folder: OutputFolder) -> _TagJob:
+    def make(folder: AnyFolder) -> _TagJob:
         return _TagJob(
             folder, list(sources), config, name, taggers, unit_bytes, progress, evaluations
         )
 
-    return run_build(make, workers or start_tagging(num_workers), output, overwrite=overwrite)
+    pool = workers or start_tagging(num_workers)
+    if part is not None:
+        return run_part(make, pool, output, part)
+    return run_build(make, pool, output, overwrite=overwrite)
+
+
+def finish_tags(output: Path | str) -> TagManifest:
+    """End the build of tags whose parts were done by several commands.
+
+    Raises:
+        IntegrityError: units are missing, or there is no such build
+        OutputError: a part is being done still, or the disk is full
+    """
+
+    def make(folder: AnyFolder, plan: dict[str, Any]) -> _TagJob:
+        config = build_config(TagConfig, plan["configuration"])
+        return _TagJob(
+            folder, read_sources(plan), config, plan["words"], make_taggers(config.language),
+            plan["unit_bytes"], None, (),
+        )  # fmt: skip
+
+    return finish_build(make, output)
 
 
 class _TagJob:
@@ -115,7 +141,7 @@ class _TagJob:
     has_shards = False  # they are written when the units are done
 
     def __init__(
-        self, folder: OutputFolder, sources: list[Source], config: TagConfig, words: str,
+        self, folder: AnyFolder, sources: list[Source], config: TagConfig, words: str,
         taggers: Sequence[Tagger], unit_bytes: int, progress: OnProgress | None,
         evaluations: Sequence[EvaluationFile],
     ) -> None:  # fmt: skip
@@ -143,9 +169,14 @@ class _TagJob:
             "rules": self._versions,
             "words": self._words,
             "configuration": config_to_dict(self._config),
-            "sources": {source.name: stamp_source(source) for source in self._sources},
+            "sources": {source.name: source.stamp for source in self._sources},
+            **describe_web({source.format for source in self._sources}),
             "against": {file.name: [file.bytes, file.xxh3] for file in self._evaluations},
         }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `finish_tags` needs."""
+        return {"kind": "tags", "sources": describe_plan(self._sources)}
 
     def obstacles(self, changed: list[Change]) -> list[str]:
         """Return what differs: everything counts."""
@@ -155,19 +186,14 @@ class _TagJob:
         """Plan the units and read the receipts of an earlier run."""
         self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
         done = dict(self._find_done())
-        setup = TagSetup(self._sources, self._config, self._folder.build, self._index)
+        setup = TagSetup(self._sources, self._config, self._folder.place, self._index)
         return setup, self._units, done
 
     def _find_done(self) -> Iterator[tuple[int, TagReceipt]]:
         for unit in self._units:
-            receipt = read_receipt(receipt_path(self._folder.build, unit.number), TagReceipt)
-            if receipt is None or receipt.part is None:
-                continue
-            try:
-                check_shard(self._folder.build, receipt.part)
-            except IntegrityError:
-                continue  # killed before, or damaged after: the unit is done again
-            yield unit.number, receipt
+            receipt = read_receipt(self._folder.place, receipt_name(unit.number), TagReceipt)
+            if receipt is not None and are_whole(self._folder.place, receipt.files):
+                yield unit.number, receipt  # else killed before, or damaged after: done again
 
     def reads(self, unit: Unit) -> str:
         """Name the first sources of a unit."""
@@ -222,6 +248,8 @@ class _TagJob:
         sources, ledger = self._describe_sources(), _sum_up(self._receipts, row, num_bytes)
         written = read_rows(self._folder.path, shards[ALL_DOCUMENTS])
         check_rows(written, sources, ledger.flows, self._config.near_jaccard)
+        for shard in shards[ALL_DOCUMENTS]:
+            self._folder.place.keep(shard.file)
         return TagManifest(
             format_version=FORMAT_VERSION,
             created_with=f"lmdata {__version__}",
@@ -280,9 +308,8 @@ class _TagJob:
     def _part(self, receipt: TagReceipt) -> list[pa.RecordBatch]:
         record = receipt.part
         assert record is not None
-        return map_shard(
-            self._folder.build / record.file, record, pa.schema(part_fields(self._taggers))
-        )
+        path = self._folder.place.bring(in_build(record.file))
+        return map_shard(path, record, pa.schema(part_fields(self._taggers)))
 
     def _describe_sources(self) -> tuple[SourceRecord, ...]:
         documents, hashes = Counter[str](), dict[str, str]()

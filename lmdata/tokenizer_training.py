@@ -7,12 +7,15 @@ import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from lmdata.building.plan import Unit
+from lmdata.corpus import read_documents
 from lmdata.encoders.cut_kernels import NUM_CLASSES, SPACE, WORD
 from lmdata.encoders.cuts import CutRule
 from lmdata.encoders.words import ascii_classes
@@ -21,13 +24,19 @@ from lmdata.errors import TokenizerError
 from lmdata.learning.counting import (
     CountingRule,
     DocumentBatch,
+    Tally,
+    WordCounts,
     count_words,
-    cut_chunks,
     split_text,
+    sum_up,
+    tally_words,
 )
 from lmdata.learning.merges import learn_merges
+from lmdata.learning.safe_cuts import cut_chunks
 from lmdata.learning.symbols import Symbols, choose_alphabet, split_into_symbols
 from lmdata.learning.unigram import learn_unigram
+from lmdata.reading.sources import Source
+from lmdata.settings import CorpusConfig
 from lmdata.settings import TokenizerConfig as TokenizerConfig
 from lmdata.tokenizer import Tokenizer
 from lmdata.tokenizer_classes import GPT4_RULE, split_bytes
@@ -78,14 +87,69 @@ def train_tokenizer(
         TokenizerError: there is no text, or the vocabulary is too small for its alphabet, or
             larger than the text can fill, or text could spell a special token
     """
-    method = METHODS[config.model]
-    backend = method.make_backend(config)
-    _check_no_text_spells(config.all_special_tokens, backend)
+    backend = _new_backend(config)
     counts = count_words(
         batches, backend, _counting_rule(config, backend), max_bytes=config.max_training_bytes,
         num_threads=num_threads, progress=progress,
     )  # fmt: skip
-    backend.model = method.learn(counts.pre_tokens, config)
+    return _learn(backend, counts, config, report)
+
+
+def learn_tokenizer(
+    tallies: Iterable[Tally], config: TokenizerConfig,
+    report: Callable[[RoundTrip], None] | None = None,
+) -> Tokenizer:  # fmt: skip
+    """Return the tokenizer of documents that were counted elsewhere, by `prepare_counts`.
+
+    Raises:
+        TokenizerError: as `train_tokenizer`
+    """
+    backend = _new_backend(config)
+    rule = _counting_rule(config, backend)
+    counts = sum_up(tallies, backend, rule, max_bytes=config.max_training_bytes)
+    return _learn(backend, counts, config, report)
+
+
+@dataclass(frozen=True)
+class CountSetup:
+    """What workers count by."""
+
+    sources: list[Source]
+    reading: CorpusConfig
+    config: TokenizerConfig
+
+
+def prepare_counts(
+    receive_setup: Callable[[], CountSetup],
+) -> Callable[[Unit, Callable[[Any], None]], Tally]:
+    """Return the work function of a worker: units in, their words out."""
+    setup = receive_setup()
+
+    def work(unit: Unit, report: Callable[[Any], None]) -> Tally:
+        rule = _counting_rule(setup.config, METHODS[setup.config.model].make_backend(setup.config))
+        batches = (
+            batch
+            for extent in unit.extents
+            for batch in read_documents(
+                setup.sources[extent.source], setup.reading, start=extent.start, stop=extent.stop
+            )
+        )
+        return tally_words(batches, rule, setup.config.max_training_bytes)
+
+    return work
+
+
+def _new_backend(config: TokenizerConfig) -> tokenizers.Tokenizer:
+    backend = METHODS[config.model].make_backend(config)
+    _check_no_text_spells(config.all_special_tokens, backend)
+    return backend
+
+
+def _learn(
+    backend: tokenizers.Tokenizer, counts: WordCounts, config: TokenizerConfig,
+    report: Callable[[RoundTrip], None] | None,
+) -> Tokenizer:  # fmt: skip
+    backend.model = METHODS[config.model].learn(counts.pre_tokens, config)
     _add_special_tokens(backend, config.all_special_tokens)
     tokenizer = Tokenizer(backend, config.purposes)
     if report is not None:

@@ -7,7 +7,6 @@ hundred times slower: enough for a machine that only trains.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,7 +219,7 @@ except ImportError:
     xxh3_128 = NumpyXxh3  # type: ignore[assignment,misc]
 
 
-def hash_file(path: Path) -> str:
-    """Return the xxh3_128 of a file's bytes, in hex."""
+def hash_file(path: Any) -> str:
+    """Return the xxh3_128 of a file's bytes, in hex; of a path, or whatever opens like one."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxh3_128).hexdigest()

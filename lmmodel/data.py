@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -13,11 +13,13 @@ import numpy as np
 
 from lmdata.batch import Column, ExampleBatch
 from lmdata.chosen import ReadSelection, read_selection
+from lmdata.copies import at_hand
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import DatasetError, IntegrityError
 from lmdata.order import permute
 from lmdata.recipes import Recipe
 from lmdata.schema import Manifest, read_manifest, read_settings
+from lmdata.stores import is_uri
 from lmdata.tokenizer import Tokenizer
 from lmmodel.errors import FitError
 
@@ -101,6 +103,12 @@ class TrainingData(ABC):
 
     path: Path
     tokenizer: Tokenizer
+    origin: str = field(default="", kw_only=True)  # of a copy here: where in a store it is from
+
+    @property
+    def name(self) -> str:
+        """What the dataset is found by again: its place in a store, or its path from the root."""
+        return self.origin or str(self.path.resolve())
 
     @property
     @abstractmethod
@@ -248,17 +256,18 @@ class DatasetFolder(TrainingData):
         )
 
 
-def open_data(path: Path, selection_path: Path | str | None = None) -> DatasetFolder:
-    """Return the dataset in a folder, its training split checked by size.
+def open_data(where: Path | str, selection_path: Path | str | None = None) -> DatasetFolder:
+    """Return the dataset in a folder, or in a store, its training split checked by size.
 
     Args:
-        path: of a token store or of example shards
+        where: the folder of a token store or of example shards, or its URI in a store
         selection_path: a folder that `lmdata select` wrote, of a token store; None: all is read
 
     Raises:
         DatasetError: no dataset, unfinished, damaged, of a newer version or of another tokenizer
         FitError: the training split is empty
     """
+    path = at_hand(where)
     manifest = read_manifest(path)
     if not manifest.num_rows("train"):
         raise FitError(f"split train of {path} is empty: build it from more text")
@@ -266,15 +275,16 @@ def open_data(path: Path, selection_path: Path | str | None = None) -> DatasetFo
     opened: TokenStore | ExampleSet = open_examples(path) if is_frozen else open_store(path)
     if not len(opened):
         raise IntegrityError(f"{path} promises {manifest.num_rows('train')} rows and has none")
+    origin = str(where) if is_uri(where) else ""
     if selection_path is None:
-        return DatasetFolder(path=path, manifest=manifest, tokenizer=opened.tokenizer)
+        return DatasetFolder(path, opened.tokenizer, manifest, origin=origin)
     if is_frozen:
         raise FitError(
             f"--select chooses documents of a token store, {path} holds frozen examples: train "
             "from the store that they were made from"
         )
     selection = read_selection(Path(selection_path))
-    return DatasetFolder(path, opened.tokenizer, manifest, selection)
+    return DatasetFolder(path, opened.tokenizer, manifest, selection, origin=origin)
 
 
 def piece_bytes(tokenizer: Tokenizer) -> np.ndarray:

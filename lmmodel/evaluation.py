@@ -245,7 +245,7 @@ def summarize(held_out: HeldOut, scores: Sequence[MicroScores]) -> Evaluation:
 
 
 def evaluate_run(
-    run_path: Path, data_path: Path | None = None, *, split: str = "validation",
+    run_path: Path, data_path: Path | str | None = None, *, split: str = "validation",
     num_examples: int | None = None, device: str = "auto", progress: TokensDone | None = None,
 ) -> Evaluation:  # fmt: skip
     """Return the held-out figures of a finished or unfinished run.
@@ -270,7 +270,7 @@ def evaluate_run(
     return summarize(held_out, score_held_out(run, held_out, progress))
 
 
-def data_for(run: Run, data_path: Path | None) -> TrainingData:
+def data_for(run: Run, data_path: Path | str | None) -> TrainingData:
     """Return the data at a path, or what the run was trained on, checked to fit the run.
 
     Raises:
@@ -316,7 +316,7 @@ class SourceEvaluation:
 
 
 def evaluate_sources(
-    run_path: Path, data_path: Path | None = None, *, split: str = "validation",
+    run_path: Path, data_path: Path | str | None = None, *, split: str = "validation",
     num_examples: int | None = None, device: str = "auto", progress: TokensDone | None = None,
 ) -> SourceEvaluation:  # fmt: skip
     """Return the held-out figures of a run for each source file of a token store.

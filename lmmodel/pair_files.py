@@ -118,13 +118,13 @@ class PairData(TrainingData):
 
 
 def open_training_data(
-    path: Path, tokenizer_path: Path | str | None, model: ModelConfig,
+    path: Path | str, tokenizer_path: Path | str | None, model: ModelConfig,
     selection_path: Path | str | None = None,
 ) -> TrainingData:  # fmt: skip
     """Return a token store, example shards, or the pairs of a file.
 
     Args:
-        path: a folder, or a file
+        path: a folder, its URI in a store, or a file
         tokenizer_path: of a file: the run whose tokenizer reads it
         model: what is trained
         selection_path: of a token store: a folder that `lmdata select` wrote; None: all is read
@@ -133,7 +133,7 @@ def open_training_data(
         FitError: a file with a selection, which chooses documents
         FitError, DatasetError, TaskError: as `open_data` and `open_pairs`
     """
-    if not path.is_file():
+    if isinstance(path, str) or not path.is_file():
         return open_data(path, selection_path)
     if selection_path is not None:
         raise FitError(

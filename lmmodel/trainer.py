@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmdata.errors import ConfigError
 from lmdata.files import lease
+from lmdata.stores import is_uri
 from lmmodel.config import TrainConfig
 from lmmodel.device import (
     Processes,
@@ -32,6 +33,7 @@ from lmmodel.objectives import num_parameters
 from lmmodel.pair_files import open_training_data
 from lmmodel.record import CHECKPOINTS_NAME, check_output
 from lmmodel.saving.checkpoint import list_checkpoints
+from lmmodel.saving.remote_run import RemoteRun
 from lmmodel.saving.run import (
     RunRecord,
     check_has_checkpoint,
@@ -39,6 +41,7 @@ from lmmodel.saving.run import (
     check_same_data,
     create_run,
     new_record,
+    own_data,
     read_record,
 )
 from lmmodel.teachers import layers_of_teacher
@@ -55,7 +58,7 @@ from lmmodel.training.budget import (
     probe,
 )
 from lmmodel.training.learner import Learner
-from lmmodel.training.loop import Summary, Trainer
+from lmmodel.training.loop import Interrupted, Summary, Trainer
 from lmmodel.training.plan import Prepared, prepare, resolve_config
 from lmmodel.training.reporting import Listener, Reporter, check_can_report
 from lmmodel.training.step import attention_kernels, batch_flops, estimate_memory
@@ -66,8 +69,8 @@ PLAN_LIMIT_S = 5.0
 
 def train(
     config: TrainConfig | None,
-    data_path: Path | None,
-    output: Path,
+    data_path: Path | str | None,
+    output: Path | str,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -77,8 +80,9 @@ def train(
 
     Args:
         config: of the run; None with `resume`: the one it began with
-        data_path: token store or example shards; None with `resume`: those it began with
-        output: the run folder
+        data_path: token store or example shards, or the URI of one; None with `resume`: those it
+            began with
+        output: the run folder, or its URI in a store
         resume: go on from its newest whole checkpoint, bit for bit
         overwrite: delete the run that is there
         progress: called with each report, in the main process
@@ -89,22 +93,49 @@ def train(
     """
     if resume and overwrite:
         raise ResumeError("--resume and --overwrite contradict each other: keep one")
-    if resume:
-        return go_on(output, config, data_path, progress=progress)
-    if config is None or data_path is None:
+    if not resume and (config is None or data_path is None):
         raise ValueError("config and data_path are needed unless a run is resumed")
-    return begin(config, data_path, output, overwrite=overwrite, progress=progress)
+    if isinstance(output, str) and is_uri(output):
+        return _train_in_store(RemoteRun(output), config, data_path, resume, overwrite, progress)
+    if resume:
+        return go_on(Path(output), config, data_path, progress=progress)
+    assert config is not None
+    assert data_path is not None
+    return begin(config, data_path, Path(output), overwrite=overwrite, progress=progress)
+
+
+def _train_in_store(
+    run: RemoteRun, config: TrainConfig | None, data_path: Path | str | None, resume: bool,
+    overwrite: bool, progress: Listener | None,
+) -> Summary:  # fmt: skip
+    """Train a run in a folder of this machine and send it to its place in a store."""
+    if resume:
+        run.bring()
+    else:
+        run.begin(overwrite=overwrite)
+    try:
+        if resume:
+            summary = go_on(run.folder, config, data_path, progress=progress, send=run.send)
+        else:
+            assert config is not None
+            assert data_path is not None
+            summary = begin(config, data_path, run.folder, progress=progress, send=run.send)
+    except Interrupted as error:
+        raise Interrupted(str(error).replace(str(run.folder), run.uri)) from error
+    run.send()  # what came after the last checkpoint
+    return replace(summary, output=run.uri)
 
 
 def begin(
     config: TrainConfig,
-    data_path: Path,
+    data_path: Path | str,
     output: Path,
     *,
     overwrite: bool = False,
     progress: Listener | None = None,
+    send: Callable[[], None] | None = None,
 ) -> Summary:
-    """Train a new run; see `train`."""
+    """Train a new run; see `train`. `send` is called when a checkpoint has been written."""
     started_s = time.perf_counter()
     check_own_place(config.init_from, output)
     with _alone(output), _together(config) as processes:
@@ -121,15 +152,17 @@ def begin(
         trainer = _make_trainer(prepared, record, weights, output, progress)
         if processes.is_main:
             create_run(output, record, data.tokenizer, overwrite=overwrite)
+        trainer.send = send
         return trainer.run()
 
 
 def go_on(
     output: Path,
     config: TrainConfig | None = None,
-    data_path: Path | None = None,
+    data_path: Path | str | None = None,
     *,
     progress: Listener | None = None,
+    send: Callable[[], None] | None = None,
 ) -> Summary:
     """Train the run in a folder to its last step, from its newest checkpoint; see `train`."""
     with _alone(output):
@@ -144,7 +177,7 @@ def go_on(
         check_own_place(wanted.init_from, output)
         with _together(wanted) as processes:
             device = resolve_device(wanted.device, processes.local_rank)
-            path = data_path or Path(record.data_path)
+            path = data_path or own_data(output, record)
             data = open_training_data(path, output, record.config.model, wanted.selection)
             check_same_data(record, data)  # before what else other data may not fit
             resolved = resolve_config(wanted, data, device, processes)
@@ -157,6 +190,7 @@ def go_on(
             prepared = prepare(resolved, data, device, processes)
             trainer = _make_trainer(prepared, record, weights, output, progress)
             trainer.load_latest()
+            trainer.send = send
             return trainer.run()
 
 
@@ -272,7 +306,7 @@ class Plan:
     attention: tuple[Kernel, ...]  # kernels of the first steps
 
 
-def plan(config: TrainConfig, data_path: Path) -> Plan:
+def plan(config: TrainConfig, data_path: Path | str) -> Plan:
     """Return what `train` would do; on unknown hardware a few steps are timed.
 
     Raises:

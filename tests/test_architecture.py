@@ -30,10 +30,9 @@ FORBIDDEN = {
 MAY_USE_TORCH = {"lmdata.torch_data"}  # hands views to PyTorch; imported where it is asked for
 # What a machine that only trains needs of lmdata: no Polars comes with any of these.
 READING_SIDE = {
-    "arrow_text", "batch", "charts", "chosen", "config", "dataset", "errors", "files", "masking",
-    "mixing", "order",
-    "packing", "page", "pairs", "ragged", "recipes", "rng", "schema", "settings", "stored",
-    "tokenizer", "views", "xxh3",
+    "arrow_text", "batch", "charts", "chosen", "config", "copies", "dataset", "errors", "files",
+    "masking", "mixing", "order", "packing", "page", "pairs", "places", "ragged", "recipes",
+    "remote", "rng", "schema", "settings", "stored", "stores", "tokenizer", "views", "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}

@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("reviews", "train", "validation"):
         (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmdata.tokenize.start_tokenizing", InlineWorkers)
+        patch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
         patch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
         patch.chdir(folder)
         for command in (
@@ -75,7 +75,7 @@ def test_an_example_in_python_runs(
 def test_ten_commands_lead_from_text_to_a_classifier(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmdata.tokenize.start_tokenizing", InlineWorkers)
+    monkeypatch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
     monkeypatch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
     monkeypatch.chdir(tmp_path)
     for name in ("corpus", "train.tsv", "validation.tsv"):

@@ -15,7 +15,7 @@ import torch
 from lmmodel.config import load_train_config
 from lmmodel.errors import HuggingFaceError
 from lmmodel.exporting import export_run
-from lmmodel.finetune import finetune
+from lmmodel.finetuner import finetune
 from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.predicting.answering import answer_rows, score_file

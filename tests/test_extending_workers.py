@@ -20,8 +20,8 @@ from lmdata.errors import LmdataError
 from lmdata.examples import start_masking, write_examples
 from lmdata.recipes import Recipe
 from lmdata.schema import read_manifest
-from lmdata.tokenize import tokenize_corpus
-from lmdata.verify import verify_dataset
+from lmdata.tokens import tokenize_corpus
+from lmdata.verification import verify_dataset
 from tests.contracts import check_same_bytes_by_any_engine
 from tests.lmdata.builds import (
     LINES,

@@ -36,7 +36,7 @@ SHORTER = {
 @pytest.fixture
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to be in; workers stay in this process, which is much faster."""
-    monkeypatch.setattr("lmdata.tokenize.start_tokenizing", InlineWorkers)
+    monkeypatch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
     monkeypatch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import to_array, to_column, to_text_column
-from lmdata.building.output import OutputFolder
+from lmdata.building.output import AnyFolder
 from lmdata.building.plan import UnitReceipt, part_schema
+from lmdata.building.receipts import in_build
 from lmdata.building.resumable import SplitShards
 from lmdata.encoding import RoundTrip
 from lmdata.reading.sources import Source
@@ -34,10 +35,10 @@ class Assembly:
     """The shards of all splits, growing with each unit that is done; resumable at whole shards."""
 
     def __init__(
-        self, folder: OutputFolder, sources: Sequence[Source], config: TokenizeConfig,
+        self, folder: AnyFolder, sources: Sequence[Source], config: TokenizeConfig,
         id_dtype: np.dtype[Any],
     ) -> None:  # fmt: skip
-        self._build = folder.build
+        self._place = folder.place
         self._names = [source.name for source in sources]
         self._schema, self._part_schema = token_schema(id_dtype), part_schema(id_dtype)
         self._splits = {
@@ -73,9 +74,10 @@ class Assembly:
         """
         for split, part in receipt.parts.items():
             place = self._splits[split]
-            skipped = place.begin_part(self._build / part.file, part.rows)
+            name = in_build(part.file)
+            skipped = place.begin_part(self._place.folder / name, part.rows)
             if skipped < part.rows:
-                for batch in map_shard(self._build / part.file, part, self._part_schema):
+                for batch in map_shard(self._place.bring(name), part, self._part_schema):
                     rows = batch.slice(min(skipped, batch.num_rows))
                     skipped -= batch.num_rows - rows.num_rows
                     for window, ready in self._finish_rows(rows):
@@ -126,9 +128,7 @@ class Assembly:
 class _SplitAssembly:
     """The shards of one split, and the parts that still wait for theirs."""
 
-    def __init__(
-        self, folder: OutputFolder, split: str, schema: pa.Schema, shard_bytes: int
-    ) -> None:
+    def __init__(self, folder: AnyFolder, split: str, schema: pa.Schema, shard_bytes: int) -> None:
         self.shards = SplitShards(folder, split, schema, shard_bytes)
         self._num_expected_rows = self._num_begun_rows = 0
         self._window = -1

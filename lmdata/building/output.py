@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from lmdata.building.names import ALL_DOCUMENTS as ALL_DOCUMENTS
+from lmdata.building.names import PLAN_NAME as PLAN_NAME
+from lmdata.building.names import REPLACED_NAME, SHARD, TRACE, files_of, keep_shard
+from lmdata.building.names import HasLedger as HasLedger
+from lmdata.building.remote_output import RemoteFolder
 from lmdata.errors import OutputError
 from lmdata.files import (
     lease,
@@ -21,77 +26,101 @@ from lmdata.files import (
     sync,
     write_atomically,
 )
+from lmdata.places import LocalPlace, Place, new_attempt
+from lmdata.remote import RemotePlace
 from lmdata.schema import (
     BUILD_FOLDER,
     MANIFEST_NAME,
-    SPLITS,
-    Ledger,
+    ShardRecord,
     manifest_json,
 )
+from lmdata.stores import is_uri
 from lmdata.tokenizer import TOKENIZER_FILES, TOKENIZER_FOLDER, Tokenizer, save_tokenizer
 
-ALL_DOCUMENTS = "documents"  # in the place of a split, where there are none
-PLAN_NAME = "plan.json"  # in `.build`
-_REPLACED_NAME = "replaced.json"  # in `.build`: the manifest of what is being removed
-_SPLIT = "|".join((*SPLITS, ALL_DOCUMENTS))
-_SHARD = re.compile(rf"({_SPLIT})-\d{{5,}}\.arrow")
-_TRACE = re.compile(
-    rf"({PLAN_NAME}|stdin|lock|unit-\d{{6,}}(-({_SPLIT})\.part|\.json)|{_SHARD.pattern}\.json)"
-)
 
-
-class HasLedger(Protocol):
-    """A manifest of any kind: a dataclass with a ledger."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """What was read, written and dropped."""
-
-
-def check_apart(path: Path, output: Path) -> None:
+def check_apart(path: Path, output: Path | str) -> None:
     """Check that what is read does not lie where a build writes, which would remove it first.
 
     Raises:
         OutputError: it does
     """
-    if path.resolve().is_relative_to(output.resolve()):
+    if isinstance(output, Path) and path.resolve().is_relative_to(output.resolve()):
         raise OutputError(
             f"{path} is read and lies in the output {output}, which would be replaced: choose "
             "another --output, or copy it elsewhere first"
         )
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
+def check_free(path: Path | str, *, overwrite: bool) -> None:
     """Check that a build may go on in a folder, or begin, before anything else is done for it.
 
     Raises:
         OutputError: it holds a dataset or other files
     """
-    OutputFolder(path, path / BUILD_FOLDER, is_new=False).refuse_existing(overwrite=overwrite)
+    _folder_at(path).refuse_existing(overwrite=overwrite)
+
+
+def _folder_at(path: Path | str) -> AnyFolder:
+    """Return the folder of an output, here or in a store, that nobody has claimed yet."""
+    if isinstance(path, str) and is_uri(path):
+        return RemoteFolder(RemotePlace(path.rstrip("/"), new_attempt(), os.uname().nodename))
+    return OutputFolder(Path(path), Path(path) / BUILD_FOLDER, is_new=not Path(path).exists())
+
+
+def place_of(path: Path | str) -> Place:
+    """Return the place of an output, here or in a store."""
+    return _folder_at(path).place
+
+
+def check_unfinished(path: Path | str) -> None:
+    """Check that a folder is no finished dataset.
+
+    Raises:
+        OutputError: it is
+    """
+    if _folder_at(path).is_finished:
+        raise OutputError(f"{path} is finished already: `lmdata verify {path}` checks it")
 
 
 @contextmanager
-def claim_folder(path: Path, *, overwrite: bool = False) -> Iterator[OutputFolder]:
+def claim_folder(
+    path: Path | str, *, overwrite: bool = False, is_shared: bool = False
+) -> Iterator[AnyFolder]:
     """Yield a folder for a dataset that this process alone may write while the block lasts.
 
     Args:
-        path: of the folder; it is made where there is none
+        path: of the folder, or its URI in a store; it is made where there is none
         overwrite: remove the dataset or the build that is in it; nothing else is ever removed
+        is_shared: others may do units of the same build meanwhile, but nobody may end it
 
     Raises:
         OutputError: it holds a dataset or other files, can't be written, or is in use
     """
-    folder = OutputFolder(path, path / BUILD_FOLDER, is_new=not path.exists())
+    folder = _folder_at(path)
     folder.refuse_existing(overwrite=overwrite)
-    with lease(path) as held:
+    with lease(folder.path, is_shared=is_shared) as held:
         folder.refuse_existing(overwrite=overwrite)
         held.refuse_if_finished(folder.is_finished)
         make_folder(folder.build)
-        with output_errors(path):
-            if overwrite or (folder.build / _REPLACED_NAME).exists():
-                folder.remove_contents()
+        with output_errors(folder.path):
+            folder.begin(overwrite=overwrite)
         folder.lock = held.descriptor
-        yield folder
+        try:
+            yield folder
+        finally:
+            folder.leave()
+
+
+@contextmanager
+def claim_leftovers(path: Path | str) -> Iterator[Place]:
+    """Yield the place of an output that nobody writes while the block lasts.
+
+    Raises:
+        OutputError: another command writes there
+    """
+    folder = _folder_at(path)
+    with lease(folder.path):
+        yield folder.place
 
 
 @dataclass
@@ -105,6 +134,19 @@ class OutputFolder:
     build: Path
     is_new: bool  # the build makes the folder
     lock: int = -1  # descriptor of the lease, for processes that work on the build
+
+    @property
+    def place(self) -> Place:
+        """Where the files of the build last."""
+        return LocalPlace(self.path)
+
+    def leave(self) -> None:
+        """What was made stays where it is."""
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Remove what is to be replaced, or what a killed removal has left."""
+        if overwrite or (self.build / REPLACED_NAME).exists():
+            self.remove_contents()
 
     @property
     def is_finished(self) -> bool:
@@ -126,7 +168,7 @@ class OutputFolder:
             )
         own = self._own_names(names)
         for name in names:
-            is_in_the_way = _SHARD.fullmatch(name) or name in {MANIFEST_NAME, TOKENIZER_FOLDER}
+            is_in_the_way = SHARD.fullmatch(name) or name in {MANIFEST_NAME, TOKENIZER_FOLDER}
             if is_in_the_way and name not in own:
                 raise OutputError(
                     f"{self.path / name} is not of a dataset or a build that says so, and nothing "
@@ -139,13 +181,13 @@ class OutputFolder:
 
     def _own_names(self, names: list[str]) -> set[str]:
         """Return what a manifest or an unfinished build says is its own."""
-        shards = {name for name in names if _SHARD.fullmatch(name)}
-        if any(_is_ours(self.build / name) for name in (PLAN_NAME, _REPLACED_NAME)):
+        shards = {name for name in names if SHARD.fullmatch(name)}
+        if any(_is_ours(self.build / name) for name in (PLAN_NAME, REPLACED_NAME)):
             return shards | {MANIFEST_NAME, TOKENIZER_FOLDER}
         manifest = _read_ours(self.path / MANIFEST_NAME)
         if manifest is None:
             return set()
-        return (shards & _files_of(manifest)) | {MANIFEST_NAME, TOKENIZER_FOLDER}
+        return (shards & files_of(manifest)) | {MANIFEST_NAME, TOKENIZER_FOLDER}
 
     def save_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Keep the tokenizer beside the shards.
@@ -158,9 +200,13 @@ class OutputFolder:
         with output_errors(path, "what was finished is kept"):
             save_tokenizer(tokenizer, path)
 
+    def keep_shard(self, shard: ShardRecord, receipt: str) -> None:
+        """Make a finished shard last, and write its receipt, in the place of one that was lost."""
+        keep_shard(self.place, shard, receipt)
+
     def remove_partial_files(self) -> None:
         """Remove what a killed process left half-written."""
-        for folder, own in ((self.path, _SHARD), (self.build, _TRACE)):
+        for folder, own in ((self.path, SHARD), (self.build, TRACE)):
             for path in folder.glob(partial_path(Path("*")).name):
                 if own.fullmatch(path.name[1:].removesuffix(".partial")):
                     remove(path)
@@ -190,14 +236,14 @@ class OutputFolder:
         that a killed removal is gone on with.
         """
         own = self._own_names(self._names())
-        replaced = self.build / _REPLACED_NAME
+        replaced = self.build / REPLACED_NAME
         if MANIFEST_NAME in own and self.is_finished:
             (self.path / MANIFEST_NAME).replace(replaced)
             sync(self.path)
         if TOKENIZER_FOLDER in own:
             _remove_named(self.path / TOKENIZER_FOLDER, TOKENIZER_FILES)
         for name in own:
-            if _SHARD.fullmatch(name):
+            if SHARD.fullmatch(name):
                 remove(self.path / name)
         self.remove_partial_files()
         self._remove_traces()
@@ -205,7 +251,7 @@ class OutputFolder:
 
     def _remove_traces(self) -> None:
         """Remove receipts, parts and, as the last, the plan that says what they are receipts of."""
-        paths = [path for path in self.build.iterdir() if _TRACE.fullmatch(path.name)]
+        paths = [path for path in self.build.iterdir() if TRACE.fullmatch(path.name)]
         for path in sorted(paths, key=lambda path: path.name == PLAN_NAME):
             remove(path)
 
@@ -213,6 +259,9 @@ class OutputFolder:
         self._remove_traces()
         with contextlib.suppress(OSError):  # where somebody keeps something in it
             self.build.rmdir()
+
+
+AnyFolder = OutputFolder | RemoteFolder
 
 
 def _remove_named(folder: Path, names: frozenset[str]) -> None:
@@ -238,16 +287,3 @@ def _read_ours(path: Path) -> dict[str, Any] | None:
         return None
     is_ours = isinstance(values, dict) and str(values.get("created_with")).startswith("lmdata ")
     return values if is_ours else None
-
-
-def _files_of(manifest: dict[str, Any]) -> set[str]:
-    """Return the shards that a manifest of any version names, however damaged it may be."""
-    splits = manifest.get("splits")
-    shards = splits.values() if isinstance(splits, dict) else []
-    return {
-        str(shard.get("file"))
-        for listed in shards
-        if isinstance(listed, list)
-        for shard in listed
-        if isinstance(shard, dict)
-    }

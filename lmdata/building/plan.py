@@ -15,9 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from lmdata.encoding import RoundTrip
+from lmdata.errors import IntegrityError
+from lmdata.places import Place
 from lmdata.reading.sources import Source, split_source
+from lmdata.remote import RemoteFile
 from lmdata.schema import ShardRecord
 from lmdata.settings import CorpusConfig, TokenizeConfig
+from lmdata.stores import is_uri
 
 if TYPE_CHECKING:
     from lmdata.corpus import Documents
@@ -64,6 +68,39 @@ def make_units(sources: Sequence[Source], config: CorpusConfig, unit_bytes: int)
     return units
 
 
+def describe_plan(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """Return sources as JSON values, from which `read_sources` makes them again."""
+    return [
+        {"name": source.name, "path": str(source.path), "format": source.format,
+         "compression": source.compression, "size_bytes": source.size_bytes,
+         "version": source.version}
+        for source in sources
+    ]  # fmt: skip
+
+
+def read_sources(plan: dict[str, Any]) -> list[Source]:
+    """Return the sources of a plan, wherever they are now.
+
+    Raises:
+        IntegrityError: the plan does not say
+    """
+    try:
+        return [
+            Source(**{**values, "path": _path_of(values)}) for values in plan["facts"]["sources"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"the plan of this build does not say what its sources are ({error}): type the command "
+            "that began it again to go on"
+        ) from error
+
+
+def _path_of(values: dict[str, Any]) -> Path | RemoteFile:
+    if is_uri(values["path"]):
+        return RemoteFile(values["path"], values["size_bytes"], values["version"])
+    return Path(values["path"])
+
+
 def _weigh_extents(
     sources: Sequence[Source], config: CorpusConfig, unit_bytes: int
 ) -> Iterator[tuple[Extent, int]]:
@@ -103,8 +140,7 @@ class UnitSetup:
 
     sources: list[Source]
     config: TokenizeConfig
-    tokenizer_folder: Path
-    build_folder: Path
+    place: Place
     batch_bytes: int
     worker_bytes: int  # memory for one worker's documents
     selection: Choice | None = None  # of the documents that are read; None: all
@@ -139,19 +175,14 @@ class UnitReceipt:
     round_trip: RoundTrip = field(default_factory=RoundTrip)  # of these
 
     @property
+    def files(self) -> tuple[ShardRecord, ...]:
+        """The parts that were written."""
+        return tuple(self.parts.values())
+
+    @property
     def num_documents_read(self) -> int:
         """The documents of the unit, before any was dropped."""
         return self.read.get("documents", 0)
-
-
-def receipt_path(build_folder: Path, number: int) -> Path:
-    """Return where the receipt of a unit lies."""
-    return build_folder / f"unit-{number:06d}.json"
-
-
-def part_name(number: int, split: str) -> str:
-    """Return the file name of a unit's rows of one split."""
-    return f"unit-{number:06d}-{split}.part"
 
 
 def part_schema(id_dtype: np.dtype[Any]) -> pa.Schema:

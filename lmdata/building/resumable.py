@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lmdata import __version__
-from lmdata.building.output import PLAN_NAME, HasLedger, OutputFolder, claim_folder
+from lmdata.building.output import PLAN_NAME, AnyFolder, HasLedger, claim_folder, place_of
+from lmdata.building.receipts import in_build, read_receipt
 from lmdata.building.workers import Died, Failed, Finished, Reported, Workers
-from lmdata.config import Change, build_config, changes
-from lmdata.errors import ConfigError, IntegrityError, LmdataError, MismatchError
-from lmdata.files import write_atomically
-from lmdata.schema import ShardRecord, parse_json_object, to_json
-from lmdata.shards import check_shard
+from lmdata.config import Change, changes
+from lmdata.errors import IntegrityError, LmdataError, MismatchError
+from lmdata.places import Place
+from lmdata.schema import ShardRecord, parse_json_object
 from lmdata.tokenizer import Tokenizer
 from lmdata.writer import ShardWriter, shard_name
 
@@ -28,6 +29,7 @@ U = TypeVar("U")
 R = TypeVar("R")
 M = TypeVar("M", bound=HasLedger, covariant=True)
 _POLL_S = 0.25
+FACTS = "facts"  # key of a plan, for what is no part of it
 
 
 class Job(Protocol[U, R, M]):
@@ -50,6 +52,9 @@ class Job(Protocol[U, R, M]):
 
     def plan(self) -> dict[str, Any]:
         """Return what the bytes depend on, as JSON values."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the build is ended with where its sources are not at hand; JSON values."""
 
     def obstacles(self, changed: list[Change]) -> list[str]:
         """Return in words which changes of the plan keep a build from going on."""
@@ -87,7 +92,11 @@ class Job(Protocol[U, R, M]):
 
 
 def run_build(
-    make: Callable[[OutputFolder], Job[U, R, M]], workers: Workers, output: Path, *, overwrite: bool
+    make: Callable[[AnyFolder], Job[U, R, M]],
+    workers: Workers,
+    output: Path | str,
+    *,
+    overwrite: bool,
 ) -> M:
     """Build a dataset, or go on with one that was begun under the same plan, and end the workers.
 
@@ -119,15 +128,127 @@ def run_build(
             folder.remove_partial_files()  # what workers were in the middle of
 
 
-def _agree_on_plan(job: Job[U, R, M], folder: OutputFolder) -> None:
-    """Write the plan, or make sure that the build that is there has the same."""
-    path = folder.build / PLAN_NAME
+@dataclass(frozen=True)
+class Part:
+    """One of several commands that do a build together: every `count`-th unit, from `number`."""
+
+    number: int  # from 1
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ValueError(f"part must be in 1/{self.count} .. {self.count}/{self.count}")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """What one command has added to a build that others do with it."""
+
+    part: Part
+    num_units: int  # of the part
+    num_before: int  # of these, that were there already
+    num_units_in_all: int
+
+
+def run_part(
+    make: Callable[[AnyFolder], Job[U, R, M]], workers: Workers, output: Path | str, part: Part
+) -> PartDone:
+    """Do one part of the units of a build; `finish_build` puts them together when all are done.
+
+    Raises: as `run_build`
+    """
+    with closing(workers), claim_folder(output, is_shared=True) as folder:
+        job = make(folder)
+        try:
+            job.open()
+            _agree_on_plan(job, folder)
+            return _do_part(job, workers, folder, part)
+        except KeyboardInterrupt:
+            state = f"{job.state()} in {output}; type the same command again to go on."
+            raise KeyboardInterrupt(state) from None
+        finally:
+            job.close()
+            workers.close()
+
+
+def _do_part(job: Job[U, R, M], workers: Workers, folder: AnyFolder, part: Part) -> PartDone:
+    if job.tokenizer is not None:
+        folder.save_tokenizer(job.tokenizer)
+    setup, units, done = job.prepare()
+    places = range(part.number - 1, len(units), part.count)
+    own = {index: done[place] for index, place in enumerate(places) if place in done}
+    num_before = len(own)
+    workers.prepare(setup, folder.lock)
+    for _ in in_order(job, workers, [units[place] for place in places], own):
+        pass
+    return PartDone(part, len(places), num_before, len(units))
+
+
+def finish_build(
+    make: Callable[[AnyFolder, dict[str, Any]], Job[U, R, M]], output: Path | str
+) -> M:
+    """Put the units of a build together that several commands have done, and write its manifest.
+
+    Args:
+        make: returns the job, given the folder and the plan that lies there
+        output: folder in which the build was begun
+
+    Raises:
+        IntegrityError: units are missing; none was begun there
+        OutputError: a part is being done still, or the disk is full
+    """
+    plan = read_plan(place_of(output))
+    with claim_folder(output) as folder:
+        folder.remove_partial_files()
+        job = make(folder, plan)
+        try:
+            _, units, done = job.prepare()
+            _refuse_missing(output, len(units), done)
+            return _assemble(job, folder, iter(done[place] for place in range(len(units))), units)
+        except KeyboardInterrupt:
+            text = f"{job.state()} in {output}; type the same command again to go on."
+            raise KeyboardInterrupt(text) from None
+        finally:
+            job.close()
+            folder.remove_partial_files()
+
+
+def _refuse_missing(output: Path | str, num_units: int, done: dict[int, Any]) -> None:
+    if missing := [place for place in range(num_units) if place not in done]:
+        some = ", ".join(str(place + 1) for place in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise IntegrityError(
+            f"{len(missing)} of {num_units} units of {output} are not done yet ({some}{more}): "
+            "type the commands of the parts that did not end, then this one again"
+        )
+
+
+def read_plan(place: Place) -> dict[str, Any]:
+    """Return the plan of an unfinished build.
+
+    Raises:
+        IntegrityError: there is none, or it is damaged
+    """
+    data = place.read(in_build(PLAN_NAME))
+    if data is None:
+        raise IntegrityError(
+            f"{place} holds no unfinished build: `lmdata tokenize CORPUS --part 1/4 --output "
+            f"{place}` begins one"
+        )
+    return parse_json_object(data.decode("utf-8", "replace"), f"{place}/{in_build(PLAN_NAME)}")
+
+
+def _agree_on_plan(job: Job[U, R, M], folder: AnyFolder) -> None:
+    """Write the plan, unless there is one, and make sure that the one that counts is the same."""
     plan = {**job.plan(), "created_with": f"lmdata {__version__}"}
-    try:
-        begun = parse_json_object(path.read_text(encoding="utf-8"), path)
-    except FileNotFoundError:
-        write_atomically(path, json.dumps(plan, indent=1))
+    written = {**plan, **({FACTS: facts} if (facts := job.facts()) else {})}
+    if folder.place.create(in_build(PLAN_NAME), json.dumps(written, indent=1).encode()):
         return
+    begun = read_plan(folder.place)
+    begun.pop(FACTS, None)
     if obstacles := job.obstacles(list(changes(begun, plan))):
         more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
         raise MismatchError(
@@ -136,21 +257,25 @@ def _agree_on_plan(job: Job[U, R, M], folder: OutputFolder) -> None:
         )
 
 
-def _go_on(job: Job[U, R, M], workers: Workers, folder: OutputFolder) -> M:
+def _go_on(job: Job[U, R, M], workers: Workers, folder: AnyFolder) -> M:
     try:
         if job.tokenizer is not None:
             folder.save_tokenizer(job.tokenizer)
         setup, units, done = job.prepare()
         workers.prepare(setup, folder.lock)
-        for unit, result in zip(units, in_order(job, workers, units, done), strict=True):
-            job.add(unit, result)
-        manifest = job.finish()
+        return _assemble(job, folder, in_order(job, workers, units, done), units)
     except job.bad_input:
         workers.close()
         job.close()
         if not job.has_shards:
             folder.discard()
         raise
+
+
+def _assemble(job: Job[U, R, M], folder: AnyFolder, results: Iterator[R], units: Sequence[U]) -> M:
+    for unit, result in zip(units, results, strict=True):
+        job.add(unit, result)
+    manifest = job.finish()
     folder.finish(manifest)
     return manifest
 
@@ -212,7 +337,7 @@ class SplitShards:
     A receipt beside each finished shard tells the next run of it.
     """
 
-    def __init__(self, folder: OutputFolder, split: str, schema: Any, shard_bytes: int) -> None:
+    def __init__(self, folder: AnyFolder, split: str, schema: Any, shard_bytes: int) -> None:
         self._folder, self._split = folder, split
         self.shards = list(self._read_receipts())
         self.num_rows = sum(shard.rows for shard in self.shards)  # in finished shards
@@ -240,33 +365,23 @@ class SplitShards:
 
     def _keep_receipts(self) -> None:
         for shard in self._writer.finished:
-            path = self._receipt_path(len(self.shards))
-            write_atomically(path, to_json(shard))
+            name = self._receipt_name(len(self.shards))
+            self._folder.keep_shard(shard, name)
             self.shards.append(shard)
             self.num_rows += shard.rows
         self._writer.finished.clear()
 
-    def _receipt_path(self, number: int) -> Path:
-        return self._folder.build / f"{shard_name(self._split, number)}.json"
+    def _receipt_name(self, number: int) -> str:
+        return f"{shard_name(self._split, number)}.json"
 
     def _read_receipts(self) -> Iterator[ShardRecord]:
         """Yield the shards that are there in full, up to the first gap; others are made again."""
-        number = 0
-        while (shard := read_receipt(self._receipt_path(number), ShardRecord)) is not None:
-            try:
-                check_shard(self._folder.path, shard)
-            except IntegrityError:
+        number, place = 0, self._folder.place
+        while (shard := read_receipt(place, self._receipt_name(number), ShardRecord)) is not None:
+            if not place.holds(shard.file, shard.bytes, shard.xxh3):
                 break
             yield shard
             number += 1
-        while (path := self._receipt_path(number)).exists():
-            path.unlink()
+        while place.read(name := in_build(self._receipt_name(number))) is not None:
+            place.remove(name)
             number += 1
-
-
-def read_receipt(path: Path, kind: type[R]) -> R | None:
-    """Return what a receipt holds; None where there is none, or none that was written out."""
-    try:
-        return build_config(kind, parse_json_object(path.read_text(encoding="utf-8"), path))
-    except (FileNotFoundError, UnicodeDecodeError, IntegrityError, ConfigError):
-        return None  # a power cut can leave a receipt that was never written out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -20,10 +20,16 @@ from lmdata.building.plan import (
     UnitProgress,
     UnitReceipt,
     UnitSetup,
-    part_name,
     part_schema,
-    receipt_path,
 )
+from lmdata.building.receipts import (
+    bring_tokenizer,
+    in_build,
+    keep_receipt,
+    part_name,
+    receipt_name,
+)
+from lmdata.building.workers import give_back_memory
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.encoders.plain_encoding import (
     DifferentIdsError,
@@ -33,11 +39,11 @@ from lmdata.encoders.plain_encoding import (
 )
 from lmdata.encoding import check_encoding, make_encoder, measure_round_trip
 from lmdata.errors import CorpusError, TokenizerError
-from lmdata.files import output_errors, write_atomically
+from lmdata.files import output_errors
 from lmdata.intrinsics import start_numba
+from lmdata.places import new_attempt
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.rng import draw, stream_key
-from lmdata.schema import to_json
 from lmdata.sentences import find_sentence_starts
 from lmdata.settings import CorpusConfig, TokenizeConfig
 from lmdata.tokenizer import Tokenizer, load_tokenizer
@@ -62,8 +68,9 @@ def prepare_units(
     """Return the work function of a worker; runs once, before the workers fork."""
     _load_kernels()
     setup = receive_setup()
-    tokenizer = load_tokenizer(setup.tokenizer_folder)
+    tokenizer = load_tokenizer(bring_tokenizer(setup.place))
     encoder = make_encoder(tokenizer, num_threads=1)
+    give_back_memory()  # of Qwen2's tokenizer 160 MiB, which every worker would hold
 
     def work(unit: Unit, report: Callable[[Any], None]) -> UnitReceipt:
         try:
@@ -95,6 +102,7 @@ class UnitRun:
         self._setup, self._unit = setup, unit
         self._tokenizer, self._encoder = tokenizer, encoder
         self._receipt = UnitReceipt(number=unit.number, encoder=f"{encoder.kind}: {encoder.reason}")
+        self._attempt = new_attempt()
         self._schema = part_schema(np.dtype(tokenizer.id_dtype))
         self._parts: dict[str, ShardFile] = {}
         self._cleanup = ExitStack()
@@ -106,34 +114,45 @@ class UnitRun:
         self._cleanup.close()
 
     def run(self, report: Callable[[Any], None]) -> UnitReceipt:
-        """Encode the unit and return its receipt, which then lies on disk too.
+        """Encode the unit and return its receipt, which is then kept too.
 
         Small batches, of small files, are encoded together: a batch costs some milliseconds.
         """
         pile: list[tuple[int, Documents]] = []
         pile_bytes = 0
-        for extent in self._unit.extents:
-            self._hash_source(extent)
-            for documents in self._read(extent):
-                self._refuse_too_large(extent.source, documents)
-                if pile_bytes + len(documents.text) > self._setup.batch_bytes:
-                    self._add(pile)
-                    pile, pile_bytes = [], 0
-                pile.append((extent.source, documents))
-                pile_bytes += len(documents.text)
-                num_documents = len(documents.positions)
-                report(
-                    UnitProgress(source_bytes=documents.num_source_bytes, documents=num_documents)
-                )
+        for extent, documents in self._read_all():
+            self._refuse_too_large(extent.source, documents)
+            if pile_bytes + len(documents.text) > self._setup.batch_bytes:
+                self._add(pile)
+                pile, pile_bytes = [], 0
+            pile.append((extent.source, documents))
+            pile_bytes += len(documents.text)
+            num_documents = len(documents.positions)
+            report(UnitProgress(source_bytes=documents.num_source_bytes, documents=num_documents))
         self._add(pile)
+        for index in self._unit.sources:
+            self._setup.sources[index].refuse_changed()
         for split, part in self._parts.items():
-            with output_errors(self._setup.build_folder / part_name(self._unit.number, split)):
+            with output_errors(self._path(split)):
                 self._receipt.parts[split] = part.commit()
-        self._write_receipt()
-        return self._receipt
+        name = receipt_name(self._unit.number)
+        return keep_receipt(self._setup.place, name, self._receipt)
 
-    def _read(self, extent: Extent) -> Iterator[Documents]:
-        source, selection, first = self._setup.sources[extent.source], self._setup.selection, 0
+    def _path(self, split: str) -> Path:
+        part = part_name(self._unit.number, split, self._attempt)
+        return self._setup.place.folder / in_build(part)
+
+    def _read_all(self) -> Iterator[tuple[Extent, Documents]]:
+        """Yield the documents of all extents; a whole file of a store is copied to this disk."""
+        for extent in self._unit.extents:
+            source = self._setup.sources[extent.source]
+            with source.at_hand() if extent.stop is None else nullcontext(source) as own:
+                self._hash_source(extent, own)
+                for documents in self._read(extent, own):
+                    yield extent, documents
+
+    def _read(self, extent: Extent, source: Source) -> Iterator[Documents]:
+        selection, first = self._setup.selection, 0
         for documents in read_documents(
             source, self._setup.config.corpus, start=extent.start, stop=extent.stop,
             batch_bytes=self._setup.batch_bytes,
@@ -144,13 +163,12 @@ class UnitRun:
                 yield selection.keep(source, extent.start, first, documents)
             first += documents.num_records
 
-    def _hash_source(self, extent: Extent) -> None:
-        path = self._setup.sources[extent.source].path
-        if extent.start == 0 and path is not None:
+    def _hash_source(self, extent: Extent, source: Source) -> None:
+        if extent.start == 0 and source.path is not None:
             try:
-                self._receipt.hashes[str(extent.source)] = hash_file(path)
+                self._receipt.hashes[str(extent.source)] = hash_file(source.path)
             except OSError as error:
-                raise CorpusError(f"can't read {path}: {error.strerror}") from error
+                raise CorpusError(f"can't read {source}: {error.strerror}") from error
 
     def _add(self, pile: list[tuple[int, Documents]]) -> None:
         """Encode batches together and append their rows to the parts."""
@@ -184,7 +202,7 @@ class UnitRun:
                 self._write(split, make_part_batch(self._schema, *places, encoded, rows))
 
     def _write(self, split: str, batch: pa.RecordBatch) -> None:
-        path = self._setup.build_folder / part_name(self._unit.number, split)
+        path = self._path(split)
         with output_errors(path):
             if split not in self._parts:
                 self._parts[split] = ShardFile(path, self._schema, is_part=True)
@@ -278,11 +296,6 @@ class UnitRun:
                 f"takes about {needed >> 20} MiB of memory, a worker has "
                 f"{self._setup.worker_bytes >> 20} MiB: raise --memory or lower --num-workers"
             )
-
-    def _write_receipt(self) -> None:
-        """Write the receipt whole; after a power cut, hashes tell whether the parts are there."""
-        path = receipt_path(self._setup.build_folder, self._unit.number)
-        write_atomically(path, to_json(self._receipt).encode(), is_durable=False)
 
 
 def _beginning(text: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ Work = Callable[[Any, Report], Any]
 Prepare = Callable[[Callable[[], Any]], Work]  # gets what waits for the setup
 
 # One thread each: the workers themselves fill the cores.
-_ONE_THREAD = {
+ONE_THREAD = {
     "POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
     "RUST_BACKTRACE": "0",  # a panic of `tokenizers` comes as an error of one line
@@ -180,7 +180,7 @@ class WorkerPool:
         code = _START.format(path=sys.path, arguments=f"{theirs!r}, {prepare!r}, {os.getpid()}")
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], pass_fds=theirs, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, env={**os.environ, **_ONE_THREAD}, process_group=0,
+            stdout=subprocess.DEVNULL, env={**os.environ, **ONE_THREAD}, process_group=0,
         )  # fmt: skip
         for _, end in pairs:
             end.close()
@@ -296,6 +296,13 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def give_back_memory() -> None:
+    """Have the C library give what is free back to the system, where it can be asked."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # of glibc, which keeps the pages of each thread's small arrays
+        trim(0)
 
 
 def _fork_workers(nursery: Connection, connections: list[Connection], work: Work) -> NoReturn:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Protocol
 
 import numba
 import numpy as np
@@ -122,6 +122,49 @@ def count_words(
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What one counter has found, before it is known which documents make the sample.
+
+    Attributes:
+        bytes_at: int64 (NUM_LEVELS,), the bytes of all its documents on each level
+        words: the raw words
+        counts: int64 (W, NUM_LEVELS), how often each occurs in the documents of each level
+    """
+
+    bytes_at: I64
+    words: list[bytes]
+    counts: I64
+
+
+def tally_words(batches: Iterable[DocumentBatch], rule: CountingRule, max_bytes: int) -> Tally:
+    """Return the words of some of the documents, for `sum_up` to put together with others."""
+    levels, counter = SampleLevels(max_bytes), WordCounter(rule)
+    for batch in batches:
+        counter.add(batch, levels.of(batch), levels.lowest)
+    return counter.tally(levels)
+
+
+def sum_up(
+    tallies: Iterable[Tally], backend: tokenizers.Tokenizer, rule: CountingRule, *, max_bytes: int
+) -> WordCounts:
+    """Return what several counters have found of documents that no two share, as `count_words`.
+
+    Raises:
+        TokenizerError: there is no text, or each document is larger than the sample may be
+    """
+    levels, found = SampleLevels(max_bytes), dict[bytes, I64]()
+    for tally in tallies:
+        levels.add(tally.bytes_at)
+        for word, counts in zip(tally.words, tally.counts, strict=True):
+            found[word] = found[word] + counts if word in found else counts
+    levels.check()
+    totals = np.array(list(found.values()))[:, levels.lowest :].sum(axis=1).tolist()
+    raw = {word: total for word, total in zip(found, totals, strict=True) if total}
+    sample = _sample_words(raw)
+    return WordCounts(_pre_tokenize(raw, backend, rule), sample)
+
+
+@dataclass(frozen=True)
 class WordCounts:
     """What was counted.
 
@@ -167,6 +210,11 @@ class SampleLevels:
         self._bytes_at = np.zeros(NUM_LEVELS, np.int64)
 
     @property
+    def bytes_at(self) -> I64:
+        """Bytes of all documents seen on each level, int64 (NUM_LEVELS,)."""
+        return self._bytes_at.copy()
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all documents seen."""
         return int(self._bytes_at.sum())
@@ -180,10 +228,14 @@ class SampleLevels:
         bits = np.uint64(1) << np.arange(NUM_LEVELS - 1, dtype=np.uint64)
         is_zero = (np.array(hashes, np.uint64)[:, None] & bits) == 0
         levels: U8 = np.cumprod(is_zero, axis=1, dtype=np.uint8).sum(axis=1, dtype=np.uint8)
-        self._bytes_at += np.bincount(levels, np.diff(batch.offsets), NUM_LEVELS).astype(np.int64)
+        self.add(np.bincount(levels, np.diff(batch.offsets), NUM_LEVELS).astype(np.int64))
+        return levels
+
+    def add(self, bytes_at: I64) -> None:
+        """Count the bytes of more documents on each level."""
+        self._bytes_at += bytes_at
         while self.lowest < NUM_LEVELS and self._bytes_at[self.lowest :].sum() > self.max_bytes:
             self.lowest += 1
-        return levels
 
     def check(self) -> None:
         """Raise a TokenizerError if the sample is empty."""
@@ -223,6 +275,16 @@ class WordCounter:
         totals = self._counts[lowest:, : self._table.num_words].sum(axis=0).tolist()
         words = (arena[start:stop] for start, stop in pairwise(starts))
         return {word: total for word, total in zip(words, totals, strict=True) if total}
+
+    def tally(self, levels: SampleLevels) -> Tally:
+        """Return all words with their counts on each level that the sample may yet reach."""
+        counts = self._counts[:, : self._table.num_words].T.copy()
+        counts[:, : levels.lowest] = 0
+        arena = self._table.bytes.tobytes()
+        starts = self._table.starts[: self._table.num_words + 1].tolist()
+        words = [arena[start:stop] for start, stop in pairwise(starts)]
+        kept = np.flatnonzero(counts.any(axis=1))
+        return Tally(levels.bytes_at, [words[row] for row in kept.tolist()], counts[kept])
 
 
 def _from_level(batch: DocumentBatch, levels: U8, lowest: int) -> tuple[U8, I64, U8]:
@@ -281,98 +343,3 @@ def split_text(backend: tokenizers.Tokenizer, text: str) -> list[str]:
 def normalize(backend: tokenizers.Tokenizer, text: str) -> str:
     """Return a text as the tokenizer's own normalizer makes it."""
     return text if backend.normalizer is None else backend.normalizer.normalize_str(text)
-
-
-# Kinds of bytes: up to 0x20, so perhaps white space; ASCII letters and digits; and so on.
-SPACE, LETTER, PUNCTUATION, APOSTROPHE, OTHER = range(5)
-
-KEEP, CUT, LOOK = range(3)
-
-# First bytes of the UTF-8 of white space outside of ASCII (U+0085, U+00A0, U+1680, U+2000, ...).
-_LEADS_OF_SPACES = (0xC2, 0xE1, 0xE2, 0xE3)
-
-
-def cut_chunks(text: U8, offsets: I64) -> I64:
-    """Return where chunks begin, and the end: documents' offsets and every safe cut in between.
-
-    For the rule of GPT-2 (Radford et al. 2019, `encoder.py`). A cut is safe where a match begins
-    whatever comes before, and where what follows does not change the matches before:
-
-    - before a space, if white space does not go on after it, or did not lead up to it: a space
-      before a character that is not white space always begins a match;
-    - between an ASCII letter or digit and ASCII punctuation: runs of one kind end there;
-    - between ASCII punctuation other than an apostrophe and an ASCII letter or digit. (After an
-      apostrophe the rule looks at letters and punctuation together.)
-
-    Args:
-        text: uint8 (N,), UTF-8 of all documents
-        offsets: int64 (D + 1,), where documents begin
-
-    Returns:
-        int64 (C + 1,), ascending
-
-    Example:
-        >>> text = np.frombuffer(b"to be, it's to", np.uint8)
-        >>> cut_chunks(text, np.array([0, 14])).tolist()  # to| be|,| it|'s| to
-        [0, 2, 5, 6, 9, 11, 14]
-    """
-    cuts = np.empty(len(text) + len(offsets), np.int64)
-    return cuts[: _cut(text, offsets.astype(np.int64), byte_kinds(), cut_rules(), cuts)]
-
-
-def byte_kinds() -> U8:
-    r"""Return the kind of each byte, uint8 (256,).
-
-    Example:
-        >>> [int(byte_kinds()[byte]) for byte in b" a7,'\xc3"]
-        [0, 1, 1, 2, 3, 4]
-    """
-    kinds = np.full(256, OTHER, np.uint8)
-    kinds[:0x21] = SPACE
-    kinds[0x21:0x7F] = PUNCTUATION
-    for first, last in ("09", "AZ", "az"):
-        kinds[ord(first) : ord(last) + 1] = LETTER
-    kinds[ord("'")] = APOSTROPHE
-    return kinds
-
-
-def cut_rules() -> U8:
-    r"""Return what to do between two bytes, uint8 (256, 256): KEEP, CUT or LOOK at the next one.
-
-    Example:
-        >>> rules = cut_rules()
-        >>> [int(rules[ord(left), ord(right)]) for left, right in ("ab", "a,", ",a", "'s", "a ")]
-        [0, 1, 1, 0, 2]
-    """
-    before, here = byte_kinds()[:, None], byte_kinds()[None, :]
-    rules = np.where((before == PUNCTUATION) & (here == LETTER), CUT, KEEP).astype(np.uint8)
-    rules[(before == LETTER) & ((here == PUNCTUATION) | (here == APOSTROPHE))] = CUT
-    rules[:, 0x20] = LOOK
-    return rules
-
-
-@numba.njit(cache=True, nogil=True)
-def _cut(text: U8, offsets: I64, kinds: U8, rules: U8, cuts: I64) -> int:
-    """Write the cuts; return how many there are."""
-    size = 0
-    for document in range(len(offsets) - 1):
-        start, stop = offsets[document], offsets[document + 1]
-        cuts[size] = start
-        size += 1
-        for position in range(start + 1, stop):
-            rule = rules[text[position - 1], text[position]]
-            if rule == CUT or (rule == LOOK and _begins_match(text, position, stop, kinds)):
-                cuts[size] = position
-                size += 1
-    cuts[size] = offsets[-1]
-    return size + 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _begins_match(text: U8, position: Any, stop: Any, kinds: U8) -> Any:
-    """Return whether the space at a position begins a match, cut there or not."""
-    if position + 1 >= stop or kinds[text[position + 1]] == SPACE:
-        return False
-    if kinds[text[position + 1]] != OTHER or kinds[text[position - 1]] not in (SPACE, OTHER):
-        return True
-    return text[position + 1] not in _LEADS_OF_SPACES

@@ -1,4 +1,4 @@
-"""Formats -> records: text and JSON lines here, tables in `tables`."""
+"""Formats -> records: text and JSON lines here, tables in `tables`, pages in `web`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from lmdata.reading.json_lines import (
 from lmdata.reading.records import Reading, Records
 from lmdata.reading.streams import ByteStream, DamagedError, read_utf8, unify_newlines
 from lmdata.reading.tables import read_arrow, read_parquet
+from lmdata.reading.web import read_html, read_warc
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -309,4 +310,6 @@ _READERS: dict[str, Callable[[Reading], Iterator[Records]]] = {
     "tsv": read_csv,
     "parquet": read_parquet,
     "arrow": read_arrow,
+    "warc": read_warc,
+    "html": read_html,
 }

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import glob
-import io
 import itertools
-import json
 import os
-import re
-import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmdata.errors import CorpusError
+from lmdata.reading.no_texts import find_no_texts
+from lmdata.reading.stdin import find_stdin_kind
+from lmdata.remote import RemoteFile, copy, find_files, read_small
 from lmdata.settings import (
+    WEB_FORMATS,
     Compression,
     CorpusConfig,
     Format,
     known_extensions,
     parse_extensions,
-    stdin_kind,
 )
-from lmdata.stored import CompressionError, Decompressed
+from lmdata.stores import StoreError, is_uri
 
 STDIN = "-"
-
-# How standard input is told: by the first bytes of a compressed file or table, else by its text.
-_COMPRESSED_MAGIC: dict[bytes, Compression] = {
-    b"\x1f\x8b": "gz",
-    b"\x28\xb5\x2f\xfd": "zst",
-    b"\xfd7zXZ\0": "xz",
-    b"BZh": "bz2",
-}
-_TABLE_MAGIC: dict[bytes, Format] = {
-    b"PAR1": "parquet",
-    b"ARROW1": "arrow",
-    b"\xff\xff\xff\xff": "arrow",
-}
-_JSON_BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*[\"}]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +37,56 @@ class Source:
     name: str
     """POSIX path relative to the folder that was given; the file's own name for a file."""
 
-    path: Path | None
-    """Where it lies; None is standard input."""
+    path: Path | RemoteFile | None
+    """Where it lies, on this machine or in a store; None is standard input."""
 
     format: Format
     compression: Compression | None = None
     size_bytes: int = 0
     """Size as stored (compressed); 0 for standard input."""
 
+    version: int | str = ""
+    """What is another one when the file has changed: its time of change, or the store's tag; of
+    standard input, the hash of the copy that was taken; "" where not known."""
+
+    copy_of: str = ""
+    """Of a copy on this machine: where in a store it is from."""
+
+    @property
+    def stamp(self) -> list[int | str]:
+        """What the plan of a build keeps, to tell a changed source."""
+        return [self.size_bytes, self.version]
+
+    def refuse_changed(self) -> None:
+        """Raise a CorpusError if the file is not what it was when the source was found."""
+        if isinstance(self.path, Path) and isinstance(self.version, int):  # a store tells itself
+            status = self.path.stat()
+            if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.version):
+                raise CorpusError(
+                    f"{self} has changed since this command began: let what writes it end, then "
+                    "begin afresh with --overwrite"
+                )
+
     def __str__(self) -> str:
-        return str(self.path) if self.path else "standard input"
+        return self.copy_of or (str(self.path) if self.path else "standard input")
+
+    @contextlib.contextmanager
+    def at_hand(self) -> Iterator[Source]:
+        """Yield the source with a copy on this machine, where all of one in a store is read.
+
+        Raises:
+            CorpusError: it can't be read, or has changed
+        """
+        if not isinstance(self.path, RemoteFile):
+            yield self
+            return
+        with tempfile.TemporaryDirectory(prefix="lmdata-") as folder:
+            path = Path(folder) / "source"
+            try:
+                copy(self.path, path)
+            except StoreError as error:
+                raise CorpusError(f"can't read {self}: {error}") from error
+            yield dataclasses.replace(self, path=path, version="", copy_of=str(self.path))
 
 
 @dataclass(frozen=True)
@@ -93,8 +122,11 @@ def survey_sources(arguments: Sequence[str], config: CorpusConfig) -> Survey:
     skipped: dict[str, list[str]] = {}
     for argument in arguments:
         for name, path in _expand(argument, skipped):
-            source = _make_source(name, path, argument, config, skipped)
-            key = os.path.abspath(path) if path else STDIN  # noqa: PTH100 - links stay unresolved
+            if isinstance(path, RemoteFile):
+                key, source = path.uri, _make_remote_source(name, path, argument, skipped)
+            else:
+                source = _make_source(name, path, argument, config, skipped)
+                key = os.path.abspath(path) if path else STDIN  # noqa: PTH100 - links stay as they are
             if source is None or key in found:
                 continue
             if name in names:
@@ -109,8 +141,13 @@ def survey_sources(arguments: Sequence[str], config: CorpusConfig) -> Survey:
     return Survey([names[name] for name in sorted(names)], skipped, list(filter(None, notes)))
 
 
-def _expand(argument: str, skipped: dict[str, list[str]]) -> Iterator[tuple[str, Path | None]]:
+def _expand(
+    argument: str, skipped: dict[str, list[str]]
+) -> Iterator[tuple[str, Path | RemoteFile | None]]:
     """Yield the name and path of every file below one argument."""
+    if is_uri(argument):
+        yield from _expand_uri(argument, skipped)
+        return
     path = Path(argument)
     if not argument.strip():
         raise CorpusError(
@@ -129,6 +166,60 @@ def _expand(argument: str, skipped: dict[str, list[str]]) -> Iterator[tuple[str,
         raise CorpusError(f"no such file or folder: {argument}")
 
 
+def _expand_uri(uri: str, skipped: dict[str, list[str]]) -> Iterator[tuple[str, RemoteFile]]:
+    """Yield what a URI names: a file, those of a folder, or those of a pattern."""
+    found = find_files(uri)
+    folders: dict[str, dict[str, RemoteFile]] = {}
+    for name, file in found.items():
+        folder, _, own = name.rpartition("/")
+        folders.setdefault(folder, {})[own] = file
+    for folder, files in folders.items():
+
+        def read(name: str, files: dict[str, RemoteFile] = files) -> bytes | None:
+            return read_small(files[name]) if name in files else None
+
+        is_alone = len(found) == 1 and not folder
+        no_texts = {} if is_alone else find_no_texts(files, read)
+        for own, file in files.items():
+            name = f"{folder}/{own}" if folder else own
+            is_hidden = any(part.startswith(".") for part in name.split("/"))
+            if reason := "hidden" if is_hidden else no_texts.get(own):
+                skipped.setdefault(reason, []).append(str(file))
+            else:
+                yield name, file
+
+
+def _why_passed_over(kind: tuple[Format, Compression | None] | None, argument: str) -> str:
+    """Return why a file of a folder or pattern is no text; "" where it is one.
+
+    Pages are taken where the argument itself is called so, as pages/*.html: among other texts they
+    are documentation as a rule.
+    """
+    if kind is None:
+        return "unknown extension"
+    named = parse_extensions(Path(argument).name)
+    if kind[0] in WEB_FORMATS and (named is None or named[0] != kind[0]):
+        return "page of the web, which a pattern such as 'pages/*.html' must name"
+    return ""
+
+
+def _make_remote_source(
+    name: str, file: RemoteFile, argument: str, skipped: dict[str, list[str]]
+) -> Source | None:
+    """Return the source of a file in a store, or None where it is passed over."""
+    kind = parse_extensions(file.name)
+    if kind is None and file.uri == argument:
+        raise CorpusError(f"{file} has no known extension: rename it to {known_extensions()}")
+    if reason := _why_passed_over(kind, argument):
+        skipped.setdefault(reason, []).append(str(file))
+        return None
+    assert kind is not None
+    return Source(
+        name=name, path=file, format=kind[0], compression=kind[1], size_bytes=file.size_bytes,
+        version=file.version,
+    )  # fmt: skip
+
+
 def _expand_glob(pattern: str, skipped: dict[str, list[str]]) -> Iterator[tuple[str, Path]]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - the pattern may be absolute
     if not matches:
@@ -143,9 +234,8 @@ def _expand_glob(pattern: str, skipped: dict[str, list[str]]) -> Iterator[tuple[
             yield from _walk(match, root, (), skipped)
             continue
         if match.parent not in no_texts:
-            no_texts[match.parent] = find_no_texts(
-                match.parent, [entry.name for entry in match.parent.iterdir()]
-            )
+            names = [entry.name for entry in match.parent.iterdir()]
+            no_texts[match.parent] = find_no_texts(names, functools.partial(_read, match.parent))
         if reason := no_texts[match.parent].get(match.name):
             skipped.setdefault(reason, []).append(_printable(match))
         else:
@@ -165,7 +255,8 @@ def _walk(
     if identity in above:
         skipped.setdefault("link to a folder above", []).append(_printable(folder))
         return
-    no_texts = find_no_texts(folder, [entry.name for entry in entries])
+    names = [entry.name for entry in entries]
+    no_texts = find_no_texts(names, functools.partial(_read, folder))
     for entry in entries:
         if entry.name.startswith("."):
             skipped.setdefault("hidden", []).append(_printable(entry))
@@ -177,32 +268,32 @@ def _walk(
             yield entry.relative_to(root).as_posix(), entry
 
 
+def _read(folder: Path, name: str) -> bytes | None:
+    with contextlib.suppress(OSError):
+        return (folder / name).read_bytes()
+    return None
+
+
 def _printable(path: Path) -> str:
     """Return a path as text that can be printed, whatever bytes its name has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _make_source(
-    name: str,
-    path: Path | None,
-    argument: str,
-    config: CorpusConfig,
+    name: str, path: Path | None, argument: str, config: CorpusConfig,
     skipped: dict[str, list[str]],
-) -> Source | None:
+) -> Source | None:  # fmt: skip
     """Return the source at a path, or None where it is passed over (and noted in `skipped`)."""
     if path is None:
-        if config.stdin_format == "auto":
-            kind = detect_kind(_peek_stdin())
-        else:
-            kind = stdin_kind(config.stdin_format)
+        kind = find_stdin_kind(config)
         return Source(name=name, path=None, format=kind[0], compression=kind[1])
     kind_or_none = parse_extensions(path.name)
     if kind_or_none is None and str(path) == str(Path(argument)):
         raise CorpusError(
             f"{_printable(path)} has no known extension: rename it to {known_extensions()}"
         )
-    if kind_or_none is None:
-        skipped.setdefault("unknown extension", []).append(_printable(path))
+    if reason := _why_passed_over(kind_or_none, argument):
+        skipped.setdefault(reason, []).append(_printable(path))
         return None
     if not path.is_file():
         skipped.setdefault("not a file", []).append(_printable(path))
@@ -210,50 +301,15 @@ def _make_source(
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        message = f"the name of {os.fsencode(path)!r} is not UTF-8: rename the file"
-        raise CorpusError(message) from error
+        where = os.fsencode(path)
+        raise CorpusError(f"the name of {where!r} is not UTF-8: rename the file") from error
+    assert kind_or_none is not None
     format_, compression = kind_or_none
-    size_bytes = path.stat().st_size
+    status = path.stat()
     return Source(
-        name=name, path=path, format=format_, compression=compression, size_bytes=size_bytes
-    )
-
-
-def detect_kind(head: bytes) -> tuple[Format, Compression | None]:
-    """Return the format and compression that the first bytes of a file tell; text by default.
-
-    Example:
-        >>> detect_kind(b'{"text": "a"}'), detect_kind(b"Once upon")
-        (('jsonl', None), ('txt', None))
-    """
-    for magic, compression in _COMPRESSED_MAGIC.items():
-        if head.startswith(magic):
-            return detect_kind(_decompress_head(head, compression))[0], compression
-    for magic, format_ in _TABLE_MAGIC.items():
-        if head.startswith(magic):
-            return format_, None
-    return ("jsonl" if _JSON_BEGINNING.match(head) else "txt"), None
-
-
-def _decompress_head(head: bytes, compression: Compression) -> bytes:
-    """Return the first bytes of what compressed data begins with, or none."""
-    try:
-        return Decompressed(io.BytesIO(head), compression).read(1 << 10)
-    except CompressionError:
-        return b""  # the reader will say what is wrong, or needs more than the head
-
-
-def _peek_stdin() -> bytes:
-    """Return the first bytes of standard input, which stay to be read."""
-    stdin = sys.stdin.buffer
-    if isinstance(stdin, io.BufferedReader):
-        return stdin.peek(1)
-    if not stdin.seekable():
-        return b""
-    start = stdin.tell()
-    head = stdin.read(io.DEFAULT_BUFFER_SIZE)
-    stdin.seek(start)
-    return head
+        name=name, path=path, format=format_, compression=compression, size_bytes=status.st_size,
+        version=status.st_mtime_ns,
+    )  # fmt: skip
 
 
 def _describe_stdin(source: Source, config: CorpusConfig) -> str:
@@ -296,71 +352,6 @@ def is_splittable(source: Source, config: CorpusConfig) -> bool:
         return False
     if source.format == "parquet":
         return True
-    is_lines = source.format == "jsonl" or (source.format == "txt" and config.documents != "file")
-    return is_lines and config.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
-
-
-# Files that lie beside a text but are none: of tokenizers and models, known by one of the first;
-# of data sets that `datasets` saved.
-_MODEL_MARKS = frozenset(
-    {
-        "tokenizer.json", "tokenizer_config.json", "model.safetensors", "pytorch_model.bin",
-        "model.safetensors.index.json", "pytorch_model.bin.index.json",
-    }
-)  # fmt: skip
-_MODEL_FILES = _MODEL_MARKS | {
-    "added_tokens.json", "chat_template.json", "config.json", "generation_config.json",
-    "merges.txt", "metrics.jsonl", "preprocessor_config.json", "special_tokens_map.json",
-    "trainer_state.json", "vocab.json", "vocab.txt",
-}  # fmt: skip
-_DATASET_INFO = "dataset_info.json"  # of `datasets`, beside the Arrow files
-_DATASET_STATE = "state.json"  # of `Dataset.save_to_disk`: names its Arrow files
-_METADATA_FILES = frozenset({_DATASET_INFO, "dataset_infos.json", "dataset_dict.json"})
-_OUR_MANIFEST, _OUR_BUILD = "manifest.json", ".build"
-
-
-def find_no_texts(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return the entries of a folder that are no text of a corpus, whatever their extension says.
-
-    Returns:
-        name -> reason
-    """
-    present = frozenset(names)
-    if _is_our_dataset(folder, present):
-        return dict.fromkeys(present, "part of a dataset that lmdata wrote")
-    found = dict.fromkeys(present & _METADATA_FILES, "metadata of datasets")
-    if _MODEL_MARKS & present:
-        found |= dict.fromkeys(present & _MODEL_FILES, "part of a tokenizer or model")
-    if {_DATASET_INFO, _DATASET_STATE} <= present:
-        found[_DATASET_STATE] = "metadata of datasets"
-        tables = {name for name in present if name.endswith(".arrow")}
-        strangers = tables - _saved_tables(folder / _DATASET_STATE, tables)
-        found |= dict.fromkeys(strangers, "cache of datasets")
-    return found
-
-
-def _is_our_dataset(folder: Path, names: frozenset[str]) -> bool:
-    """Return whether `lmdata` wrote a folder, or was about to."""
-    if _OUR_MANIFEST in names:
-        values = _read_json(folder / _OUR_MANIFEST)
-        return isinstance(values, dict) and {"kind", "format_version", "ledger"} <= values.keys()
-    return _OUR_BUILD in names and (folder / _OUR_BUILD / "plan.json").is_file()
-
-
-def _saved_tables(state: Path, tables: set[str]) -> set[str]:
-    """Return the Arrow files that a data set on disk consists of; all if it does not say."""
-    values = _read_json(state)
-    files = values.get("_data_files") if isinstance(values, dict) else None
-    if not isinstance(files, list):
-        return tables
-    return {
-        str(file["filename"]) for file in files if isinstance(file, dict) and "filename" in file
-    }
-
-
-def _read_json(path: Path) -> object:
-    """Return what a JSON file holds, None where it is none that could be ours."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+    is_text = source.format == "txt" and config.documents != "file"
+    encoding = config.encoding.lower().replace("_", "-")
+    return (source.format == "jsonl" or is_text) and encoding in ("utf-8", "utf8", "utf-8-sig")

@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -140,7 +141,7 @@ def _open(source: Source) -> Any:
 
 
 def spool(reading: Reading) -> Generator[Records, None, pa.NativeFile]:
-    """Return a memory-mapped file of the decompressed bytes: the source, or a copy on disk.
+    """Return a file of the decompressed bytes: the source itself, or a mapped copy on disk.
 
     What was read of the source is yielded meanwhile.
 
@@ -149,9 +150,12 @@ def spool(reading: Reading) -> Generator[Records, None, pa.NativeFile]:
         DamagedError: the compressed data is truncated, broken or more than a copy may take
     """
     source = reading.source
-    if source.path and source.compression is None:
+    if source.compression is None:
         try:
-            return pa.memory_map(str(source.path))
+            if isinstance(source.path, Path):
+                return pa.memory_map(str(source.path))
+            if source.path is not None and source.format == "parquet":  # of which parts are read
+                return pa.PythonFile(source.path.open("rb"), mode="r")
         except OSError as error:
             raise CorpusError(f"can't open {source}: {error}") from error
     with ByteStream(reading) as stream, tempfile.NamedTemporaryFile() as copy:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from lmdata.batch import to_column, to_text_column
 from lmdata.building.output import ALL_DOCUMENTS
-from lmdata.building.plan import Unit, UnitProgress, part_name, receipt_path
+from lmdata.building.plan import Unit, UnitProgress
+from lmdata.building.receipts import in_build, keep_receipt, part_name, receipt_name
 from lmdata.building.units import count_in
 from lmdata.corpus import Documents, Source, read_documents
-from lmdata.files import write_atomically
-from lmdata.schema import ShardRecord, to_json
+from lmdata.places import Place, new_attempt
+from lmdata.schema import ShardRecord
 from lmdata.settings import TagConfig
 from lmdata.tagging.numbers import number_words
 from lmdata.tagging.overlap_index import FOUND, OverlapIndex
@@ -77,6 +78,11 @@ class TagReceipt:
     documents: dict[str, int] = field(default_factory=dict)  # source index -> documents tagged
     hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
 
+    @property
+    def files(self) -> tuple[ShardRecord, ...]:
+        """The part that was written."""
+        return () if self.part is None else (self.part,)
+
 
 @dataclass(frozen=True)
 class TagSetup:
@@ -84,7 +90,7 @@ class TagSetup:
 
     sources: list[Source]
     config: TagConfig
-    build: Path
+    place: Place
     index: OverlapIndex | None  # of what the corpus is compared with
 
 
@@ -110,36 +116,34 @@ def _tag_unit(
 ) -> TagReceipt:  # fmt: skip
     receipt = TagReceipt(number=unit.number)
     schema = pa.schema(part_fields(taggers))
-    part = ShardFile(setup.build / part_name(unit.number, ALL_DOCUMENTS), schema, is_part=True)
+    name = part_name(unit.number, ALL_DOCUMENTS, new_attempt())
+    part = ShardFile(setup.place.folder / in_build(name), schema, is_part=True)
     try:
         for extent in unit.extents:
             source, key = setup.sources[extent.source], str(extent.source)
-            assert source.path is not None
             receipt.starts += (receipt.records.get(key, 0),)
-            if extent.start == 0:
-                receipt.hashes[key] = hash_file(source.path)
-            for documents in read_documents(
-                source, setup.config.corpus, start=extent.start, stop=extent.stop,
-                batch_bytes=_BATCH_BYTES,
-            ):  # fmt: skip
-                if len(documents.positions):
-                    first = receipt.records.get(key, 0)
-                    part.write(
-                        _tag_documents(
-                            documents, extent.source, first, cutter, taggers, setup.index
+            with source.at_hand() if extent.stop is None else nullcontext(source) as own:
+                if extent.start == 0:
+                    receipt.hashes[key] = hash_file(own.path)
+                for documents in read_documents(
+                    own, setup.config.corpus, start=extent.start, stop=extent.stop,
+                    batch_bytes=_BATCH_BYTES,
+                ):  # fmt: skip
+                    if len(documents.positions):
+                        first = receipt.records.get(key, 0)
+                        part.write(
+                            _tag_documents(
+                                documents, extent.source, first, cutter, taggers, setup.index
+                            )
                         )
-                    )
-                _count(receipt, key, documents)
-                num_documents = len(documents.positions)
-                report(
-                    UnitProgress(source_bytes=documents.num_source_bytes, documents=num_documents)
-                )
+                    _count(receipt, key, documents)
+                    count = len(documents.positions)
+                    report(UnitProgress(source_bytes=documents.num_source_bytes, documents=count))
+            source.refuse_changed()
         receipt.part = part.commit()
     finally:
         part.close()
-    path = receipt_path(setup.build, unit.number)
-    write_atomically(path, to_json(receipt), is_durable=False)
-    return receipt
+    return keep_receipt(setup.place, receipt_name(unit.number), receipt)
 
 
 def _tag_documents(

@@ -6,7 +6,9 @@ mean) and that it gets length 1.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,26 @@ def check_vectors(run: Run, folder: Path) -> float | None:
     from sentence_transformers import SentenceTransformer
 
     texts = _texts(run)
-    theirs: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    found = theirs.encode(texts, show_progress_bar=False)
+    with _silent():
+        theirs: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        found = theirs.encode(texts, show_progress_bar=False)
     ours = embed(run, texts).vectors
     complaint = f"sentence-transformers computes other vectors from {folder}"
     return largest_difference([torch.from_numpy(ours)], [torch.from_numpy(found)], complaint)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep to itself what transformers reports of a vocabulary head that vectors don't need."""
+    from transformers import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _texts(run: Run) -> list[str]:

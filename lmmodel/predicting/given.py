@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from lmdata.config import json_values
+from lmdata.config import build_config, json_values
 from lmdata.errors import OutputError
 from lmdata.files import lease, writing_file
 from lmmodel.errors import FitError, TaskError
+from lmmodel.tasks.known import find_task
 from lmmodel.tasks.tables import detect_format, parse_text
 from lmmodel.tasks.task import AnyTask, GivenTexts
-from lmmodel.tasks.task_files import TaskFile
+from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.tasks.text_rows import TEXTS, Usual, find_columns
 from lmmodel.tasks.words import parse_words
+
+if TYPE_CHECKING:
+    from lmmodel.finetuning.folder import FineTunedRecord
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 BLANK_ROWS = "rows without a text left out"
@@ -170,3 +175,56 @@ def _cell(value: Any) -> Any:
 def _text(value: Any) -> str:
     """Return a value as JSON; what JSON has no word for, such as a date, as text."""
     return json.dumps(json_values(value), ensure_ascii=False, default=str)
+
+
+def open_table(
+    path: Path,
+    usual: Usual,
+    record: FineTunedRecord | None,
+    wanted: Mapping[str, Any],
+    *,
+    has_labels: bool = False,
+) -> TaskFile:
+    """Return a table to be read, with the model's own columns where it has them.
+
+    Args:
+        path: of the table
+        usual: how many texts are wanted
+        record: of a fine-tuned model
+        wanted: how it is read, as options say
+        has_labels: whether labels are read too
+
+    Raises:
+        ConfigError: an option is out of range
+    """
+    base = {} if record is None else {"tags": record.config.columns.tags}
+    asked = build_config(TaskFormat, {**base, "has_labels": has_labels, **wanted})
+    file = TaskFile(path, asked)
+    if record is None or find_task(record.task).owns(file):
+        return file
+    columns = record.config.columns
+    own = {"text": columns.text, "pair": columns.pair if max(usual.num_texts) > 1 else None}
+    own |= {"label": columns.label} if has_labels else {}
+    known = {n: v for n, v in own.items() if v is not None and v in file.table.columns}
+    file.columns = build_config(TaskFormat, {**base, "has_labels": has_labels, **known, **wanted})
+    return file
+
+
+def usual_of(record: FineTunedRecord, num_texts: int | None = None) -> Usual:
+    """Return what the columns of a table are called that a model is asked about.
+
+    Args:
+        record: of the model
+        num_texts: texts of a row; None: what the model was fine-tuned on
+    """
+    usual = find_task(record.task).usual
+    if num_texts is None:
+        num_texts = max(usual.num_texts) if record.has_pairs else min(usual.num_texts)
+    choices = [choice[:num_texts] for choice in usual.texts if len(choice) >= num_texts]
+    choices += TEXTS if num_texts == 1 else []
+    return dataclasses.replace(
+        usual,
+        texts=tuple(dict.fromkeys(choices)),
+        num_texts=(num_texts,),
+        guesses_by_value=True,
+    )

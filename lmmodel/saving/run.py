@@ -25,6 +25,7 @@ from lmdata.files import (
     remove,
     write_atomically,
 )
+from lmdata.stores import is_uri
 from lmdata.tokenizer import Tokenizer, save_tokenizer
 from lmmodel.adapters import merged
 from lmmodel.config import TrainConfig, without_none
@@ -83,7 +84,7 @@ def new_record(
     return RunRecord(
         config=config,
         num_steps=num_steps,
-        data_path=str(data.path.resolve()),
+        data_path=data.name,
         data_hash=data.hash,
         tokenizer_hash=data.tokenizer.hash,
         environment=environment,
@@ -155,8 +156,8 @@ def save_weights(folder: Path, groups: TensorGroups, config: TrainConfig | None 
     save_tensors(folder / WEIGHTS_NAME, weights)
 
 
-def own_data(folder: Path, record: RunRecord) -> Path:
-    """Return the dataset that a run was trained on.
+def own_data(folder: Path, record: RunRecord) -> Path | str:
+    """Return the dataset that a run was trained on: its path, or its URI in a store.
 
     Raises:
         RunError: on none, because it was imported
@@ -166,7 +167,7 @@ def own_data(folder: Path, record: RunRecord) -> Path:
             f"{folder} was imported and has no data of its own: name a token store or shards, "
             f"made with `lmdata tokenize --tokenizer {folder}`"
         )
-    return Path(record.data_path)
+    return record.data_path if is_uri(record.data_path) else Path(record.data_path)
 
 
 def check_has_checkpoint(folder: Path) -> None:

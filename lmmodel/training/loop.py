@@ -7,7 +7,7 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -38,7 +38,7 @@ class Interrupted(LmmodelError):
 class Summary:
     """What a training came to."""
 
-    output: Path
+    output: Path | str  # the run folder, or its URI in a store
     num_steps: int
     num_tokens: int
     elapsed_s: float  # of this process, without what earlier ones did
@@ -75,6 +75,7 @@ class Trainer:
         self.saved_step: int | None = None  # that of the newest checkpoint
         self.evaluation: Evaluation | None = None
         self.notes: list[str] = []
+        self.send: Callable[[], None] | None = None  # called when a checkpoint has been written
 
     def load_latest(self) -> None:
         """Take over the newest whole checkpoint, if there is one.
@@ -198,6 +199,8 @@ class Trainer:
         }
         keep = self.config.checkpoint.keep
         save_state(self.output, self.step, groups, state, keep=keep, config=self.config)
+        if self.send is not None:
+            self.send()
 
     def _leave(self) -> None:
         self._save()

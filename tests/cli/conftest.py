@@ -16,7 +16,7 @@ from tests.lmdata.builds import InlineWorkers
 def workers_in_this_process() -> Iterator[None]:
     """Worker processes take seconds to start; test_interruption.py has real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmdata.tokenize.start_tokenizing", InlineWorkers)
+        patch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
         patch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
         patch.setattr(
             "lmmodel.training.reporting.plot_losses", lambda _entries, path, *_: path.touch()

@@ -22,7 +22,7 @@ CLASSES = ("--task", "sequence-classification")
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("plot_confusion", "plot_scatter"):
-        monkeypatch.setattr(f"lmmodel.finetune.{name}", lambda *a: a[-2].touch())
+        monkeypatch.setattr(f"lmmodel.finetuner.{name}", lambda *a: a[-2].touch())
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +120,7 @@ def test_an_interruption_says_that_nothing_is_there(
     road: Road, reviews: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, validation = reviews
-    monkeypatch.setattr("lmmodel.finetune.fit", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("lmmodel.finetuner.fit", Mock(side_effect=KeyboardInterrupt))
     result = invoke("lmmodel", "finetune", road.run, *CLASSES, "--train", train, "--validation",
                     validation, "--output", tmp_path / "out")  # fmt: skip
     assert result.exit_code == 130

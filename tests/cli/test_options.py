@@ -78,6 +78,12 @@ def tags_of(road: Road, folder: Path) -> Path:
     return folder / "tags"
 
 
+def parts_of(road: Road, folder: Path) -> Path:
+    succeed("lmdata", "tokenize", road.corpus, "--output", folder / "parts", "--part", "1/1",
+            "--tokenizer", road.tokenizer, "--quiet")  # fmt: skip
+    return folder / "parts"
+
+
 def selection_of(road: Road, folder: Path) -> Path:
     succeed("lmdata", "select", tags_of(road, folder), "--where", "num_words > 1",
             "--output", folder / "selection", "--quiet")  # fmt: skip
@@ -103,6 +109,8 @@ def arguments_of(command: str, verb: str, road: Road, folder: Path) -> list[str 
         ],
         "compare": lambda: [selection_of(road, folder), folder / "selection"],
         "recipes": lambda: [],
+        "finish": lambda: [parts_of(road, folder)],
+        "clean-up": lambda: [road.tokens],
         "verify": lambda: [road.shards],
         "stats": lambda: [road.tokens],
         "show": lambda: [road.shards],
@@ -261,7 +269,7 @@ def on_a_terminal(*arguments: str | Path) -> str:
     """Return what a command writes on standard error where that is a terminal."""
     code = (
         "import sys; import lmcli.summaries as p; p.SHOW_AFTER_S = 0;"
-        "from tests.lmdata.builds import InlineWorkers; import lmdata.tokenize as t;"
+        "from tests.lmdata.builds import InlineWorkers; import lmdata.tokens as t;"
         "import lmdata.building.workers as w;"
         "t.start_tokenizing = w.start_tokenizing = InlineWorkers;"
         "from lmcli.lmdata import main; main(sys.argv[1:])"

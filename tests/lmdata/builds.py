@@ -15,8 +15,8 @@ from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.errors import LmdataError
 from lmdata.schema import MANIFEST_NAME, Manifest
 from lmdata.settings import TokenizeConfig
-from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, wordpiece_backend
+from lmdata.tokens import tokenize_corpus
 from lmdata.xxh3 import xxh3_128
 
 WORDS = [

@@ -17,7 +17,7 @@ from lmdata.dataset import open_examples
 from lmdata.errors import IntegrityError
 from lmdata.ragged import offsets_of
 from lmdata.schema import example_schema
-from lmdata.verify import check_files
+from lmdata.verification import check_files
 from references.made_up import write_dataset
 from tests.lmdata.builds import make_tokenizer
 

@@ -26,7 +26,7 @@ PLAN = TokenizeConfig(validation_ratio=0)
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder with two texts and a picture, in the folder to be in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lmdata.tokenize.start_tokenizing", InlineWorkers)
+    monkeypatch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
     monkeypatch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
     write_corpus(tmp_path / "corpus", {"a.txt": ["the cat sat"], "b.txt": ["a dog ran"]})
     (tmp_path / "corpus" / "c.png").touch()

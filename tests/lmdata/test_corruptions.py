@@ -14,7 +14,7 @@ from lmdata.examples import write_examples
 from lmdata.masking import prepare_corruption
 from lmdata.recipes import CORRUPTIONS, Corruption, Recipe
 from lmdata.rng import draw, stream_key
-from lmdata.verify import verify_dataset
+from lmdata.verification import verify_dataset
 from lmdata.views import view
 from references.pretraining import make_tokenizer
 from tests.contracts import assert_equal, check_view

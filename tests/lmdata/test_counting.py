@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.errors import TokenizerError
-from lmdata.learning.counting import count_words, cut_chunks, split_text
+from lmdata.learning.counting import count_words, split_text, sum_up, tally_words
+from lmdata.learning.safe_cuts import cut_chunks
 from lmdata.tokenizer_training import METHODS, TokenizerConfig
 from tests.lmdata.text_batches import Batch, batch
 
@@ -107,3 +108,20 @@ def test_no_text_is_an_error(documents: list[str]) -> None:
 def test_documents_larger_than_the_sample_are_an_error() -> None:
     with pytest.raises(TokenizerError, match=r"fits into max_training_bytes 10: .* 23 bytes"):
         count("wordpiece", [batch(["a document of 23 bytes."])], max_bytes=10)
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 30, 700])
+def test_words_counted_in_parts_are_those_counted_together(max_bytes: int) -> None:
+    documents = [f"document {number} of {'some ' * (number % 7)}words." for number in range(60)]
+    recipe = METHODS["wordpiece"]
+    backend = recipe.make_backend(TokenizerConfig())
+    whole = count_words([batch(documents)], backend, recipe.rule, max_bytes=max_bytes)
+    tallies = [
+        tally_words([batch(documents[start : start + 13])], recipe.rule, max_bytes)
+        for start in range(0, 60, 13)
+    ]
+    found = sum_up(tallies[::-1], backend, recipe.rule, max_bytes=max_bytes)
+    assert found == whole
+    assert sum(whole.pre_tokens.values()) < 1000 or max_bytes > 700
+    with pytest.raises(TokenizerError, match="no sample of whole documents fits"):
+        sum_up(tallies, backend, recipe.rule, max_bytes=5)

@@ -21,7 +21,7 @@ from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.schema import read_manifest, token_schema
 from lmdata.shards import Shard
-from lmdata.verify import check_files, verify_dataset
+from lmdata.verification import check_files, verify_dataset
 from lmdata.views import view
 from lmdata.writer import ShardWriter
 from references.made_up import write_dataset

@@ -23,7 +23,7 @@ from lmdata.recipes import RECIPES, Recipe
 from lmdata.schema import read_manifest
 from lmdata.show import show_rows
 from lmdata.stats import dataset_statistics
-from lmdata.verify import verify_dataset
+from lmdata.verification import verify_dataset
 from lmdata.views import view
 from references import noise as oracle
 from tests.contracts import assert_equal, check_view

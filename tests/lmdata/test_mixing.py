@@ -10,11 +10,10 @@ from lmdata.mixing import (
     MixtureConfig,
     Phase,
     allocate,
-    check_cap,
     repeat_documents,
     repeats_by_cluster,
     resolve_shares,
-    share_unimax,
+    share_below,
 )
 
 sizes_strategy = st.lists(st.integers(0, 10**12), min_size=1, max_size=30).filter(any)
@@ -44,9 +43,16 @@ def test_a_billion_draws_are_exact() -> None:
 
 def test_unimax_is_that_of_its_authors() -> None:
     sizes = [100.0, 5000.0, 300.0, 1e6]
-    assert share_unimax(sizes, 40_000, 4).tolist() == [400.0, 19_200.0, 1200.0, 19_200.0]
+    most = [4 * size for size in sizes]
+    assert share_below([1] * 4, 40_000, most).tolist() == [400.0, 19_200.0, 1200.0, 19_200.0]
     mixture = MixtureConfig(unimax=True, max_repeats=4)
-    assert resolve_shares({"a": 10, "b": 20}, mixture, Phase(), 1000) == {"a": 40, "b": 80}
+    assert resolve_shares({"a": 10, "b": 200}, mixture, Phase(), 500) == {"a": 40, "b": 460}
+
+
+def test_what_a_cap_holds_back_goes_to_the_others_also_over_phases() -> None:
+    sizes, mixture = {"a": 10, "b": 100}, MixtureConfig(temperature=1e9, max_repeats=2)
+    assert resolve_shares(sizes, mixture, Phase(), 100) == {"a": 20, "b": 80}
+    assert resolve_shares(sizes, mixture, Phase(), 100, {"a": 20, "b": 80}) == {"a": 0, "b": 100}
 
 
 def test_a_temperature_makes_shares_more_even() -> None:
@@ -83,16 +89,14 @@ def test_clusters_are_read_by_their_size() -> None:
     [
         ({"weights": {"x": 1.0}}, "there is no group 'x'; there are a, b"),
         ({"weights": {"a": 0.0}}, "no group that is selected has a weight above 0"),
-        ({"weights": {"b": 1.0}, "max_repeats": 4}, r"'b' has 10 bytes and would be read 11.0"),
+        ({"weights": {"b": 1.0}, "max_repeats": 4}, "110 bytes are asked for, and .* give 40 with"),
     ],
 )
 def test_mixtures_that_can_not_be_made_are_refused(
     mixture: dict[str, object], message: str
 ) -> None:
-    sizes = {"a": 100, "b": 10}
-    config = MixtureConfig(**mixture)
     with pytest.raises(ConfigError, match=message):
-        check_cap(sizes, resolve_shares(sizes, config, Phase(), 110), config)
+        resolve_shares({"a": 100, "b": 10}, MixtureConfig(**mixture), Phase(), 110)
 
 
 def test_a_group_that_would_be_read_too_often_is_refused() -> None:
@@ -106,7 +110,6 @@ def test_a_group_that_would_be_read_too_often_is_refused() -> None:
         ({"temperature": 0.0}, "a temperature is above it"),
         ({"weights": {"a": -1.0}}, "can't be below 0"),
         ({"unimax": True}, "unimax needs max_repeats"),
-        ({"unimax": True, "max_repeats": 2, "phases": (Phase(),)}, "unimax goes without phases"),
         ({"cluster_repeats": {"2": 2}, "budget": 5}, "cluster_repeats go without"),
         ({"cluster_repeats": {"two": 2}}, "sizes and repeats are whole numbers"),
         ({"seed": -1}, "seed must be in"),

@@ -24,7 +24,7 @@ from lmdata.corpus import (
     survey_sources,
 )
 from lmdata.errors import ConfigError, CorpusError
-from lmdata.reading.sources import detect_kind
+from lmdata.reading.stdin import detect_kind
 from tests.lmdata.corpus_files import (
     COMPRESS,
     encode,

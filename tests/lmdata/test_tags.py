@@ -41,7 +41,7 @@ from lmdata.tagging.manifests import EvaluationRecord
 from lmdata.tagging.rules import RULES, judge, measure
 from lmdata.tagging.words import PlainCutter
 from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
-from lmdata.tokenize import TokenizeConfig, tokenize_corpus
+from lmdata.tokens import TokenizeConfig, tokenize_corpus
 from lmdata.views import view
 from lmdata.writer import ShardWriter
 from tests.lmdata.builds import make_tokenizer

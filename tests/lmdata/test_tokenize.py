@@ -28,9 +28,10 @@ from lmdata.errors import (
     MismatchError,
     OutputError,
 )
+from lmdata.places import LocalPlace
 from lmdata.schema import Manifest
 from lmdata.settings import TokenizeConfig
-from lmdata.tokenize import divide_memory
+from lmdata.tokens import divide_memory
 from tests.lmdata.builds import (
     LINES,
     all_bytes,
@@ -339,19 +340,18 @@ def test_where_an_encoder_gives_other_ids_tokenizers_encodes(
         def memory_for(self, document: np.ndarray) -> int:
             return len(document)
 
-    (tmp_path / "parts").mkdir()
+    (tmp_path / "right/.build").mkdir()
     make_encoder = units.make_encoder
     monkeypatch.setattr(units, "make_encoder", lambda *a, **k: Wrong(make_encoder(*a, **k)))
     setup = units.UnitSetup(
         sources=find_sources([str(corpus)], LINES), config=TokenizeConfig(corpus=LINES),
-        tokenizer_folder=tmp_path / "right/tokenizer", build_folder=tmp_path / "parts",
-        batch_bytes=1 << 20, worker_bytes=1 << 30,
+        place=LocalPlace(tmp_path / "right"), batch_bytes=1 << 20, worker_bytes=1 << 30,
     )  # fmt: skip
     work = units.prepare_units(lambda: setup)
     (unit,) = make_units(setup.sources, LINES, 1 << 20)
     receipt = work(unit, lambda report: None)
     assert receipt.encoder.startswith("plain: ")
-    part = tmp_path / "parts" / units.part_name(unit.number, "train")
+    (part,) = (tmp_path / "right/.build").glob(f"unit-{unit.number:06d}-train_*.part")
     ids = pa.ipc.open_file(pa.memory_map(str(part))).read_all()["input_ids"].combine_chunks()
     assert ids[0].as_py() == open_store(tmp_path / "right").blocks[0].ids.tolist()
 

@@ -18,7 +18,7 @@ from lmdata.examples import write_examples
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.schema import Ledger, manifest_json, read_manifest, token_schema
 from lmdata.tokenizer import Tokenizer
-from lmdata.verify import verify_dataset
+from lmdata.verification import verify_dataset
 from lmdata.views import view
 from references.made_up import write_dataset
 from tests.lmdata.builds import build, make_sentinel_tokenizer, write_corpus

@@ -12,7 +12,7 @@ from lmdata.errors import IntegrityError
 from lmdata.examples import write_examples
 from lmdata.recipes import RECIPES, Recipe
 from lmdata.schema import MANIFEST_NAME, manifest_json, read_manifest, to_json
-from lmdata.verify import verify_dataset
+from lmdata.verification import verify_dataset
 from lmdata.writer import ShardFile
 from tests.lmdata.builds import (
     build,

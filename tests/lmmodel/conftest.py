@@ -13,9 +13,9 @@ from lmdata.corpus import CorpusConfig, find_sources, read_documents
 from lmdata.examples import write_examples
 from lmdata.recipes import Recipe
 from lmdata.settings import TokenizeConfig
-from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
 from lmdata.tokenizer_training import TokenizerConfig, train_tokenizer
+from lmdata.tokens import tokenize_corpus
 from lmmodel.config import TrainConfig, load_train_config
 from lmmodel.model import make_model
 from lmmodel.saving.run import RunRecord

@@ -16,8 +16,8 @@ import lmmodel.objectives.tokens as tokens
 from lmdata.batch import ExampleBatch
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.settings import TokenizeConfig
-from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import load_tokenizer
+from lmdata.tokens import tokenize_corpus
 from lmmodel.config import load_train_config
 from lmmodel.data import StoreRows
 from lmmodel.diagnosing import examine, on_line_since

@@ -13,8 +13,8 @@ import torch
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.settings import TokenizeConfig
-from lmdata.tokenize import tokenize_corpus
 from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmdata.tokens import tokenize_corpus
 from lmmodel.data import open_data, piece_bytes
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import CheckpointError, DivergedError, FitError, RunError

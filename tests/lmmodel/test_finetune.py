@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lmdata.errors import ConfigError, OutputError
-from lmmodel import finetune as face
+from lmmodel import finetuner as face
 from lmmodel.asking import Specialist
 from lmmodel.config import load_train_config
 from lmmodel.errors import (
@@ -23,7 +23,7 @@ from lmmodel.errors import (
     RunError,
     TaskError,
 )
-from lmmodel.finetune import (
+from lmmodel.finetuner import (
     FinetuneResult,
     Source,
     finetune,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lmdata.config import json_text
-from lmmodel import finetune as face
+from lmmodel import finetuner as face
 from lmmodel.errors import LmmodelError, RunError
-from lmmodel.finetune import finetune
+from lmmodel.finetuner import finetune
 from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.report import MOST_RUNS, model_report
 from lmmodel.report_page import model_page

@@ -12,7 +12,7 @@ from lmmodel.batch import SOURCE, TARGET
 from lmmodel.errors import FitError, TaskError
 from lmmodel.exporting import export_run
 from lmmodel.families import ModelConfig
-from lmmodel.finetune import finetune
+from lmmodel.finetuner import finetune
 from lmmodel.finetuning.data import FinetuneConfig, read_data
 from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.tasks.known import TASKS, read_task_file

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lmdata.checking.checks import Row, Verdict, exact
 from lmdata.checking.contents import check_shards, check_store
+from lmdata.copies import at_hand
 from lmdata.errors import LmdataError
 from lmdata.schema import Manifest, ShardRecord, dataset_schema, read_manifest
 from lmdata.shards import Shard
@@ -44,7 +45,7 @@ def verify_dataset(path: Path | str, *, store_path: Path | str | None = None) ->
         IntegrityError: there is no readable manifest to compare with
         VersionError: written by a newer format version
     """
-    folder = Path(path)
+    folder = at_hand(path)
     manifest = read_manifest(folder)
     rows = list(check_files(folder, manifest))
     tokenizer, row = check_tokenizer(folder, manifest)
@@ -53,7 +54,7 @@ def verify_dataset(path: Path | str, *, store_path: Path | str | None = None) ->
         rows += _check_contents(folder, manifest, tokenizer, store_path)
     else:
         rows.append(Row("contents", "", "not looked at: the files are damaged", "", "skip"))
-    return Report(path=str(folder), kind=manifest.kind, rows=tuple(rows))
+    return Report(path=str(path), kind=manifest.kind, rows=tuple(rows))
 
 
 def _check_contents(

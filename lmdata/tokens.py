@@ -25,7 +25,7 @@ from lmdata.building.assembly import (
     describe_nothing,
     describe_sources,
 )
-from lmdata.building.output import OutputFolder
+from lmdata.building.output import AnyFolder
 from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
     Choice,
@@ -33,21 +33,22 @@ from lmdata.building.plan import (
     UnitProgress,
     UnitReceipt,
     UnitSetup,
+    describe_plan,
     make_units,
-    receipt_path,
+    read_sources,
 )
-from lmdata.building.resumable import read_receipt, run_build
-from lmdata.building.workers import Workers, start_tokenizing
-from lmdata.config import Change, config_to_dict
-from lmdata.errors import ConfigError, CorpusError, IntegrityError, TokenizerError
+from lmdata.building.receipts import are_whole, bring_tokenizer, read_receipt, receipt_name
+from lmdata.building.resumable import FACTS, Part, PartDone, finish_build, run_build, run_part
+from lmdata.building.workers import Workers, give_back_memory, start_tokenizing
+from lmdata.config import Change, build_config, config_to_dict
+from lmdata.errors import ConfigError, CorpusError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
-from lmdata.reading.sources import STDIN, Source
-from lmdata.schema import FORMAT_VERSION, Manifest, ShardRecord, TokenizerIdentity
+from lmdata.reading.sources import Source
+from lmdata.reading.web import describe_web
+from lmdata.schema import FORMAT_VERSION, Manifest, TokenizerIdentity
 from lmdata.settings import TokenizeConfig
-from lmdata.shards import check_shard
 from lmdata.splitting import SPLITTER_VERSION
-from lmdata.tokenizer import TOKENIZER_FOLDER, Tokenizer
-from lmdata.xxh3 import hash_file
+from lmdata.tokenizer import Tokenizer, load_tokenizer
 
 OnProgress = Callable[[int, int, int], None]
 
@@ -63,11 +64,11 @@ _HARMLESS_AFTER_STRICT = (_ERRORS, "configuration.corpus.max_document_bytes")
 
 
 def tokenize_corpus(
-    sources: Sequence[Source], config: TokenizeConfig, tokenizer: Tokenizer, output: Path, *,
+    sources: Sequence[Source], config: TokenizeConfig, tokenizer: Tokenizer, output: Path | str, *,
     num_workers: int = 2, memory_bytes: int = DEFAULT_MEMORY_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, unit_bytes: int = DEFAULT_UNIT_BYTES,
-    workers: Workers | None = None, selection: Choice | None = None,
-) -> Manifest:  # fmt: skip
+    workers: Workers | None = None, selection: Choice | None = None, part: Part | None = None,
+) -> Manifest | PartDone:  # fmt: skip
     """Write the token store of a corpus and return its manifest.
 
     The bytes written depend on sources, configuration and tokenizer alone. An unfinished build of
@@ -77,7 +78,7 @@ def tokenize_corpus(
         sources: from `find_sources`
         config: everything that changes the result
         tokenizer: makes the ids; a copy is kept in the store
-        output: folder to write
+        output: folder to write, or its URI in a store
         num_workers: worker processes, at least 1
         memory_bytes: budget of all processes together
         overwrite: replace what is in `output`
@@ -85,6 +86,8 @@ def tokenize_corpus(
         unit_bytes: text that a worker takes at a time, and that a killed worker has to do again
         workers: from `start_tokenizing`, when started early; ended here, sets `num_workers`
         selection: of the documents to read, from `lmdata.selection.open_selection`; None: all
+        part: do only these units, beside other commands that do the others; what was done is
+            returned, and `finish_store` ends the build
 
     Raises:
         ConfigError: the memory budget is too small for so many workers
@@ -101,13 +104,47 @@ def tokenize_corpus(
     except ConfigError:
         pool.close()
         raise
+    give_back_memory()  # what reading the tokenizer took
 
-    def make(folder: OutputFolder) -> _StoreJob:
+    def make(folder: AnyFolder) -> _StoreJob:
         return _StoreJob(
             folder, list(sources), config, tokenizer, memory, unit_bytes, progress, selection
         )
 
+    if part is not None:
+        return run_part(make, pool, output, part)
     return run_build(make, pool, output, overwrite=overwrite)
+
+
+def finish_store(output: Path | str, progress: OnProgress | None = None) -> Manifest:
+    """End the build of a token store whose parts were done by several commands.
+
+    Raises:
+        IntegrityError: units are missing, or there is no such build
+        OutputError: a part is being done still, or the disk is full
+    """
+
+    def make(folder: AnyFolder, plan: dict[str, Any]) -> _StoreJob:
+        chosen = plan[FACTS].get("selection")
+        return _StoreJob(
+            folder, read_sources(plan), build_config(TokenizeConfig, plan["configuration"]),
+            load_tokenizer(bring_tokenizer(folder.place)), (0, 0), plan["unit_bytes"], progress,
+            chosen and _Chosen(**chosen),
+        )  # fmt: skip
+
+    return finish_build(make, output)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """A selection of which only the name is needed, since nothing is read by it any more."""
+
+    where: str
+    hash: str
+
+    def keep(self, source: Source, start: int, first: int, documents: Any) -> Any:
+        """Nothing is read."""
+        raise AssertionError
 
 
 def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
@@ -138,13 +175,14 @@ class _StoreJob:
     bad_input = (CorpusError, TokenizerError)
 
     def __init__(
-        self, folder: OutputFolder, sources: list[Source], config: TokenizeConfig,
+        self, folder: AnyFolder, sources: list[Source], config: TokenizeConfig,
         tokenizer: Tokenizer, memory: tuple[int, int], unit_bytes: int,
         progress: OnProgress | None, selection: Choice | None,
     ) -> None:  # fmt: skip
         self.tokenizer, self._folder, self._selection = tokenizer, folder, selection
         self._sources, self._config, self._memory = sources, config, memory
         self._unit_bytes, self._progress = unit_bytes, progress
+        self._web = describe_web({source.format for source in sources})
         self._units: list[Unit] = []
         self._weights: list[int] = []  # bytes of sources that each unit reads
         self._receipts: list[UnitReceipt] = []  # in order
@@ -167,7 +205,7 @@ class _StoreJob:
         with output_errors(path), AtomicFile(path, is_durable=False) as file:
             while chunk := sys.stdin.buffer.read(1 << 20):
                 file.write(chunk)
-        return dataclasses.replace(source, path=path, size_bytes=file.size_bytes)
+        return dataclasses.replace(source, path=path, size_bytes=file.size_bytes, version=file.xxh3)
 
     def plan(self) -> dict[str, Any]:
         """Return what the parts depend on."""
@@ -178,8 +216,16 @@ class _StoreJob:
             "tokenizer": self.tokenizer.hash,
             "configuration": config_to_dict(self._config),
             **({"selection": self._selection.hash} if self._selection else {}),
-            "sources": {source.name: stamp_source(source) for source in self._sources},
+            **self._web,
+            "sources": {source.name: source.stamp for source in self._sources},
         }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `finish_store` needs."""
+        return {
+            "kind": "tokens", "sources": describe_plan(self._sources),
+            **_describe_selection(self._selection),
+        }  # fmt: skip
 
     def obstacles(self, changed: list[Change]) -> list[str]:
         """Return what differs, but for what changes nothing in units that went through."""
@@ -198,8 +244,7 @@ class _StoreJob:
         batch_bytes, worker_bytes = self._memory
         setup = UnitSetup(
             sources=self._sources, config=self._config, batch_bytes=batch_bytes,
-            tokenizer_folder=self._folder.path / TOKENIZER_FOLDER,
-            build_folder=self._folder.build, worker_bytes=worker_bytes,
+            place=self._folder.place, worker_bytes=worker_bytes,
             selection=self._selection,
         )  # fmt: skip
         return setup, self._units, dict(self._find_done())
@@ -208,20 +253,14 @@ class _StoreJob:
         """Yield the receipts of units whose rows are still there."""
         assert self._assembly is not None
         for unit in self._units:
-            receipt = read_receipt(receipt_path(self._folder.build, unit.number), UnitReceipt)
-            if receipt is not None and self._are_whole(self._assembly.needs(receipt)):
+            receipt = read_receipt(self._folder.place, receipt_name(unit.number), UnitReceipt)
+            if receipt is not None and are_whole(
+                self._folder.place, self._assembly.needs(receipt)
+            ):  # else killed before, or damaged after: the unit is done again
                 self._note_done(unit, receipt.num_documents_read)
                 yield unit.number, receipt
             else:
                 self._assembly.forget()
-
-    def _are_whole(self, parts: list[ShardRecord]) -> bool:
-        try:
-            for part in parts:
-                check_shard(self._folder.build, part)
-        except IntegrityError:
-            return False  # killed before, or damaged after: the unit is done again
-        return True
 
     def reads(self, unit: Unit) -> str:
         """Name the first sources of a unit."""
@@ -285,7 +324,7 @@ class _StoreJob:
             sources=describe_sources(self._sources, receipts),
             splits=shards,
             ledger=combine_receipts(receipts, shards),
-            notes=describe_encoding(receipts),
+            notes=(*describe_encoding(receipts), *(f"{k}: {v}" for k, v in self._web.items())),
         )  # fmt: skip
 
     @property
@@ -318,14 +357,6 @@ def _describe_selection(selection: Choice | None) -> dict[str, Any]:
     if selection is None:
         return {}
     return {"selection": {"where": selection.where, "hash": selection.hash}}
-
-
-def stamp_source(source: Source) -> list[int | str]:
-    """Return what tells a changed source: size and time of change; of standard input, its hash."""
-    assert source.path is not None
-    if source.name == STDIN:
-        return [source.size_bytes, hash_file(source.path)]
-    return [source.size_bytes, source.path.stat().st_mtime_ns]
 
 
 def describe_change(change: Change) -> str:

@@ -1,0 +1,249 @@
+"""What remote data, an engine and other people's formats cost, against the same work here.
+
+`s3`: tokenize from and to a real S3 server on loopback (moto) against the local disk. `ray`: the
+engine against the built-in one on the same cores. `export`: ids a second to each format. `final`:
+the final step over as many units as 10 TB have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import DATA, print_table, timed, write_result
+from benchmarks.tokenize import NUM_CORES, run_command, text_bytes, tokenize_command
+from lmdata.building.assembly import combine_receipts, describe_sources
+from lmdata.building.plan import UnitReceipt, make_units
+from lmdata.config import build_config
+from lmdata.dataset import open_stores
+from lmdata.encoding import RoundTrip
+from lmdata.exporting.export import FORMATS, export_store
+from lmdata.reading.sources import Source
+from lmdata.schema import ShardRecord, parse_json_object, to_json
+from lmdata.settings import CorpusConfig
+
+PARTS = ("s3", "ray", "export", "final")
+KEY = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
+       "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}  # fmt: skip
+TEN_TB = 10**13
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what is asked for, print the table and keep the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks anywhere", description=__doc__)
+    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--files", type=int, default=8, help="Wikipedia files to use, of 8")
+    parser.add_argument("--copies", type=int, default=1, help="of the files, for ray")
+    parser.add_argument("--num-runs", type=int, default=3)
+    parser.add_argument("--num-sources", type=int, default=20_000, help="files of the 10 TB")
+    options = parser.parse_args(arguments)
+    files = sorted((DATA / "wikipedia-en").glob("*.jsonl.zst"))[: options.files]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        for part in options.only or PARTS:
+            rows += MEASURES[part](files, Path(name), options)
+    print_table(rows)
+    write_result("-".join(["anywhere", *(options.only or [])]), {"rows": rows})
+
+
+def interleaved(commands: dict[str, Any], num_bytes: int, num_runs: int) -> list[dict[str, Any]]:
+    """Time commands in turn; the first of them is what the others are compared with."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for run in range(num_runs + 1):
+        for name, make in commands.items():
+            elapsed_s, _ = run_command(make())
+            if run:  # the first run may compile kernels and fill the page cache
+                seconds[name].append(elapsed_s)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    return [
+        {"what": name, "mb_per_s": num_bytes / 1e6 / median, "of_local": first / median,
+         "seconds": [round(value, 2) for value in seconds[name]]}
+        for name, median in medians.items()
+    ]  # fmt: skip
+
+
+# ---- S3 against the local disk
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Serve S3 on loopback in a process of its own, and yield its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            while socket.socket().connect_ex(("127.0.0.1", port)):
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def measure_s3(
+    files: Sequence[Path], folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Tokenize the same files from S3 and from the disk, in turn."""
+    import obstore
+    from obstore.store import S3Store
+
+    num_bytes = sum(map(text_bytes, files))
+    vocabulary = DATA / "vocab" / "bert-base-uncased"
+    with s3_server() as address:
+        os.environ |= {**KEY, "AWS_ENDPOINT_URL": address}
+        subprocess.run(["curl", "-s", "-X", "PUT", f"{address}/corpus"], check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+        store = S3Store("corpus")
+        for file in files:
+            obstore.put(store, f"wiki/{file.name}", file)
+        remote, number = "s3://corpus/wiki", iter(range(10**6))
+        return interleaved(
+            {
+                "tokenize, disk to disk": lambda: tokenize_command(
+                    files, vocabulary, folder / "tokens"
+                ),
+                "tokenize, S3 to disk": lambda: with_inputs(
+                    tokenize_command(files, vocabulary, folder / "tokens"), files, [remote]
+                ),
+                "tokenize, S3 to S3": lambda: with_output(
+                    with_inputs(tokenize_command(files, vocabulary, folder / "t"), files, [remote]),
+                    f"s3://corpus/tokens-{next(number)}",
+                ),
+            },
+            num_bytes, options.num_runs,
+        )  # fmt: skip
+
+
+def with_inputs(command: list[str], files: Sequence[Path], inputs: Sequence[str]) -> list[str]:
+    """Return the command with other inputs."""
+    return [*command[:2], *inputs, *command[2 + len(files) :]]
+
+
+def with_output(command: list[str], output: str) -> list[str]:
+    """Return the command with another output."""
+    place = command.index("--output") + 1
+    return [*command[:place], output, *command[place + 1 :]]
+
+
+# ---- Ray against the engine of this machine
+
+
+def measure_ray(
+    files: Sequence[Path], folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Tokenize several copies of the files by both engines, in turn, on the same cores."""
+    corpus = folder / "corpus"
+    for copy in range(options.copies):
+        (corpus / str(copy)).mkdir(parents=True)
+        for file in files:
+            (corpus / str(copy) / file.name).symlink_to(file.resolve())
+    num_bytes = options.copies * sum(map(text_bytes, files))
+    vocabulary = DATA / "vocab" / "bert-base-uncased"
+
+    def command(*more: str) -> list[str]:
+        return [*tokenize_command([corpus], vocabulary, folder / "tokens"), *more]
+
+    return interleaved(
+        {f"tokenize, local, {NUM_CORES} workers": command,
+         f"tokenize, ray, {NUM_CORES} workers": lambda: command("--engine", "ray")},
+        num_bytes, options.num_runs,
+    )  # fmt: skip
+
+
+# ---- Exports
+
+
+def measure_export(
+    files: Sequence[Path], folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Write a store of the files in each format; megabytes of ids a second."""
+    tokens = folder / "store"
+    run_command(tokenize_command(files, DATA / "vocab" / "bert-base-uncased", tokens))
+    stores = open_stores(tokens)
+    id_bytes = sum(
+        store.num_tokens * store.blocks[0].unchecked_ids.itemsize for store in stores.values()
+    )
+    rows = []
+    for name in FORMATS:
+        output = folder / "export"
+        seconds = timed(
+            lambda name=name, output=output: export_store(tokens, output, name, overwrite=True),
+            options.num_runs,
+        )
+        shutil.rmtree(output)
+        rate = id_bytes / 1e6 / statistics.median(seconds)
+        times = [round(value, 2) for value in seconds]
+        rows.append({"what": f"export, {name}", "mb_per_s": rate, "of_local": None,
+                     "seconds": times})  # fmt: skip
+    return rows
+
+
+# ---- The final step of 10 TB
+
+
+def measure_final(
+    files: Sequence[Path], folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Plan 10 TB of JSON lines, read as many receipts as it has units, and sum them up."""
+    size = TEN_TB // options.num_sources
+    sources = [
+        Source(name=f"{n:06d}.jsonl", path=Path(f"/c/{n:06d}.jsonl"), format="jsonl",
+               size_bytes=size, version=n)
+        for n in range(options.num_sources)
+    ]  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    units = make_units(sources, CorpusConfig(), 32 << 20)
+    planned_s = time.perf_counter() - start
+    receipts = []
+    for unit in units:
+        key = str(unit.sources[0])
+        text = to_json(_receipt(unit.number, key, is_first=unit.extents[0].start == 0))
+        receipts.append(build_config(UnitReceipt, parse_json_object(text, "receipt")))
+    read_s = time.perf_counter() - start - planned_s
+    combine_receipts(receipts, {"train": ()})
+    describe_sources(sources, receipts)
+    summed_s = time.perf_counter() - start - planned_s - read_s
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return [
+        {"what": f"final step of 10 TB: {what}", "mb_per_s": None, "of_local": None,
+         "seconds": [round(value, 2)]}
+        for what, value in (
+            (f"plan of {len(units):,} units", planned_s), ("receipts parsed", read_s),
+            ("receipts summed", summed_s), (f"memory, MiB: {(peak - before) >> 10:,}", 0.0),
+        )
+    ]  # fmt: skip
+
+
+def _receipt(number: int, source: str, *, is_first: bool) -> UnitReceipt:
+    """Return a receipt as units of plain English leave them."""
+    part = ShardRecord(file=f"unit-{number:06d}-train_0123abcd.part", rows=9000, tokens=7_000_000,
+                       bytes=15_000_000, xxh3=f"{number:032x}")  # fmt: skip
+    held_out = dataclasses.replace(part, file=f"unit-{number:06d}-validation_0123abcd.part")
+    return UnitReceipt(
+        number=number, encoder="words: cut at white space", parts={"train": part,
+        "validation": held_out}, written_bytes={"train": 33_000_000, "validation": 300_000},
+        read={"documents": 9100, "bytes": 33_500_000, "tokens": 7_100_000},
+        dropped={"empty": 10}, dropped_bytes={"empty": 0}, records={source: 9100},
+        documents={source: 9090}, tokens={source: 7_100_000},
+        hashes={source: f"{number:032x}"} if is_first else {}, checked_documents=4,
+        sampled_bytes=65_000, round_trip=RoundTrip(),
+    )  # fmt: skip
+
+
+MEASURES = {"s3": measure_s3, "ray": measure_ray, "export": measure_export, "final": measure_final}
