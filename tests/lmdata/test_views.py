@@ -81,6 +81,7 @@ GOLDEN = {
     "simcse": "d6189eab671ace67 10f3f2ba6e0fb376 8335e4e23c995e35",
     "albert": "f5c5d16aa408fe64 3a1cfbcafecf23d9 39783339edf7c88f",
     "spanbert": "adca9b96f59a01db a06ecbf134b912e2 f50e388ffc4c4964",
+    "xlnet": "c581908893aba66a 08242d1b58ee6a39 62c9f4ae496c962c",
     "nsp-whole-word-balanced": "0d3494e7bbd308cd e8866575f32ad9b4 92f764c049d11fa3",
     "nsp-bert": "4c7b845207b4e9c3 fee6cde65d83c016 dbf75e2634aff80c",
     "nsp-bert-whole-word": "09fe47b10ea1d0c8 bbb431f9a90b8139 1bd897e60b5153f9",
