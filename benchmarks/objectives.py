@@ -59,7 +59,7 @@ SCALES = {
         num_pairs=2000, vocab_size=8192, num_documents=6000,
     ),
     "quick": Scale(
-        size="tiny", num_tokens=30_000, num_minutes=0, num_rows=150, num_epochs=1, num_pairs=100,
+        size="tiny", num_tokens=30_000, num_minutes=0, num_rows=600, num_epochs=1, num_pairs=100,
         vocab_size=2000, num_documents=300,
     ),
 }  # fmt: skip

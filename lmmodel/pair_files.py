@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,10 +24,11 @@ from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmmodel.data import ShardRows, TrainingData, open_data
 from lmmodel.errors import FitError, TaskError
 from lmmodel.families import ModelConfig
-from lmmodel.tasks.tables import parse_text
-from lmmodel.tasks.task_files import TaskFile, TaskFormat, hash_task_file
-from lmmodel.tasks.text_rows import PAIRS, Choice
 from lmmodel.texts import encode_texts
+
+if TYPE_CHECKING:  # files of tasks need more packages than training on shards
+    from lmmodel.tasks.task_files import TaskFile
+    from lmmodel.tasks.text_rows import Choice
 
 TRIPLES: tuple[Choice, ...] = (
     ("anchor", "positive", "negative"), ("sent0", "sent1", "hard_neg"), ("anchor", "positive"),
@@ -155,6 +157,8 @@ def open_pairs(path: Path, tokenizer_path: Path | str | None, max_seq_length: in
         TaskError: the file is unreadable, lacks a column, or has a row with an empty side
         TokenizerError: the tokenizer is missing, or lacks what stands around a text
     """
+    from lmmodel.tasks.task_files import TaskFile, TaskFormat, hash_task_file
+
     if tokenizer_path is None:
         raise FitError(
             f"{path} holds texts, which are read by the tokenizer of a run: name the one to begin "
@@ -172,6 +176,8 @@ def open_pairs(path: Path, tokenizer_path: Path | str | None, max_seq_length: in
 
 def _read_columns(file: TaskFile) -> list[Sequence[str]]:
     """Return the two or three columns of texts."""
+    from lmmodel.tasks.tables import parse_text
+
     names = find_texts(list(file.table.columns))
     if names is None:
         raise TaskError(
@@ -197,6 +203,8 @@ def find_texts(columns: Sequence[str]) -> Choice | None:
         >>> find_texts(["id", "positive", "anchor"]), find_texts(["text", "label"])
         (('anchor', 'positive'), None)
     """
+    from lmmodel.tasks.text_rows import PAIRS
+
     return next((own for own in (*TRIPLES, *PAIRS) if set(own) <= set(columns)), None)
 
 

@@ -186,8 +186,9 @@ def stock_logits(folder: Path, class_name: str, sample: Sample, pad_id: int | No
     Raises:
         HuggingFaceError: the class does not open the folder
     """
+    opened = open_stock(folder, class_name)
     takes_segments = from_their_config(read_config(folder)).traits.has_segments
-    return logits_of(open_stock(folder, class_name), sample, pad_id, takes_segments=takes_segments)
+    return logits_of(opened, sample, pad_id, takes_segments=takes_segments)
 
 
 def logits_of(

@@ -304,7 +304,7 @@ def test_a_tokenizer_without_mask_token_is_refused():
         ({"mask_proportion": 1.0, "keep_proportion": -0.1}, r"sum to 1, got \(1.0, 0.1, -0.1\)"),
         ({"max_seq_length": 7}, r"max_seq_length must be in \[8, 65535\], got 7"),
         ({"view": "pairs"}, "view must be one of nsp, sop, single, packed, sentence, got 'pairs'"),
-        ({"corruption": "word"}, "corruption must be one of token, whole-word, span, ngram, none"),
+        ({"corruption": "word"}, "corruption must be one of token, whole-word, span, ngram, "),
         ({"count": "all"}, "count must be one of exact, bernoulli, got 'all'"),
         ({"compat": "gpt"}, "compat must be one of None, bert, got 'gpt'"),
         ({"duplicates": 0}, r"duplicates must be in \[1, 65535\], got 0"),

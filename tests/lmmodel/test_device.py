@@ -79,10 +79,11 @@ def test_a_sharded_model_learns_like_a_whole_one_and_saves_the_same(group, name)
     assert is_sharded(sharded)
     assert not is_sharded(plain)
     optimizers = [Optimizer(model, OptimizerConfig(name=name)) for model in (plain, sharded)]
-    averages = [WeightAverage(m, AveragingConfig(kind="ema"), 3) for m in (plain, sharded)]
+    owned = [dict(model.named_parameters()) for model in (plain, sharded)]
+    averages = [WeightAverage(own, AveragingConfig(kind="ema"), 3) for own in owned]
     assert learn(plain, optimizers[0], 3) == pytest.approx(learn(sharded, optimizers[1], 3))
-    for model, average in zip((plain, sharded), averages, strict=True):
-        average.update(model, 1)
+    for own, average in zip(owned, averages, strict=True):
+        average.update(own, 1)
     expected, saved = (
         whole_groups(
             {"model": dict(model.named_parameters()), "optimizer": optimizer.state_tensors(),

@@ -89,11 +89,12 @@ def test_an_average_is_the_mean_of_the_tail():
     config = AveragingConfig(kind="tail", tail_share=0.5)
     model = make_model(ModelConfig(vocab_size=7, hidden_size=4, num_hidden_layers=1,
                                    num_attention_heads=1), seed=0)  # fmt: skip
-    average = WeightAverage(model, config, num_steps=8)
+    weights = dict(model.named_parameters())
+    average = WeightAverage(weights, config, num_steps=8)
     bias = model.head.bias
     for step in range(1, 9):
         bias.data.fill_(float(step))
-        average.update(model, step)
+        average.update(weights, step)
     assert average.tensors["head.bias"].tolist() == pytest.approx([6.5] * 7)
 
 

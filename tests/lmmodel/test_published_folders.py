@@ -154,7 +154,7 @@ def test_a_published_checkpoint_is_imported_with_the_same_logits(name: str, tmp_
     assert found.fresh == found.unused == ()
 
 
-@pytest.mark.parametrize("model_type", ["distilbert", "deberta-v2", "llama", "xlm"])
+@pytest.mark.parametrize("model_type", ["mpnet", "deberta-v2", "llama", "xlm"])
 def test_a_family_of_others_is_refused_by_name(model_type: str) -> None:
     with pytest.raises(
         HuggingFaceError,

@@ -243,10 +243,10 @@ def test_weights_that_a_kill_left_behind_their_checkpoint_are_written_on_resume(
     for step in (3, 6):  # killed beside the first checkpoint, or the last
         run = tmp_path / f"killed-{step}"
 
-        def die_at(folder, groups, lora=None, *, step=step):
+        def die_at(folder, *arguments, step=step):
             if (folder / f"checkpoints/step-{step:08d}").exists():
                 raise Killed
-            save_weights(folder, groups)
+            save_weights(folder, *arguments)
 
         with monkeypatch.context() as patch:
             patch.setattr("lmmodel.saving.run.save_weights", die_at)
