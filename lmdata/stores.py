@@ -142,7 +142,7 @@ class ObjectStore:
         import obstore.store
 
         self._obstore, self._root = obstore, root
-        self._store = obstore.store.from_url(root.replace("az://", "azure://"), retry_config=_RETRY)  # type: ignore[call-overload]
+        self._store = obstore.store.from_url(root.replace("az://", "azure://"), retry_config=_RETRY)  # type: ignore[call-overload,unused-ignore]
 
     def find(self, key: str) -> Facts | None:
         """Return what is known of an object; None where there is none."""
