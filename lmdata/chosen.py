@@ -225,9 +225,9 @@ class ReadSelection:
         for code in np.unique(codes).tolist():
             chosen = self.sources.get(names[code])
             if chosen is not None:
-                own = codes == code
+                own = np.flatnonzero(codes == code)
                 places, is_there = chosen.find(block.positions[own])
-                found[own] = np.where(is_there, chosen.repeats[phase][places], 0)
+                found[own[is_there]] = chosen.repeats[phase][places[is_there]]
         return found
 
 

@@ -58,7 +58,10 @@ def prepare_nursery(
 def prepare_units(
     receive_setup: Callable[[], UnitSetup],
 ) -> Callable[[Unit, Callable[[Any], None]], UnitReceipt]:
-    """Return the work function of a worker; runs once, before the workers fork."""
+    """Return the work function of a worker; runs once, before the workers fork.
+
+    It does a unit at a time: an encoder learns words as it reads, so two threads can't share one.
+    """
     _load_kernels()
     setup = receive_setup()
     tokenizer = load_tokenizer(bring_tokenizer(setup.place))

@@ -288,7 +288,7 @@ def test_tokenizing_reads_what_is_selected(corpus: Path, tags: Path, tmp_path: P
         TokenizeConfig(validation_ratio=0.0),
     )
     selection = open_selection(tmp_path / "selection", sources, config.corpus)
-    workers = Threads(2, "lmdata.building.units:prepare_units")
+    workers = Threads(1, "lmdata.building.units:prepare_units")
     built = tokenize_corpus(
         sources, config, make_tokenizer(), tmp_path / "tokens", workers=workers,
         selection=selection, unit_bytes=UNIT_BYTES,
@@ -313,7 +313,7 @@ def test_a_store_of_everything_is_read_by_a_selection(
     corpus: Path, tags: Path, tmp_path: Path
 ) -> None:
     sources = find_sources([str(corpus)], CorpusConfig())
-    workers = Threads(2, "lmdata.building.units:prepare_units")
+    workers = Threads(1, "lmdata.building.units:prepare_units")
     config = TokenizeConfig(validation_ratio=0.0)
     tokenize_corpus(
         sources, config, make_tokenizer(), tmp_path / "tokens", workers=workers,
@@ -338,6 +338,10 @@ def test_a_store_of_everything_is_read_by_a_selection(
         assert examples.facts.examples > 0
         assert chosen.num_tokens == sum(len(whole[place]) * n for place, n in read.items())
     assert sum(sum(group.read_documents) for group in manifest.groups or ()) == 60
+    where = "num_words > 40 and source = '0.jsonl'"  # and of others nothing
+    select_documents(tags, where, tmp_path / "one")
+    chosen = read_selection(tmp_path / "one").choose(store)
+    assert {chosen.provenance(row)[0] for row in range(len(chosen))} == {"0.jsonl"}
 
 
 def test_documents_of_a_component_share_a_split_also_when_the_corpus_grows(
