@@ -307,11 +307,15 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
         find_sources(["s3://extra-missing/c"], CorpusConfig())
 
 
-def test_what_is_not_there_or_only_read_is_said(memory: Any, corpus: Path) -> None:
+def test_what_is_not_there_is_said(memory: Any, corpus: Path) -> None:
     with pytest.raises(CorpusError, match="memory://nothing is not there"):
         find_sources(["memory://nothing"], CorpusConfig())
     with pytest.raises(CorpusError, match=r"no file matches memory://a/\*\.txt"):
         find_sources(["memory://a/*.txt"], CorpusConfig())
+
+
+def test_what_is_only_read_is_said() -> None:
+    pytest.importorskip("aiohttp", reason="the extra [remote] is not installed")
     with pytest.raises(OutputError, match=r"https:// is only read: choose another place"):
         RemotePlace("https://localhost:1/tokens").create("a", b"")
 
