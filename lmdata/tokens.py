@@ -104,7 +104,6 @@ def tokenize_corpus(
     except ConfigError:
         pool.close()
         raise
-    give_back_memory()  # what reading the tokenizer took
 
     def make(folder: AnyFolder) -> _StoreJob:
         return _StoreJob(
@@ -247,6 +246,7 @@ class _StoreJob:
             place=self._folder.place, worker_bytes=worker_bytes,
             selection=self._selection,
         )  # fmt: skip
+        give_back_memory()  # what reading and describing the tokenizer took
         return setup, self._units, dict(self._find_done())
 
     def _find_done(self) -> Iterator[tuple[int, UnitReceipt]]:
