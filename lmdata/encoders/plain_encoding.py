@@ -19,7 +19,7 @@ import tokenizers
 
 from lmdata.errors import TokenizerError
 from lmdata.ragged import Ragged, concatenate
-from lmdata.tokenizer import Tokenizer
+from lmdata.tokenizer import Tokenizer, twin
 from lmdata.tokenizer_classes import ask_tokenizers
 
 U8 = npt.NDArray[np.uint8]
@@ -181,15 +181,8 @@ def rust_threads(num_threads: int) -> Iterator[None]:
 
 
 def without_post_processor(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """Return a backend whose offsets are not trimmed, with the same ids: the model is shared."""
-    original = tokenizer.backend
-    backend = tokenizers.Tokenizer(original.model)
-    if original.normalizer is not None:
-        backend.normalizer = original.normalizer
-    if original.pre_tokenizer is not None:
-        backend.pre_tokenizer = original.pre_tokenizer
-    added = original.get_added_tokens_decoder()
-    backend.add_tokens([added[index] for index in sorted(added)])
+    """Return a backend whose offsets are not trimmed, with the same ids."""
+    backend = twin(tokenizer.backend)
     backend.encode_special_tokens = True
     return backend
 

@@ -224,7 +224,7 @@ def test_too_little_memory_says_how_much_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="100 MiB of memory is too little for 4 workers: give"):
         MemoryBudget(100 << 20, 4).divide()
     write_corpus(tmp_path / "corpus", {"a.txt": ["one"]})
-    with pytest.raises(ConfigError, match="--memory at least 176MiB"):
+    with pytest.raises(ConfigError, match="--memory at least 184MiB"):
         build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=1 << 20)
     assert not (tmp_path / "tokens").exists()
 
@@ -233,8 +233,8 @@ def test_what_the_tokenizer_holds_counts(tmp_path: Path, monkeypatch: pytest.Mon
     write_corpus(tmp_path / "corpus", {"a.txt": ["one"]})
     held = iter(size << 20 for size in (90, 30, 10, 90))  # before and after; never less than 0
     monkeypatch.setattr("lmdata.building.units.held_memory", lambda: next(held))
-    build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=176 << 20)
-    with pytest.raises(ConfigError, match=r"1 worker and this tokenizer: give .* at least 376MiB"):
+    build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=184 << 20)
+    with pytest.raises(ConfigError, match=r"1 worker and this tokenizer: give .* at least 384MiB"):
         build(tmp_path / "corpus", tmp_path / "more", memory_bytes=200 << 20)
     assert not (tmp_path / "more").exists()
 
