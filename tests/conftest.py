@@ -41,3 +41,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     Every worker of pytest-xdist must collect the same names.
     """
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be absent
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Share whole files out so that few workers make the same fixtures and kernels."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.two_ends import FromBothEnds
+
+    return FromBothEnds(config, log)

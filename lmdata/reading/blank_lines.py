@@ -107,7 +107,7 @@ def find_after_blank(
     block: npt.NDArray[np.uint8], is_blank_so_far: bool, is_last: bool
 ) -> tuple[int, bool, int]:
     """Return the end of the first blank line (or -1), the state, and how much was judged."""
-    at = 0
+    at = np.int64(0)
     while at < len(block):
         byte = block[at]
         if byte == 10 or byte == 13:
@@ -163,7 +163,7 @@ def copy_paragraphs(block: U8, text: U8, offsets: I64, positions: I64) -> int:
     written = 0
     count = 0
     is_open = False
-    start = 0
+    start = np.int64(0)
     for line in range(len(positions)):
         stop = start
         while stop < len(block) and block[stop] != 10:
