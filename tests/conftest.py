@@ -28,6 +28,14 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token store of a made-up language of a few dozen words; nobody may change it."""
+    from tests.lmmodel.conftest import make_store
+
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
 @pytest.fixture(autouse=True)
 def _short_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a plan measures is not looked at: a fifth of a second of it, where it takes five."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.errors import CorpusError
+from lmdata.intrinsics import copy
 from lmdata.reading.sources import Source
 from lmdata.settings import CorpusConfig
 
@@ -178,7 +179,7 @@ def copy_paragraphs(block: U8, text: U8, offsets: I64, positions: I64) -> int:
                 positions[count] = line
                 count += 1
                 is_open = True
-            text[written : written + stop - start] = block[start:stop]
+            copy(text, written, block, start, stop - start)
             written += stop - start
             offsets[count] = written
         start = stop + 1

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.intrinsics import borrowed
+from lmdata.intrinsics import borrowed, copy
 from lmdata.reading.json_values import (
     CLOSE_OBJECT,
     COLON,
@@ -223,7 +223,7 @@ def _copy_string(
     at += 1
     while True:
         stop = run_end(block, at)
-        text[written : written + stop - at] = block[at:stop]
+        copy(text, written, block, at, stop - at)
         written += stop - at
         at = stop
         if at >= len(block) or block[at] < 0x20:

@@ -206,7 +206,8 @@ def _grown(found: np.ndarray, num_found: int) -> np.ndarray:
     if num_found < len(found):
         return found
     larger = np.empty((2 * len(found), 2), np.int64)
-    larger[:num_found] = found[:num_found]
+    for row in range(num_found):
+        larger[row, 0], larger[row, 1] = found[row, 0], found[row, 1]
     return larger
 
 
