@@ -23,6 +23,7 @@ BENCHMARKS = {
     "stand_ins": "tokenizers with the rules of published ones, for the other benchmarks",
     "exactness": "the ids of every document of the real data against tokenizers",
     "hostile": "a thousand hostile files and damaged datasets: no traceback, crash, hang or bloat",
+    "memory": "what lmdata tokenize holds under a budget, for tokenizers of any size",
     "experts": "branches of one parent and a router, on real domains, against a dense run",
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmdata.building.memory import MemoryBudget
 from lmdata.building.output import check_apart, check_free, check_unfinished, place_of
 from lmdata.building.plan import DEFAULT_UNIT_BYTES, Unit, make_units
 from lmdata.building.resumable import FACTS, Part, PartDone, read_plan
@@ -22,12 +23,7 @@ from lmdata.reading.sources import Source, survey_sources
 from lmdata.schema import Manifest
 from lmdata.settings import CorpusConfig, TokenizeConfig, TokenizerConfig
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
-from lmdata.tokens import (
-    DEFAULT_MEMORY_BYTES,
-    divide_memory,
-    finish_store,
-    tokenize_corpus,
-)
+from lmdata.tokens import DEFAULT_MEMORY_BYTES, finish_store, tokenize_corpus
 
 if TYPE_CHECKING:
     from lmdata.corpus import Documents
@@ -148,7 +144,7 @@ def build_store(
         LmdataError: as `build_tokenizer` and `lmdata.tokens.tokenize_corpus`
     """
     say = say or (lambda _: None)
-    divide_memory(memory_bytes, workers.num_workers if workers else num_workers)
+    MemoryBudget(memory_bytes, workers.num_workers if workers else num_workers).divide()
     survey = survey_sources(arguments, config.corpus)
     selection = None
     if selection_path is not None:

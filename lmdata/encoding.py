@@ -42,6 +42,10 @@ class Encoder(Protocol):
         """Return about how many bytes encoding one document takes: copies of it, words, ids."""
         ...
 
+    def keep_within(self, num_bytes: int) -> None:
+        """Forget what was learned from earlier text whenever it takes more memory than this."""
+        ...
+
 
 def make_encoder(tokenizer: Tokenizer, *, num_threads: int = 1) -> Encoder:
     """Return the fastest encoder whose ids are known to be those of a tokenizer.

@@ -203,6 +203,21 @@ def _settled(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     raise TokenizerError("the scores of this Unigram tokenizer change whenever they are written")
 
 
+def twin(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return a backend that makes the same ids of the same texts, without a post-processor.
+
+    It shares the model, which may hold 150 MiB and take seconds to read.
+    """
+    own = tokenizers.Tokenizer(backend.model)
+    if backend.normalizer is not None:
+        own.normalizer = backend.normalizer
+    if backend.pre_tokenizer is not None:
+        own.pre_tokenizer = backend.pre_tokenizer
+    added = backend.get_added_tokens_decoder()
+    own.add_tokens([added[index] for index in sorted(added)])
+    return own
+
+
 def _restore(definition: str, special_tokens: dict[str, str]) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(definition), special_tokens)
 

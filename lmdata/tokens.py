@@ -25,6 +25,7 @@ from lmdata.building.assembly import (
     describe_nothing,
     describe_sources,
 )
+from lmdata.building.memory import MemoryBudget, give_back_memory
 from lmdata.building.output import AnyFolder
 from lmdata.building.plan import (
     DEFAULT_UNIT_BYTES,
@@ -39,7 +40,7 @@ from lmdata.building.plan import (
 )
 from lmdata.building.receipts import are_whole, bring_tokenizer, read_receipt, receipt_name
 from lmdata.building.resumable import FACTS, Part, PartDone, finish_build, run_build, run_part
-from lmdata.building.workers import Workers, give_back_memory, start_tokenizing
+from lmdata.building.workers import Workers, start_tokenizing
 from lmdata.config import Change, build_config, config_to_dict
 from lmdata.errors import ConfigError, CorpusError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
@@ -53,10 +54,6 @@ from lmdata.tokenizer import Tokenizer, load_tokenizer
 OnProgress = Callable[[int, int, int], None]
 
 DEFAULT_MEMORY_BYTES = 1 << 30
-_OWN_BYTES = 200 << 20  # this process and the nursery: interpreters, one batch being assembled
-_WORKER_BASE_BYTES = 100 << 20  # a worker before its first document: tables, word cache
-_BATCH_SHARE = 12  # a worker's documents take about this many times the bytes of a batch
-_MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 20, 8 << 20
 
 # Made stricter or laxer, these change nothing in a unit that went through with `errors=strict`.
 _ERRORS = "configuration.corpus.errors"
@@ -100,7 +97,8 @@ def tokenize_corpus(
     """
     pool = workers or start_tokenizing(num_workers)
     try:
-        memory = divide_memory(memory_bytes, pool.num_workers)
+        memory = MemoryBudget(memory_bytes, pool.num_workers)
+        memory.divide()
     except ConfigError:
         pool.close()
         raise
@@ -127,7 +125,8 @@ def finish_store(output: Path | str, progress: OnProgress | None = None) -> Mani
         chosen = plan[FACTS].get("selection")
         return _StoreJob(
             folder, read_sources(plan), build_config(TokenizeConfig, plan["configuration"]),
-            load_tokenizer(bring_tokenizer(folder.place)), (0, 0), plan["unit_bytes"], progress,
+            load_tokenizer(bring_tokenizer(folder.place)), MemoryBudget(0, 1),
+            plan["unit_bytes"], progress,
             chosen and _Chosen(**chosen),
         )  # fmt: skip
 
@@ -146,36 +145,15 @@ class _Chosen:
         raise AssertionError
 
 
-def divide_memory(memory_bytes: int, num_workers: int) -> tuple[int, int]:
-    """Return the bytes of a batch of text, and the memory that a worker has for documents.
-
-    Raises:
-        ConfigError: the budget is too small
-
-    Example:
-        >>> divide_memory(1 << 30, 2)
-        (8388608, 327155712)
-    """
-    worker_bytes = (memory_bytes - _OWN_BYTES) // num_workers - _WORKER_BASE_BYTES
-    batch_bytes = min(worker_bytes // _BATCH_SHARE, _MAX_BATCH_BYTES)
-    if batch_bytes < _MIN_BATCH_BYTES:
-        needed = _OWN_BYTES + num_workers * (_WORKER_BASE_BYTES + _BATCH_SHARE * _MIN_BATCH_BYTES)
-        raise ConfigError(
-            f"{memory_bytes >> 20} MiB of memory is too little for {num_workers} workers: give "
-            f"--memory at least {-(-needed >> 20)}MiB, or lower --num-workers"
-        )
-    return batch_bytes, worker_bytes
-
-
 class _StoreJob:
     """A token store as `run_build` makes it: receipts of units in, rows of their parts out."""
 
     num_ahead = None  # receipts are small
-    bad_input = (CorpusError, TokenizerError)
+    bad_input = (ConfigError, CorpusError, TokenizerError)
 
     def __init__(
         self, folder: AnyFolder, sources: list[Source], config: TokenizeConfig,
-        tokenizer: Tokenizer, memory: tuple[int, int], unit_bytes: int,
+        tokenizer: Tokenizer, memory: MemoryBudget, unit_bytes: int,
         progress: OnProgress | None, selection: Choice | None,
     ) -> None:  # fmt: skip
         self.tokenizer, self._folder, self._selection = tokenizer, folder, selection
@@ -240,11 +218,9 @@ class _StoreJob:
         self._assembly = Assembly(
             self._folder, self._sources, self._config, np.dtype(self.tokenizer.id_dtype)
         )
-        batch_bytes, worker_bytes = self._memory
         setup = UnitSetup(
-            sources=self._sources, config=self._config, batch_bytes=batch_bytes,
-            place=self._folder.place, worker_bytes=worker_bytes,
-            selection=self._selection,
+            sources=self._sources, config=self._config, place=self._folder.place,
+            memory=self._memory, selection=self._selection,
         )  # fmt: skip
         give_back_memory()  # what reading and describing the tokenizer took
         return setup, self._units, dict(self._find_done())

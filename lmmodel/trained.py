@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmdata.config import build_config
 from lmdata.errors import ConfigError
-from lmdata.tokenizer import Tokenizer, load_tokenizer
+from lmdata.tokenizer import Tokenizer, load_tokenizer, twin
 from lmmodel.config import OWN_SETTINGS
 from lmmodel.data import TrainingData
 from lmmodel.device import resolve_device
@@ -67,7 +67,9 @@ class Run:
     @cached_property
     def prompt_backend(self) -> tokenizers.Tokenizer:
         """The tokenizer as prompts are read: special tokens that they spell are special."""
-        backend = tokenizers.Tokenizer.from_str(self.tokenizer.backend.to_str())
+        backend = twin(self.tokenizer.backend)
+        if self.tokenizer.backend.post_processor is not None:
+            backend.post_processor = self.tokenizer.backend.post_processor
         backend.encode_special_tokens = False
         return backend
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from lmdata.building.memory import MemoryBudget
 from lmdata.encoding import RoundTrip
 from lmdata.errors import IntegrityError
 from lmdata.places import Place
@@ -141,8 +142,7 @@ class UnitSetup:
     sources: list[Source]
     config: TokenizeConfig
     place: Place
-    batch_bytes: int
-    worker_bytes: int  # memory for one worker's documents
+    memory: MemoryBudget
     selection: Choice | None = None  # of the documents that are read; None: all
 
 

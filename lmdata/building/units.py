@@ -14,6 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from lmdata.batch import to_column, to_list_column
+from lmdata.building.memory import WorkerMemory, held_memory
 from lmdata.building.plan import Extent, Unit, UnitProgress, UnitReceipt, UnitSetup, part_schema
 from lmdata.building.receipts import (
     bring_tokenizer,
@@ -22,7 +23,6 @@ from lmdata.building.receipts import (
     part_name,
     receipt_name,
 )
-from lmdata.building.workers import give_back_memory
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.encoders.plain_encoding import (
     DifferentIdsError,
@@ -30,7 +30,7 @@ from lmdata.encoders.plain_encoding import (
     EncodingError,
     PlainEncoder,
 )
-from lmdata.encoding import check_encoding, make_encoder, measure_round_trip
+from lmdata.encoding import Encoder, check_encoding, make_encoder, measure_round_trip
 from lmdata.errors import CorpusError, TokenizerError
 from lmdata.files import output_errors
 from lmdata.intrinsics import start_numba
@@ -64,18 +64,18 @@ def prepare_units(
     """
     _load_kernels()
     setup = receive_setup()
+    held_bytes = held_memory()
     tokenizer = load_tokenizer(bring_tokenizer(setup.place))
     encoder = make_encoder(tokenizer, num_threads=1)
-    give_back_memory()  # of Qwen2's tokenizer 160 MiB, which every worker would hold
+    memory = setup.memory.divide(max(held_memory() - held_bytes, 0))
+    encoder.keep_within(memory.cache_bytes)
 
     def work(unit: Unit, report: Callable[[Any], None]) -> UnitReceipt:
         try:
-            with UnitRun(setup, tokenizer, encoder, unit) as run:
-                return run.run(report)
+            return UnitRun(setup, memory, tokenizer, encoder, unit).run(report)
         except DifferentIdsError as error:
             plain = PlainEncoder(tokenizer, reason=str(error))
-            with UnitRun(setup, tokenizer, plain, unit) as run:
-                return run.run(report)
+            return UnitRun(setup, memory, tokenizer, plain, unit).run(report)
 
     return work
 
@@ -92,10 +92,13 @@ def _load_kernels() -> None:
 
 
 class UnitRun:
-    """One unit on its way; a context manager that removes parts that were not finished."""
+    """One unit on its way; parts that are not finished are removed."""
 
-    def __init__(self, setup: UnitSetup, tokenizer: Tokenizer, encoder: Any, unit: Unit) -> None:
-        self._setup, self._unit = setup, unit
+    def __init__(
+        self, setup: UnitSetup, memory: WorkerMemory, tokenizer: Tokenizer, encoder: Encoder,
+        unit: Unit,
+    ) -> None:  # fmt: skip
+        self._setup, self._memory, self._unit = setup, memory, unit
         self._tokenizer, self._encoder = tokenizer, encoder
         self._receipt = UnitReceipt(number=unit.number, encoder=f"{encoder.kind}: {encoder.reason}")
         self._attempt = new_attempt()
@@ -103,36 +106,33 @@ class UnitRun:
         self._parts: dict[str, ShardFile] = {}
         self._cleanup = ExitStack()
 
-    def __enter__(self) -> UnitRun:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._cleanup.close()
-
     def run(self, report: Callable[[Any], None]) -> UnitReceipt:
         """Encode the unit and return its receipt, which is then kept too.
 
         Small batches, of small files, are encoded together: a batch costs some milliseconds.
         """
-        pile: list[tuple[int, Documents]] = []
-        pile_bytes = 0
-        for extent, documents in self._read_all():
-            self._refuse_too_large(extent.source, documents)
-            if pile_bytes + len(documents.text) > self._setup.batch_bytes:
-                self._add(pile)
-                pile, pile_bytes = [], 0
-            pile.append((extent.source, documents))
-            pile_bytes += len(documents.text)
-            num_documents = len(documents.positions)
-            report(UnitProgress(source_bytes=documents.num_source_bytes, documents=num_documents))
-        self._add(pile)
-        for index in self._unit.sources:
-            self._setup.sources[index].refuse_changed()
-        for split, part in self._parts.items():
-            with output_errors(self._path(split)):
-                self._receipt.parts[split] = part.commit()
-        name = receipt_name(self._unit.number)
-        return keep_receipt(self._setup.place, name, self._receipt)
+        with self._cleanup:
+            pile: list[tuple[int, Documents]] = []
+            pile_bytes = 0
+            for extent, documents in self._read_all():
+                self._refuse_too_large(extent.source, documents)
+                if pile_bytes + len(documents.text) > self._memory.batch_bytes:
+                    self._add(pile)
+                    pile, pile_bytes = [], 0
+                pile.append((extent.source, documents))
+                pile_bytes += len(documents.text)
+                num_documents = len(documents.positions)
+                report(
+                    UnitProgress(source_bytes=documents.num_source_bytes, documents=num_documents)
+                )
+            self._add(pile)
+            for index in self._unit.sources:
+                self._setup.sources[index].refuse_changed()
+            for split, part in self._parts.items():
+                with output_errors(self._path(split)):
+                    self._receipt.parts[split] = part.commit()
+            name = receipt_name(self._unit.number)
+            return keep_receipt(self._setup.place, name, self._receipt)
 
     def _path(self, split: str) -> Path:
         part = part_name(self._unit.number, split, self._attempt)
@@ -151,7 +151,7 @@ class UnitRun:
         selection, first = self._setup.selection, 0
         for documents in read_documents(
             source, self._setup.config.corpus, start=extent.start, stop=extent.stop,
-            batch_bytes=self._setup.batch_bytes,
+            batch_bytes=self._memory.batch_bytes,
         ):  # fmt: skip
             if selection is None:
                 yield documents
@@ -286,11 +286,11 @@ class UnitRun:
         row = int(np.argmax(np.diff(documents.offsets)))
         document = documents.text[documents.offsets[row] : documents.offsets[row + 1]]
         needed = self._encoder.memory_for(document)
-        if needed > self._setup.worker_bytes:
+        if needed > self._memory.document_bytes:
             raise CorpusError(
                 f"{self._setup.sources[source]} holds a document of {largest >> 20} MiB, which "
                 f"takes about {needed >> 20} MiB of memory, a worker has "
-                f"{self._setup.worker_bytes >> 20} MiB: raise --memory or lower --num-workers"
+                f"{self._memory.document_bytes >> 20} MiB: raise --memory or lower --num-workers"
             )
 
 

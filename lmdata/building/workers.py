@@ -298,13 +298,6 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def give_back_memory() -> None:
-    """Have the C library give what is free back to the system, where it can be asked."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # of glibc, which keeps the pages of each thread's small arrays
-        trim(0)
-
-
 def _fork_workers(nursery: Connection, connections: list[Connection], work: Work) -> NoReturn:
     own_id = os.getpid()
     workers: dict[int, int] = {}

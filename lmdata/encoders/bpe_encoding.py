@@ -169,6 +169,10 @@ class GigatokenEncoder:
         """Return about how many bytes encoding one document takes; measured: 7.3 for a byte."""
         return 8 * len(document)
 
+    def keep_within(self, num_bytes: int) -> None:
+        """Pass it on; what gigatoken keeps is bounded by itself."""
+        self._other.keep_within(num_bytes)
+
     def agrees(self) -> bool:
         """Whether the pieces, and characters of every kind, have the ids of `tokenizers`.
 

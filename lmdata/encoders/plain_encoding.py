@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import tokenizers
 
 from lmdata.errors import TokenizerError
 from lmdata.ragged import Ragged, concatenate
-from lmdata.tokenizer import Tokenizer
+from lmdata.tokenizer import Tokenizer, twin
 from lmdata.tokenizer_classes import ask_tokenizers
 
 U8 = npt.NDArray[np.uint8]
@@ -119,6 +118,10 @@ class Encodes(Protocol):
         """Return the ids of documents."""
         ...
 
+    def keep_within(self, num_bytes: int) -> None:
+        """Bound what is kept of earlier text."""
+        ...
+
 
 def take_documents(text: U8, offsets: I64, sentence_starts: I64, rows: I64) -> tuple[U8, I64, I64]:
     """Return text, offsets and sentence starts of some documents.
@@ -178,12 +181,9 @@ def rust_threads(num_threads: int) -> Iterator[None]:
 
 
 def without_post_processor(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """Return a copy of a backend whose offsets are not trimmed, with the same ids."""
-    definition = json.dumps({**tokenizer.definition, "post_processor": None})
-    backend = tokenizers.Tokenizer.from_str(definition)
+    """Return a backend whose offsets are not trimmed, with the same ids."""
+    backend = twin(tokenizer.backend)
     backend.encode_special_tokens = True
-    backend.no_truncation()
-    backend.no_padding()
     return backend
 
 
@@ -282,6 +282,9 @@ class PlainEncoder:
         """Return about how many bytes encoding one document takes: most for its longest part."""
         bounds, _ = self._cut_documents(document, np.array([0, len(document)]))
         return 8 * len(document) + MEMORY_PER_BYTE * int(np.diff(bounds).max(initial=0))
+
+    def keep_within(self, num_bytes: int) -> None:
+        """Nothing is kept."""
 
     def _cut_documents(self, text: U8, offsets: I64) -> tuple[I64, I64]:
         """Return where parts of documents begin, and the end; and the document of each part."""

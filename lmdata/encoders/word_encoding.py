@@ -38,9 +38,8 @@ from lmdata.errors import TokenizerError
 from lmdata.ragged import frozen
 from lmdata.tokenizer import Tokenizer
 
-MAX_WORDS = 1 << 20
-MAX_WORD_BYTES = 64 << 20
-"""The cache starts anew when it holds more words, or words of more bytes, than this."""
+CACHE_BYTES = 128 << 20
+"""The cache of words starts anew when it is larger than this: it then holds about a million."""
 
 WORDS_PER_STRING = 256
 """Measured: 3 times as fast as one by one; longer strings gain nothing."""
@@ -97,6 +96,7 @@ class WordEncoder:
             self._separator = find_rare_word(tokenizer)
         self._table = WordTable(classes)
         self._word_ids = WordIds(tokenizer.id_dtype)
+        self._cache_bytes = CACHE_BYTES
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -124,7 +124,7 @@ class WordEncoder:
             raise DifferentIdsError(0, str(error)) from error
 
     def _encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
-        if self._table.num_words > MAX_WORDS or self._table.num_bytes > MAX_WORD_BYTES:
+        if self._table.size_bytes + self._word_ids.size_bytes > self._cache_bytes:
             self._table.clear()
             self._word_ids = WordIds(self._tokenizer.id_dtype)
         if self._rule is not None:
@@ -145,6 +145,10 @@ class WordEncoder:
         spaces = np.flatnonzero(document <= 32)
         longest = int(np.diff(spaces, prepend=-1, append=len(document)).max())
         return 6 * len(document) + (0 if self._rule is None else 40 * longest)
+
+    def keep_within(self, num_bytes: int) -> None:
+        """Forget all words whenever they take more memory than this, `CACHE_BYTES` at most."""
+        self._cache_bytes = min(num_bytes, CACHE_BYTES)
 
     def _place_cut_marks(self, found: Occurrences, offsets: I64, marks: I64, before: I64) -> None:
         """Correct, in place, how many tokens are before the marks that lie inside a word."""

@@ -189,6 +189,11 @@ class WordIds:
         self._long_ids: Ids = np.zeros(1 << 10, id_dtype)
         self._long_spans: I64 = np.zeros(1 << 9, np.int64)
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the ids hold."""
+        return self._entries.nbytes + self._long_ids.nbytes + self._long_spans.nbytes
+
     def extend(self, ids: Ids, lengths: I64) -> None:
         """Add words: integers (T,) ids, int64 (W,) how many each has, -1 for still to be given."""
         first, self.num_words = self.num_words, self.num_words + len(lengths)

@@ -17,7 +17,6 @@ from lmmodel.branches import load_branches
 from lmmodel.errors import RunError
 from lmmodel.finetuning.folder import FineTuned, is_fine_tuned, load_fine_tuned
 from lmmodel.inference import logsumexp_in_place
-from lmmodel.ngrams import load_ngrams
 from lmmodel.predicting.answering import Answered, classify
 from lmmodel.predicting.generation import Generation, GenerationConfig, generate
 from lmmodel.predicting.likelihood import (
@@ -267,6 +266,8 @@ def open_evidence(path: Path, record: ExpertsRecord, runs: Sequence[Any]) -> Evi
     kind = record.router.kind
     if kind == "ngram":
         folders = [path / DOMAINS_NAME / name for name in record.domains]
+        from lmmodel.ngrams import load_ngrams
+
         return NgramEvidence([load_ngrams(folder) for folder in folders])
     if kind == "embedding":
         return EmbeddingEvidence(runs[-1], load_tensors(path / MEANS_NAME)["means"].numpy())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import itertools
 import os
 import signal
@@ -331,6 +332,8 @@ class _Server(uvicorn.Server):
         except Exception as error:  # raised again by `serve`
             self.failure, self.should_exit = error, True
             return
+        gc.collect()
+        gc.freeze()  # what is here stays: going through it all would halt every request for 0.1 s
         self._service.engine = engine
         for name, model in models.items():
             self._say(f"{name}  {', '.join(can_do(model))}")

@@ -19,6 +19,7 @@ from lmdata.encoders.plain_encoding import (
     EncodingError,
     PlainEncoder,
     assemble,
+    without_post_processor,
 )
 from lmdata.encoders.word_encoding import WordEncoder, find_separator
 from lmdata.encoders.wordpiece_matching import ask_classes, cut_classes, find_wordpiece_obstacle
@@ -134,15 +135,34 @@ def with_starts(documents):
     return text, offsets, starts_with(text, offsets, [])
 
 
-def test_a_cache_that_is_full_starts_anew_and_changes_nothing(monkeypatch):
+def test_a_cache_that_is_full_starts_anew_and_changes_nothing():
     documents = [f"fox{number} naïve{number} 中{number}" for number in range(97)]
     tokenizer = trained("wordpiece")
     expected = WordEncoder(tokenizer).encode(*with_starts(documents)).ids
-    monkeypatch.setattr(word_encoding, "MAX_WORDS", 11)
     encoder = WordEncoder(tokenizer)
+    encoder.keep_within(1)
     parts = [encoder.encode(*with_starts([document])).ids for document in documents]
     assert np.array_equal(np.concatenate(parts), expected)
-    assert encoder._table.num_words < 11 + 7
+    assert encoder._table.num_words <= 7
+
+
+def test_a_backend_without_post_processor_has_the_same_ids_and_its_own_offsets():
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(trained("byte-level").backend.to_str()))
+    backend = tokenizer.backend
+    backend.add_tokens(
+        [tokenizers.AddedToken("<a>", lstrip=True), tokenizers.AddedToken("Fox", normalized=False)]
+    )
+    backend.add_special_tokens(["<s>"])
+    backend.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
+    tokenizer = Tokenizer(backend)
+    shared = without_post_processor(tokenizer)
+    assert shared.get_added_tokens_decoder() == backend.get_added_tokens_decoder()
+    text = "The Fox  <a> and <s> a naïve fox"
+    assert shared.encode(text, add_special_tokens=False).ids == backend.encode(text).ids
+    assert shared.post_processor is None
+    trimmed, whole = (encoded.encode(text).offsets for encoded in (backend, shared))
+    assert trimmed != whole
+    assert [stop for _, stop in trimmed] == [stop for _, stop in whole]
 
 
 def test_read_only_text_is_encoded_like_any_other(kind):
@@ -183,7 +203,7 @@ def test_a_cut_in_an_unsafe_place_is_caught(monkeypatch):
 
 
 def test_a_changed_a_missing_and_an_extra_token_are_caught():
-    tokenizer = trained("bpe")
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(trained("byte-level").backend.to_str()))
     text, offsets, starts = with_starts(["the fox", "the quick fox"])
     good = PlainEncoder(tokenizer).encode(text, offsets, starts)
     changed = good.ids.copy()

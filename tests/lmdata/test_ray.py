@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lmdata.building.memory import MemoryBudget
 from lmdata.building.plan import UnitSetup
 from lmdata.building.ray_workers import RayWorkers, do_unit, start_ray
 from lmdata.corpus import find_sources
@@ -41,7 +42,7 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_machine_that_does_not_see_the_output_says_so(tmp_path: Path) -> None:
     setup = UnitSetup(
         sources=[], config=TokenizeConfig(), place=LocalPlace(tmp_path / "elsewhere"),
-        batch_bytes=1, worker_bytes=1,
+        memory=MemoryBudget(1, 1),
     )  # fmt: skip
     prepare = "lmdata.building.units:prepare_units"
     with pytest.raises(OutputError, match=r"the worker on .* does not see .*elsewhere: write to a"):

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmdata import files
+from lmdata.building.memory import MemoryBudget
 from lmdata.building.output import claim_folder
 from lmdata.building.plan import make_units
 from lmdata.building.units import assign_splits
@@ -31,7 +32,6 @@ from lmdata.errors import (
 from lmdata.places import LocalPlace
 from lmdata.schema import Manifest
 from lmdata.settings import TokenizeConfig
-from lmdata.tokens import divide_memory
 from tests.lmdata.builds import (
     LINES,
     all_bytes,
@@ -222,17 +222,27 @@ def test_units_group_small_files_and_cut_large_ones(tmp_path: Path) -> None:
 
 def test_too_little_memory_says_how_much_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="100 MiB of memory is too little for 4 workers: give"):
-        divide_memory(100 << 20, 4)
+        MemoryBudget(100 << 20, 4).divide()
     write_corpus(tmp_path / "corpus", {"a.txt": ["one"]})
-    with pytest.raises(ConfigError, match="--memory at least 312MiB"):
+    with pytest.raises(ConfigError, match="--memory at least 184MiB"):
         build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=1 << 20)
     assert not (tmp_path / "tokens").exists()
+
+
+def test_what_the_tokenizer_holds_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corpus(tmp_path / "corpus", {"a.txt": ["one"]})
+    held = iter(size << 20 for size in (90, 30, 10, 90))  # before and after; never less than 0
+    monkeypatch.setattr("lmdata.building.units.held_memory", lambda: next(held))
+    build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=184 << 20)
+    with pytest.raises(ConfigError, match=r"1 worker and this tokenizer: give .* at least 384MiB"):
+        build(tmp_path / "corpus", tmp_path / "more", memory_bytes=200 << 20)
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_document_beyond_the_budget_names_the_option(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus", {"a.txt": ["word " * 4_000_000]})
     with pytest.raises(CorpusError, match=r"a\.txt holds a document of 19 MiB.* raise --memory"):
-        build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=400 << 20)
+        build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=280 << 20)
     assert not (tmp_path / "tokens").exists()
 
 
@@ -340,12 +350,15 @@ def test_where_an_encoder_gives_other_ids_tokenizers_encodes(
         def memory_for(self, document: np.ndarray) -> int:
             return len(document)
 
+        def keep_within(self, num_bytes: int) -> None:
+            self._encoder.keep_within(num_bytes)
+
     (tmp_path / "right/.build").mkdir()
     make_encoder = units.make_encoder
     monkeypatch.setattr(units, "make_encoder", lambda *a, **k: Wrong(make_encoder(*a, **k)))
     setup = units.UnitSetup(
         sources=find_sources([str(corpus)], LINES), config=TokenizeConfig(corpus=LINES),
-        place=LocalPlace(tmp_path / "right"), batch_bytes=1 << 20, worker_bytes=1 << 30,
+        place=LocalPlace(tmp_path / "right"), memory=MemoryBudget(1 << 30, 1),
     )  # fmt: skip
     work = units.prepare_units(lambda: setup)
     (unit,) = make_units(setup.sources, LINES, 1 << 20)
