@@ -62,7 +62,7 @@ def is_blank(text: U8, start: int, stop: int) -> bool:
 @numba.njit(cache=True, nogil=True)
 def find_last_blank(block: U8) -> int:
     """Return the end of the last blank line between two line feeds, 0 if there is none."""
-    stop = -1
+    stop = np.int64(-1)
     for at in range(len(block) - 1, -1, -1):
         if block[at] == 10:
             if stop >= 0 and is_blank(block, at + 1, stop):

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from lmdata.dataset import ExampleSet, TokenStore
-from lmdata.ragged import offsets_of
+from lmdata.ragged import frozen, offsets_of
 from lmdata.rng import draw, stream_key
 
 # ---- Lines
@@ -147,7 +147,7 @@ def lay_out(
     """
     lengths = np.diff(offsets)[is_taken]
     lines = np.empty(int(lengths.sum()) + 2 * len(lengths), _dtype(num_pieces))
-    _copy_lines(ids, offsets, is_taken, num_pieces, lines)
+    _copy_lines(frozen(ids), frozen(offsets), is_taken, num_pieces, lines)
     return lines
 
 
