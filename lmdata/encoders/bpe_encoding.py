@@ -33,7 +33,7 @@ from lmdata.encoders.plain_encoding import (
     put_in_order,
     take_documents,
 )
-from lmdata.encoders.words import frozen
+from lmdata.ragged import frozen
 from lmdata.tokenizer import Tokenizer
 from lmdata.tokenizer_classes import GPT4_RULE, QWEN2_RULE, steps_of
 from lmdata.word_starts import byte_of_character

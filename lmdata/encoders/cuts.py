@@ -39,8 +39,8 @@ from lmdata.encoders.cut_kernels import (
     flag_alphanumeric,
     spaced_word_end,
 )
-from lmdata.encoders.words import frozen
 from lmdata.errors import TokenizerError
+from lmdata.ragged import frozen
 from lmdata.tokenizer_classes import ask_tokenizers, steps_of
 
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
