@@ -15,7 +15,7 @@ from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
-from lmmodel.layers.attention import KeyValues
+from lmmodel.layers.memory import KeyValues
 from lmmodel.trained import Run, check_finite, encode_given
 from lmmodel.writing import check_drawing, sample
 
