@@ -10,10 +10,9 @@ import click
 from .options import (
     device_option,
     echo_result,
-    json_option,
     overwrite_option,
-    quiet_option,
     resolve,
+    result_options,
     say,
     set_option,
 )
@@ -70,8 +69,7 @@ FOLDER = click.Path(path_type=Path)
 @overwrite_option
 @device_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def experts(
     runs: tuple[str, ...], validation: tuple[str, ...], domains: Any, dense: Path | None,
     parent: Path | None, output: Path, overwrite: bool, overrides: tuple[str, ...],

@@ -16,10 +16,9 @@ from .options import (
     config_option,
     device_option,
     echo_result,
-    json_option,
     overwrite_option,
-    quiet_option,
     resolve,
+    result_options,
     seed_option,
     set_option,
 )
@@ -124,8 +123,7 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def finetune(
     run: Path | None, tokenizer_path: Path | None, train: Path, validation: Path | None,
     output: Path | None, overwrite: bool,

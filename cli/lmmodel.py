@@ -28,7 +28,7 @@ from .options import (
     json_option,
     overwrite_option,
     page_options,
-    quiet_option,
+    result_options,
     seed_option,
     set_option,
 )
@@ -170,8 +170,7 @@ def main() -> None:
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def train(
     data: Path | str | None, init_from: Path | None, teachers: tuple[Path, ...],
     output: Path | str | None, resume: bool, dry_run: bool, has_report: bool, overwrite: bool,
@@ -280,8 +279,7 @@ def families_of(objective: Definition) -> list[str]:
 )
 @page_options
 @device_option
-@json_option
-@quiet_option
+@result_options
 def report(
     runs: tuple[Path, ...], pairs_path: Path | None, output: Path | None, overwrite: bool,
     is_opened: bool, device: str | None, as_json: bool, quiet: bool,

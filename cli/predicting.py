@@ -25,8 +25,8 @@ from .options import (
     device_option,
     echo_result,
     json_option,
-    quiet_option,
     resolve,
+    result_options,
     seed_option,
     set_option,
 )
@@ -136,8 +136,7 @@ def _fill_held_out(
 @text_options
 @click.option("--no-normalize", is_flag=True, help="Leave vectors as long as they are.")
 @device_option
-@json_option
-@quiet_option
+@result_options
 def embed(
     run: Path, texts: tuple[str, ...], file: str | None, output: Path | None, overwrite: bool,
     no_normalize: bool, device: str | None, as_json: bool, quiet: bool, **layout: Any,

@@ -265,12 +265,13 @@ class Written(KeyValues):
         config = model.config
         num = source.num_sequences * num_beams
         shape = (num, config.num_attention_heads, 0, config.head_size)
-        super().__init__(config.num_decoder_layers or 0, shape, source.cu_seqlens.device)
+        device = source.cu_seqlens.device
+        super().__init__(config.num_decoder_layers or 0, shape, device, model.compute_dtype)
         self.length = 0  # tokens of each hypothesis that are remembered
         self._model = model
         self._bias = model.relative_bias(1)
         hidden = model.read(source).hidden
-        place = torch.arange(source.max_seqlen, device=source.cu_seqlens.device)
+        place = torch.arange(source.max_seqlen, device=device)
         starts, lengths = source.cu_seqlens[:-1].long(), source.cu_seqlens.diff()
         rows = (starts[:, None] + place).clamp(max=max(source.num_tokens - 1, 0))  # (S, U')
         self.seen = (place < lengths[:, None])[:, None, None]  # (S, 1, 1, U')

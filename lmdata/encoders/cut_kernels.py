@@ -189,7 +189,7 @@ def find_loose(words: U8, starts: I64, classes: U8) -> npt.NDArray[np.bool_]:
     found = np.empty(len(starts) - 1, np.bool_)
     for index in range(len(found)):
         start, stop = starts[index], starts[index + 1]
-        _, seen = spaced_word_end(words, flags, start, stop, classes, OTHER)
+        _, seen = spaced_word_end(words, flags, start, stop, classes, np.int64(OTHER))
         behind, following = skip_blanks(words, start, stop, classes)
         begins_well = is_solid(following) and (behind > start or following == PUNCT)
         found[index] = not (begins_well and is_solid(seen))

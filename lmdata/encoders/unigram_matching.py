@@ -21,8 +21,7 @@ import tokenizers
 
 from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, UNKNOWN, Int, character_at
 from lmdata.encoders.cuts import CutRule, added_spellings, composing_characters
-from lmdata.encoders.words import frozen
-from lmdata.ragged import offsets_of
+from lmdata.ragged import frozen, offsets_of
 from lmdata.tokenizer_classes import steps_of
 
 F64 = npt.NDArray[np.float64]

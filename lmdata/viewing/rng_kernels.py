@@ -135,8 +135,8 @@ def _shuffle_cell(cell: int, height: int, width: int, key: tuple[int, int], num_
     """Return the cell of the height x width grid that a cell goes to, one to one."""
     line, column = cell // width, cell % width
     for number in range(0, num_rounds, 2):
-        w0, w1, _, _ = philox_block(key[0], key[1], column, 0, number)
+        w0, w1, _, _ = philox_block(key[0], key[1], column, np.int64(0), number)
         line = (line + below_wide(w0, w1, height)) % height
-        w0, w1, _, _ = philox_block(key[0], key[1], line, 0, number + 1)
+        w0, w1, _, _ = philox_block(key[0], key[1], line, np.int64(0), number + 1)
         column = (column + below_wide(w0, w1, width)) % width
     return line * width + column

@@ -192,7 +192,7 @@ def index_pieces(
             before[row] = total
             first, stop = sentence_range(table, block, row)
             lengths = lengths_until(table, block, stop)
-            state = 0
+            state = int64(0)
             while first + _unpack_state(state)[0] < stop:
                 if total & (STATE_STRIDE - 1) == 0:
                     states[total >> STRIDE_SHIFT] = state

@@ -173,7 +173,7 @@ def _score_after(
     p = np.empty(len(unigrams))
     end = len(unigrams) - 2
     for index in range(len(labels)):
-        seen = _read(ids, is_special, places[index], starts[index] - 1, -1, context)
+        seen = _read(ids, is_special, places[index], starts[index] - 1, np.int64(-1), context)
         find_state(words, first_child, seen, state)
         if with_ranks:
             fill_distribution(words, first_child, log_p, log_backoff, unigrams, state, p)
@@ -197,12 +197,12 @@ def _score_between(
     context, state = np.empty(order - 1, np.int64), np.empty(order - 1, np.int64)
     p, back_p = np.empty(len(unigrams)), np.empty(len(unigrams))
     for index in range(len(labels)):
-        before = _read(ids, is_special, places[index], starts[index] - 1, -1, context)
+        before = _read(ids, is_special, places[index], starts[index] - 1, np.int64(-1), context)
         has_before = len(before) > 0
         if has_before:
             find_state(words, first_child, before, state)
             fill_distribution(words, first_child, log_p, log_backoff, unigrams, state, p)
-        behind = _read(ids, is_special, places[index], stops[index], 1, context)
+        behind = _read(ids, is_special, places[index], stops[index], np.int64(1), context)
         has_behind = len(behind) > 0
         if has_behind:
             find_state(back_words, back_first_child, behind, state)

@@ -21,11 +21,12 @@ class KeyValues:
     """
 
     def __init__(
-        self, num_layers: int, shape: tuple[int, int, int, int], device: torch.device
-    ) -> None:
-        """Make room for `shape` = (S, H, C, K) in each layer, float32."""
-        self.keys = [torch.zeros(shape, device=device) for _ in range(num_layers)]
-        self.values = [torch.zeros(shape, device=device) for _ in range(num_layers)]
+        self, num_layers: int, shape: tuple[int, int, int, int], device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        """Make room for `shape` = (S, H, C, K) in each layer, in what the model computes in."""
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self._batch: Batch | None = None
         self._sequence = torch.zeros(0, dtype=torch.int64)  # (T,) of the batch that is read
 

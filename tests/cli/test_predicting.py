@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lmcli.lmmodel import main
 from lmdata.tokenizer import load_tokenizer
 from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, succeed
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
@@ -314,29 +313,26 @@ def test_an_argument_that_is_not_utf8_is_wrong_usage(road: Road) -> None:
         assert "is not UTF-8: convert it, or give it in a file" in refused.output
 
 
-def test_a_closed_standard_error_is_nobodys_business(road: Road) -> None:
-    code = (
-        "import sys; sys.stderr = None; from lmcli.lmmodel import main; "
-        f"main(['score', {str(road.run)!r}, 'A stone.', '--json'])"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0
-    assert json.loads(found.stdout)["texts"][0]["text"] == "A stone."
+def test_a_closed_standard_error_is_nobodys_business(
+    road: Road, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)  # as Python has it where the descriptor is closed
+    with pytest.raises(SystemExit) as found:
+        main(["score", str(road.run), "A stone.", "--json"])
+    assert found.value.code == 0
+    assert json.loads(capsys.readouterr().out)["texts"][0]["text"] == "A stone."
 
 
-def test_a_closed_standard_input_is_wrong_usage(road: Road) -> None:
-    code = (
-        "import sys; sys.stdin = None; from lmcli.lmmodel import main; "
-        f"main(['score', {str(road.run)!r}, *sys.argv[1:]])"
-    )
-    for arguments in ([], ["-"], ["--file", "-"]):
-        found = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-        )
-        assert found.returncode == 2
-        assert "--file with one a line" in found.stderr
+@pytest.mark.parametrize("arguments", [[], ["-"], ["--file", "-"]])
+def test_a_closed_standard_input_is_wrong_usage(
+    arguments: list[str], road: Road, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SystemExit) as found:
+        main(["score", str(road.run), *arguments])
+    assert found.value.code == 2
+    assert "--file with one a line" in capsys.readouterr().err
 
 
 def test_without_a_text_the_usage_is_explained(road: Road) -> None:
