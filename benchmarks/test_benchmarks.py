@@ -25,6 +25,7 @@ from benchmarks import (
     stores,
     train,
     training_runs,
+    translation,
 )  # fmt: skip
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
@@ -54,7 +55,8 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, objectives, recipe, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, objectives, recipe, train, training_runs,
+                                    translation])  # fmt: skip
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted
@@ -324,3 +326,36 @@ def test_a_part_of_a_store_is_counted_and_compared_figure_by_figure(store, tmp_p
     path.write_text("\n".join([*lines[:place], f"{float(p) - 0.25}\t{gram}", *lines[place + 1 :]]))
     found = ngrams.compare(part, path, 3)
     assert found["largest_difference"] == pytest.approx(0.25)
+
+
+def test_the_plain_loop_computes_what_ours_does(tmp_path, monkeypatch) -> None:
+    """Same weights, no dropout: the same losses over three steps, and the weights come back."""
+    from benchmarks.sequence_to_sequence import number_tokenizer
+    from lmmodel.families import ModelConfig
+    from lmmodel.finetuner import start_model
+    from lmmodel.finetuning.fit import TaskLearner
+
+    lines = ["en\tde", *(f"{n} {n + 1} 7\t7 {n + 1}" + f" {n}" * (n % 3) for n in range(12))]
+    for name in ("train", "val"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(translation, "PAIRS", tmp_path)
+    shape = ModelConfig(family="transformer", num_hidden_layers=1, num_decoder_layers=2,
+                        hidden_size=16, num_attention_heads=2)  # fmt: skip
+    monkeypatch.setattr(translation, "SHAPE", shape)
+    settings = replace(
+        translation.SETTINGS, model=shape, dropout=0.0, precision="fp32", num_epochs=1,
+        columns=replace(translation.SETTINGS.columns, file_format="tsv"),
+    )  # fmt: skip
+    config, source, data = translation.prepared(settings, number_tokenizer(), tmp_path / "val")
+    ours, other = (
+        TaskLearner(start_model(source, config, data, seed=0), data.train, config, seed=0)
+        for _ in range(2)
+    )
+    loop = translation.PlainLoop(other, is_bf16=False)
+    rows = np.arange(len(data.train))
+    for _ in range(3):
+        assert loop.learn(rows) == pytest.approx(ours.learn(rows), abs=1e-4)
+    loop.model.write_into(other.model)
+    for name, weight in ours.model.backbone.named_parameters():
+        written = dict(other.model.backbone.named_parameters())[name]
+        assert (written - weight).abs().max() < 2e-3, name

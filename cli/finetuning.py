@@ -230,6 +230,7 @@ def finetuning_lines(result: FinetuneResult) -> list[str]:
     for one in result.seeds:
         mark = " *" if one.seed == result.kept_seed and len(result.seeds) > 1 else ""
         best = f"{one.best_epoch:g} of {one.num_epochs:g}"
+        best += f", mean of {one.num_averaged}" * (one.num_averaged > 1)
         rows.append((f"seed {one.seed}{mark}", *[figure(one.scores[n]) for n in names], best))
     if len(result.seeds) > 1:
         rows.append(("mean", *[figure(result.mean[name]) for name in names], ""))
@@ -241,6 +242,7 @@ def finetuning_lines(result: FinetuneResult) -> list[str]:
         f"{result.num_validation:,} to validate, in {duration(result.elapsed_s)}",
         *[f"  {line}" for line in aligned(rows)],
         *_counting_lines(result),
+        f"  padding: {result.padding.sentence}",
         *[f"  note: {note}" for note in result.notes],
         *_explanations(result),
     ]

@@ -205,7 +205,7 @@ def tokenize(
     Example: lmdata tokenize 'wiki/*.jsonl.zst' --tokenizer vocab.txt --output wiki-tokens
     """
     from lmdata.building.workers import start_tokenizing
-    from lmdata.settings import TokenizeConfig
+    from lmdata.settings import DEFAULT_TOKENIZER, TokenizeConfig
 
     start = time.perf_counter()
     config = resolve(
@@ -213,7 +213,10 @@ def tokenize(
     )
     # The workers load their kernels while this process imports what it needs.
     pool = start_engine("tokens", engine, address, num_workers)
-    with contextlib.closing(pool or start_tokenizing(num_workers or num_cores())) as workers:
+    pool = pool or start_tokenizing(
+        num_workers or num_cores(), tokenizer_path=tokenizer_path or DEFAULT_TOKENIZER
+    )
+    with contextlib.closing(pool) as workers:
         from lmdata.build import build_store
         from lmdata.building.resumable import PartDone
 

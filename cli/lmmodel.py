@@ -32,6 +32,7 @@ from .options import (
     seed_option,
     set_option,
 )
+from .scoring import score
 from .summaries import (
     ProgressLine,
     objective_lines,
@@ -374,6 +375,7 @@ main.add_command(export)
 main.add_command(import_)
 main.add_command(serve)
 main.add_command(merge)
+main.add_command(score)
 main.add_command(experts)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

@@ -326,6 +326,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",
+        f"padding     {plan.padding.sentence}",
         f"same bits   on any number of cores with --set batch.min_micro_batches={num_cut}",
         f"time        {duration(plan.expected_s)}",
     ]
@@ -350,6 +351,7 @@ def training_lines(summary: Summary) -> list[str]:
         lines.append(f"  training loss   {summary.loss:.4f}")
     if summary.evaluation is not None:
         lines += evaluation_lines(summary.evaluation)
+    lines.append(f"  padding         {summary.padding.sentence}")
     lines += [f"  {one.sentence}" for one in (summary.forgotten,) if one is not None]
     return lines + [f"  note: {note}" for note in summary.notes]
 

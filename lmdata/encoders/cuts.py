@@ -344,8 +344,8 @@ def added_spellings(
 def composing_characters() -> frozenset[str]:
     """Return the characters that may become one with the character before them."""
     seconds = {chr(code) for code in range(0x1100, 0x1200)}  # parts of Korean syllables
-    for code in range(0xC0, NUM_CLASSES):
-        parts = unicodedata.decomposition(chr(code)).split()
-        if len(parts) == 2 and not parts[0].startswith("<"):
-            seconds.add(chr(int(parts[1], 16)))
+    for parts in filter(None, map(unicodedata.decomposition, map(chr, range(0xC0, NUM_CLASSES)))):
+        first, _, second = parts.partition(" ")
+        if second and " " not in second and not first.startswith("<"):
+            seconds.add(chr(int(second, 16)))
     return frozenset(seconds)

@@ -31,6 +31,7 @@ from lmmodel.texts import Framed, Integers, encode_texts
 from lmmodel.writing import Hypothesis, WritingConfig, write
 
 NUM_SAMPLES = 3  # of what was written, in the summary
+SOURCES_CUT, TARGETS_CUT = "sources truncated", "targets truncated"
 INSTALL = "pip install 'lmmodel[translation]'"
 
 
@@ -97,29 +98,45 @@ class SequenceTask(Task[TextRows]):
 
     def encode(self, rows: TextRows, how: Encoding) -> TaskExamples:
         """Return a source and its first target a row, both cut where they are too long."""
-        sources = encode_texts(self.tokenizer.backend, [self.prefix + text for text in rows.texts])
         labels: Any = rows.labels
         firsts = [""] * len(rows) if labels is None else [own[0] for own in labels]
-        targets = encode_texts(self.tokenizer.backend, firsts)
         has_both = np.array([bool(t.strip()) for t in rows.texts], np.bool_)
         has_both &= np.array([bool(t.strip()) for t in firsts], np.bool_) | (not how.is_training)
         kept = how.choose(has_both)
-        frame = self.frame
-        source, num_cut = frame_ids(sources, kept, frame.before, [frame.end], how.max_seq_length)
+        framed, target, counts = self.frame_pairs(rows.texts, firsts, kept, how.max_seq_length)
+        counts = {how.name("empty source or target"): int((~has_both).sum()), **counts}
+        examples = make_examples(rows, framed, kept, labels=None, counts=counts)
+        return dataclasses.replace(examples, targets=target)
+
+    def frame_pairs(
+        self, sources: Sequence[str], targets: Sequence[str], kept: Integers, max_source: int
+    ) -> tuple[Framed, Ragged, dict[str, int]]:
+        """Return the ids of some pairs as they are learned, and how many of them were cut.
+
+        Args:
+            sources: R texts
+            targets: R texts
+            kept: int64 (E,) which of them
+            max_source: tokens of a source at most
+
+        Returns:
+            The sources, the targets (int32 (E,)), and counts by what was cut.
+        """
+        backend, frame = self.tokenizer.backend, self.frame
+        source, num_cut = frame_ids(
+            encode_texts(backend, [self.prefix + text for text in sources]), kept, frame.before,
+            [frame.end], max_source,
+        )  # fmt: skip
         target, num_cut_targets = frame_ids(
-            targets, kept, [frame.start, *frame.before], [frame.end], self.max_target_length + 1
-        )
+            encode_texts(backend, targets), kept, [frame.start, *frame.before], [frame.end],
+            self.max_target_length + 1,
+        )  # fmt: skip
         framed = Framed(
             input_ids=source.values.astype(np.int32, copy=False),
             token_type_ids=np.zeros(len(source.values), np.uint8),
             offsets=source.offsets.astype(np.int64), places=(),
         )  # fmt: skip
-        examples = make_examples(
-            rows, framed, kept, labels=None,
-            counts={how.name("empty source or target"): int((~has_both).sum()),
-                    "sources truncated": num_cut, "targets truncated": num_cut_targets},
-        )  # fmt: skip
-        return dataclasses.replace(examples, targets=target)
+        return framed, target, {SOURCES_CUT: num_cut, TARGETS_CUT: num_cut_targets}
 
     def make_head(self, config: ModelConfig, num_outputs: int) -> nn.Module:
         """Return nothing: the decoder has a head of its own."""

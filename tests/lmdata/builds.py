@@ -79,7 +79,10 @@ def random_documents(num_documents: int, seed: int = 0) -> list[str]:
 class InlineWorkers:
     """Workers in this process, one unit at a time; `seed` decides which worker is done first."""
 
-    def __init__(self, num_workers: int = 1, seed: int = 0, prepare: Prepare = prepare_units):
+    def __init__(
+        self, num_workers: int = 1, seed: int = 0, prepare: Prepare = prepare_units,
+        tokenizer_path: Path | None = None,
+    ) -> None:  # fmt: skip
         self.num_workers = num_workers
         self._prepare = prepare
         self._tasks: list[tuple[int, Any]] = []

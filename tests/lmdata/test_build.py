@@ -106,7 +106,7 @@ def test_a_store_without_a_tokenizer_trains_one_first_and_says_so(corpus: str) -
     [
         ("full", 1 << 30, "full exists and is complete: add --overwrite to replace it"),
         ("strange", 1 << 30, "strange holds other files"),
-        ("new", 10 << 20, "10 MiB of memory is too little for 1 workers"),
+        ("new", 10 << 20, "10 MiB of memory is too little for 1 worker:"),
     ],
 )
 def test_what_cannot_be_built_is_said_before_a_tokenizer_is_trained(
