@@ -205,7 +205,7 @@ def find_unknown(text: U8, classes: U8) -> U8:
         classes: uint8 (NUM_CLASSES,)
     """
     found = np.zeros(NUM_CLASSES, np.uint8)
-    position, stop = 0, len(text)
+    position, stop = np.int64(0), len(text)
     while position < stop:
         if text[position] < 0x80:
             position += 1

@@ -207,7 +207,7 @@ def _citation_end(text: np.ndarray, start: int, stop: int, bits: np.ndarray) -> 
 @numba.njit(cache=True, nogil=True)
 def _unify_kelvin(lower: np.ndarray, size: int) -> int:
     """Write k for the sign of Kelvin, which is a K, and return how many bytes there are."""
-    here, end = 0, 0
+    here, end = np.int64(0), 0
     while here < size:
         if lower[here] == 0xE2 and decode(lower, here, size)[0] == _KELVIN:
             lower[end] = 107

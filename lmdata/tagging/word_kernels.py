@@ -137,7 +137,7 @@ def count_words(
             words with a letter; distinct stop words; characters of the most frequent n-gram of 2,
             3, 4 words, all its places together; characters of repeated n-grams of 5 to 10 words
     """
-    longest = 1
+    longest = np.int64(1)
     for document in range(len(rows) - 1):
         longest = max(longest, rows[document + 1] - rows[document])
     size = table_size(longest)
