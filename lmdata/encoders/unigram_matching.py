@@ -21,6 +21,7 @@ import tokenizers
 
 from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, UNKNOWN, Int, character_at
 from lmdata.encoders.cuts import CutRule, added_spellings, composing_characters
+from lmdata.intrinsics import int64
 from lmdata.ragged import frozen, offsets_of
 from lmdata.tokenizer_classes import steps_of
 
@@ -225,7 +226,7 @@ def fill_trie(pieces: U8, starts: I64, keys: I64, children: I32, numbers: I32) -
     """
     num_nodes = 1
     for piece in range(len(starts) - 1):
-        node = np.int64(0)
+        node = int64(0)
         for place in range(starts[piece], starts[piece + 1]):
             slot = edge_slot(keys, node, pieces[place])
             if keys[slot] == -1:
@@ -319,7 +320,7 @@ def find_path(
         first = text[start]
         length = 1 if first < 0x80 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
         has_piece = False
-        node, place = np.int64(0), start
+        node, place = int64(0), start
         while place < size:
             slot = edge_slot(keys, node, text[place])
             if keys[slot] == -1:
