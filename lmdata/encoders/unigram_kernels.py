@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, Int, character_at
+from lmdata.intrinsics import int64
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -48,7 +49,7 @@ def fill_trie(pieces: U8, starts: I64, keys: I64, children: I32, numbers: I32) -
     """
     num_nodes = 1
     for piece in range(len(starts) - 1):
-        node = np.int64(0)
+        node = int64(0)
         for place in range(starts[piece], starts[piece + 1]):
             slot = edge_slot(keys, node, pieces[place])
             if keys[slot] == -1:
@@ -163,7 +164,7 @@ def find_path(
         first = text[start]
         length = 1 if first < 0x80 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
         has_piece = False
-        node, place = np.int64(0), start
+        node, place = int64(0), start
         while place < size:
             slot = edge_slot(keys, node, text[place])
             if keys[slot] == -1:

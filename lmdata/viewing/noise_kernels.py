@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import below, fill_words, int64
+from lmdata.intrinsics import int64
+from lmdata.viewing.rng_kernels import below, fill_words
 
 _DUPLICATE_SHIFT = 16
 

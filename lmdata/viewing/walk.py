@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import int64
+from lmdata.intrinsics import int64
 from lmdata.viewing.store_table import (
     StoreTable,
     find_block,
