@@ -11,13 +11,23 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import caching, cgutils, entrypoints
 from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
+
+int64 = cast("Callable[[Any], int]", np.int64)
+boolean = cast("Callable[[Any], bool]", np.bool_)
+"""NumPy's for kernels, whose numbers mypy takes for Python's.
+
+A plain number that one kernel gives to another, or that a variable begins with, is a type of its
+own to Numba: the other kernel is compiled for it as well. `int64(0)` is a number like any other.
+"""
 
 
 def start_numba() -> None:

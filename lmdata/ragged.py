@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 Values = npt.NDArray[np.generic]
 Integers = npt.NDArray[np.integer]
 Offsets = npt.NDArray[np.int64]
-Array = TypeVar("Array", bound=npt.NDArray[Any])
+Item = TypeVar("Item", bound=np.generic)
 
 # Rows that follow each other are copied as one piece where a piece has so many items on average;
 # shorter ones are gathered item by item.
@@ -156,7 +156,7 @@ def ranges(starts: Integers, lengths: Integers) -> Offsets:
     return np.arange(offsets[-1]) + shifts
 
 
-def frozen(array: Array) -> Array:
+def frozen(array: npt.NDArray[Item]) -> npt.NDArray[Item]:
     """Return a read-only view: one compiled kernel serves what can and can't be written to.
 
     Example:

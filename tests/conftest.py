@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Two workers fill the cores, and models this small are slower on more threads. Torch reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 # The example database is off and the search derandomised: the same run on every machine.

@@ -19,12 +19,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.intrinsics import int64
+
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
 GONE = -1  # a symbol that a merge has removed, a link that leads nowhere, an empty slot
 # Positions that are counted between two looks at the room in the hash table.
-_BLOCK = np.int64(1 << 14)
+_BLOCK = int64(1 << 14)
 
 
 class LinkedWords(NamedTuple):
@@ -228,7 +230,7 @@ def _merge_pair(
 ) -> Any:
     """Join a pair at its positions; return the pairs whose count rose, int32."""
     raised = np.empty(2 * len(positions), np.int32)
-    num_raised = np.int64(0)
+    num_raised = int64(0)
     symbols = words.symbols
     left, right = pairs.keys[pair] >> 32, pairs.keys[pair] & 0xFFFFFFFF
     for position in positions:

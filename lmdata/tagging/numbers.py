@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.encoders.cut_kernels import Int
-from lmdata.intrinsics import borrowed
+from lmdata.intrinsics import borrowed, int64
 from lmdata.ragged import frozen
 from lmdata.splitting.tables import decode
 from lmdata.tagging.characters import DIGIT, WORD, character_bits
@@ -142,7 +142,7 @@ def _number(
     folded: np.ndarray, rows: np.ndarray, exact: np.ndarray, spans: np.ndarray,
     exact_rows: np.ndarray,
 ) -> None:  # fmt: skip
-    num_words, num_exact = 0, np.int64(0)
+    num_words, num_exact = 0, int64(0)
     for document in range(len(offsets) - 1):
         rows[document], exact_rows[document] = num_words, num_exact
         here, stop = offsets[document], offsets[document + 1]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import below, fill_words, int64
+from lmdata.intrinsics import int64
+from lmdata.viewing.rng_kernels import below, fill_words
 from lmdata.word_starts import WordRule, follow
 
 EXACT, BERNOULLI, WORDS, WORDS_BERNOULLI = 0, 1, 2, 3

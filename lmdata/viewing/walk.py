@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import int64
+from lmdata.intrinsics import int64
 from lmdata.viewing.store_table import (
     StoreTable,
     find_block,
@@ -153,11 +153,11 @@ def _next_piece(
         return total, _pack_state(sentence + 1 - first, num_fillers + 1)
     sentence += 1
     if rules.kind == LONE:
-        return total, _pack_state(sentence - first, 0)
+        return total, _pack_state(sentence - first, int64(0))
     while sentence < stop and total + lengths[sentence] <= rules.capacity:
         total += lengths[sentence]
         sentence += 1
-    return total, _pack_state(sentence - first, 0)
+    return total, _pack_state(sentence - first, int64(0))
 
 
 @numba.njit(cache=True)

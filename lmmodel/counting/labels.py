@@ -149,8 +149,9 @@ def _in_pieces(fill: Callable[[slice], None], num_labels: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _read(
-    ids: np.ndarray, is_special: np.ndarray, place: int, stop: int, step: int, context: np.ndarray
-) -> np.ndarray:
+    ids: np.ndarray, is_special: np.ndarray, place: np.int64, stop: int, step: np.int64,
+    context: np.ndarray,
+) -> np.ndarray:  # fmt: skip
     """Return the ids next to a place, farthest first: a view on the end of `context`."""
     count = 0
     place += step
