@@ -26,7 +26,7 @@ BENCHMARKS = {
     "memory": "what lmdata tokenize holds under a budget, for tokenizers of any size",
     "experts": "branches of one parent and a router, on real domains, against a dense run",
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
-    "sequence_to_sequence": "the reverse task from nothing, and beams against transformers",
+    "sequence_to_sequence": "reversing, translating, titles; T5 and beams against transformers",
     "curate": "rules, near duplicates, evaluations and whole tags against datatrove and others",
     "anywhere": "from S3, on Ray and to other formats, against the same work on one machine",
     "gpu": "correctness and speed of training on the graphics card at hand",

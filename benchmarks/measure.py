@@ -79,6 +79,16 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     return path
 
 
+def merge_result(name: str, part: str, result: dict[str, Any]) -> Path:
+    """Write a part of a result, and what it was measured on, beside the parts that are there."""
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    RESULTS.mkdir(exist_ok=True)
+    content = {**before, part: {**result, "environment": environment()}}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print rows that share their keys as aligned columns."""
     columns = list(rows[0])

@@ -25,6 +25,7 @@ from benchmarks import (
     stores,
     train,
     training_runs,
+    translation,
 )  # fmt: skip
 from benchmarks.training_runs import Work, list_examples, run_ours, run_theirs, summarize
 from lmdata.corpus import Documents
@@ -45,7 +46,7 @@ def store(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def work(store) -> Work:
     return Work(
         store=str(store), model=("num_hidden_layers=1", "hidden_size=16", "num_attention_heads=2"),
@@ -54,7 +55,8 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, objectives, recipe, train, training_runs])
+@pytest.mark.parametrize("module", [gpu, gpu_checks, objectives, recipe, train, training_runs,
+                                    translation])  # fmt: skip
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted
@@ -124,48 +126,49 @@ found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name in ABSENT else found(name, *rest)
 import benchmarks.gpu
 """
-MAKE_DATA = """
+MAKE_AND_RUN = """
+import json
 from pathlib import Path
-benchmarks.gpu.make_store(Path(sys.argv[1]), is_toy=True)
+store, *runs = sys.argv[1:]
+benchmarks.gpu.make_store(Path(store), is_toy=True)
+for run in runs:
+    module, *sys.argv[1:] = json.loads(run)
+    importlib.import_module(module).main()
+    print("done")
 """
-RUN_MODULE = """
-importlib.import_module(sys.argv.pop(1)).main()
-"""
-
-
-def run_without_packages(code: str, *arguments: str) -> str:
-    """Run code where only what the GPU script may need is installed; return what it printed."""
-    code = (RUN_WITHOUT + code).replace("{absent}", repr(ABSENT))
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+CHECKS = ("packed = padded", "torch's random numbers = NumPy's", "exact resume")
 
 
 @pytest.fixture(scope="module")
-def frozen(tmp_path_factory) -> Path:
-    """What the GPU script makes up to train on where there is no Numba."""
-    folder = tmp_path_factory.mktemp("frozen") / "shards"
-    run_without_packages(MAKE_DATA, str(folder))
-    return folder
+def gpu_script(work, tmp_path_factory) -> tuple[Path, list[dict]]:
+    """What the GPU script makes up, and what it prints of a run and checks with few packages."""
+    store = str(tmp_path_factory.mktemp("frozen") / "shards")
+    runs = [
+        ("benchmarks.training_runs", "ours", json.dumps(vars(replace(work, store=store)))),
+        *(("benchmarks.gpu_checks", name, "cpu", store) for name in CHECKS),
+    ]
+    code = (RUN_WITHOUT + MAKE_AND_RUN).replace("{absent}", repr(ABSENT))
+    done = subprocess.run(
+        [sys.executable, "-c", code, store, *map(json.dumps, runs)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.split("done\n")[:-1]
+    return Path(store), [json.loads(text.splitlines()[-1]) for text in printed]
 
 
-def test_the_gpu_script_needs_few_packages(work, frozen):
-    ours = replace(work, store=str(frozen))
-    printed = run_without_packages(
-        RUN_MODULE, "benchmarks.training_runs", "ours", json.dumps(vars(ours))
-    )
-    assert json.loads(printed.splitlines()[-1])["tokens_per_s"] > 0
+@pytest.fixture(scope="module")
+def frozen(gpu_script) -> Path:
+    return gpu_script[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["packed = padded", "torch's random numbers = NumPy's", "exact resume"]
-)
-def test_checks_of_the_gpu_script_need_few_packages(frozen, name):
-    printed = run_without_packages(RUN_MODULE, "benchmarks.gpu_checks", name, "cpu", str(frozen))
-    assert json.loads(printed.splitlines()[-1])["note"]
+def test_the_gpu_script_needs_few_packages(gpu_script):
+    assert gpu_script[1][0]["tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks_of_the_gpu_script_need_few_packages(gpu_script, name):
+    assert gpu_script[1][1 + CHECKS.index(name)]["note"]
 
 
 def test_made_up_examples_are_masked_by_the_recipe(frozen):
@@ -280,13 +283,12 @@ def test_a_check_that_fails_says_by_how_much():
         gpu_checks._check(math.nan, torch.float32, "x")
 
 
-def test_a_work_survives_the_way_to_its_process(work):
-    code = "import benchmarks.training_runs as t; t.SYSTEMS['echo'] = lambda w: vars(w); t.main()"
+def test_a_work_survives_the_way_to_its_process(work, monkeypatch, capsys):
+    monkeypatch.setitem(training_runs.SYSTEMS, "echo", vars)
     values = json.dumps(vars(replace(work, seconds=3.5)))
-    done = subprocess.run(
-        [sys.executable, "-c", code, "echo", values], cwd=ROOT, capture_output=True, check=True
-    )
-    back = json.loads(done.stdout)
+    monkeypatch.setattr(sys, "argv", ["training_runs", "echo", values])
+    training_runs.main()
+    back = json.loads(capsys.readouterr().out)
     assert Work(**{**back, "model": tuple(back["model"])}) == replace(work, seconds=3.5)
 
 
@@ -324,3 +326,36 @@ def test_a_part_of_a_store_is_counted_and_compared_figure_by_figure(store, tmp_p
     path.write_text("\n".join([*lines[:place], f"{float(p) - 0.25}\t{gram}", *lines[place + 1 :]]))
     found = ngrams.compare(part, path, 3)
     assert found["largest_difference"] == pytest.approx(0.25)
+
+
+def test_the_plain_loop_computes_what_ours_does(tmp_path, monkeypatch) -> None:
+    """Same weights, no dropout: the same losses over three steps, and the weights come back."""
+    from benchmarks.sequence_to_sequence import number_tokenizer
+    from lmmodel.families import ModelConfig
+    from lmmodel.finetuner import start_model
+    from lmmodel.finetuning.fit import TaskLearner
+
+    lines = ["en\tde", *(f"{n} {n + 1} 7\t7 {n + 1}" + f" {n}" * (n % 3) for n in range(12))]
+    for name in ("train", "val"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(translation, "PAIRS", tmp_path)
+    shape = ModelConfig(family="transformer", num_hidden_layers=1, num_decoder_layers=2,
+                        hidden_size=16, num_attention_heads=2)  # fmt: skip
+    monkeypatch.setattr(translation, "SHAPE", shape)
+    settings = replace(
+        translation.SETTINGS, model=shape, dropout=0.0, precision="fp32", num_epochs=1,
+        columns=replace(translation.SETTINGS.columns, file_format="tsv"),
+    )  # fmt: skip
+    config, source, data = translation.prepared(settings, number_tokenizer(), tmp_path / "val")
+    ours, other = (
+        TaskLearner(start_model(source, config, data, seed=0), data.train, config, seed=0)
+        for _ in range(2)
+    )
+    loop = translation.PlainLoop(other, is_bf16=False)
+    rows = np.arange(len(data.train))
+    for _ in range(3):
+        assert loop.learn(rows) == pytest.approx(ours.learn(rows), abs=1e-4)
+    loop.model.write_into(other.model)
+    for name, weight in ours.model.backbone.named_parameters():
+        written = dict(other.model.backbone.named_parameters())[name]
+        assert (written - weight).abs().max() < 2e-3, name

@@ -17,15 +17,14 @@ from .options import (
     echo_part,
     echo_result,
     engine_options,
-    json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
     part_option,
-    quiet_option,
     reading_options,
     resolve,
+    result_options,
     say,
     set_option,
     start_engine,
@@ -75,8 +74,7 @@ recipe_option = click.option(
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def tag(
     corpus: tuple[str, ...], against: tuple[Path, ...], part: Part | None, engine: str,
     address: str | None, output: Path | str, num_workers: int | None, overwrite: bool,
@@ -120,8 +118,7 @@ def tag(
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def select(
     tags: Path, where: str | None, recipe: str | None, replace_pii: bool, output: Path,
     overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
@@ -156,8 +153,7 @@ def select(
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def clean(
     corpus: tuple[str, ...], where: str | None, recipe: str | None, against: tuple[Path, ...],
     tags: Path, output: Path, num_workers: int | None, overwrite: bool,
@@ -189,8 +185,7 @@ def clean(
 @click.command()
 @click.argument("one", type=FOLDER)
 @click.argument("other", type=FOLDER)
-@json_option
-@quiet_option
+@result_options
 def compare(one: Path, other: Path, as_json: bool, quiet: bool) -> None:
     """Say which documents one selection reads and another does not, why, with some to read.
 

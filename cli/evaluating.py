@@ -16,9 +16,8 @@ from .options import (
     PLACE,
     device_option,
     echo_result,
-    json_option,
     overwrite_option,
-    quiet_option,
+    result_options,
 )
 from .summaries import ProgressLine, aligned, evaluation_lines, figure, optional, size
 
@@ -79,8 +78,7 @@ MAX_SHOWN = 12  # labels whose confusion is printed
 )  # fmt: skip
 @layout_options("columns__")
 @device_option
-@json_option
-@quiet_option
+@result_options
 def evaluate(
     model: Path, data: Path | str | None, pairs_path: Path | None, rated_path: Path | None,
     by_source: bool, precision: PairPrecision | None, start_token: str | None,
@@ -320,8 +318,7 @@ def task_score_lines(result: FileScores) -> list[str]:
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@json_option
-@quiet_option
+@result_options
 def diagnose(run: Path, as_json: bool, quiet: bool) -> None:
     """What is wrong with a run, told from its curves, its data and its model; nothing is changed.
 
@@ -356,8 +353,7 @@ def diagnose(run: Path, as_json: bool, quiet: bool) -> None:
 )
 @click.option("--output", type=FOLDER, help="Run folder.  [default: runs/ORDERgram]")
 @overwrite_option
-@json_option
-@quiet_option
+@result_options
 def count(
     tokens: Path, order: int, output: Path | None, overwrite: bool, as_json: bool, quiet: bool
 ) -> None:

@@ -12,10 +12,9 @@ from .options import (
     LABELLED,
     device_option,
     echo_result,
-    json_option,
     overwrite_option,
-    quiet_option,
     resolve,
+    result_options,
     say,
     set_option,
 )
@@ -71,8 +70,7 @@ if TYPE_CHECKING:
 @overwrite_option
 @device_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def experts(
     runs: tuple[str, ...], validation: tuple[str, ...], domains: Any, dense: Path | None,
     parent: Path | None, output: Path, overwrite: bool, overrides: tuple[str, ...],

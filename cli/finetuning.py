@@ -20,10 +20,9 @@ from .options import (
     config_option,
     device_option,
     echo_result,
-    json_option,
     overwrite_option,
-    quiet_option,
     resolve,
+    result_options,
     seed_option,
     set_option,
 )
@@ -127,8 +126,7 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def finetune(
     run: Path | None, tokenizer_path: Path | None, train: Path, validation: Path | None,
     output: Path | None, overwrite: bool,
@@ -235,6 +233,7 @@ def finetuning_lines(result: FinetuneResult) -> list[str]:
     for one in result.seeds:
         mark = " *" if one.seed == result.kept_seed and len(result.seeds) > 1 else ""
         best = f"{one.best_epoch:g} of {one.num_epochs:g}"
+        best += f", mean of {one.num_averaged}" * (one.num_averaged > 1)
         rows.append((f"seed {one.seed}{mark}", *[figure(one.scores[n]) for n in names], best))
     if len(result.seeds) > 1:
         rows.append(("mean", *[figure(result.mean[name]) for name in names], ""))
@@ -246,6 +245,7 @@ def finetuning_lines(result: FinetuneResult) -> list[str]:
         f"{result.num_validation:,} to validate, in {duration(result.elapsed_s)}",
         *[f"  {line}" for line in aligned(rows)],
         *_counting_lines(result),
+        f"  padding: {result.padding.sentence}",
         *[f"  note: {note}" for note in result.notes],
         *_explanations(result),
     ]

@@ -1,4 +1,4 @@
-"""What `generate` asks of a run: to write about texts, or to go on with them."""
+"""What is asked of what writes: to write about texts, to go on with them or to restore them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ def write(
         [{"target": one.target, "score": one.score} for one in found],
         [line for one in found for line in (one.target, *[f"  {own}" for own in one.others])],
     )
+
+
+def restore(run: Path, texts: Sequence[str], device: str, top_k: int) -> Generated:
+    """Return guesses at texts with sentinels or masks."""
+    from lmmodel.predicting.written import load_writer
+
+    found = load_writer(run, device).restore(texts, top_k)
+    lines = []
+    for text, guesses in zip(texts, found, strict=True):
+        lines += [text, *[f"  {guess.probability:7.2%}  {guess.text}" for guess in guesses]]
+    return Generated(
+        [{"text": text, "guesses": json_values(own)}
+         for text, own in zip(texts, found, strict=True)],
+        [{"guesses": json_values(own)} for own in found], lines,
+    )  # fmt: skip
 
 
 def go_on(

@@ -14,10 +14,9 @@ from .options import (
     config_option,
     device_option,
     echo_result,
-    json_option,
     overwrite_option,
-    quiet_option,
     resolve,
+    result_options,
     say,
     set_option,
 )
@@ -45,8 +44,7 @@ MAX_LISTED = 3
 )
 @click.option("--adapter", is_flag=True, help="Of a branch of LoRA: its pairs alone, for PEFT.")
 @overwrite_option
-@json_option
-@quiet_option
+@result_options
 def export(
     run: Path, output: Path, onnx: bool, form: str | None, adapter: bool, overwrite: bool,
     as_json: bool, quiet: bool,
@@ -92,8 +90,7 @@ def export(
 @click.argument("output", type=FOLDER)
 @click.option("--parent", type=FOLDER, help="Of an adapter of PEFT: the run of its base model.")
 @overwrite_option
-@json_option
-@quiet_option
+@result_options
 def import_(
     folder: Path, output: Path, parent: Path | None, overwrite: bool, as_json: bool, quiet: bool
 ) -> None:
@@ -151,8 +148,7 @@ class Weights(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @click.option("--weights", type=Weights(), help="One for each RUN.  [default: equal ones]")
 @click.option("--output", type=FOLDER, required=True, help="Run folder to write.")
 @overwrite_option
-@json_option
-@quiet_option
+@result_options
 def merge(
     runs: tuple[Path, ...], weights: tuple[float, ...] | None, output: Path, overwrite: bool,
     as_json: bool, quiet: bool,

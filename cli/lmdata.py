@@ -25,15 +25,14 @@ from .options import (
     echo_part,
     echo_result,
     engine_options,
-    json_option,
     num_cores,
     num_workers_option,
     output_option,
     overwrite_option,
     part_option,
-    quiet_option,
     reading_options,
     resolve,
+    result_options,
     say,
     seed_option,
     set_option,
@@ -74,8 +73,7 @@ for verb in (*looking.VERBS, export):
 @click.argument("output", type=FOLDER, default="corpus")
 @click.option("--max-megabytes", type=click.FloatRange(min=0.01), help="Stop after this much text.")
 @overwrite_option
-@json_option
-@quiet_option
+@result_options
 def sample_corpus(
     output: Path, max_megabytes: float | None, overwrite: bool, as_json: bool, quiet: bool
 ) -> None:
@@ -123,8 +121,7 @@ def sample_corpus(
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def train_tokenizer(
     corpus: tuple[str, ...], engine: str, address: str | None, output: Path,
     num_workers: int | None, overwrite: bool, config_path: Path | None,
@@ -193,8 +190,7 @@ def train_tokenizer(
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def tokenize(
     corpus: tuple[str, ...], tokenizer_path: Path | None, shard_bytes: int | None,
     memory_bytes: int, selection_path: Path | None, verbose: bool, part: Part | None, engine: str,
@@ -212,7 +208,7 @@ def tokenize(
     Example: lmdata tokenize 'wiki/*.jsonl.zst' --tokenizer vocab.txt --output wiki-tokens
     """
     from lmdata.building.workers import start_tokenizing
-    from lmdata.settings import TokenizeConfig
+    from lmdata.settings import DEFAULT_TOKENIZER, TokenizeConfig
 
     start = time.perf_counter()
     config = resolve(
@@ -220,7 +216,10 @@ def tokenize(
     )
     # The workers load their kernels while this process imports what it needs.
     pool = start_engine("tokens", engine, address, num_workers)
-    with contextlib.closing(pool or start_tokenizing(num_workers or num_cores())) as workers:
+    pool = pool or start_tokenizing(
+        num_workers or num_cores(), tokenizer_path=tokenizer_path or DEFAULT_TOKENIZER
+    )
+    with contextlib.closing(pool) as workers:
         from lmdata.build import build_store
         from lmdata.building.resumable import PartDone
 
@@ -258,8 +257,7 @@ def tokenize(
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def mask(
     tokens: Path, recipe_name: str, epoch: int, engine: str, address: str | None, output: Path,
     seed: int | None, num_workers: int | None, overwrite: bool, config_path: Path | None,
@@ -294,8 +292,7 @@ def mask(
 
 @main.command()
 @click.argument("output", type=PLACE, default="tokens")
-@json_option
-@quiet_option
+@result_options
 def finish(output: Path | str, as_json: bool, quiet: bool) -> None:
     """End a build that was done in parts: put its units together and write the manifest.
 
@@ -315,8 +312,7 @@ def finish(output: Path | str, as_json: bool, quiet: bool) -> None:
 @main.command("clean-up")
 @click.argument("output", type=PLACE)
 @click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
-@json_option
-@quiet_option
+@result_options
 def clean_up(output: Path | str, dry_run: bool, as_json: bool, quiet: bool) -> None:
     """Remove what a dataset or an unfinished build has no use for, as killed workers leave it.
 

@@ -29,10 +29,11 @@ from .options import (
     json_option,
     overwrite_option,
     page_options,
-    quiet_option,
+    result_options,
     seed_option,
     set_option,
 )
+from .scoring import score
 from .summaries import (
     ProgressLine,
     objective_lines,
@@ -169,8 +170,7 @@ def main() -> None:
 @overwrite_option
 @config_option
 @set_option
-@json_option
-@quiet_option
+@result_options
 def train(
     data: Path | str | None, init_from: Path | None, teachers: tuple[Path, ...],
     output: Path | str | None, resume: bool, dry_run: bool, has_report: bool, overwrite: bool,
@@ -279,8 +279,7 @@ def families_of(objective: Definition) -> list[str]:
 )
 @page_options
 @device_option
-@json_option
-@quiet_option
+@result_options
 def report(
     runs: tuple[Path, ...], pairs_path: Path | None, output: Path | None, overwrite: bool,
     is_opened: bool, device: str | None, as_json: bool, quiet: bool,
@@ -376,6 +375,7 @@ main.add_command(export)
 main.add_command(import_)
 main.add_command(serve)
 main.add_command(merge)
+main.add_command(score)
 main.add_command(experts)
 for verb in (*predicting.VERBS, *answering.VERBS):
     main.add_command(verb)

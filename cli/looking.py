@@ -20,7 +20,7 @@ from .options import (
     json_option,
     overwrite_option,
     page_options,
-    quiet_option,
+    result_options,
     split_option,
 )
 from .summaries import (
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 @click.argument("dataset", type=PLACE)
 @click.option("--store", "store_path", type=FOLDER,
               help="Of example shards: the token store they were made from.")  # fmt: skip
-@json_option
-@quiet_option
+@result_options
 @click.pass_context
 def verify(
     context: click.Context, dataset: Path | str, store_path: Path | None, as_json: bool, quiet: bool
@@ -79,8 +78,7 @@ def recipes(as_json: bool) -> None:
 @click.argument("dataset", type=FOLDER, default="shards")
 @split_option
 @click.option("--plot", type=FOLDER, help="Picture to write: a .png, or an .html page.")
-@json_option
-@quiet_option
+@result_options
 def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bool) -> None:
     """Describe a token store or shards: lengths, fill, fertility, masks by position.
 
@@ -101,8 +99,7 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
 @click.command()
 @click.argument("dataset", type=FOLDER)
 @page_options
-@json_option
-@quiet_option
+@result_options
 def report(
     dataset: Path, output: Path | None, overwrite: bool, is_opened: bool, as_json: bool, quiet: bool
 ) -> None:
@@ -185,8 +182,7 @@ def tokenizers() -> None:
 @tokenizers.command()
 @click.argument("tokenizer", type=FOLDER)
 @click.argument("corpus", type=NAME, nargs=-1)
-@json_option
-@quiet_option
+@result_options
 def check(tokenizer: Path, corpus: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Say how a tokenizer's text is encoded, how fast, and what is odd about its files.
 
@@ -231,8 +227,7 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
 @click.option("--row-length", type=click.IntRange(min=1), metavar="TOKENS",
               help="Cut into rows of equal length.  [default: a row is a document]")  # fmt: skip
 @overwrite_option
-@json_option
-@quiet_option
+@result_options
 def export(
     tokens: Path | str, output: Path, format_name: str, end_token: str, row_length: int | None,
     overwrite: bool, as_json: bool, quiet: bool,

@@ -259,6 +259,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress, no summary.")
 
 
+def result_options(function: F) -> F:
+    """Whether a result is printed for machines, for people, or not at all."""
+    return json_option(quiet_option(function))
+
+
 def engine_options(function: F) -> F:
     """Who does the units of a build."""
     options = [

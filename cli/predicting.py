@@ -1,8 +1,7 @@
-"""What a run answers: `fill-mask`, `score`, `embed`, `generate`."""
+"""What a run answers: `fill-mask`, `embed`, `generate`."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,8 @@ from lmdata.config import json_values
 from lmdata.errors import counted
 
 from .experts import open_experts
-from .generating import go_on, write
+from .generating import go_on, restore, write
 from .inputs import (
-    TEXT,
     WINDOWED,
     Given,
     count_lines,
@@ -29,17 +27,17 @@ from .options import (
     device_option,
     echo_result,
     json_option,
-    quiet_option,
     resolve,
+    result_options,
     seed_option,
     set_option,
 )
-from .summaries import ProgressLine, aligned
+from .summaries import ProgressLine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from lmmodel.predicting.likelihood import Likelihoods, TextVectors
+    from lmmodel.predicting.likelihood import TextVectors
     from lmmodel.predicting.mask_filling import Filling
 
 
@@ -71,13 +69,18 @@ def fill_mask(
 ) -> None:  # fmt: skip
     """Fill in the masked places of texts; one longer than the model takes is an error.
 
+    Of a T5 sentinels stand for any number of words each (<extra_id_0>, <extra_id_1>, ...), which
+    are guessed together; a BART writes the whole text anew.
+
     \b
     Example: lmmodel fill-mask runs/wiki "The capital of France is [MASK]."
+    Example: lmmodel fill-mask runs/t5 "The <extra_id_0> of France is <extra_id_1>."
     Example: lmmodel fill-mask runs/wiki --held-out tokens/ --num-texts 8
     Example: lmmodel fill-mask runs/wiki --file prompts.txt --top-k 3 --json
     """
     from lmmodel.predicting.given import PLAIN
     from lmmodel.predicting.mask_filling import fill_mask as fill
+    from lmmodel.predicting.written import restores
     from lmmodel.routing.folder import is_experts
     from lmmodel.trained import load_run
 
@@ -89,6 +92,12 @@ def fill_mask(
         raise click.UsageError("--num-texts is for --held-out")
     with writing_answers(output, overwrite=overwrite) as partial:
         given = read_given(texts, file, PLAIN, **layout)
+        if restores(run):
+            restored = restore(run, given.texts, device or "auto", top_k)
+            write_answers(partial, output, given, restored.columns)
+            return echo_answers(
+                given, restored.values, restored.lines, output=output, as_json=as_json
+            )
         if is_experts(run):
             filled = open_experts(run, device).fill_mask(given.texts, top_k=top_k)
         else:
@@ -125,78 +134,9 @@ def _fill_held_out(
 @click.command()
 @click.argument("run", type=FOLDER)
 @text_options
-@click.option(
-    "--start-token",
-    metavar="PIECE",
-    type=TEXT,
-    help="Of a causal model: begin with this piece, so that the first token is scored too.",
-)
-@device_option
-@json_option
-def score(
-    run: Path, texts: tuple[str, ...], file: str | None, output: Path | None, overwrite: bool,
-    start_token: str | None, device: str | None, as_json: bool, **layout: Any,
-) -> None:  # fmt: skip
-    """How likely a model finds texts, in nats: in all, per token and per byte.
-
-    A causal model gives the log-likelihood; its first token is given, not scored (an n-gram model
-    knows what begins a text, and scores it). A masked model
-    gives the pseudo-log-likelihood: each token masked in turn. Texts longer than the model takes
-    are read in windows that overlap by half; how many is in the result.
-
-    \b
-    Example: lmmodel score runs/wiki "The cat sleeps." "The cat sleep."
-    Example: lmmodel score runs/wiki --file reviews.csv --text-field body --output scored.csv
-    """
-    from lmmodel.predicting.given import PLAIN
-
-    with writing_answers(output, overwrite=overwrite) as partial:
-        given = read_given(texts, file, PLAIN, **layout)
-        kind, found = _score(run, given.texts, start_token, device or "auto", quiet=as_json)
-        records = score_records(given.texts, found)
-        columns = [{n: v for n, v in record.items() if n != "text"} for record in records]
-        write_answers(partial, output, given, columns)
-    counts = {WINDOWED: found.num_windowed} if found.num_windowed else {}
-    echo_answers(
-        given, records, score_lines(kind, records), counts, output=output, as_json=as_json,
-        score=kind,
-    )  # fmt: skip
-
-
-def _score(
-    run: Path, texts: Sequence[str], start_token: str | None, device: str, *, quiet: bool
-) -> tuple[str, Likelihoods]:
-    """Return what the scores of texts are, and the scores."""
-    from lmmodel.counting.folder import is_ngrams
-    from lmmodel.predicting.likelihood import log_likelihoods
-    from lmmodel.routing.folder import is_experts
-    from lmmodel.trained import load_run
-
-    if is_experts(run):
-        if start_token is not None:
-            raise click.UsageError(f"{run} holds experts: leave --start-token out")
-        team = open_experts(run, device)
-        kind = "log-likelihood" if team.runs[-1].is_causal else "pseudo-log-likelihood"
-        return kind, team.score(texts)
-    if is_ngrams(run):
-        from lmmodel.ngrams import load_ngrams
-
-        if start_token is not None:
-            raise click.UsageError(f"{run} holds an n-gram model: leave --start-token out")
-        return "log-likelihood", load_ngrams(run).score(texts)
-    model = load_run(run, device=device)
-    with ProgressLine("scoring", unit="tokens", quiet=quiet) as line:
-        found = log_likelihoods(model, texts, start_token=start_token, progress=line.update)
-    return "log-likelihood" if model.is_causal else "pseudo-log-likelihood", found
-
-
-@click.command()
-@click.argument("run", type=FOLDER)
-@text_options
 @click.option("--no-normalize", is_flag=True, help="Leave vectors as long as they are.")
 @device_option
-@json_option
-@quiet_option
+@result_options
 def embed(
     run: Path, texts: tuple[str, ...], file: str | None, output: Path | None, overwrite: bool,
     no_normalize: bool, device: str | None, as_json: bool, quiet: bool, **layout: Any,
@@ -337,38 +277,6 @@ def filling_lines(
     return lines
 
 
-def score_records(texts: Sequence[str], found: Likelihoods) -> list[dict[str, Any]]:
-    """Return the log-likelihood of each text, in nats; None a token where none was scored."""
-    columns = zip(
-        texts, found.total, found.num_tokens, found.per_token, found.per_byte, strict=True
-    )
-    return [
-        {
-            "text": text,
-            "log_likelihood": float(total),
-            "num_tokens": int(num_tokens),
-            "per_token": None if math.isnan(per_token) else float(per_token),
-            "per_byte": float(per_byte),
-        }
-        for text, total, num_tokens, per_token, per_byte in columns
-    ]
-
-
-def score_lines(kind: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a table: nats, nats a token, nats a byte, text."""
-    rows = [(kind, "a token", "a byte", "text")]
-    rows += [
-        (
-            f"{record['log_likelihood']:.4f}",
-            "" if record["per_token"] is None else f"{record['per_token']:.4f}",
-            f"{record['per_byte']:.4f}",
-            record["text"],
-        )
-        for record in records
-    ]
-    return aligned(rows)
-
-
 def filling_columns(filled: Sequence[Sequence[Sequence[Filling]]]) -> list[dict[str, Any]]:
     """Return the text with the best guesses of its first mask, and the guesses for every mask."""
     return [
@@ -377,4 +285,4 @@ def filling_columns(filled: Sequence[Sequence[Sequence[Filling]]]) -> list[dict[
     ]
 
 
-VERBS = (fill_mask, score, embed, generate)
+VERBS = (fill_mask, embed, generate)

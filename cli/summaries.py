@@ -234,10 +234,8 @@ def flow_line(name: str, flow: Flow) -> str:
 
     Example:
         >>> from lmdata.schema import Flow
-        >>> flow_line("tokens", Flow(read=5, written={"train": 3}, dropped={"empty": 2}))
-        '  tokens                5 in = 3 out + 2 dropped (2 empty)'
-        >>> flow_line("characters", Flow(read=5, written={"come back": 5}, dropped={}))
-        '  characters            5 in = 5 out + 0 dropped, of a sample'
+        >>> flow_line("characters", Flow(read=5, written={"come back": 3}, dropped={"lost": 2}))
+        '  characters            5 in = 3 out + 2 dropped (2 lost), of a sample'
     """
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in flow.dropped.items() if count)
     return (
@@ -330,6 +328,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",
+        f"padding     {plan.padding.sentence}",
         f"same bits   on any number of cores with --set batch.min_micro_batches={num_cut}",
         f"time        {duration(plan.expected_s)}",
     ]
@@ -354,6 +353,7 @@ def training_lines(summary: Summary) -> list[str]:
         lines.append(f"  training loss   {summary.loss:.4f}")
     if summary.evaluation is not None:
         lines += evaluation_lines(summary.evaluation)
+    lines.append(f"  padding         {summary.padding.sentence}")
     lines += [f"  {one.sentence}" for one in (summary.forgotten,) if one is not None]
     return lines + [f"  note: {note}" for note in summary.notes]
 

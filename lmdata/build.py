@@ -21,7 +21,7 @@ from lmdata.errors import ConfigError, CorpusError, LmdataError, MismatchError
 from lmdata.files import Kind, output_errors, writing_folder
 from lmdata.reading.sources import Source, survey_sources
 from lmdata.schema import Manifest
-from lmdata.settings import CorpusConfig, TokenizeConfig, TokenizerConfig
+from lmdata.settings import DEFAULT_TOKENIZER, CorpusConfig, TokenizeConfig, TokenizerConfig
 from lmdata.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, save_tokenizer
 from lmdata.tokens import DEFAULT_MEMORY_BYTES, finish_store, tokenize_corpus
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lmdata.corpus import Documents
     from lmdata.tagging.manifests import TagManifest
 
-DEFAULT_TOKENIZER = Path("tokenizer")
 _MOST_UNKNOWN = 0.02  # of the characters, before the default tokenizer is of another kind
 TOKENIZER = Kind(
     "a tokenizer", lambda folder: (folder / "tokenizer_config.json").is_file(), TOKENIZER_FILES

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.errors import CorpusError
-from lmdata.ragged import Ragged, offsets_of
+from lmdata.ragged import Ragged, frozen, offsets_of
 from lmdata.reading.blank_lines import align_offset, find_blank_documents
 from lmdata.reading.readers import read_records
 from lmdata.reading.records import Reading, Records, Rejections, no_records
@@ -146,7 +146,7 @@ def _clean(reading: Reading, records: Records) -> Documents:
         message = reading.too_large(where, int(lengths[row]))
         reading.rejections.reject("too-large", int(lengths[row]), message)
         keep[row] = False
-    blank = keep & find_blank_documents(text, offsets)
+    blank = keep & find_blank_documents(frozen(text), offsets)
     if blank.any():
         reading.rejections.add("empty", int(blank.sum()), int(lengths[blank].sum()))
         keep &= ~blank

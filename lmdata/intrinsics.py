@@ -1,4 +1,4 @@
-"""What Numba lacks: a quick start in processes of our own, uncounted arrays, three instructions.
+"""What Numba lacks: a quick start in processes of our own, uncounted arrays, four instructions.
 
 Before it runs the first compiled function, Numba loads all that compiling may take: the types and
 code of everything it knows (0.2 s), every extension that any installed package registers
@@ -11,13 +11,23 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import caching, cgutils, entrypoints
 from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
+
+int64 = cast("Callable[[Any], int]", np.int64)
+boolean = cast("Callable[[Any], bool]", np.bool_)
+"""NumPy's for kernels, whose numbers mypy takes for Python's.
+
+A plain number that one kernel gives to another, or that a variable begins with, is a type of its
+own to Numba: the other kernel is compiled for it as well. `int64(0)` is a number like any other.
+"""
 
 
 def start_numba() -> None:
@@ -43,9 +53,11 @@ def _load_overload(cache: caching.Cache, signature: Any, target_context: Any) ->
         return cache._load_overload(signature, target_context)  # type: ignore[no-untyped-call]
 
 
-def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.gep(array.data, [arguments[1]])
+def _address(context: Any, builder: Any, signature: Any, arguments: Any, place: int = 0) -> Any:
+    """Return the address of an array's item, of the arguments from a place on: array, index."""
+    kind, (array, index) = signature.args[place], arguments[place : place + 2]
+    data: Any = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [index])
 
 
 def _borrowed(_context: Any, array: Any) -> Any:
@@ -76,6 +88,23 @@ def _load8(_context: Any, array: Any, index: Any) -> Any:
     return types.uint64(array, types.intp), generate
 
 
+def _copy(_context: Any, target: Any, at: Any, source: Any, start: Any, size: Any) -> Any:
+    """Copy items of an array to a place in another one, both of one type.
+
+    What assigning a slice does, whose check of shapes takes seconds to compile.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to = _address(context, builder, signature, arguments)
+        begin = _address(context, builder, signature, arguments, 2)
+        item_bytes = context.get_abi_sizeof(context.get_data_type(target.dtype))
+        copied: Any = cgutils.raw_memcpy
+        copied(builder, to, begin, arguments[4], item_bytes)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), generate
+
+
 def _prefetch(_context: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of an array element that is about to be read."""
 
@@ -103,5 +132,6 @@ def _trailing_zeros(_context: Any, value: Any) -> Any:
 # Callers see the signature without the typing context, which no annotation of Numba's can say.
 borrowed: Any = intrinsic(_borrowed)
 load8: Any = intrinsic(_load8)
+copy: Any = intrinsic(_copy)
 prefetch: Any = intrinsic(_prefetch)
 trailing_zeros: Any = intrinsic(_trailing_zeros)

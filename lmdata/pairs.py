@@ -9,7 +9,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import below, below_wide, int64, philox_block
+from lmdata.intrinsics import boolean, int64
+from lmdata.viewing.rng_kernels import below, below_wide, philox_block
 from lmdata.viewing.store_table import (
     StoreTable,
     find_block,
@@ -49,7 +50,7 @@ _MOST_ATTEMPTS = 1024  # at documents, nearly all of which are empty then
 def target_length(rules: WalkRules, row: int, duplicate: int) -> int:
     """Return the target length of a document in one pass (rule 6)."""
     k0, k1 = rules.length_key
-    short, w1, w2, _ = philox_block(k0, k1, row, duplicate, 0)
+    short, w1, w2, _ = philox_block(k0, k1, row, duplicate, int64(0))
     if short >= rules.short_word:
         return rules.capacity
     return 2 + below_wide(w1, w2, rules.capacity - 1)
@@ -123,11 +124,11 @@ def _cut_pair(rules: WalkRules, span: np.ndarray) -> None:
     new_a, new_b = truncated_lengths(length_a, length_b, rules.capacity)
     if new_a < length_a:
         span[A_START] += dropped_in_front(
-            rules.truncate_key, span[A_ROW], span[ORDINAL], False, length_a - new_a
+            rules.truncate_key, span[A_ROW], span[ORDINAL], boolean(False), length_a - new_a
         )
     if new_b < length_b:
         span[B_START] += dropped_in_front(
-            rules.truncate_key, span[A_ROW], span[ORDINAL], True, length_b - new_b
+            rules.truncate_key, span[A_ROW], span[ORDINAL], boolean(True), length_b - new_b
         )
     span[A_LENGTH], span[B_LENGTH] = new_a, new_b
 
@@ -155,7 +156,7 @@ def _next_chunk(
     if num_sentences < rules.min_sentences:
         return start, start, start, False, end
     k0, k1 = rules.pair_key
-    split_word, random_word, _, _ = philox_block(k0, k1, row, ordinal, 0)
+    split_word, random_word, _, _ = philox_block(k0, k1, row, ordinal, int64(0))
     a_end = start + 1
     if num_sentences >= 2:
         a_end += below(split_word, num_sentences - 1)
@@ -250,7 +251,7 @@ def _random_segment(
     first, stop = sentence_range(table, block, other)
     lengths = lengths_until(table, block, stop)
     start = first + below_wide(w2, w3, stop - first)
-    end = chunk_end(lengths, start, stop, wanted, 1)
+    end = chunk_end(lengths, start, stop, wanted, int64(1))
     span[B_ROW], span[B_BLOCK] = other, block
     span[B_START] = token_start(table, block, start)
     span[B_LENGTH] = lengths[start:end].sum()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import numpy.typing as npt
 Values = npt.NDArray[np.generic]
 Integers = npt.NDArray[np.integer]
 Offsets = npt.NDArray[np.int64]
+Item = TypeVar("Item", bound=np.generic)
 
 # Rows that follow each other are copied as one piece where a piece has so many items on average;
 # shorter ones are gathered item by item.
@@ -152,3 +154,15 @@ def ranges(starts: Integers, lengths: Integers) -> Offsets:
     offsets = offsets_of(lengths)
     shifts = np.repeat(starts.astype(np.int64, copy=False) - offsets[:-1], lengths)
     return np.arange(offsets[-1]) + shifts
+
+
+def frozen(array: npt.NDArray[Item]) -> npt.NDArray[Item]:
+    """Return a read-only view: one compiled kernel serves what can and can't be written to.
+
+    Example:
+        >>> frozen(np.arange(3)).flags.writeable
+        False
+    """
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view

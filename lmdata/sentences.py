@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.intrinsics import borrowed
+from lmdata.ragged import frozen
 from lmdata.splitting import SPLITTER_VERSION as SPLITTER_VERSION
 from lmdata.splitting.line_wrapping import is_deliberate_break, page_width
 from lmdata.splitting.sentence_rules import (
@@ -86,8 +87,7 @@ def find_sentence_starts(
         raise ValueError(f"offsets must run from 0 to the text's {text.size} bytes")
     if mode == "none":
         return offsets[:-1][np.diff(offsets) > 0]
-    text = np.ascontiguousarray(text, np.uint8).view()
-    text.flags.writeable = False  # one compiled kernel for Arrow's read-only buffers and others
+    text = frozen(np.asarray(text, np.uint8))
     rules = _rules()
     triggers = trigger_bytes(rules.classes) if mode == "rules" else np.arange(256) == 0x0A
     starts = np.empty(_num_triggers(text, triggers) + offsets.size, np.int64)

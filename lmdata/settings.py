@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 Format = Literal["txt", "jsonl", "parquet", "arrow", "csv", "tsv", "warc", "html"]
@@ -34,6 +34,7 @@ COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".xz": "xz",
 Model = Literal["wordpiece", "bpe", "unigram"]
 Splits = Literal["gpt2", "gpt4"]
 DEFAULT_SHARD_BYTES = 256_000_000
+DEFAULT_TOKENIZER = Path("tokenizer")  # taken where it is there, else made
 WIDE_JACCARD = 0.5  # from which on documents are of one component
 
 # Codecs of Python that are no encoding of a file: escapes of source code, parts of host names.

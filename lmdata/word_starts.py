@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from lmdata.errors import TokenizerError
 from lmdata.pre_tokens import METASPACE, Alphabet, spell
+from lmdata.ragged import frozen
 from lmdata.tokenizer_classes import steps_of
 
 I64 = npt.NDArray[np.int64]
@@ -83,7 +84,7 @@ class WordRule(NamedTuple):
         """
         found = np.zeros(len(ids), np.bool_)
         rows = np.array([0, len(ids)]) if offsets is None else offsets.astype(np.int64)
-        _compiled_follow()(ids, rows, self, found)
+        _compiled_follow()(frozen(ids), rows, self, found)
         return found
 
 

@@ -22,8 +22,9 @@ from lmmodel.batch import SOURCE, TARGET, Batch, Stream
 from lmmodel.cores import dropout, look_up
 from lmmodel.errors import FitError
 from lmmodel.families import NUM_BUCKETS, ModelConfig
-from lmmodel.layers.attention import Kernel, KeyValues, attention
+from lmmodel.layers.attention import JOINED, Kernel, attention
 from lmmodel.layers.masks import Mask, Side
+from lmmodel.layers.memory import KeyValues
 from lmmodel.model import (
     Embeddings,
     Layer,
@@ -222,7 +223,7 @@ class EncoderDecoder(Transformer):
         x = dropout(self.embeddings(target).to(self.compute_dtype), p)
         side = Side(target.cu_seqlens, target.max_seqlen)
         bias = self.relative_bias(target.max_seqlen) if past is None else None
-        sight = Sight(side, Mask(is_causal=True, bias=bias), None, self.kernel, past)
+        sight = Sight(side, Mask(is_causal=True, bias=bias), None, self._kernel(x.device), past)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             own = sight if past is None else replace(sight, layer=i)
@@ -233,9 +234,16 @@ class EncoderDecoder(Transformer):
     def read(self, source: Stream) -> Source:
         """Return what the encoder makes of a stream."""
         hidden = self.encoder(
-            source, self.embeddings.tokens.weight, self.compute_dtype, self.kernel
-        )
+            source, self.embeddings.tokens.weight, self.compute_dtype,
+            self._kernel(source.input_ids.device),
+        )  # fmt: skip
         return Source(hidden, Side(source.cu_seqlens, source.max_seqlen))
+
+    def _kernel(self, device: torch.device) -> Kernel | None:
+        """Return the kernel of all attention; None: what suits a shape."""
+        if self.kernel is None and device.type == "cpu" and not torch.compiler.is_compiling():
+            return JOINED
+        return self.kernel
 
     def relative_bias(self, length: int) -> Tensor | None:
         """Return what is added to the decoder's scores: (H, L, L), None where nothing is."""
@@ -257,12 +265,13 @@ class Written(KeyValues):
         config = model.config
         num = source.num_sequences * num_beams
         shape = (num, config.num_attention_heads, 0, config.head_size)
-        super().__init__(config.num_decoder_layers or 0, shape, source.cu_seqlens.device)
+        device = source.cu_seqlens.device
+        super().__init__(config.num_decoder_layers or 0, shape, device, model.compute_dtype)
         self.length = 0  # tokens of each hypothesis that are remembered
         self._model = model
         self._bias = model.relative_bias(1)
         hidden = model.read(source).hidden
-        place = torch.arange(source.max_seqlen, device=source.cu_seqlens.device)
+        place = torch.arange(source.max_seqlen, device=device)
         starts, lengths = source.cu_seqlens[:-1].long(), source.cu_seqlens.diff()
         rows = (starts[:, None] + place).clamp(max=max(source.num_tokens - 1, 0))  # (S, U')
         self.seen = (place < lengths[:, None])[:, None, None]  # (S, 1, 1, U')

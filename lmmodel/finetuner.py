@@ -29,10 +29,12 @@ from lmmodel.finetuning.folder import (
     save_model,
 )
 from lmmodel.model import Transformer
+from lmmodel.packing import Padding
 from lmmodel.saving.branch import hash_weights
 from lmmodel.saving.metrics import METRICS_NAME
 from lmmodel.saving.run import RECORD_NAME, WEIGHTS_NAME
 from lmmodel.tasks.examples import Predictions, TaskExamples
+from lmmodel.tasks.known import find_task
 from lmmodel.tasks.model import TaskModel, adopt_weights, make_task_model
 from lmmodel.tasks.scores import mean_and_spread
 from lmmodel.tasks.task import Scores
@@ -49,6 +51,7 @@ FINE_TUNED = Kind(
     TOKENIZER_FILES
     | {RECORD_NAME, WEIGHTS_NAME, METRICS_NAME, SCORES_NAME, CONFUSION_NAME, SCATTER_NAME},
 )
+NUM_AVERAGED = 5  # last evaluations of random weights that learn to write
 DEFAULT_LENGTH = 128  # tokens, as the shards of pretraining have by default
 
 
@@ -60,6 +63,7 @@ class SeedResult:
     scores: Scores
     best_epoch: float
     num_epochs: float  # trained until it was stopped
+    num_averaged: int  # evaluations whose weights the best are the mean of; 1: of no others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,7 @@ class FinetuneResult:
     samples: tuple[tuple[str, str, str], ...]  # sources, what was written, what is right
     notes: tuple[str, ...]  # what was guessed, or is remarkable
     trained: Trained  # what of the model moved
+    padding: Padding  # of the first micro-batches
     picture: Path | None
     elapsed_s: float
 
@@ -201,12 +206,15 @@ def resolve_config(config: FinetuneConfig, source: Source) -> FinetuneConfig:
             f"max_seq_length={config.max_seq_length} exceeds the {most} positions of {source.name}"
         )
     device = resolve_device(config.device)
+    is_new = config.from_scratch or source.weights is None
+    is_averaged = is_new and find_task(config.task).writes
     return dataclasses.replace(
         config,
         max_seq_length=config.max_seq_length or min(most, DEFAULT_LENGTH),
         lr=config.peak_lr(source.model.hidden_size),
         model=None if config.model is None else source.model,
-        from_scratch=config.from_scratch or source.weights is None,
+        from_scratch=is_new,
+        num_averaged=config.num_averaged or (NUM_AVERAGED if is_averaged else 1),
         device="cuda" if device.type == "cuda" else "cpu",
         precision=resolve_precision(config.precision, device),
     )
@@ -265,7 +273,7 @@ def _make_result(
         best_score=config.best_score,
         seeds=tuple(
             SeedResult(seed=one.seed, scores=one.best.scores, best_epoch=one.best.epoch,
-                       num_epochs=one.num_epochs)
+                       num_epochs=one.num_epochs, num_averaged=one.best.num_averaged)
             for one in fits
         ),
         mean={name: mean for name, (mean, _) in table.items()},
@@ -279,6 +287,7 @@ def _make_result(
         samples=data.task.samples(data.rows, data.predict(best.best.logits), data.references),
         notes=data.notes,
         trained=best.trained,
+        padding=best.padding,
         picture=_picture(data, best, output),
         elapsed_s=0.0,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from lmdata.ragged import offsets_of
 from lmmodel.adapters import LoraLinear
 from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.cores import map_in_order, num_cores
-from lmmodel.layers.attention import KeyValues
+from lmmodel.layers.memory import KeyValues
 from lmmodel.model import Linear, Transformer, VocabularyHead
 
 BatchT = TypeVar("BatchT")

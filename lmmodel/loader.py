@@ -18,7 +18,7 @@ from lmdata.batch import ExampleBatch, concatenate
 from lmdata.order import batch_rows
 from lmmodel.batch import Batch, pad_batch, spare_sequences
 from lmmodel.data import Rows
-from lmmodel.layers.masks import round_up
+from lmmodel.layers.buckets import round_up
 from lmmodel.objectives import Objective
 from lmmodel.packing import (
     LEAST_TOKENS,
@@ -193,7 +193,7 @@ def to_batch(examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples) -
     """Return examples as one packed batch of torch tensors, padded if the shape is static."""
     batch = pack(examples, shape.max_seqlen)
     if shape.is_rounded:
-        return _round_batch(batch)
+        return round_batch(batch)
     if not shape.is_static:
         return batch
     return pad_batch(
@@ -204,7 +204,7 @@ def to_batch(examples: ExampleBatch, shape: Shape, pack: Pack = pack_examples) -
     )
 
 
-def _round_batch(batch: Batch) -> Batch:
+def round_batch(batch: Batch) -> Batch:
     """Return the batch with its tokens and labels filled up to one of 16 numbers an octave."""
     num_tokens = {
         name: round_up(stream.num_tokens, num_digits=5) for name, stream in batch.streams.items()

@@ -27,8 +27,9 @@ from lmmodel.cores import cast, dropout, look_up
 from lmmodel.device import memory_bytes
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import ModelConfig
-from lmmodel.layers.attention import Kernel, KeyValues, attention
+from lmmodel.layers.attention import Kernel, attention
 from lmmodel.layers.masks import Mask, Side
+from lmmodel.layers.memory import KeyValues
 
 
 class Linear(nn.Linear):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -152,6 +153,41 @@ def addresses_of(examples: ExampleBatch) -> np.ndarray:
     known = examples.arrays()
     columns = [known["epoch"][example], known["row"][example], start]
     return np.stack(columns, axis=1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Shares of computed tokens that are none, in [0, 1]."""
+
+    ratio: float  # of micro-batches as they are: static shapes are filled up
+    padded_ratio: float  # if each were filled up to its longest sequence, in each stream
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told."""
+        ratio = f"{self.ratio:.1%} of a micro-batch" if self.ratio else "none"
+        return f"{ratio}; padded batches would waste {self.padded_ratio:.1%}"
+
+
+def padding_of(batches: Sequence[Batch], num_tokens: int) -> Padding:
+    """Return what is padding in micro-batches that hold so many tokens, queries left out.
+
+    Example:
+        >>> batch = make_batch(torch.arange(6), torch.tensor([1, 5]))
+        >>> padding_of([batch], 6)
+        Padding(ratio=0.0, padded_ratio=0.4)
+    """
+    num_computed = num_padded = 0
+    for batch in batches:
+        for name, stream in batch.streams.items():
+            if name != QUERIES:
+                lengths = stream.cu_seqlens.diff()
+                num_computed += stream.num_tokens
+                num_padded += int((lengths > 0).sum()) * int(lengths.max())
+    return Padding(
+        round(1 - num_tokens / max(num_computed, 1), 4),
+        round(1 - min(1.0, num_tokens / max(num_padded, 1)), 4),
+    )
 
 
 def _tensor(array: np.ndarray, dtype: type[np.integer]) -> torch.Tensor:

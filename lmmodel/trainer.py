@@ -30,6 +30,7 @@ from lmmodel.device import (
 from lmmodel.errors import ResumeError
 from lmmodel.layers.attention import Kernel
 from lmmodel.objectives import num_parameters
+from lmmodel.packing import Padding
 from lmmodel.pair_files import open_training_data
 from lmmodel.record import CHECKPOINTS_NAME, check_output
 from lmmodel.saving.checkpoint import list_checkpoints
@@ -147,9 +148,10 @@ def begin(
         prepared = prepare(resolved, data, device, processes)
         num_steps = _count_steps(prepared, output, started_s)
         origin = start.origin if start else None
-        record = new_record(resolved, num_steps, data, _environment(prepared), origin)
+        probed = probe(prepared.loader)
+        record = new_record(resolved, num_steps, data, _environment(prepared, probed), origin)
         weights = _first_weights(resolved, origin)
-        trainer = _make_trainer(prepared, record, weights, output, progress)
+        trainer = _make_trainer(prepared, record, weights, output, progress, probed.padding)
         if processes.is_main:
             create_run(output, record, data.tokenizer, overwrite=overwrite)
         trainer.send = send
@@ -188,7 +190,8 @@ def go_on(
             if resolved.trainable != "full" or not list_checkpoints(output / CHECKPOINTS_NAME):
                 weights = _first_weights(resolved, record.origin)
             prepared = prepare(resolved, data, device, processes)
-            trainer = _make_trainer(prepared, record, weights, output, progress)
+            padding = probe(prepared.loader).padding
+            trainer = _make_trainer(prepared, record, weights, output, progress, padding)
             trainer.load_latest()
             trainer.send = send
             return trainer.run()
@@ -242,6 +245,7 @@ def _make_trainer(
     weights: Mapping[str, torch.Tensor] | None,
     output: Path,
     report: Listener | None,
+    padding: Padding,
 ) -> Trainer:
     config, device, processes = prepared.config, prepared.device, prepared.processes
     loader = prepared.loader.lasting(record.num_steps)
@@ -256,7 +260,7 @@ def _make_trainer(
     )
     trainer = Trainer(
         config, record, learner, reporter, prepared.held_out, prepared.prompts, output,
-        parents=prepared.parents, is_main=processes.is_main,
+        parents=prepared.parents, padding=padding, is_main=processes.is_main,
     )  # fmt: skip
     trainer.notes += prepared.notes
     return trainer
@@ -278,9 +282,9 @@ def _with_cut_of(config: TrainConfig, began: TrainConfig) -> TrainConfig:
     return replace(config, batch=batch)
 
 
-def _environment(prepared: Prepared) -> dict[str, str | int]:
+def _environment(prepared: Prepared, probed: Probe) -> dict[str, str | int]:
     """Return the machine, and the attention kernels that it takes."""
-    kernels = attention_kernels(prepared.config, probe(prepared.loader).batches)
+    kernels = attention_kernels(prepared.config, probed.batches)
     return {
         **describe_environment(prepared.device),
         "num_processes": prepared.processes.size,
@@ -304,6 +308,7 @@ class Plan:
     device_memory_bytes: int
     expected_s: float
     attention: tuple[Kernel, ...]  # kernels of the first steps
+    padding: Padding  # of their micro-batches
 
 
 def plan(config: TrainConfig, data_path: Path | str) -> Plan:
@@ -345,4 +350,5 @@ def _make_plan(prepared: Prepared, probed: Probe, pace: Pace, flops: int) -> Pla
         device_memory_bytes=memory_bytes(prepared.device),
         expected_s=pace.expected_s(num_steps, config),
         attention=attention_kernels(config, probed.batches),
+        padding=probed.padding,
     )

@@ -23,8 +23,9 @@ from lmmodel.batch import QUERIES, TOKENS, Batch, Stream
 from lmmodel.cores import cast, dropout
 from lmmodel.errors import FitError
 from lmmodel.families import ModelConfig
-from lmmodel.layers.attention import Kernel, KeyValues, attention
+from lmmodel.layers.attention import Kernel, attention
 from lmmodel.layers.masks import Mask, Side
+from lmmodel.layers.memory import KeyValues
 from lmmodel.layers.relative import Relative
 from lmmodel.model import Layer, Linear, Transformer, take
 

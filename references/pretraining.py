@@ -23,6 +23,7 @@ from lmdata.word_starts import fixed_rule
 
 Document = list[list[int]]
 CLS, SEP, MASK, PAD, UNK = 1, 2, 3, 0, 4
+_BLOCK = 64  # words that are drawn at once: they cost what one does
 SPECIALS = {"cls": CLS, "sep": SEP, "mask": MASK, "pad": PAD, "unk": UNK, "eos": None, "bos": None}
 
 
@@ -82,16 +83,22 @@ class AddressedDraws:
     duplicate: int = 0
     ordinal: int = 0
     masked: tuple[int, int] | None = None
-    keys: dict[str, tuple[int, int]] = field(default_factory=dict)
+    drawn: dict[tuple[str, int, int, int], list[int]] = field(default_factory=dict)
 
     def at(self, row: int, duplicate: int, ordinal: int) -> None:
         self.row, self.duplicate, self.ordinal = row, duplicate, ordinal
+        self.drawn.clear()
 
     def word(self, purpose: str, part: int, position: int, example: int | None = None) -> int:
-        key = self.keys.setdefault(purpose, stream_key(self.seed, purpose, self.epoch))
         example = self.row if example is None else example
-        address = [np.array([value], np.int64) for value in (example, position, part)]
-        return int(draw(key, *address)[0])
+        block, place = divmod(position, _BLOCK)
+        address = (purpose, example, part, block)
+        if address not in self.drawn:
+            key = stream_key(self.seed, purpose, self.epoch)
+            positions = block * _BLOCK + np.arange(_BLOCK)
+            words = draw(key, np.full(_BLOCK, example), positions, np.full(_BLOCK, part))
+            self.drawn[address] = words.tolist()
+        return self.drawn[address][place]
 
     def _wide(self, purpose: str, part: int, position: int, bound: int) -> int:
         high, low = (self.word(purpose, part, position + index) for index in (0, 1))

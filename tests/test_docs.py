@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import make_text, succeed
-from tests.lmdata.builds import InlineWorkers
+from tests.lmdata.builds import start_no_processes
 
 PAGE = (Path(__file__).parents[1] / "docs" / "using-a-model.md").read_text(encoding="utf-8")
 SERVING = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -49,8 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("reviews", "train", "validation"):
         (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
-        patch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
+        start_no_processes(patch)
         patch.chdir(folder)
         for command in (
             "lmdata train-tokenizer corpus --set allow_smaller=true --vocab-size 300",
@@ -75,8 +74,7 @@ def test_an_example_in_python_runs(
 def test_ten_commands_lead_from_text_to_a_classifier(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
-    monkeypatch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
+    start_no_processes(monkeypatch)
     monkeypatch.chdir(tmp_path)
     for name in ("corpus", "train.tsv", "validation.tsv"):
         (tmp_path / name).symlink_to(folder / name)

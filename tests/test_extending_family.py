@@ -19,14 +19,9 @@ from lmmodel.handover.stock_families import STOCK_FAMILIES
 from lmmodel.importing import import_checkpoint
 from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.trainer import train
-from tests.lmmodel.conftest import TINY, make_store
+from tests.lmmodel.conftest import TINY
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding-a-family.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import plan, train
 from tests.contracts import check_objective, check_resume
-from tests.lmmodel.conftest import TINY, make_store
+from tests.lmmodel.conftest import TINY
 
 IS_MOVED = Column("is_moved", "uint8", "token", is_stored=False)
 SHARE = 0.2
@@ -214,11 +214,6 @@ REPLACED = Definition(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("store"))
-
-
 @pytest.fixture(autouse=True)
 def moved(monkeypatch):
     torch.set_num_threads(1)
@@ -229,16 +224,16 @@ def moved(monkeypatch):
 
 def make_config(*overrides):
     return load_train_config(None, [
-        *TINY, "objective.name=moved", "budget.num_steps=120", "optimizer.name=muon",
+        *TINY, "objective.name=moved", "budget.num_steps=48", "optimizer.name=muon",
         "optimizer.lr=5e-3", "batch.size=24", "batch.micro_batch_tokens=300",
-        "checkpoint.every_steps=40", "evaluation.every_steps=60", "logging.every_steps=10",
+        "checkpoint.every_steps=16", "evaluation.every_steps=24", "logging.every_steps=4",
         "logging.picture=false", *overrides,
     ])  # fmt: skip
 
 
 def test_the_whole_road_from_a_token_store(store, tmp_path):
     assert make_config().recipe == dataclasses.replace(MOVED.recipe, max_seq_length=32)
-    check_resume(make_config(), store, tmp_path, at=90)
+    check_resume(make_config(), store, tmp_path, at=36)
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
     losses = [line["moved_loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
@@ -284,7 +279,7 @@ def test_a_module_that_makes_the_input_goes_the_same_road(store, tmp_path, preci
     """Its weights learn, are counted, resumed, left out of exports and of other objectives."""
     config = make_config("objective.name=replaced", f"precision={precision}")
     planned = plan(config, store)
-    check_resume(config, store, tmp_path, at=90)
+    check_resume(config, store, tmp_path, at=36)
     state = load_tensors(tmp_path / "run/model.safetensors")
     assert planned.num_parameters == sum(tensor.numel() for tensor in state.values())
     first = make_model(planned.config.model, seed=0, extras=modules_of(

@@ -22,19 +22,19 @@ from lmmodel.predicting.answering import answer_rows, score_file
 from lmmodel.tasks.known import TASKS, read_task_file
 from lmmodel.tasks.task_files import TaskFile, TaskFormat
 from lmmodel.trainer import train
-from tests.lmmodel.conftest import TINY, make_store
+from tests.lmmodel.conftest import TINY
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding-a-task.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of pretraining: weights are nearly random, the folder is real."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("pretrained")
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
     settings = ["objective.name=mlm", "budget.num_steps=2", "evaluation.num_examples=0"]
-    train(load_train_config(None, [*TINY, *settings]), make_store(folder / "data"), folder / "run")
-    return folder / "run"
+    train(load_train_config(None, [*TINY, *settings]), store, folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

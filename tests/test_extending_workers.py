@@ -9,28 +9,24 @@ from __future__ import annotations
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmdata.building.workers import Died, Finished, Message, Reported, find_function
-from lmdata.corpus import find_sources
 from lmdata.errors import LmdataError
 from lmdata.examples import start_masking, write_examples
 from lmdata.recipes import Recipe
 from lmdata.schema import read_manifest
-from lmdata.tokens import tokenize_corpus
 from lmdata.verification import verify_dataset
 from tests.contracts import check_same_bytes_by_any_engine
 from tests.lmdata.builds import (
-    LINES,
     InlineWorkers,
-    TokenizeConfig,
     all_bytes,
-    make_tokenizer,
-    random_documents,
-    write_corpus,
+    tokenize_in_small_units,
+    write_three_files,
 )
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding-an-engine.md").read_text(encoding="utf-8")
@@ -70,17 +66,7 @@ class Diary:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("workers")
-    files = {f"{name}.txt": random_documents(40, seed) for seed, name in enumerate("abc")}
-    return write_corpus(folder / "corpus", files)
-
-
-def tokenize(corpus: Path, output: Path, workers: Any) -> None:
-    config = TokenizeConfig(corpus=LINES, validation_ratio=0.1, shard_bytes=4000)
-    sources = find_sources([str(corpus)], config.corpus)
-    tokenize_corpus(
-        sources, config, make_tokenizer(), output, workers=workers, unit_bytes=700
-    )  # fmt: skip
+    return write_three_files(tmp_path_factory.mktemp("workers") / "corpus", 40)
 
 
 def mask(store: Path, output: Path, workers: Any) -> None:
@@ -93,7 +79,7 @@ def test_a_store_and_its_shards_have_the_same_bytes_by_any_engine(
     monkeypatch.setattr("lmdata.examples._MAX_TASK_ROWS", 7)
     diary = Diary("lmdata.building.units:prepare_units")
     check_same_bytes_by_any_engine(
-        lambda output, workers: tokenize(corpus, output, workers),
+        partial(tokenize_in_small_units, corpus),
         {"inline": InlineWorkers(2, 1), "diary": diary},
         tmp_path / "tokens",
     )
@@ -120,7 +106,7 @@ def test_the_page_about_engines_is_one(corpus: Path, tmp_path: Path) -> None:
 
     units, examples = re.findall(r'FutureWorkers\(engine, 8, "(.*?)"\)', PAGE)
     check_same_bytes_by_any_engine(
-        lambda output, workers: tokenize(corpus, output, workers),
+        partial(tokenize_in_small_units, corpus),
         {"inline": InlineWorkers(2, 1), "futures": futures(units)},
         tmp_path / "tokens",
     )
@@ -136,10 +122,10 @@ def test_a_build_that_one_engine_began_is_ended_by_another(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare = "lmdata.building.units:prepare_units"
-    tokenize(corpus, tmp_path / "whole", InlineWorkers())
+    tokenize_in_small_units(corpus, tmp_path / "whole", InlineWorkers())
     with pytest.raises(LmdataError, match=r"a worker was unplugged while it read .*\.txt"):
-        tokenize(corpus, tmp_path / "tokens", Diary(prepare, dies_after=4))
-    tokenize(corpus, tmp_path / "tokens", InlineWorkers(2))
+        tokenize_in_small_units(corpus, tmp_path / "tokens", Diary(prepare, dies_after=4))
+    tokenize_in_small_units(corpus, tmp_path / "tokens", InlineWorkers(2))
     assert all_bytes(tmp_path / "tokens") == all_bytes(tmp_path / "whole")
     monkeypatch.setattr("lmdata.examples._MAX_TASK_ROWS", 7)
     prepare = "lmdata.examples:prepare_examples"

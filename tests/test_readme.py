@@ -15,7 +15,7 @@ import pytest
 import lmcli.lmdata
 import lmcli.lmmodel
 from tests.cli.commands import everything_in, invoke, make_text, succeed
-from tests.lmdata.builds import InlineWorkers
+from tests.lmdata.builds import start_no_processes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,8 +36,7 @@ SHORTER = {
 @pytest.fixture
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to be in; workers stay in this process, which is much faster."""
-    monkeypatch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
-    monkeypatch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
+    start_no_processes(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from lmdata.errors import ConfigError
 
 _BASE_BYTES = 64 << 20  # an interpreter with what a build imports
-_WORKER_BYTES = 32 << 20  # a worker before its first document, beyond what it shares
+_WORKER_BYTES = 40 << 20  # a worker before its first document, beyond what it shares
 _BATCH_SHARE = 24  # of a worker's memory: half of it holds what becomes of one batch of text
 _CACHE_SHARE = 3
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 20, 8 << 20
@@ -61,7 +61,7 @@ class MemoryBudget:
 
         Example:
             >>> MemoryBudget(1 << 30, 2).divide(200 << 20)
-            WorkerMemory(document_bytes=81089878, batch_bytes=5068117, cache_bytes=40544938)
+            WorkerMemory(document_bytes=75497472, batch_bytes=4718592, cache_bytes=37748736)
         """
         shared_bytes = 2 * (_BASE_BYTES + tokenizer_bytes)
         own_bytes = _WORKER_BYTES + tokenizer_bytes // 2

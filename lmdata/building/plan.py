@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from lmdata.building.memory import MemoryBudget
 from lmdata.encoding import RoundTrip
@@ -20,6 +22,7 @@ from lmdata.errors import IntegrityError
 from lmdata.places import Place
 from lmdata.reading.sources import Source, split_source
 from lmdata.remote import RemoteFile
+from lmdata.rng import draw, stream_key
 from lmdata.schema import ShardRecord
 from lmdata.settings import CorpusConfig, TokenizeConfig
 from lmdata.stores import is_uri
@@ -143,6 +146,7 @@ class UnitSetup:
     config: TokenizeConfig
     place: Place
     memory: MemoryBudget
+    tokenizer_hash: str  # of that in the place
     selection: Choice | None = None  # of the documents that are read; None: all
 
 
@@ -197,3 +201,44 @@ def part_schema(id_dtype: np.dtype[Any]) -> pa.Schema:
             pa.field("sentence_lengths", pa.list_(length), nullable=False),
         ]
     )
+
+
+def assign_splits(
+    text: np.ndarray, offsets: np.ndarray, config: TokenizeConfig, keys: np.ndarray | None = None
+) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Return the split of each document, by its content: equal documents share a split.
+
+    The address of the draw is (seed, "split", upper 63 bits of the xxh3_64 of the UTF-8 bytes).
+
+    Args:
+        text: uint8 (N,)
+        offsets: int64 (D+1,)
+        config: ratios and seed
+        keys: uint64 (D,), in the place of the hashes of contents; None: these
+
+    Returns:
+        int8 (D,) index into `config.split_ratios`.
+
+    Example:
+        >>> text = np.frombuffer(b"onetwoone", np.uint8)
+        >>> config = TokenizeConfig(validation_ratio=0.5)
+        >>> assign_splits(text, np.array([0, 3, 6, 9]), config).tolist()
+        [0, 1, 0]
+    """
+    ratios = list(config.split_ratios.values())
+    if len(ratios) == 1:
+        return np.zeros(len(offsets) - 1, np.int8)
+    hashes = keys if keys is not None else _hash_documents(text, offsets)
+    example = (hashes >> np.uint64(1)).astype(np.int64)
+    words = draw(stream_key(config.seed, "split"), example, np.zeros(1, np.int64))
+    limits = np.round(np.cumsum([0.0, *ratios[1:]]) * 2.0**32)  # train takes what lies beyond
+    codes = np.searchsorted(limits, words, side="right")
+    return np.where(codes < len(ratios), codes, 0).astype(np.int8)
+
+
+def _hash_documents(text: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the xxh3_64 of each document, uint64 (D,)."""
+    view = np.ascontiguousarray(text).data
+    bounds = offsets.tolist()
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(view[a:b]) for a, b in pairwise(bounds)), np.uint64, len(bounds) - 1)

@@ -121,3 +121,8 @@ def _compare(name: str, first: Any, second: Any) -> None:
             "be trusted: look for a source that changes while it is read, other versions of a "
             "package on one of the machines, or broken memory"
         )
+
+
+def count_in(counts: dict[str, int], key: str, amount: Any) -> None:
+    """Add to one of several counts."""
+    counts[key] = counts.get(key, 0) + int(amount)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -112,20 +112,35 @@ def run_build(
         LmdataError: what the job's units raise, or a worker died
         KeyboardInterrupt: with a text that says what is kept
     """
-    with closing(workers), claim_folder(output, overwrite=overwrite) as folder:
-        folder.remove_partial_files()
+    claimed = _claim_job(make, output, overwrite=overwrite)
+    with closing(workers), claimed as (job, folder), closing(workers):
+        job.open()
+        _agree_on_plan(job, folder)
+        return _go_on(job, workers, folder)
+
+
+@contextmanager
+def _claim_job(
+    make: Callable[[AnyFolder], Job[U, R, M]], output: Path | str, *, overwrite: bool = False,
+    is_shared: bool = False,
+) -> Iterator[tuple[Job[U, R, M], AnyFolder]]:  # fmt: skip
+    """Yield a job and the folder it writes, in which nothing half written is left afterwards.
+
+    Workers are to be closed within the block: what they were in the middle of is removed.
+    """
+    with claim_folder(output, overwrite=overwrite, is_shared=is_shared) as folder:
+        if not is_shared:
+            folder.remove_partial_files()
         job = make(folder)
         try:
-            job.open()
-            _agree_on_plan(job, folder)
-            return _go_on(job, workers, folder)
+            yield job, folder
         except KeyboardInterrupt:
             state = f"{job.state()} in {output}; type the same command again to go on."
             raise KeyboardInterrupt(state) from None
         finally:
             job.close()
-            workers.close()
-            folder.remove_partial_files()  # what workers were in the middle of
+            if not is_shared:  # others are in the middle of theirs
+                folder.remove_partial_files()
 
 
 @dataclass(frozen=True)
@@ -160,18 +175,11 @@ def run_part(
 
     Raises: as `run_build`
     """
-    with closing(workers), claim_folder(output, is_shared=True) as folder:
-        job = make(folder)
-        try:
-            job.open()
-            _agree_on_plan(job, folder)
-            return _do_part(job, workers, folder, part)
-        except KeyboardInterrupt:
-            state = f"{job.state()} in {output}; type the same command again to go on."
-            raise KeyboardInterrupt(state) from None
-        finally:
-            job.close()
-            workers.close()
+    claimed = _claim_job(make, output, is_shared=True)
+    with closing(workers), claimed as (job, folder), closing(workers):
+        job.open()
+        _agree_on_plan(job, folder)
+        return _do_part(job, workers, folder, part)
 
 
 def _do_part(job: Job[U, R, M], workers: Workers, folder: AnyFolder, part: Part) -> PartDone:
@@ -201,19 +209,10 @@ def finish_build(
         OutputError: a part is being done still, or the disk is full
     """
     plan = read_plan(place_of(output))
-    with claim_folder(output) as folder:
-        folder.remove_partial_files()
-        job = make(folder, plan)
-        try:
-            _, units, done = job.prepare()
-            _refuse_missing(output, len(units), done)
-            return _assemble(job, folder, iter(done[place] for place in range(len(units))), units)
-        except KeyboardInterrupt:
-            text = f"{job.state()} in {output}; type the same command again to go on."
-            raise KeyboardInterrupt(text) from None
-        finally:
-            job.close()
-            folder.remove_partial_files()
+    with _claim_job(lambda folder: make(folder, plan), output) as (job, folder):
+        _, units, done = job.prepare()
+        _refuse_missing(output, len(units), done)
+        return _assemble(job, folder, iter(done[place] for place in range(len(units))), units)
 
 
 def _refuse_missing(output: Path | str, num_units: int, done: dict[int, Any]) -> None:

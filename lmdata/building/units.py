@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
-from itertools import pairwise
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from lmdata.batch import to_column, to_list_column
 from lmdata.building.memory import WorkerMemory, held_memory
-from lmdata.building.plan import Extent, Unit, UnitProgress, UnitReceipt, UnitSetup, part_schema
+from lmdata.building.plan import (
+    Extent,
+    Unit,
+    UnitProgress,
+    UnitReceipt,
+    UnitSetup,
+    assign_splits,
+    part_schema,
+)
 from lmdata.building.receipts import (
     bring_tokenizer,
+    count_in,
     in_build,
     keep_receipt,
     part_name,
@@ -31,14 +38,14 @@ from lmdata.encoders.plain_encoding import (
     PlainEncoder,
 )
 from lmdata.encoding import Encoder, check_encoding, make_encoder, measure_round_trip
-from lmdata.errors import CorpusError, TokenizerError
+from lmdata.errors import CorpusError, LmdataError, TokenizerError
 from lmdata.files import output_errors
 from lmdata.intrinsics import start_numba
 from lmdata.places import new_attempt
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.rng import draw, stream_key
 from lmdata.sentences import find_sentence_starts
-from lmdata.settings import CorpusConfig, TokenizeConfig
+from lmdata.settings import CorpusConfig
 from lmdata.tokenizer import Tokenizer, load_tokenizer
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file
@@ -48,11 +55,20 @@ _MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 40 ms
 
 
 def prepare_nursery(
-    receive_setup: Callable[[], UnitSetup],
+    receive_setup: Callable[[], UnitSetup], tokenizer_path: str | None = None
 ) -> Callable[[Unit, Callable[[Any], None]], UnitReceipt]:
-    """Do as `prepare_units`, in a process that is ours alone: there Numba may start faster."""
+    """Do as `prepare_units`, in a process that is ours alone: there Numba may start faster.
+
+    The tokenizer that is going to be taken is read before the setup is there, which names it.
+    """
     start_numba()
-    return prepare_units(receive_setup)
+    _load_kernels()
+    ahead = None
+    if tokenizer_path is not None:
+        with suppress(LmdataError):  # who sends the setup reads it too, and says what is wrong
+            ahead = _ReadyTokenizer(Path(tokenizer_path))
+            _ = ahead.tokenizer.hash
+    return _prepare(receive_setup(), ahead)
 
 
 def prepare_units(
@@ -63,11 +79,26 @@ def prepare_units(
     It does a unit at a time: an encoder learns words as it reads, so two threads can't share one.
     """
     _load_kernels()
-    setup = receive_setup()
-    held_bytes = held_memory()
-    tokenizer = load_tokenizer(bring_tokenizer(setup.place))
-    encoder = make_encoder(tokenizer, num_threads=1)
-    memory = setup.memory.divide(max(held_memory() - held_bytes, 0))
+    return _prepare(receive_setup(), None)
+
+
+class _ReadyTokenizer:
+    """A tokenizer, its encoder and how many bytes both hold."""
+
+    def __init__(self, path: Path) -> None:
+        held_bytes = held_memory()
+        self.tokenizer = load_tokenizer(path)
+        self.encoder = make_encoder(self.tokenizer, num_threads=1)
+        self.num_bytes = max(held_memory() - held_bytes, 0)
+
+
+def _prepare(
+    setup: UnitSetup, ready: _ReadyTokenizer | None
+) -> Callable[[Unit, Callable[[Any], None]], UnitReceipt]:
+    if ready is None or ready.tokenizer.hash != setup.tokenizer_hash:
+        ready = _ReadyTokenizer(bring_tokenizer(setup.place))
+    tokenizer, encoder = ready.tokenizer, ready.encoder
+    memory = setup.memory.divide(ready.num_bytes)
     encoder.keep_within(memory.cache_bytes)
 
     def work(unit: Unit, report: Callable[[Any], None]) -> UnitReceipt:
@@ -322,52 +353,6 @@ def _join(pile: list[tuple[int, Documents]]) -> tuple[Documents, np.ndarray]:
 def _join_keys(batches: Sequence[Documents]) -> np.ndarray | None:
     keys = [batch.split_keys for batch in batches if batch.split_keys is not None]
     return np.concatenate(keys) if keys else None  # a selection has them for all
-
-
-def assign_splits(
-    text: np.ndarray, offsets: np.ndarray, config: TokenizeConfig, keys: np.ndarray | None = None
-) -> np.ndarray[Any, np.dtype[np.int8]]:
-    """Return the split of each document, by its content: equal documents share a split.
-
-    The address of the draw is (seed, "split", upper 63 bits of the xxh3_64 of the UTF-8 bytes).
-
-    Args:
-        text: uint8 (N,)
-        offsets: int64 (D+1,)
-        config: ratios and seed
-        keys: uint64 (D,), in the place of the hashes of contents; None: these
-
-    Returns:
-        int8 (D,) index into `config.split_ratios`.
-
-    Example:
-        >>> text = np.frombuffer(b"onetwoone", np.uint8)
-        >>> config = TokenizeConfig(validation_ratio=0.5)
-        >>> assign_splits(text, np.array([0, 3, 6, 9]), config).tolist()
-        [0, 1, 0]
-    """
-    ratios = list(config.split_ratios.values())
-    if len(ratios) == 1:
-        return np.zeros(len(offsets) - 1, np.int8)
-    hashes = keys if keys is not None else _hash_documents(text, offsets)
-    example = (hashes >> np.uint64(1)).astype(np.int64)
-    words = draw(stream_key(config.seed, "split"), example, np.zeros(1, np.int64))
-    limits = np.round(np.cumsum([0.0, *ratios[1:]]) * 2.0**32)  # train takes what lies beyond
-    codes = np.searchsorted(limits, words, side="right")
-    return np.where(codes < len(ratios), codes, 0).astype(np.int8)
-
-
-def _hash_documents(text: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return the xxh3_64 of each document, uint64 (D,)."""
-    view = np.ascontiguousarray(text).data
-    bounds = offsets.tolist()
-    digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(view[a:b]) for a, b in pairwise(bounds)), np.uint64, len(bounds) - 1)
-
-
-def count_in(counts: dict[str, int], key: str, amount: Any) -> None:
-    """Add to one of several counts."""
-    counts[key] = counts.get(key, 0) + int(amount)
 
 
 def make_part_batch(

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from lmdata.errors import LmdataError
@@ -164,20 +165,22 @@ class WorkerPool:
     `close` ends every process.
     """
 
-    def __init__(self, num_workers: int, prepare: str) -> None:
+    def __init__(self, num_workers: int, prepare: str, *hints: str) -> None:
         """Start the processes; they import while the caller goes on.
 
         Args:
             num_workers: at least 1
             prepare: "module:function"; the function gets another that waits for the setup, and
                 returns the work function. It runs once, before the workers fork.
+            hints: further arguments of it, what it may begin with before the setup comes
         """
         if num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
         pairs = [socket.socketpair() for _ in range(num_workers + 1)]
         self._nursery, *self._workers = (Connection(ours.detach()) for ours, _ in pairs)
         theirs = [end.fileno() for _, end in pairs]
-        code = _START.format(path=sys.path, arguments=f"{theirs!r}, {prepare!r}, {os.getpid()}")
+        arguments = f"{theirs!r}, {prepare!r}, {os.getpid()}, {hints!r}"
+        code = _START.format(path=sys.path, arguments=arguments)
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], pass_fds=theirs, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, env={**os.environ, **ONE_THREAD}, process_group=0,
@@ -252,9 +255,15 @@ class WorkerPool:
             connection.close()
 
 
-def start_tokenizing(num_workers: int) -> WorkerPool:
-    """Return the pool that `tokenize_corpus` needs; worth doing before heavy imports."""
-    return WorkerPool(num_workers, "lmdata.building.units:prepare_nursery")
+def start_tokenizing(num_workers: int, tokenizer_path: Path | None = None) -> WorkerPool:
+    """Return the pool that `tokenize_corpus` needs; worth doing before heavy imports.
+
+    Args:
+        num_workers: at least 1
+        tokenizer_path: of the tokenizer that will be taken, to be read meanwhile; None: unknown
+    """
+    hints = () if tokenizer_path is None else (str(tokenizer_path),)
+    return WorkerPool(num_workers, "lmdata.building.units:prepare_nursery", *hints)
 
 
 def _how_ended(status: int) -> str:
@@ -269,12 +278,12 @@ def _how_ended(status: int) -> str:
     return f"ended with exit code {status}"
 
 
-def serve(descriptors: list[int], prepare: str, parent: int) -> NoReturn:
+def serve(descriptors: list[int], prepare: str, parent: int, hints: tuple[str, ...]) -> NoReturn:
     """Be the nursery: import, prepare, fork the workers, tell how they end. Never returns."""
     die_with_parent(parent)
     nursery, *workers = (Connection(descriptor) for descriptor in descriptors)
     try:
-        work = find_function(prepare)(lambda: _receive_setup(nursery))
+        work = find_function(prepare)(lambda: _receive_setup(nursery), *hints)
     except EOFError:
         os._exit(0)
     except Exception as error:

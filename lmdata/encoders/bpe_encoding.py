@@ -11,11 +11,13 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 import unicodedata
 from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from lmdata.encoders.cut_kernels import NUM_CLASSES, character_at
 from lmdata.encoders.cuts import added_spellings, battery, composing_characters
@@ -31,10 +33,12 @@ from lmdata.encoders.plain_encoding import (
     put_in_order,
     take_documents,
 )
-from lmdata.encoders.words import frozen
+from lmdata.ragged import frozen
 from lmdata.tokenizer import Tokenizer
 from lmdata.tokenizer_classes import GPT4_RULE, QWEN2_RULE, steps_of
 from lmdata.word_starts import byte_of_character
+
+Bools = npt.NDArray[np.bool_]
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _PLAIN_BPE = {
@@ -120,13 +124,17 @@ class GigatokenEncoder:
         self._piece_bytes = _piece_bytes(tokenizer)
         added = added_spellings(tokenizer.backend, tokenizer.definition)
         self._added = _shortest({spelling for spelling, _ in added})
+        self._marks = np.zeros(256, np.bool_)
+        self._marks[[_rarest_byte(spelling) for spelling in self._added]] = True
         unusual_characters()  # found before workers fork
 
     def encode(self, text: U8, offsets: I64, sentence_starts: I64) -> EncodedDocuments:
         """Return the ids of documents, as `lmdata.encoding.Encoder` says."""
         check_sentence_starts(offsets, sentence_starts)
         raw = text.tobytes()
-        unusual = find_unusual(frozen(text), frozen(offsets), unusual_characters()).tolist()
+        unusual = find_unusual(
+            frozen(text), frozen(offsets), unusual_characters(), self._marks
+        ).tolist()
         can_take = np.array([
             self._can_take(raw[start:stop], flags)
             for (start, stop), flags in zip(
@@ -160,7 +168,9 @@ class GigatokenEncoder:
 
     def _can_take(self, document: bytes, unusual: int) -> bool:
         """Whether all that becomes of a document are pieces of gigatoken's."""
-        if unusual & NEW or any(spelling in document for spelling in self._added):
+        if unusual & NEW:
+            return False
+        if unusual & MARKED and any(spelling in document for spelling in self._added):
             return False
         is_settled = self._is_normalized or not unusual & UNSETTLED
         return is_settled or unicodedata.is_normalized("NFC", document.decode("utf-8"))
@@ -179,14 +189,17 @@ class GigatokenEncoder:
         They need not, where a vocabulary has pieces that its merges do not reach.
         """
         table = byte_of_character()
-        known = (piece for piece in self._tokenizer.pieces if piece and set(piece) <= set(table))
-        spelled = (bytes(table[character] for character in piece) for piece in known)
-        kept = (
-            piece for piece in spelled if not any(spelling in piece for spelling in self._added)
+        known, as_latin = frozenset(table), {ord(key): chr(byte) for key, byte in table.items()}
+        spelled = (
+            piece.translate(as_latin).encode("latin-1")
+            for piece in self._tokenizer.pieces
+            if piece and known.issuperset(piece)
         )
+        added = re.compile(b"|".join(map(re.escape, self._added)) or b"(?!)")
+        kept = (piece for piece in spelled if not added.search(piece))
         text = b"\n".join(kept).decode("utf-8", "ignore")
         texts = [unicodedata.normalize("NFC", text), *battery()]
-        texts = [text for text in texts if self._can_take(text.encode(), UNSETTLED)]
+        texts = [text for text in texts if self._can_take(text.encode(), UNSETTLED | MARKED)]
         expected = self._tokenizer.backend.encode_batch_fast(texts, add_special_tokens=False)
         return all(
             self._gigatoken.encode(text.encode()).tolist() == encoding.ids
@@ -208,8 +221,19 @@ def _shortest(spellings: set[str]) -> list[bytes]:
     ]
 
 
-NEW, UNSETTLED = 1, 2
-"""A character that this Python's Unicode does not know; one that NFC may change or move."""
+def _rarest_byte(spelling: bytes) -> int:
+    """Return a byte of a spelling by which texts are told that can't hold it.
+
+    Example:
+        >>> chr(_rarest_byte(b"tool<call>"))
+        '<'
+    """
+    return min(spelling, key=lambda byte: chr(byte).isalnum() or chr(byte) in " .,")
+
+
+NEW, UNSETTLED, MARKED = 1, 2, 4
+"""A character that this Python's Unicode does not know; one that NFC may change or move; a byte
+that the spelling of an added token has."""
 
 
 @functools.cache
@@ -219,24 +243,25 @@ def unusual_characters() -> U8:
     Libraries of different ages take the youngest characters for letters, or not: gigatoken knows
     those of Unicode 17, `tokenizers` does not.
     """
-    categories = (unicodedata.category(chr(code)) for code in range(0x110000))
-    found = np.fromiter((category == "Cn" for category in categories), np.uint8, 0x110000)
-    for code in range(0x300, NUM_CLASSES):
-        character = chr(code)
-        if unicodedata.combining(character) or unicodedata.decomposition(character):
-            found[code] |= UNSETTLED
+    categories = map(unicodedata.category, map(chr, range(0x110000)))
+    found = np.fromiter(map("Cn".__eq__, categories), np.uint8, 0x110000)
+    for about in (unicodedata.combining, unicodedata.decomposition):
+        has = np.fromiter(map(bool, map(about, map(chr, range(NUM_CLASSES)))), np.bool_)
+        has[:0x300] = False
+        found[:NUM_CLASSES][has] |= UNSETTLED
     found[[ord(character) for character in composing_characters()]] |= UNSETTLED
     return found
 
 
 @numba.njit(cache=True, nogil=True)
-def find_unusual(text: U8, offsets: I64, table: U8) -> U8:
+def find_unusual(text: U8, offsets: I64, table: U8, marks: Bools) -> U8:
     """Return uint8 (D,), what a table says of the characters of each document, in one.
 
     Args:
         text: uint8 (N,), valid UTF-8 of all documents
         offsets: int64 (D + 1,), where documents begin
         table: uint8 (0x110000,), flags of each code point; none of ASCII
+        marks: bool (256,), bytes that make a document MARKED
     """
     found = np.zeros(len(offsets) - 1, np.uint8)
     for document in range(len(offsets) - 1):
@@ -244,6 +269,8 @@ def find_unusual(text: U8, offsets: I64, table: U8) -> U8:
         for index in range(offsets[document], stop):
             if text[index] >= 0xC0:
                 found[document] |= table[character_at(text, index, stop)[0]]
+            if marks[text[index]]:
+                found[document] |= MARKED
     return found
 
 

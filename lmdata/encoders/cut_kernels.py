@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.intrinsics import load8, trailing_zeros
+from lmdata.intrinsics import int64, load8, trailing_zeros
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -189,7 +189,7 @@ def find_loose(words: U8, starts: I64, classes: U8) -> npt.NDArray[np.bool_]:
     found = np.empty(len(starts) - 1, np.bool_)
     for index in range(len(found)):
         start, stop = starts[index], starts[index + 1]
-        _, seen = spaced_word_end(words, flags, start, stop, classes, OTHER)
+        _, seen = spaced_word_end(words, flags, start, stop, classes, np.int64(OTHER))
         behind, following = skip_blanks(words, start, stop, classes)
         begins_well = is_solid(following) and (behind > start or following == PUNCT)
         found[index] = not (begins_well and is_solid(seen))
@@ -205,7 +205,7 @@ def find_unknown(text: U8, classes: U8) -> U8:
         classes: uint8 (NUM_CLASSES,)
     """
     found = np.zeros(NUM_CLASSES, np.uint8)
-    position, stop = 0, len(text)
+    position, stop = int64(0), len(text)
     while position < stop:
         if text[position] < 0x80:
             position += 1

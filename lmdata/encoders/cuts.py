@@ -39,8 +39,8 @@ from lmdata.encoders.cut_kernels import (
     flag_alphanumeric,
     spaced_word_end,
 )
-from lmdata.encoders.words import frozen
 from lmdata.errors import TokenizerError
+from lmdata.ragged import frozen
 from lmdata.tokenizer_classes import ask_tokenizers, steps_of
 
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -222,7 +222,7 @@ class CutRule:
     def _find_blanks(self) -> None:
         """Find the white space before which a text may be cut, behind letters and punctuation."""
         behind = ("x", "X5", "x.", "x)", "x's", "...", "x!!")
-        for blank in " \n\t\r":
+        for blank in " \n\t\r\u3000":
             before = ("x", ".", " x", "\nx", "  x", "\n\nx", "\u00a0x", "\u0301x", "", "\u3000")
             if all(self.is_safe(left, blank + right) for left in behind for right in before):
                 self.classes[ord(blank)] = BLANK
@@ -344,8 +344,8 @@ def added_spellings(
 def composing_characters() -> frozenset[str]:
     """Return the characters that may become one with the character before them."""
     seconds = {chr(code) for code in range(0x1100, 0x1200)}  # parts of Korean syllables
-    for code in range(0xC0, NUM_CLASSES):
-        parts = unicodedata.decomposition(chr(code)).split()
-        if len(parts) == 2 and not parts[0].startswith("<"):
-            seconds.add(chr(int(parts[1], 16)))
+    for parts in filter(None, map(unicodedata.decomposition, map(chr, range(0xC0, NUM_CLASSES)))):
+        first, _, second = parts.partition(" ")
+        if second and " " not in second and not first.startswith("<"):
+            seconds.add(chr(int(second, 16)))
     return frozenset(seconds)

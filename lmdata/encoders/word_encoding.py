@@ -33,8 +33,9 @@ from lmdata.encoders.unigram_matching import (
     find_unigram_obstacle,
 )
 from lmdata.encoders.wordpiece_matching import WordPieceMatcher, cut_classes
-from lmdata.encoders.words import Occurrences, WordIds, WordTable, frozen
+from lmdata.encoders.words import Occurrences, WordIds, WordTable
 from lmdata.errors import TokenizerError
+from lmdata.ragged import frozen
 from lmdata.tokenizer import Tokenizer
 
 CACHE_BYTES = 128 << 20

@@ -158,6 +158,7 @@ def cut_spaced_words(
     document, position = state[DOCUMENT], state[POSITION]
     stop = offsets[document + 1]
     mask = np.uint64(len(slots) // 2 - 1)
+    beginning, inside = np.int64(OTHER), np.int64(WORD)
     found = 0
     while found < BATCH:
         if position >= stop:
@@ -172,13 +173,13 @@ def cut_spaced_words(
         if end < stop:
             after = classes[text[end]] if text[end] < 0x80 else np.uint8(OTHER)
             if end == begin:
-                end, _ = spaced_word_end(text, flags, position, stop, classes, OTHER)
+                end, _ = spaced_word_end(text, flags, position, stop, classes, beginning)
             elif after == BLANK:
                 following = text[end + 1] if end + 1 < stop else np.uint8(0x80)
                 if following >= 0x80 or not is_solid(classes[following]):
-                    end, _ = spaced_word_end(text, flags, end, stop, classes, WORD)
+                    end, _ = spaced_word_end(text, flags, end, stop, classes, inside)
             elif after != PUNCT:
-                end, _ = spaced_word_end(text, flags, end, stop, classes, WORD)
+                end, _ = spaced_word_end(text, flags, end, stop, classes, inside)
         end = min(end, stop)
         key = word_key(text, position, end)
         mixed = hash_of(key, end - position)

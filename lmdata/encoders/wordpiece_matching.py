@@ -40,7 +40,9 @@ from lmdata.encoders.cut_kernels import (
     find_unknown,
 )  # fmt: skip
 from lmdata.encoders.word_kernels import find_word, hash_of, word_key
-from lmdata.encoders.words import WordTable, ascii_classes, frozen
+from lmdata.encoders.words import WordTable, ascii_classes
+from lmdata.intrinsics import int64
+from lmdata.ragged import frozen
 
 MAX_MATCHED_BYTES = 1 << 10
 """Longer words, where a tokenizer allows them at all, are left to `tokenizers`."""
@@ -283,7 +285,7 @@ def match_word(
         next_ids: see `slots`
         next_longest: see `slots`
     """
-    number, end = longest_piece(word, 0, length, slots, starts, arena, longest)
+    number, end = longest_piece(word, int64(0), length, slots, starts, arena, longest)
     if number < 0:
         return 0
     ids[used] = piece_ids[number]
@@ -332,7 +334,7 @@ def spell_word(words: U8, start: Int, stop: Int, becomes: I32, buffer: U8) -> tu
         becomes: int32 (NUM_CLASSES,), as `match_words` takes it
         buffer: uint8 (MAX_MATCHED_BYTES + 8,), written
     """
-    position, size, num_characters = start, 0, 0
+    position, size, num_characters = start, int64(0), 0
     while position < stop:
         code, length = character_at(words, position, stop)
         successor = np.int64(becomes[code]) if code < NUM_CLASSES else np.int64(0)
@@ -377,7 +379,7 @@ def match_words(
     ids = np.empty(word_starts[-1] - word_starts[0], np.int64)
     lengths = np.full(num_words, -1, np.int64)
     buffer = np.zeros(MAX_MATCHED_BYTES + 8, np.uint8)
-    used = 0
+    used = int64(0)
     for index in range(num_words):
         size, num_characters = spell_word(
             words, word_starts[index], word_starts[index + 1], becomes, buffer

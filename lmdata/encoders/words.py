@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -41,9 +41,9 @@ from lmdata.encoders.word_kernels import (
     scan_words,
 )
 from lmdata.intrinsics import prefetch
+from lmdata.ragged import frozen
 
 Ids = npt.NDArray[Any]
-Array = TypeVar("Array", U8, I64)
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,6 @@ class WordTable:
         slots = np.zeros(2 * len(self._slots), np.uint64)
         move_slots(self._slots, slots)
         self._slots = slots
-
-
-def frozen(array: Array) -> Array:
-    """Return a read-only view: one compiled kernel serves what can and can't be written to."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 def ascii_classes() -> U8:

@@ -19,11 +19,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.intrinsics import int64
+
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
 GONE = -1  # a symbol that a merge has removed, a link that leads nowhere, an empty slot
-_BLOCK = 1 << 14  # positions that are counted between two looks at the room in the hash table
+# Positions that are counted between two looks at the room in the hash table.
+_BLOCK = int64(1 << 14)
 
 
 class LinkedWords(NamedTuple):
@@ -172,7 +175,8 @@ def _count_pairs(words: LinkedWords) -> Any:
             following = words.after[position]
             if following != GONE:
                 left, right = words.symbols[position], words.symbols[following]
-                _raise(pairs, left, right, position, words.counts[words.word_of[position]])
+                count = words.counts[words.word_of[position]]
+                _raise(pairs, np.int64(left), np.int64(right), np.int32(position), count)
     return pairs
 
 
@@ -226,7 +230,7 @@ def _merge_pair(
 ) -> Any:
     """Join a pair at its positions; return the pairs whose count rose, int32."""
     raised = np.empty(2 * len(positions), np.int32)
-    num_raised = 0
+    num_raised = int64(0)
     symbols = words.symbols
     left, right = pairs.keys[pair] >> 32, pairs.keys[pair] & 0xFFFFFFFF
     for position in positions:
@@ -234,12 +238,14 @@ def _merge_pair(
         count = words.counts[words.word_of[position]]
         previous, beyond = words.before[position], words.after[following]
         if previous != GONE:
-            _lower(pairs, symbols[previous], left, count)
-            joined = _raise(pairs, symbols[previous], piece, previous, count)
+            other = np.int64(symbols[previous])
+            _lower(pairs, other, left, count)
+            joined = _raise(pairs, other, piece, previous, count)
             num_raised = _note(pairs, raised, num_raised, joined, merge)
         if beyond != GONE:
-            _lower(pairs, right, symbols[beyond], count)
-            joined = _raise(pairs, piece, symbols[beyond], position, count)
+            other = np.int64(symbols[beyond])
+            _lower(pairs, right, other, count)
+            joined = _raise(pairs, piece, other, position, count)
             num_raised = _note(pairs, raised, num_raised, joined, merge)
             words.before[beyond] = position
         symbols[position], symbols[following] = piece, GONE
@@ -260,7 +266,7 @@ def _note(pairs: SymbolPairs, raised: Int32s, num_raised: Any, pair: Any, merge:
 @numba.njit(cache=True)
 def _raise(pairs: SymbolPairs, left: Any, right: Any, position: Any, count: Any) -> Any:
     """Count a pair at a position and return it; `_reserve` has made room."""
-    key = (np.int64(left) << 32) | np.int64(right)
+    key = (left << 32) | right
     slot = _slot(pairs, key)
     pair = pairs.slots[slot]
     if pair == GONE:
@@ -281,7 +287,7 @@ def _raise(pairs: SymbolPairs, left: Any, right: Any, position: Any, count: Any)
 @numba.njit(cache=True)
 def _lower(pairs: SymbolPairs, left: Any, right: Any, count: Any) -> None:
     """Take `count` from a pair that exists."""
-    pairs.counts[_find(pairs, (np.int64(left) << 32) | np.int64(right))] -= count
+    pairs.counts[_find(pairs, (left << 32) | right)] -= count
 
 
 @numba.njit(cache=True)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.errors import CorpusError
+from lmdata.intrinsics import copy, int64
 from lmdata.reading.sources import Source
 from lmdata.settings import CorpusConfig
 
@@ -61,7 +62,7 @@ def is_blank(text: U8, start: int, stop: int) -> bool:
 @numba.njit(cache=True, nogil=True)
 def find_last_blank(block: U8) -> int:
     """Return the end of the last blank line between two line feeds, 0 if there is none."""
-    stop = -1
+    stop = int64(-1)
     for at in range(len(block) - 1, -1, -1):
         if block[at] == 10:
             if stop >= 0 and is_blank(block, at + 1, stop):
@@ -107,7 +108,7 @@ def find_after_blank(
     block: npt.NDArray[np.uint8], is_blank_so_far: bool, is_last: bool
 ) -> tuple[int, bool, int]:
     """Return the end of the first blank line (or -1), the state, and how much was judged."""
-    at = 0
+    at = int64(0)
     while at < len(block):
         byte = block[at]
         if byte == 10 or byte == 13:
@@ -163,7 +164,7 @@ def copy_paragraphs(block: U8, text: U8, offsets: I64, positions: I64) -> int:
     written = 0
     count = 0
     is_open = False
-    start = 0
+    start = int64(0)
     for line in range(len(positions)):
         stop = start
         while stop < len(block) and block[stop] != 10:
@@ -178,7 +179,7 @@ def copy_paragraphs(block: U8, text: U8, offsets: I64, positions: I64) -> int:
                 positions[count] = line
                 count += 1
                 is_open = True
-            text[written : written + stop - start] = block[start:stop]
+            copy(text, written, block, start, stop - start)
             written += stop - start
             offsets[count] = written
         start = stop + 1

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.intrinsics import borrowed
+from lmdata.intrinsics import boolean, borrowed, copy, int64
 from lmdata.reading.json_values import (
     CLOSE_OBJECT,
     COLON,
@@ -105,7 +105,7 @@ def _extract(
     lines: I64,
     states: U8,
 ) -> int:
-    at, written = 0, 0
+    at, written = int64(0), int64(0)
     block, text = borrowed(block), borrowed(text)
     field, nesting = borrowed(field), borrowed(nesting)
     for line in range(len(states)):
@@ -190,7 +190,7 @@ def _read_key(block: U8, at: int, field: U8, text: U8, scratch: int) -> tuple[bo
         is_field = _is_equal(block, at + 1, stop, field)
         at = stop + 1
     else:
-        state, at, end = _copy_string(block, at, False, text, scratch)
+        state, at, end = _copy_string(block, at, boolean(False), text, scratch)
         if at == ODD:
             return False, ODD
         is_field = state == TEXT and _is_equal(text, scratch, end, field)
@@ -223,7 +223,7 @@ def _copy_string(
     at += 1
     while True:
         stop = run_end(block, at)
-        text[written : written + stop - at] = block[at:stop]
+        copy(text, written, block, at, stop - at)
         written += stop - at
         at = stop
         if at >= len(block) or block[at] < 0x20:

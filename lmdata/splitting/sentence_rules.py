@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.intrinsics import int64
 from lmdata.splitting.tables import (
     BEFORE_NUMBER,
     CLOSER,
@@ -250,8 +251,8 @@ def period_ends(
     letters, digits, is_acronym = word_shape(text, word, period, rules)
     if letters == 0 and digits > 0:
         is_item = digits <= 3 and begins_item(text, word, start, rules)
-        is_ordinal = digits <= 2 and next_word_is(ORDINAL_NOUN, text, following, stop, rules)
-        return not is_item and not is_ordinal
+        is_short, flag = digits <= 2, int64(ORDINAL_NOUN)
+        return not is_item and not (is_short and next_word_is(flag, text, following, stop, rules))
     flags = word_flags_at(text, word, period, rules)
     kind = first_class(text, following, stop, rules)
     if flags & NEVER or (flags & BEFORE_NUMBER and kind == DIGIT):
@@ -259,7 +260,7 @@ def period_ends(
     first = first_class(text, word, period, rules)
     is_initial = letters == 1 and digits == 0 and (first in (UPPER, UNCASED))
     if is_initial or is_acronym or flags & UNLESS_STARTER:
-        return next_word_is(STARTER, text, following, stop, rules)
+        return next_word_is(int64(STARTER), text, following, stop, rules)
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.intrinsics import borrowed
+from lmdata.intrinsics import boolean, borrowed, int64
 from lmdata.splitting.tables import decode
 from lmdata.tagging.characters import DIGIT, ENDS_LINE, ENDS_SENTENCE, IS_PUNCTUATION, SPACE
 from lmdata.tagging.line_kernels import (
@@ -68,7 +68,7 @@ def clean_lines(
         rows: int64 (D + 1,), written: where documents begin among the lines
         stops: int8 (D,), written: why a document is dropped, or NOTHING
     """
-    longest, num_kept, at = 0, 0, 0
+    longest, num_kept, at = 0, 0, int64(0)
     for document in range(len(offsets) - 1):
         longest = max(longest, offsets[document + 1] - offsets[document])
     lower = np.empty(longest, np.uint8)
@@ -84,7 +84,7 @@ def clean_lines(
             begin = skip_space(borrowed(text), here, end, borrowed(bits))
             end = trim_space(borrowed(text), begin, end, borrowed(bits))
             row[BULLETS] += _starts_with_bullet(borrowed(text), begin, end)
-            row[ENDS_IN_ELLIPSIS] += _ends_in_dots(borrowed(text), begin, end, True)
+            row[ENDS_IN_ELLIPSIS] += _ends_in_dots(borrowed(text), begin, end, boolean(True))
             if stops[document] == NOTHING:
                 size, stops[document] = _clean_line(
                     borrowed(text), begin, end, borrowed(bits), borrowed(kept), at, borrowed(lower)
@@ -144,7 +144,7 @@ def _clean_line(
         here += 1
     last = kept[end - 1] if end > at else np.uint8(0)
     is_ended = last == 46 or last == 63 or last == 33 or last == 34 or last == 39
-    if not is_ended or _ends_in_dots(kept, at, end, False):
+    if not is_ended or _ends_in_dots(kept, at, end, boolean(False)):
         return 0, NOTHING
     has_lorem, has_javascript, has_policy = _find_phrases(kept, at, end, lower, has_kelvin)
     if has_lorem:
@@ -207,7 +207,7 @@ def _citation_end(text: np.ndarray, start: int, stop: int, bits: np.ndarray) -> 
 @numba.njit(cache=True, nogil=True)
 def _unify_kelvin(lower: np.ndarray, size: int) -> int:
     """Write k for the sign of Kelvin, which is a K, and return how many bytes there are."""
-    here, end = 0, 0
+    here, end = int64(0), 0
     while here < size:
         if lower[here] == 0xE2 and decode(lower, here, size)[0] == _KELVIN:
             lower[end] = 107

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.encoders.cut_kernels import Int
-from lmdata.intrinsics import borrowed
+from lmdata.intrinsics import borrowed, int64
+from lmdata.ragged import frozen
 from lmdata.splitting.tables import decode
 from lmdata.tagging.characters import DIGIT, WORD, character_bits
 from lmdata.tagging.word_kernels import word_end
@@ -63,7 +64,8 @@ def number_words(text: npt.NDArray[np.uint8], offsets: I64) -> NumberedWords:
     folded, exact = np.empty(size, np.uint64), np.empty(size, np.uint64)
     spans = np.empty((size, 2), np.int64)
     rows, exact_rows = (np.empty(len(offsets), np.int64) for _ in range(2))
-    _number(text, offsets, character_bits(), lower_case(), folded, rows, exact, spans, exact_rows)
+    bits, lower = character_bits(), lower_case()
+    _number(frozen(text), offsets, bits, lower, folded, rows, exact, spans, exact_rows)
     last, exact_last = int(rows[-1]), int(exact_rows[-1])
     return NumberedWords(folded[:last], rows, exact[:exact_last], spans[:exact_last], exact_rows)
 
@@ -140,7 +142,7 @@ def _number(
     folded: np.ndarray, rows: np.ndarray, exact: np.ndarray, spans: np.ndarray,
     exact_rows: np.ndarray,
 ) -> None:  # fmt: skip
-    num_words, num_exact = 0, 0
+    num_words, num_exact = 0, int64(0)
     for document in range(len(offsets) - 1):
         rows[document], exact_rows[document] = num_words, num_exact
         here, stop = offsets[document], offsets[document + 1]

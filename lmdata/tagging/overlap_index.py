@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lmdata.encoders.cut_kernels import Int
+from lmdata.intrinsics import int64
 from lmdata.ragged import offsets_of, ranges
 from lmdata.tagging.evaluations import EvaluationFile
 from lmdata.tagging.manifests import EvaluationRecord
@@ -161,7 +162,7 @@ def _slot_of(
     mask = len(keys) - 1
     slot = find_slot(keys, mask, key)
     while keys[slot] != 0 and not (
-        keys[slot] == key and _are_equal(words, at, known, places[numbers[slot]], GRAM)
+        keys[slot] == key and _are_equal(words, at, known, places[numbers[slot]], int64(GRAM))
     ):
         slot = (slot + 1) & mask
     return slot
@@ -174,7 +175,7 @@ def _add_grams(
 ) -> int:  # fmt: skip
     num_grams = 0
     for start in starts:
-        folded = _fold(words, start, GRAM)
+        folded = _fold(words, start, int64(GRAM))
         key = mixed(folded) | np.uint64(1)
         slot = _slot_of(words, start, key, words, places, keys, numbers)
         if keys[slot] == 0:
@@ -192,7 +193,7 @@ def _add_short(
     numbers: np.ndarray, next_short: np.ndarray, seen: np.ndarray,
 ) -> None:  # fmt: skip
     for text in short[::-1]:
-        folded = _fold(words, rows[text], SHORTEST)
+        folded = _fold(words, rows[text], int64(SHORTEST))
         key = mixed(folded) | np.uint64(1)
         slot = find_slot(keys, len(keys) - 1, key)
         next_short[text] = numbers[slot] if keys[slot] else -1
@@ -206,7 +207,8 @@ def _grown(found: np.ndarray, num_found: int) -> np.ndarray:
     if num_found < len(found):
         return found
     larger = np.empty((2 * len(found), 2), np.int64)
-    larger[:num_found] = found[:num_found]
+    for row in range(num_found):
+        larger[row, 0], larger[row, 1] = found[row, 0], found[row, 1]
     return larger
 
 
@@ -218,7 +220,8 @@ def _find(
     short_seen: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return number and word of what is found, int64 (F, 2), and where documents begin in it."""
-    found, num_found, ends = np.empty((64, 2), np.int64), 0, np.zeros(len(rows), np.int64)
+    found, num_found = np.empty((64, 2), np.int64), int64(0)
+    ends = np.zeros(len(rows), np.int64)
     behind, short_behind = np.uint64(1), np.uint64(1)
     for _ in range(GRAM):
         behind *= _MULTIPLIER

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from lmdata.ragged import offsets_of
+from lmdata.ragged import frozen, offsets_of
 from lmdata.tagging.c4_kernels import CURLY_BRACKET, LOREM_IPSUM, clean_lines
 from lmdata.tagging.characters import character_bits
 from lmdata.tagging.line_kernels import (
@@ -158,7 +158,7 @@ def measure(text: Text, offsets: Offsets, cutter: Cutter) -> Figures:
         offsets: int64 (D + 1,), where documents begin; none of them is blank
         cutter: cuts them into words
     """
-    bits, num_documents = character_bits(), len(offsets) - 1
+    text, bits, num_documents = frozen(text), character_bits(), len(offsets) - 1
     words = cutter.words(text, offsets)
     counts = np.zeros((num_documents, NUM_COUNTS), np.int64)
     count_words(words.stream, words.starts, words.lengths, words.flags, words.rows, counts)

@@ -15,8 +15,7 @@ import pyarrow as pa
 from lmdata.batch import to_column, to_text_column
 from lmdata.building.output import ALL_DOCUMENTS
 from lmdata.building.plan import Unit, UnitProgress
-from lmdata.building.receipts import in_build, keep_receipt, part_name, receipt_name
-from lmdata.building.units import count_in
+from lmdata.building.receipts import count_in, in_build, keep_receipt, part_name, receipt_name
 from lmdata.corpus import Documents, Source, read_documents
 from lmdata.places import Place, new_attempt
 from lmdata.schema import ShardRecord

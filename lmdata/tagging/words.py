@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmdata.errors import ConfigError
-from lmdata.ragged import Ragged, offsets_of
+from lmdata.ragged import Ragged, frozen, offsets_of
 from lmdata.tagging.c4_kernels import count_line_sentences
 from lmdata.tagging.characters import (
     ENDS_SENTENCE,
@@ -95,8 +95,8 @@ class PlainCutter:
         stream, starts = np.empty(size + PADDING, np.uint8), np.empty(size + 1, np.int64)
         lengths, flags = np.empty(size, np.int32), np.empty(size, np.uint16)
         rows = np.empty(len(offsets), np.int64)
-        num_words = cut_words(text, offsets, self._bits, _STOP_KEYS, stream, starts, lengths,
-                              flags, rows)  # fmt: skip
+        num_words = cut_words(frozen(text), offsets, self._bits, _STOP_KEYS, stream, starts,
+                              lengths, flags, rows)  # fmt: skip
         return Words(stream, starts[: num_words + 1], lengths[:num_words], flags[:num_words], rows)
 
     def sentences(self, text: Text, ends: Offsets) -> Offsets:
@@ -107,7 +107,7 @@ class PlainCutter:
             >>> PlainCutter().sentences(text, np.array([0, 8, 17])).tolist()
             [2, 1]
         """
-        counts: Offsets = count_line_sentences(text, ends, len(ends) - 1, self._bits)
+        counts: Offsets = count_line_sentences(frozen(text), ends, len(ends) - 1, self._bits)
         return counts
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import below, fill_words, int64
+from lmdata.intrinsics import int64
+from lmdata.viewing.rng_kernels import below, fill_words
 from lmdata.word_starts import WordRule, follow
 
 EXACT, BERNOULLI, WORDS, WORDS_BERNOULLI = 0, 1, 2, 3
@@ -312,7 +313,7 @@ def _mark_spans(
         other = step + below(int64(words[step * stride]), num_words - step)
         first = int64(order[other])
         order[other] = order[step]
-        longest = 1
+        longest = int64(1)
         for index in range(num_lengths):
             longest += words[2 * step + 1] >= rules.span_words[index]
         end = _span_end(first, num_words, longest, k - total, candidates, starts, flags)

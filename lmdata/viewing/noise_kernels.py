@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import below, fill_words, int64
+from lmdata.intrinsics import int64
+from lmdata.viewing.rng_kernels import below, fill_words
 
 _DUPLICATE_SHIFT = 16
 
@@ -96,7 +97,7 @@ def lay_spans(
         longest = max(longest, lengths[segment])
     words = np.empty(longest + 8, np.uint32)
     kept_parts, noise_parts = np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int64)
-    begin, at, written = 0, 0, 0
+    begin, at, written = int64(0), int64(0), int64(0)
     for segment in range(len(lengths)):
         length, count = lengths[segment], spans[segment]
         target[written] = start
@@ -107,7 +108,7 @@ def lay_spans(
             fill_words(
                 words, length, key[0], key[1], documents[segment], places[segment], first_block
             )
-            _draw_parts(words, 0, num_kept, kept_parts[:count])
+            _draw_parts(words, int64(0), num_kept, kept_parts[:count])
             _draw_parts(words, num_kept, noise[segment], noise_parts[:count])
             for number in range(count):
                 at = _copy(ids, begin, kept_parts[number], source, at)
@@ -175,7 +176,7 @@ def _permute(
     for index in range(count):
         order[index], starts[index] = index, begin
         begin += sentence_lengths[index]
-    at = 0
+    at = int64(0)
     for step in range(count):
         other = step + below(int64(words[step]), count - step)
         order[step], order[other] = order[other], order[step]
@@ -280,7 +281,7 @@ def infill(
     row = np.empty(longest, ids.dtype)
     starts, spans = np.empty(longest + 1, np.int64), np.empty(longest + 1, np.int64)
     order = np.empty(most_sentences, np.int64)
-    begin, at = 0, 0
+    begin, at = int64(0), int64(0)
     for segment in range(len(lengths)):
         length, first = lengths[segment] - 2, at
         document, place = documents[segment], places[segment]
@@ -291,7 +292,7 @@ def infill(
             fill_words(words, len(sentences), k0, k1, document, place, first_block)
             _permute(ids, begin + 1, sentences, words, order, row)
         else:
-            _copy(ids, begin + 1, length, row, 0)
+            _copy(ids, begin + 1, length, row, int64(0))
         source[at] = ids[begin]
         num_units = _find_units(row[:length], rules, starts)
         k0, k1 = rules.span_key

@@ -5,16 +5,11 @@ In a form that LLVM vectorises: 2,000 million words/s on one core.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import numba
 import numpy as np
 
+from lmdata.intrinsics import int64
 from lmdata.rng import MASK32, PHILOX_M0, PHILOX_M1, PHILOX_W0, PHILOX_W1
-
-int64 = cast("Callable[[Any], int]", np.int64)
-"""`np.int64` for Numba kernels, whose integers mypy takes for Python's."""
 
 _U_M0, _U_M1 = np.uint64(PHILOX_M0), np.uint64(PHILOX_M1)
 _U_W0, _U_W1 = np.uint64(PHILOX_W0), np.uint64(PHILOX_W1)
@@ -135,8 +130,8 @@ def _shuffle_cell(cell: int, height: int, width: int, key: tuple[int, int], num_
     """Return the cell of the height x width grid that a cell goes to, one to one."""
     line, column = cell // width, cell % width
     for number in range(0, num_rounds, 2):
-        w0, w1, _, _ = philox_block(key[0], key[1], column, 0, number)
+        w0, w1, _, _ = philox_block(key[0], key[1], column, int64(0), number)
         line = (line + below_wide(w0, w1, height)) % height
-        w0, w1, _, _ = philox_block(key[0], key[1], line, 0, number + 1)
+        w0, w1, _, _ = philox_block(key[0], key[1], line, int64(0), number + 1)
         column = (column + below_wide(w0, w1, width)) % width
     return line * width + column

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from lmdata.errors import IntegrityError, OutputError
-from lmdata.viewing.rng_kernels import int64
+from lmdata.intrinsics import int64
 
 # One running token count is kept for each group of this many sentences: 8 bytes for 64.
 SENTENCE_GROUP = 64

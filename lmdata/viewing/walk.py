@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from lmdata.viewing.rng_kernels import int64
+from lmdata.intrinsics import int64
 from lmdata.viewing.store_table import (
     StoreTable,
     find_block,
@@ -153,11 +153,11 @@ def _next_piece(
         return total, _pack_state(sentence + 1 - first, num_fillers + 1)
     sentence += 1
     if rules.kind == LONE:
-        return total, _pack_state(sentence - first, 0)
+        return total, _pack_state(sentence - first, int64(0))
     while sentence < stop and total + lengths[sentence] <= rules.capacity:
         total += lengths[sentence]
         sentence += 1
-    return total, _pack_state(sentence - first, 0)
+    return total, _pack_state(sentence - first, int64(0))
 
 
 @numba.njit(cache=True)
@@ -192,7 +192,7 @@ def index_pieces(
             before[row] = total
             first, stop = sentence_range(table, block, row)
             lengths = lengths_until(table, block, stop)
-            state = 0
+            state = int64(0)
             while first + _unpack_state(state)[0] < stop:
                 if total & (STATE_STRIDE - 1) == 0:
                     states[total >> STRIDE_SHIFT] = state

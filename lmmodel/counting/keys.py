@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from lmdata.dataset import ExampleSet, TokenStore
-from lmdata.ragged import offsets_of
+from lmdata.ragged import frozen, offsets_of
 from lmdata.rng import draw, stream_key
 
 # ---- Lines
@@ -147,7 +147,7 @@ def lay_out(
     """
     lengths = np.diff(offsets)[is_taken]
     lines = np.empty(int(lengths.sum()) + 2 * len(lengths), _dtype(num_pieces))
-    _copy_lines(ids, offsets, is_taken, num_pieces, lines)
+    _copy_lines(frozen(ids), frozen(offsets), is_taken, num_pieces, lines)
     return lines
 
 
@@ -269,12 +269,15 @@ def _is_below(keys: np.ndarray, row: int, key: np.ndarray) -> bool:
 def _sort_few(keys: np.ndarray) -> None:
     key = np.empty(keys.shape[1], np.uint64)
     for index in range(1, len(keys)):
-        key[:] = keys[index]
+        for word in range(len(key)):
+            key[word] = keys[index, word]
         place = index
         while place > 0 and _is_below(keys, place - 1, key):
-            keys[place] = keys[place - 1]
+            for word in range(len(key)):
+                keys[place, word] = keys[place - 1, word]
             place -= 1
-        keys[place] = key
+        for word in range(len(key)):
+            keys[place, word] = key[word]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -307,7 +310,9 @@ def _sort_many(keys: np.ndarray, other: np.ndarray, num_bits: int) -> None:
             source, target = target, source
             is_moved = not is_moved
     if is_moved:
-        target[:] = source
+        for index in range(len(source)):
+            for part in range(num_words):
+                target[index, part] = source[index, part]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -149,8 +149,9 @@ def _in_pieces(fill: Callable[[slice], None], num_labels: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _read(
-    ids: np.ndarray, is_special: np.ndarray, place: int, stop: int, step: int, context: np.ndarray
-) -> np.ndarray:
+    ids: np.ndarray, is_special: np.ndarray, place: np.int64, stop: int, step: np.int64,
+    context: np.ndarray,
+) -> np.ndarray:  # fmt: skip
     """Return the ids next to a place, farthest first: a view on the end of `context`."""
     count = 0
     place += step
@@ -173,7 +174,7 @@ def _score_after(
     p = np.empty(len(unigrams))
     end = len(unigrams) - 2
     for index in range(len(labels)):
-        seen = _read(ids, is_special, places[index], starts[index] - 1, -1, context)
+        seen = _read(ids, is_special, places[index], starts[index] - 1, np.int64(-1), context)
         find_state(words, first_child, seen, state)
         if with_ranks:
             fill_distribution(words, first_child, log_p, log_backoff, unigrams, state, p)
@@ -197,12 +198,12 @@ def _score_between(
     context, state = np.empty(order - 1, np.int64), np.empty(order - 1, np.int64)
     p, back_p = np.empty(len(unigrams)), np.empty(len(unigrams))
     for index in range(len(labels)):
-        before = _read(ids, is_special, places[index], starts[index] - 1, -1, context)
+        before = _read(ids, is_special, places[index], starts[index] - 1, np.int64(-1), context)
         has_before = len(before) > 0
         if has_before:
             find_state(words, first_child, before, state)
             fill_distribution(words, first_child, log_p, log_backoff, unigrams, state, p)
-        behind = _read(ids, is_special, places[index], stops[index], 1, context)
+        behind = _read(ids, is_special, places[index], stops[index], np.int64(1), context)
         has_behind = len(behind) > 0
         if has_behind:
             find_state(back_words, back_first_child, behind, state)

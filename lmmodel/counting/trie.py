@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from lmdata.ragged import frozen
 from lmmodel.counting.smoothing import Smoothed
 
 UNKNOWN = -1
@@ -43,8 +44,9 @@ class Trie:
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What kernels take."""
-        return self.words, self.first_child, self.log_p, self.log_backoff
+        """What kernels that read take: as of a file, also where it was just counted."""
+        words, first_child = frozen(self.words), frozen(self.first_child)
+        return words, first_child, frozen(self.log_p), frozen(self.log_backoff)
 
     @property
     def num_pieces(self) -> int:

@@ -78,6 +78,9 @@ class FinetuneConfig:
     """Of sequence-to-sequence: tokens of the longest target; None: as `max_seq_length`."""
     num_beams: int = 1
     """Of sequence-to-sequence: hypotheses that are followed for the scores, at least 1."""
+    num_averaged: int | None = None
+    """At the end the mean of the weights at the last so many evaluations is scored too; 1: it is
+    not. None: 5 where random weights learn to write (Vaswani et al., 2017, section 6.1), else 1."""
     max_grad_norm: float | None = 1.0
     """Gradients are scaled down to this norm, above 0; none: never."""
     micro_batch_tokens: int = 4096
@@ -108,8 +111,10 @@ class FinetuneConfig:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.max_target_length is not None and self.max_target_length < 4:
             raise ValueError(f"max_target_length must be at least 4, got {self.max_target_length}")
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
+        for name in ("num_beams", "num_averaged"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,12 +17,14 @@ from torch import Tensor
 
 from lmdata.order import permute
 from lmmodel.adapters import Trained, choose_trained
+from lmmodel.batch import Batch
 from lmmodel.cores import SharedWeights, add_gradients, num_cores, seeded
 from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
 from lmmodel.finetuning.data import FinetuneConfig
+from lmmodel.loader import round_batch
 from lmmodel.optimizing import lr_ratio
-from lmmodel.packing import LEAST_TOKENS, deal_rows
+from lmmodel.packing import LEAST_TOKENS, Padding, deal_rows, padding_of
 from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.model import TaskModel, pack, pack_labels, predict_logits
 from lmmodel.tasks.task import Scores
@@ -33,6 +38,8 @@ MIN_POOLS = 8
 
 # A step is cut into so many on a CPU, whatever its cores, as dropout belongs to a micro-batch.
 CPU_MICRO_BATCHES = 2
+
+NUM_PROBED = 20  # steps whose padding is told
 
 Scorer = Callable[[Any], Scores]
 """Logits of the validation examples to scores."""
@@ -58,6 +65,7 @@ class Moment:
     scores: Scores
     logits: Any  # float32, of the validation examples; of tasks that write, ids
     weights: dict[str, Tensor]  # on the CPU
+    num_averaged: int = 1  # evaluations whose weights these are the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,7 @@ class Fit:
     best: Moment
     num_epochs: float  # trained until it was stopped
     trained: Trained  # what of the model moved
+    padding: Padding  # of the first steps' micro-batches
     log: list[dict[str, Any]]  # a line an evaluation
 
 
@@ -104,6 +113,7 @@ def fit(
     log: list[dict[str, Any]] = []
     best: Moment | None = None
     num_since = 0  # evaluations since the best one
+    recent: deque[dict[str, Tensor]] = deque(maxlen=config.num_averaged or 1)
     if report is not None:
         report(FitProgress(seed=seed, step=0, num_steps=learner.num_steps, loss=None, best=None,
                            trained=learner.trained))  # fmt: skip
@@ -117,14 +127,23 @@ def fit(
             continue
         now = learner.evaluate(validation, score)
         log.append({"seed": seed, "step": learner.step, "epoch": now.epoch,
-                    "loss": float(np.mean(losses)), **now.scores})  # fmt: skip
+                    "loss": float(np.mean(losses)), "train_s": round(learner.train_s, 3),
+                    **now.scores})  # fmt: skip
         losses.clear()
+        if recent.maxlen != 1:
+            recent.append(learner.copy_weights())
         is_better = best is None or now.scores[best_score] > best.scores[best_score]
         best, num_since = (now, 0) if is_better or best is None else (best, num_since + 1)
         if config.patience is not None and num_since >= config.patience:
             break
     assert best is not None  # the last step of all is evaluated
-    return Fit(seed=seed, best=best, num_epochs=learner.epoch, trained=learner.trained, log=log)
+    if len(recent) > 1:
+        now = learner.evaluate_mean(recent, validation, score)
+        log.append({"seed": seed, "step": learner.step, "epoch": now.epoch,
+                    "num_averaged": now.num_averaged, **now.scores})  # fmt: skip
+        best = now if now.scores[best_score] > best.scores[best_score] else best
+    return Fit(seed=seed, best=best, num_epochs=learner.epoch, trained=learner.trained,
+               padding=learner.padding(), log=log)  # fmt: skip
 
 
 def evaluation_steps(steps_per_epoch: int, config: FinetuneConfig) -> set[int]:
@@ -185,6 +204,7 @@ class TaskLearner:
         self.steps_per_epoch = -(-len(train) // config.batch_size)
         self.num_steps = self.steps_per_epoch * config.num_epochs
         self.step = 0  # optimizer steps done
+        self.train_s = 0.0  # seconds that they took
         self.trained = choose_trained(
             model, config.trainable, config.lora, new=("head.",), seed=seed
         )
@@ -206,6 +226,7 @@ class TaskLearner:
             DivergedError: the loss is not finite
             MemoryLimitError: a micro-batch does not fit
         """
+        began_s = time.perf_counter()
         self.model.train()
         if self.config.trainable == "head":
             self.model.backbone.eval()
@@ -219,6 +240,7 @@ class TaskLearner:
         clip_gradients(self.model, self.config.max_grad_norm)
         self.optimizer.step(lr_ratio(self.step, self.num_steps, self.config.schedule_config))
         self.step += 1
+        self.train_s += time.perf_counter() - began_s
         return loss
 
     def _accumulate(self, rows: np.ndarray) -> float:
@@ -256,11 +278,27 @@ class TaskLearner:
         groups = deal_rows(lengths, self.config.micro_batch_tokens, num)
         return [rows[group] for group in groups]
 
+    def padding(self) -> Padding:
+        """Return what is padding in the micro-batches of the first steps."""
+        steps = epoch_batches(self.train.sizes, self.config, self.seed)
+        groups = [own for rows in islice(steps, NUM_PROBED) for own in self._micro_batches(rows)]
+        num_tokens = sum(pack(self.train, rows).num_tokens for rows in groups)
+        return padding_of([self._pack(rows) for rows in groups], num_tokens)
+
+    def _pack(self, rows: np.ndarray) -> Batch:
+        """Return rows as a batch, filled up a little where products of new shapes are slow."""
+        batch = pack(self.train, rows)
+        is_slow = self.device.type == "cpu" and self.config.precision == "bf16"
+        return round_batch(batch) if is_slow and self.task.writes else batch
+
     def _loss(self, rows: np.ndarray, unit: float) -> Tensor:
         """Return the share of some rows in the mean loss of a step."""
-        batch = pack(self.train, rows).to(self.device)
+        batch = self._pack(rows).to(self.device)
         labels = pack_labels(self.train, rows).to(self.device)
-        return self.task.sum_loss(self.model(batch), labels, batch) / unit
+        logits = self.model(batch)
+        if self.task.writes:  # those of padding come last
+            logits = logits[: len(labels)]
+        return self.task.sum_loss(logits, labels, batch) / unit
 
     def evaluate(self, examples: TaskExamples, score: Scorer) -> Moment:
         """Return scores and weights of this moment.
@@ -278,3 +316,18 @@ class TaskLearner:
             logits=logits,
             weights=self.model.saved_weights(self.config.lora),
         )
+
+    def copy_weights(self) -> dict[str, Tensor]:
+        """Return a copy of what is trained."""
+        named = self.model.named_parameters()
+        return {name: w.detach().clone() for name, w in named if w.requires_grad}
+
+    @torch.no_grad()
+    def evaluate_mean(
+        self, recent: Sequence[dict[str, Tensor]], examples: TaskExamples, score: Scorer
+    ) -> Moment:
+        """Put the mean of some weights in the place of the last ones, and return its scores."""
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                weight.copy_(torch.stack([own[name] for own in recent]).mean(dim=0))
+        return replace(self.evaluate(examples, score), num_averaged=len(recent))

@@ -7,6 +7,7 @@ Queries and keys are two sides, packed alike, and which of its keys a query sees
     reference   the definition: one dense mask of all queries and all keys
     dense       all sequences equally long: a reshape and scaled_dot_product_attention
     buckets     one such call for neighbours of nearly equal lengths (CPU)
+    joined      the same, but with padding where that is less work than another call (CPU)
     padded      gathered into (S, max_seqlen) with a mask; no step depends on values on the device
     varlen      torch's own variable-length FlashAttention (CUDA, bf16 or fp16; no dropout, no ranks
                 but those of causal attention to itself, no bias)
@@ -23,33 +24,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmmodel.batch import Batch
 from lmmodel.cores import dropout
-from lmmodel.layers.masks import (
+from lmmodel.layers.buckets import (
     Bucket,
     Filled,
+    equal_buckets,
+    joined_buckets,
+    pad,
+    padded_rows,
+    rounded_buckets,
+    unpad,
+)
+from lmmodel.layers.masks import (
     Mask,
     Side,
     band,
     bucket_seen,
-    equal_buckets,
-    pad,
-    padded_rows,
     padded_rows_of,
     padded_seen,
     places,
-    rounded_buckets,
     split_mask,
-    unpad,
 )
 from lmmodel.layers.relative import relative_products, relative_scores
 
-Kernel = Literal["reference", "dense", "buckets", "padded", "varlen"]
+Kernel = Literal["reference", "dense", "buckets", "joined", "padded", "varlen"]
+
+JOINED: Kernel = "joined"
+"""What an encoder-decoder takes on a CPU: its lengths come in pairs, seldom two of them equal."""
 
 # torch 2.10 brought `varlen_attn` with `is_causal`; 2.11 and later take `window_size` instead.
 VARLEN_TAKES_WINDOW = torch.__version__ >= "2.11"
 
 ROUNDED = {torch.bfloat16}  # buckets are rounded for it; float32 products take any shape at once
+CALL_SCORES = 2**13  # scores of all heads whose computation takes as long as another bucket
 CACHED_SCORES = 2**19  # in a bucket at most, of all heads: 1 MiB of bf16 stays in a core's cache
 
 
@@ -211,10 +218,29 @@ def _buckets(
         buckets = rounded_buckets(lengths, others, most_pairs=most)
     else:
         buckets = equal_buckets(lengths, others)
+    return _by_buckets(q, k, v, buckets, mask, p, is_self=others is None)
+
+
+def _joined(
+    q: Tensor, k: Tensor, v: Tensor, queries: Side, keys: Side, mask: Mask, p: float
+) -> Tensor:
+    """Return attention by few dense calls, where sequences are short and lengths in pairs."""
+    others = None if keys is queries else keys.cu_seqlens.diff().tolist()
+    buckets = joined_buckets(
+        queries.cu_seqlens.diff().tolist(), others, spare=CALL_SCORES // q.shape[1],
+        most_pairs=CACHED_SCORES // q.shape[1], is_rounded=q.dtype in ROUNDED,
+    )  # fmt: skip
+    return _by_buckets(q, k, v, buckets, mask, p, is_self=others is None)
+
+
+def _by_buckets(
+    q: Tensor, k: Tensor, v: Tensor, buckets: list[Bucket], mask: Mask, p: float, *, is_self: bool
+) -> Tensor:
+    """Return attention within each bucket: floats (Q, H, K)."""
     own = [bucket.queries for bucket in buckets]
     rows, num_rows = padded_rows(own)
-    key_sides = own if others is None else [bucket.keys for bucket in buckets]
-    key_rows, num_key_rows = (rows, num_rows) if others is None else padded_rows(key_sides)
+    key_sides = own if is_self else [bucket.keys for bucket in buckets]
+    key_rows, num_key_rows = (rows, num_rows) if is_self else padded_rows(key_sides)
     q, k, v = (
         x if size == len(x) else pad(x, at, size)
         for x, at, size in ((q, rows, num_rows), (k, key_rows, num_key_rows),
@@ -222,7 +248,7 @@ def _buckets(
     )  # fmt: skip
     sizes, key_sizes = ([side.num_rows for side in sides] for sides in (own, key_sides))
     filling, others_filling = (rows, num_rows, sizes), (key_rows, num_key_rows, key_sizes)
-    masks = split_mask(mask, filling, filling if others is None else others_filling)
+    masks = split_mask(mask, filling, filling if is_self else others_filling)
     qs, ks, vs = torch.split(q, sizes), torch.split(k, key_sizes), torch.split(v, key_sizes)
     parts = zip(qs, ks, vs, buckets, masks, strict=True)
     out = torch.cat([_within_bucket(*part, p=p) for part in parts])
@@ -345,55 +371,6 @@ def _varlen(
 
 
 KERNELS: dict[Kernel, Callable[[Tensor, Tensor, Tensor, Side, Side, Mask, float], Tensor]] = {
-    "reference": reference, "dense": _dense, "buckets": _buckets, "padded": _padded,
-    "varlen": _varlen,
+    "reference": reference, "dense": _dense, "buckets": _buckets, "joined": _joined,
+    "padded": _padded, "varlen": _varlen,
 }  # fmt: skip
-
-
-class KeyValues:
-    """Keys and values of S sequences, so that each new token is computed alone.
-
-    `read` says which tokens the next forward pass brings: first whole prompts, then one token of
-    each sequence at a time.
-
-    Shapes: S sequences, C places of each, H heads, K features of a head, T tokens of a batch.
-    """
-
-    def __init__(
-        self, num_layers: int, shape: tuple[int, int, int, int], device: torch.device
-    ) -> None:
-        """Make room for `shape` = (S, H, C, K) in each layer, float32."""
-        self.keys = [torch.zeros(shape, device=device) for _ in range(num_layers)]
-        self.values = [torch.zeros(shape, device=device) for _ in range(num_layers)]
-        self._batch: Batch | None = None
-        self._sequence = torch.zeros(0, dtype=torch.int64)  # (T,) of the batch that is read
-
-    def read(self, batch: Batch) -> None:
-        """Take note of the tokens that come next; `position_ids` says where they belong."""
-        self._batch = batch
-        sequences = torch.arange(batch.num_sequences, device=batch.cu_seqlens.device)
-        self._sequence = torch.repeat_interleave(sequences, batch.cu_seqlens.diff().long())
-
-    def keep(self, sequences: Tensor) -> None:
-        """Forget all sequences but some, int64 (S',), which are numbered anew."""
-        self.keys = [keys[sequences] for keys in self.keys]
-        self.values = [values[sequences] for values in self.values]
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        """Return causal attention over what was read, (T, H, K), and remember k and v."""
-        batch = self._batch
-        assert batch is not None, "read() comes before the forward pass"
-        position = batch.position_ids.long()
-        self.keys[layer][self._sequence, :, position] = k
-        self.values[layer][self._sequence, :, position] = v
-        if batch.num_tokens != batch.num_sequences:  # prompts
-            side = Side(batch.cu_seqlens, batch.max_seqlen)
-            return attention(q, k, v, side, side, Mask(is_causal=True, window=window))
-        stop = int(position.max()) + 1
-        keys, values = self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
-        distance = position[:, None] - torch.arange(stop, device=q.device)  # (S, stop)
-        is_seen = (distance >= 0) & (distance <= (stop if window is None else window))
-        heads = F.scaled_dot_product_attention(
-            q[:, :, None], keys, values, attn_mask=is_seen[:, None, None]
-        )  # (S, H, 1, K)
-        return heads[:, :, 0]

@@ -15,7 +15,7 @@ from lmdata.rng import draw, stream_key
 from lmmodel.batch import Batch, make_batch
 from lmmodel.errors import FitError
 from lmmodel.inference import split_by_tokens
-from lmmodel.layers.attention import KeyValues
+from lmmodel.layers.memory import KeyValues
 from lmmodel.trained import Run, check_finite, encode_given
 from lmmodel.writing import check_drawing, sample
 
@@ -214,7 +214,8 @@ class GenerationLoop:
         )  # fmt: skip
         flat = torch.from_numpy(np.concatenate(self._prompts))
         batch = make_batch(flat, torch.from_numpy(lengths)).to(device)
-        return KeyValues(config.num_hidden_layers, shape, device), batch
+        dtype = self._run.model.compute_dtype
+        return KeyValues(config.num_hidden_layers, shape, device, dtype), batch
 
     def _next(self, ids: list[list[int]], alive: list[int]) -> Batch:
         """Return the newest token of each prompt, at its place."""

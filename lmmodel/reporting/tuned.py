@@ -21,6 +21,7 @@ from lmmodel.tasks.scores import wilson_interval
 from lmmodel.tasks.task import encode_task, make_predictions
 from lmmodel.tasks.task_files import TaskFile
 
+NO_CURVES = {"seed", "step", "epoch", "train_s", "num_averaged"}
 NUM_BINS, NUM_CONFUSIONS, NUM_EXAMPLES, MOST_LABELS = 10, 8, 3, 30
 
 
@@ -32,6 +33,7 @@ class SeedFigures:
     best_epoch: float
     num_epochs: float
     scores: dict[str, float]
+    num_averaged: int = 1  # evaluations whose weights the best are the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def _curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     curves: dict[str, list[tuple[float, float]]] = {}
     for entry in entries:
         for name, value in entry.items():
-            if name not in ("seed", "step", "epoch") and isinstance(value, int | float):
+            if name not in NO_CURVES and isinstance(value, int | float):
                 key = f"seed {entry.get('seed')}: {name}"
                 curves.setdefault(key, []).append((entry["step"], value))
     return {name: sampled(points, MOST_EVALUATIONS) for name, points in curves.items()}

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
+from lmmodel.cores import summed_cross_entropy
 from lmmodel.errors import FitError, TaskError
 from lmmodel.families import ModelConfig
 from lmmodel.tasks.examples import Encoding, Predictions, TaskExamples, make_examples, unlabelled
@@ -31,6 +31,7 @@ from lmmodel.texts import Framed, Integers, encode_texts
 from lmmodel.writing import Hypothesis, WritingConfig, write
 
 NUM_SAMPLES = 3  # of what was written, in the summary
+SOURCES_CUT, TARGETS_CUT = "sources truncated", "targets truncated"
 INSTALL = "pip install 'lmmodel[translation]'"
 
 
@@ -97,29 +98,45 @@ class SequenceTask(Task[TextRows]):
 
     def encode(self, rows: TextRows, how: Encoding) -> TaskExamples:
         """Return a source and its first target a row, both cut where they are too long."""
-        sources = encode_texts(self.tokenizer.backend, [self.prefix + text for text in rows.texts])
         labels: Any = rows.labels
         firsts = [""] * len(rows) if labels is None else [own[0] for own in labels]
-        targets = encode_texts(self.tokenizer.backend, firsts)
         has_both = np.array([bool(t.strip()) for t in rows.texts], np.bool_)
         has_both &= np.array([bool(t.strip()) for t in firsts], np.bool_) | (not how.is_training)
         kept = how.choose(has_both)
-        frame = self.frame
-        source, num_cut = frame_ids(sources, kept, frame.before, [frame.end], how.max_seq_length)
+        framed, target, counts = self.frame_pairs(rows.texts, firsts, kept, how.max_seq_length)
+        counts = {how.name("empty source or target"): int((~has_both).sum()), **counts}
+        examples = make_examples(rows, framed, kept, labels=None, counts=counts)
+        return dataclasses.replace(examples, targets=target)
+
+    def frame_pairs(
+        self, sources: Sequence[str], targets: Sequence[str], kept: Integers, max_source: int
+    ) -> tuple[Framed, Ragged, dict[str, int]]:
+        """Return the ids of some pairs as they are learned, and how many of them were cut.
+
+        Args:
+            sources: R texts
+            targets: R texts
+            kept: int64 (E,) which of them
+            max_source: tokens of a source at most
+
+        Returns:
+            The sources, the targets (int32 (E,)), and counts by what was cut.
+        """
+        backend, frame = self.tokenizer.backend, self.frame
+        source, num_cut = frame_ids(
+            encode_texts(backend, [self.prefix + text for text in sources]), kept, frame.before,
+            [frame.end], max_source,
+        )  # fmt: skip
         target, num_cut_targets = frame_ids(
-            targets, kept, [frame.start, *frame.before], [frame.end], self.max_target_length + 1
-        )
+            encode_texts(backend, targets), kept, [frame.start, *frame.before], [frame.end],
+            self.max_target_length + 1,
+        )  # fmt: skip
         framed = Framed(
             input_ids=source.values.astype(np.int32, copy=False),
             token_type_ids=np.zeros(len(source.values), np.uint8),
             offsets=source.offsets.astype(np.int64), places=(),
         )  # fmt: skip
-        examples = make_examples(
-            rows, framed, kept, labels=None,
-            counts={how.name("empty source or target"): int((~has_both).sum()),
-                    "sources truncated": num_cut, "targets truncated": num_cut_targets},
-        )  # fmt: skip
-        return dataclasses.replace(examples, targets=target)
+        return framed, target, {SOURCES_CUT: num_cut, TARGETS_CUT: num_cut_targets}
 
     def make_head(self, config: ModelConfig, num_outputs: int) -> nn.Module:
         """Return nothing: the decoder has a head of its own."""
@@ -131,9 +148,7 @@ class SequenceTask(Task[TextRows]):
 
     def sum_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of the targets' tokens; labels int64 (T,)."""
-        return F.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        return summed_cross_entropy(logits, labels, self.label_smoothing)
 
     def write(self, model: Any, examples: TaskExamples) -> list[Any]:
         """Return the ids that are written about each example, int64."""
@@ -192,12 +207,17 @@ class SequenceTask(Task[TextRows]):
     def ask(self, model: Any, texts: Sequence[str], config: WritingConfig, max_source: int,
             progress: Any = None) -> list[Writing]:  # fmt: skip
         """Return what is written about texts; those that are too long are cut."""
+        sources = self.sources(texts, max_source)
+        frame = self.frame
+        found = write(model, sources, frame.start, frame.end, config, progress=progress)
+        return [self._told(*pair) for pair in zip(texts, found, strict=True)]
+
+    def sources(self, texts: Sequence[str], max_source: int) -> list[Integers]:
+        """Return the ids of texts as they are read, int64 (U_i,); those too long are cut."""
         encoded = encode_texts(self.tokenizer.backend, [self.prefix + text for text in texts])
         frame = self.frame
         source, _ = frame_ids(encoded, np.arange(len(texts)), frame.before, [frame.end], max_source)
-        sources = [source.row(index).astype(np.int64) for index in range(len(texts))]
-        found = write(model, sources, frame.start, frame.end, config, progress=progress)
-        return [self._told(*pair) for pair in zip(texts, found, strict=True)]
+        return [source.row(index).astype(np.int64) for index in range(len(texts))]
 
     def _told(self, source: str, found: Sequence[Hypothesis]) -> Writing:
         best, *others = found

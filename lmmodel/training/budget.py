@@ -23,6 +23,7 @@ from lmmodel.config import TrainConfig
 from lmmodel.device import sum_over_processes
 from lmmodel.evaluation import evaluate
 from lmmodel.loader import Loader, StepBatch
+from lmmodel.packing import Padding, padding_of
 from lmmodel.saving.run import save_state
 from lmmodel.settings import DEFAULT_NUM_STEPS, MOST_STEPS
 from lmmodel.training.learner import Learner
@@ -229,6 +230,12 @@ class Probe:
         """Return the mean of a measure over the steps of a run."""
         means = [np.mean([measure(batch) for batch in stage]) for stage in self.stages]
         return float(np.dot(self.shares, means))
+
+    @property
+    def padding(self) -> Padding:
+        """What of the steps' micro-batches is padding."""
+        micro = [own.batch for batch in self.batches for own in batch.micro_batches]
+        return padding_of(micro, sum(batch.num_tokens for batch in self.batches))
 
 
 def probe(loader: Loader) -> Probe:

@@ -17,6 +17,7 @@ from lmmodel.errors import DivergedError, LmmodelError
 from lmmodel.evaluation import Evaluation, HeldOut, evaluate
 from lmmodel.guesses import Prompts, guess
 from lmmodel.loader import Prefetcher, StepBatch
+from lmmodel.packing import Padding
 from lmmodel.record import CHECKPOINTS_NAME
 from lmmodel.saving.checkpoint import load_latest
 from lmmodel.saving.metrics import finite_or_none
@@ -53,6 +54,7 @@ class Summary:
     tokens_per_s: float  # of this process
     loss: float | None  # of the last logged steps, nats; None: there are none
     evaluation: Evaluation | None
+    padding: Padding  # of the first micro-batches
     forgotten: Forgotten | None = None  # None: it was not asked
     notes: tuple[str, ...] = field(default=())
 
@@ -71,6 +73,7 @@ class Trainer:
         output: Path,
         *,
         parents: HeldOut | None = None,
+        padding: Padding,
         is_main: bool,
     ) -> None:
         self.config = config
@@ -81,6 +84,7 @@ class Trainer:
         self.prompts = prompts
         self.output = output
         self.parents = parents
+        self.padding = padding
         self.is_main = is_main
         self.step = 0  # optimizer steps done
         self.saved_step: int | None = None  # that of the newest checkpoint
@@ -132,6 +136,7 @@ class Trainer:
             tokens_per_s=(self.reporter.num_tokens - num_before) / elapsed_s,
             loss=finite_or_none(self.reporter.last_loss),
             evaluation=self.evaluation,
+            padding=self.padding,
             forgotten=forgotten,
             notes=tuple(self.notes),
         )

@@ -21,7 +21,7 @@ from lmmodel.cores import SharedWeights, add_gradients, map_in_order, num_cores,
 from lmmodel.device import Processes, memory_bytes, whole
 from lmmodel.errors import MemoryLimitError
 from lmmodel.families import ModelConfig
-from lmmodel.layers.attention import Kernel, choose_kernel
+from lmmodel.layers.attention import JOINED, Kernel, choose_kernel
 from lmmodel.layers.masks import Mask
 from lmmodel.loader import MicroBatch, StepBatch
 from lmmodel.model import Transformer, forward_flops
@@ -266,6 +266,8 @@ def batch_flops(model: ModelConfig, objective: Objective, batch: StepBatch) -> i
 def attention_kernels(config: TrainConfig, batches: Sequence[StepBatch]) -> tuple[Kernel, ...]:
     """Return the attention kernels that a resolved run takes for the shapes of some batches."""
     model = config.model
+    if model.traits.is_encoder_decoder and config.device == "cpu" and not config.compile:
+        return (JOINED,)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     streams = [
         own

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from tests.cli.commands import TRAIN_FAST, Road, make_text, succeed
-from tests.lmdata.builds import InlineWorkers
+from tests.lmdata.builds import start_no_processes
 
 
 @pytest.fixture(scope="session", autouse=True)
 def workers_in_this_process() -> Iterator[None]:
-    """Worker processes take seconds to start; test_interruption.py has real ones."""
+    """No processes are started; test_interruption.py has real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
-        patch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
+        start_no_processes(patch)
         patch.setattr(
             "lmmodel.training.reporting.plot_losses", lambda _entries, path, *_: path.touch()
         )

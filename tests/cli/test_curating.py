@@ -6,22 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lmdata.building.workers import Threads
 from lmdata.tokenizer import save_tokenizer
 from tests.cli.commands import TRAIN_FAST, invoke, make_text, succeed
 from tests.lmdata.builds import make_tokenizer
-
-
-@pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes take seconds to start."""
-
-    def start(num_workers: int) -> Threads:
-        return Threads(num_workers, "lmdata.tagging.units:prepare_tags")
-
-    monkeypatch.setattr("lmdata.tags.start_tagging", start)
 
 
 def write_corpus(folder: Path) -> None:

@@ -312,9 +312,6 @@ def on_a_terminal(*arguments: str | Path) -> str:
     """Return what a command writes on standard error where that is a terminal."""
     code = (
         "import sys; import lmcli.summaries as p; p.SHOW_AFTER_S = 0;"
-        "from tests.lmdata.builds import InlineWorkers; import lmdata.tokens as t;"
-        "import lmdata.building.workers as w;"
-        "t.start_tokenizing = w.start_tokenizing = InlineWorkers;"
         "from lmcli.lmdata import main; main(sys.argv[1:])"
     )
     ours, theirs = pty.openpty()

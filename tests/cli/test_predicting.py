@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmcli.inputs import _note_table
+from lmcli.lmmodel import main
 from lmdata.tokenizer import load_tokenizer
 from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, succeed
 from tests.lmmodel.fine_tuned_folders import write_fine_tuned
@@ -44,6 +43,40 @@ def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
             folder / "regression of pairs", "regression", tokenizer, has_pairs=True
         ),
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def translator(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder-decoder that knows nothing."""
+    folder = tmp_path_factory.mktemp("translator") / "translator"
+    tokenizer = load_tokenizer(road.tokenizer)
+    return write_fine_tuned(folder, "sequence-to-sequence", tokenizer, family="transformer",
+                            num_hidden_layers=1)  # fmt: skip
+
+
+def test_targets_are_scored_given_their_sources(translator: Path, road: Road, tmp_path) -> None:
+    (tmp_path / "pairs.tsv").write_text("en\tde\nA bird.\tA stone.\nA road.\tWater.\n\tnothing\n")
+    columns = ("--file", tmp_path / "pairs.tsv", "--source", "en", "--target", "de")
+    found = as_json("lmmodel", "score", translator, *columns)
+    assert found["counts"] == {"rows without a text left out": 1}
+    assert [one["source"] for one in found["texts"]] == ["A bird.", "A road."]
+    assert found["texts"][0]["row"] == {"en": "A bird.", "de": "A stone."}
+    typed = as_json("lmmodel", "score", translator, "A bird.\tA stone.")
+    assert typed["texts"][0]["log_likelihood"] == pytest.approx(
+        found["texts"][0]["log_likelihood"], abs=1e-4
+    )
+    assert typed["texts"][0]["log_likelihood"] < -5
+    succeed("lmmodel", "score", translator, *columns, "--output", tmp_path / "told.csv")
+    assert (tmp_path / "told.csv").read_text().startswith("en,de,log_likelihood,num_tokens,")
+    for refused, message in (
+        ([translator, "A bird."], "two texts with one tab between them are wanted"),
+        ([translator, "A\tB", "--start-token", "x"], "knows what begins a target"),
+        ([translator, *columns, "--text-field", "en"], "name the columns of pairs by --source and"),
+        ([road.run, "A bird.", "--source", "en"], "--source and --target are for encoder-decoders"),
+    ):
+        result = invoke("lmmodel", "score", *refused)
+        assert result.exit_code == 2
+        assert message in result.output
 
 
 def test_fill_mask_prints_guesses_for_each_mask(road: Road, tmp_path: Path) -> None:
@@ -291,29 +324,26 @@ def test_an_argument_that_is_not_utf8_is_wrong_usage(road: Road) -> None:
         assert "is not UTF-8: convert it, or give it in a file" in refused.output
 
 
-def test_a_closed_standard_error_is_nobodys_business(road: Road) -> None:
-    code = (
-        "import sys; sys.stderr = None; from lmcli.lmmodel import main; "
-        f"main(['score', {str(road.run)!r}, 'A stone.', '--json'])"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0
-    assert json.loads(found.stdout)["texts"][0]["text"] == "A stone."
+def test_a_closed_standard_error_is_nobodys_business(
+    road: Road, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)  # as Python has it where the descriptor is closed
+    with pytest.raises(SystemExit) as found:
+        main(["score", str(road.run), "A stone.", "--json"])
+    assert found.value.code == 0
+    assert json.loads(capsys.readouterr().out)["texts"][0]["text"] == "A stone."
 
 
-def test_a_closed_standard_input_is_wrong_usage(road: Road) -> None:
-    code = (
-        "import sys; sys.stdin = None; from lmcli.lmmodel import main; "
-        f"main(['score', {str(road.run)!r}, *sys.argv[1:]])"
-    )
-    for arguments in ([], ["-"], ["--file", "-"]):
-        found = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-        )
-        assert found.returncode == 2
-        assert "--file with one a line" in found.stderr
+@pytest.mark.parametrize("arguments", [[], ["-"], ["--file", "-"]])
+def test_a_closed_standard_input_is_wrong_usage(
+    arguments: list[str], road: Road, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SystemExit) as found:
+        main(["score", str(road.run), *arguments])
+    assert found.value.code == 2
+    assert "--file with one a line" in capsys.readouterr().err
 
 
 def test_without_a_text_the_usage_is_explained(road: Road) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lmdata.building.units import prepare_units
-from lmdata.building.workers import Failed, Finished, Message, Prepare, Reported
+from lmdata.building.workers import Failed, Finished, Message, Prepare, Reported, Threads, Workers
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.errors import LmdataError
 from lmdata.schema import MANIFEST_NAME, Manifest
@@ -77,7 +79,10 @@ def random_documents(num_documents: int, seed: int = 0) -> list[str]:
 class InlineWorkers:
     """Workers in this process, one unit at a time; `seed` decides which worker is done first."""
 
-    def __init__(self, num_workers: int = 1, seed: int = 0, prepare: Prepare = prepare_units):
+    def __init__(
+        self, num_workers: int = 1, seed: int = 0, prepare: Prepare = prepare_units,
+        tokenizer_path: Path | None = None,
+    ) -> None:  # fmt: skip
         self.num_workers = num_workers
         self._prepare = prepare
         self._tasks: list[tuple[int, Any]] = []
@@ -100,6 +105,26 @@ class InlineWorkers:
 
     def close(self) -> None:
         self._tasks.clear()
+
+
+def start_no_processes(patch: pytest.MonkeyPatch) -> None:
+    """Have commands work in this process: others take seconds to start."""
+    patch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
+    patch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
+    tagging = partial(Threads, prepare="lmdata.tagging.units:prepare_tags")
+    patch.setattr("lmdata.tags.start_tagging", tagging)
+
+
+def write_three_files(folder: Path, num_documents: int) -> Path:
+    files = {f"{name}.txt": random_documents(num_documents, i) for i, name in enumerate("abc")}
+    return write_corpus(folder, files)
+
+
+def tokenize_in_small_units(corpus: Path, output: Path, workers: Workers) -> None:
+    """Tokenize documents of one line each: many units, several shards, two splits."""
+    config = TokenizeConfig(corpus=LINES, validation_ratio=0.1, shard_bytes=4000)
+    sources = find_sources([str(corpus)], config.corpus)
+    tokenize_corpus(sources, config, make_tokenizer(), output, workers=workers, unit_bytes=700)
 
 
 def build(

@@ -16,7 +16,7 @@ from lmdata.errors import ConfigError, CorpusError, OutputError, TokenizerError
 from lmdata.settings import TokenizeConfig
 from lmdata.tokenizer import load_tokenizer, save_tokenizer
 from lmdata.tokenizer_training import TokenizerConfig
-from tests.lmdata.builds import InlineWorkers, make_tokenizer, write_corpus
+from tests.lmdata.builds import make_tokenizer, start_no_processes, write_corpus
 
 SMALL = TokenizerConfig(vocab_size=40, allow_smaller=True)
 PLAN = TokenizeConfig(validation_ratio=0)
@@ -26,8 +26,7 @@ PLAN = TokenizeConfig(validation_ratio=0)
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder with two texts and a picture, in the folder to be in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lmdata.tokens.start_tokenizing", InlineWorkers)
-    monkeypatch.setattr("lmdata.building.workers.start_tokenizing", InlineWorkers)
+    start_no_processes(monkeypatch)
     write_corpus(tmp_path / "corpus", {"a.txt": ["the cat sat"], "b.txt": ["a dog ran"]})
     (tmp_path / "corpus" / "c.png").touch()
     return "corpus"
@@ -107,7 +106,7 @@ def test_a_store_without_a_tokenizer_trains_one_first_and_says_so(corpus: str) -
     [
         ("full", 1 << 30, "full exists and is complete: add --overwrite to replace it"),
         ("strange", 1 << 30, "strange holds other files"),
-        ("new", 10 << 20, "10 MiB of memory is too little for 1 workers"),
+        ("new", 10 << 20, "10 MiB of memory is too little for 1 worker:"),
     ],
 )
 def test_what_cannot_be_built_is_said_before_a_tokenizer_is_trained(

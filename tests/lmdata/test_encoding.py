@@ -394,8 +394,11 @@ def test_characters_younger_than_a_library_are_encoded_by_tokenizers(text):
     assert encoder.kind == "gigatoken"
     assert_is_reference(tokenizer, encoder, ["plain text", text, "é 中 😀", text], [3])
     raw, offsets = packed(["é 中 😀", text, ""])
-    flags = bpe_encoding.find_unusual(raw, offsets, bpe_encoding.unusual_characters())
-    assert (flags & bpe_encoding.NEW).tolist() == [0, 1, 0]
+    marks = np.zeros(256, np.bool_)
+    marks[ord("中".encode()[:1])] = True
+    flags = bpe_encoding.find_unusual(raw, offsets, bpe_encoding.unusual_characters(), marks)
+    assert (flags & bpe_encoding.NEW).tolist() == [0, bpe_encoding.NEW, 0]
+    assert (flags & bpe_encoding.MARKED).tolist() == [bpe_encoding.MARKED, 0, 0]
 
 
 def test_pieces_that_merges_do_not_reach_are_left_to_tokenizers():

@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,14 @@ from lmdata.places import LocalPlace
 from lmdata.recipes import Recipe
 from lmdata.tagging.units import TagConfig
 from lmdata.tags import start_tagging, tag_corpus
-from lmdata.tokens import tokenize_corpus
 from tests.contracts import check_same_bytes_by_any_engine
 from tests.lmdata.builds import (
     LINES,
     InlineWorkers,
     TokenizeConfig,
     all_bytes,
-    make_tokenizer,
-    random_documents,
-    write_corpus,
+    tokenize_in_small_units,
+    write_three_files,
 )
 
 
@@ -43,7 +42,7 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_machine_that_does_not_see_the_output_says_so(tmp_path: Path) -> None:
     setup = UnitSetup(
         sources=[], config=TokenizeConfig(), place=LocalPlace(tmp_path / "elsewhere"),
-        memory=MemoryBudget(1, 1),
+        memory=MemoryBudget(1, 1), tokenizer_hash="",
     )  # fmt: skip
     prepare = "lmdata.building.units:prepare_units"
     with pytest.raises(OutputError, match=r"the worker on .* does not see .*elsewhere: write to a"):
@@ -77,15 +76,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ray")
-    files = {f"{name}.txt": random_documents(60, seed) for seed, name in enumerate("abc")}
-    return write_corpus(folder / "corpus", files)
-
-
-def tokenize(corpus: Path, output: Path, workers: Any) -> None:
-    config = TokenizeConfig(corpus=LINES, validation_ratio=0.1, shard_bytes=4000)
-    sources = find_sources([str(corpus)], config.corpus)
-    tokenize_corpus(sources, config, make_tokenizer(), output, workers=workers, unit_bytes=700)
+    return write_three_files(tmp_path_factory.mktemp("ray") / "corpus", 60)
 
 
 @pytest.mark.slow
@@ -96,7 +87,7 @@ def test_ray_gives_the_bytes_of_one_machine(
     monkeypatch.setattr("lmdata.examples._MAX_TASK_ROWS", 50)
     ray = {f"ray-{count}": start_ray("tokens", count) for count in (1, 2, 4)}
     check_same_bytes_by_any_engine(
-        lambda output, workers: tokenize(corpus, output, workers),
+        partial(tokenize_in_small_units, corpus),
         {"inline": InlineWorkers(2, 1), **ray},
         tmp_path / "tokens",
     )
@@ -119,7 +110,7 @@ def test_ray_gives_the_bytes_of_one_machine(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of Ray
 def test_a_node_that_is_killed_changes_no_byte(cluster: Any, corpus: Path, tmp_path: Path) -> None:
-    tokenize(corpus, tmp_path / "whole", InlineWorkers())
+    tokenize_in_small_units(corpus, tmp_path / "whole", InlineWorkers())
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     output = tmp_path / "tokens"
@@ -132,7 +123,7 @@ def test_a_node_that_is_killed_changes_no_byte(cluster: Any, corpus: Path, tmp_p
 
     killer = threading.Thread(target=kill)
     killer.start()
-    tokenize(corpus, output, RayWorkers(3, "lmdata.building.units:prepare_units"))
+    tokenize_in_small_units(corpus, output, RayWorkers(3, "lmdata.building.units:prepare_units"))
     killer.join()
     assert all_bytes(output) == all_bytes(tmp_path / "whole")
 

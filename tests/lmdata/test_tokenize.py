@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from hypothesis import strategies as st
 from lmdata import files
 from lmdata.building.memory import MemoryBudget
 from lmdata.building.output import claim_folder
-from lmdata.building.plan import make_units
-from lmdata.building.units import assign_splits
+from lmdata.building.plan import UnitSetup, assign_splits, make_units
+from lmdata.building.units import prepare_nursery
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.dataset import open_store
 from lmdata.errors import (
@@ -32,8 +33,11 @@ from lmdata.errors import (
 from lmdata.places import LocalPlace
 from lmdata.schema import Manifest
 from lmdata.settings import TokenizeConfig
+from lmdata.tokenizer import save_tokenizer
+from lmdata.tokens import tokenize_corpus
 from tests.lmdata.builds import (
     LINES,
+    InlineWorkers,
     all_bytes,
     build,
     make_tokenizer,
@@ -224,7 +228,7 @@ def test_too_little_memory_says_how_much_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="100 MiB of memory is too little for 4 workers: give"):
         MemoryBudget(100 << 20, 4).divide()
     write_corpus(tmp_path / "corpus", {"a.txt": ["one"]})
-    with pytest.raises(ConfigError, match="--memory at least 184MiB"):
+    with pytest.raises(ConfigError, match="--memory at least 192MiB"):
         build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=1 << 20)
     assert not (tmp_path / "tokens").exists()
 
@@ -233,8 +237,8 @@ def test_what_the_tokenizer_holds_counts(tmp_path: Path, monkeypatch: pytest.Mon
     write_corpus(tmp_path / "corpus", {"a.txt": ["one"]})
     held = iter(size << 20 for size in (90, 30, 10, 90))  # before and after; never less than 0
     monkeypatch.setattr("lmdata.building.units.held_memory", lambda: next(held))
-    build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=184 << 20)
-    with pytest.raises(ConfigError, match=r"1 worker and this tokenizer: give .* at least 384MiB"):
+    build(tmp_path / "corpus", tmp_path / "tokens", memory_bytes=192 << 20)
+    with pytest.raises(ConfigError, match=r"1 worker and this tokenizer: give .* at least 392MiB"):
         build(tmp_path / "corpus", tmp_path / "more", memory_bytes=200 << 20)
     assert not (tmp_path / "more").exists()
 
@@ -359,6 +363,7 @@ def test_where_an_encoder_gives_other_ids_tokenizers_encodes(
     setup = units.UnitSetup(
         sources=find_sources([str(corpus)], LINES), config=TokenizeConfig(corpus=LINES),
         place=LocalPlace(tmp_path / "right"), memory=MemoryBudget(1 << 30, 1),
+        tokenizer_hash=make_tokenizer().hash,
     )  # fmt: skip
     work = units.prepare_units(lambda: setup)
     (unit,) = make_units(setup.sources, LINES, 1 << 20)
@@ -367,6 +372,24 @@ def test_where_an_encoder_gives_other_ids_tokenizers_encodes(
     (part,) = (tmp_path / "right/.build").glob(f"unit-{unit.number:06d}-train_*.part")
     ids = pa.ipc.open_file(pa.memory_map(str(part))).read_all()["input_ids"].combine_chunks()
     assert ids[0].as_py() == open_store(tmp_path / "right").blocks[0].ids.tolist()
+
+
+def test_a_tokenizer_that_was_read_ahead_is_taken_only_if_it_is_the_one(
+    corpus: Path, tmp_path: Path
+) -> None:
+    config = TokenizeConfig(corpus=LINES)
+    sources, right = find_sources([str(corpus)], LINES), make_tokenizer()
+    tokenize_corpus(sources, config, right, tmp_path / "plain", workers=InlineWorkers(2))
+    save_tokenizer(right, tmp_path / "right")
+    save_tokenizer(make_tokenizer(["zz", "yy"]), tmp_path / "wrong")
+    for name in ("right", "wrong", "absent"):
+
+        def prepare(receive: Callable[[], UnitSetup], name: str = name) -> Any:
+            return prepare_nursery(receive, str(tmp_path / name))
+
+        workers = InlineWorkers(2, prepare=prepare)
+        tokenize_corpus(sources, config, right, tmp_path / f"of-{name}", workers=workers)
+        assert all_bytes(tmp_path / f"of-{name}") == all_bytes(tmp_path / "plain")
 
 
 def test_standard_input_is_a_source(tmp_path: Path) -> None:

@@ -101,12 +101,17 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def texts(shared_data: Path) -> list[str]:
+    return list(texts_of_languages(shared_data))
+
+
 @pytest.mark.parametrize("name", [*REAL, *CASES])
-def test_words_of_real_tokenizers_are_their_pre_tokens_in_every_language(name, shared_data):
+def test_words_of_real_tokenizers_are_their_pre_tokens_in_every_language(name, shared_data, texts):
     path = shared_data / "vocab" / name if name in REAL else shared_data.parent / "cases" / name
     if not path.exists():
         pytest.skip("the cases are not in this checkout")
-    wrong, total = count_differences(load_tokenizer(path), texts_of_languages(shared_data))
+    wrong, total = count_differences(load_tokenizer(path), texts)
     assert wrong == 0
     assert total > 100_000
 

@@ -21,6 +21,7 @@ from lmmodel.model import make_model
 from lmmodel.saving.run import RunRecord
 from lmmodel.trained import Run
 from lmmodel.trainer import train
+from tests.lmdata.builds import InlineWorkers
 
 SUBJECTS = ("the cat", "a dog", "my friend", "the old king", "one bird", "our teacher")
 VERBS = ("sees", "likes", "finds", "follows", "paints", "forgets")
@@ -34,6 +35,12 @@ TINY = (
     "batch.micro_batch_tokens=128", "precision=fp32", "device=cpu", "budget.num_steps=6",
     "evaluation.num_examples=16", "evaluation.every_steps=3", "checkpoint.every_steps=2",
     "logging.every_steps=1",
+)  # fmt: skip
+
+# Eight steps, one checkpoint in the middle.
+SHORT = (
+    *TINY, "budget.num_steps=8", "optimizer.lr=2e-3", "batch.size=16", "checkpoint.every_steps=4",
+    "batch.micro_batch_tokens=300", "logging.every_steps=2", "logging.picture=false",
 )  # fmt: skip
 
 
@@ -65,7 +72,7 @@ def make_store(
     learned = TokenizerConfig(vocab_size=120, allow_smaller=True, num_sentinels=num_sentinels)
     tokenizer = train_tokenizer(batches, learned)
     plan = TokenizeConfig(corpus=config, sentences="lines", validation_ratio=0.2)
-    tokenize_corpus(sources, plan, tokenizer, folder / "tokens", num_workers=1)
+    tokenize_corpus(sources, plan, tokenizer, folder / "tokens", workers=InlineWorkers())
     return folder / "tokens"
 
 
@@ -84,11 +91,6 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "lmmodel.training.reporting.plot_losses", lambda _entries, path, *_: path.touch()
     )
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="session")

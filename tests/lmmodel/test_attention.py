@@ -67,7 +67,7 @@ def test_two_tokens_by_hand() -> None:
     lengths=lengths_lists,
     is_causal=st.booleans(),
     window=st.none() | st.integers(1, 11),
-    kernel=st.sampled_from(["buckets", "rounded", "padded", None]),
+    kernel=st.sampled_from(["buckets", "rounded", "joined", "padded", None]),
     spare=st.integers(0, 3),
 )
 def test_every_kernel_gives_the_numbers_and_gradients_of_the_reference(
@@ -101,7 +101,7 @@ pairs_of_lengths = st.lists(
     is_strict=st.booleans(),
     window=st.none() | st.integers(1, 11),
     has_bias=st.booleans(),
-    kernel=st.sampled_from(["buckets", "rounded", "padded", None]),
+    kernel=st.sampled_from(["buckets", "rounded", "joined", "padded", None]),
     is_self=st.booleans(),
     seed=st.integers(0, 9),
 )
@@ -228,7 +228,7 @@ def test_the_result_of_a_sequence_does_not_depend_on_its_neighbours() -> None:
     torch.testing.assert_close(together[5:16], alone)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "dense", "buckets", "padded"])
+@pytest.mark.parametrize("kernel", ["reference", "dense", "buckets", "joined", "padded"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_keeps_the_mean_and_depends_on_the_seed_only(kernel, dtype: torch.dtype) -> None:
     q, k, v = (x.detach().to(dtype) for x in make_qkv(22))

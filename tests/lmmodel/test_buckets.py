@@ -3,9 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmmodel.layers.masks import (
+from lmmodel.layers.buckets import (
     Filled,
     equal_buckets,
+    joined_buckets,
     pad,
     padded_rows,
     round_up,
@@ -35,19 +36,40 @@ def test_equal_lengths_share_a_bucket() -> None:
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=30))
-@pytest.mark.parametrize("is_rounded", [False, True])
-def test_sides_of_different_lengths_stay_together(is_rounded: bool, pairs) -> None:
+@pytest.mark.parametrize("kind", ["equal", "rounded", "joined", "joined and rounded"])
+def test_sides_of_different_lengths_stay_together(kind: str, pairs) -> None:
     queries, keys = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    buckets = (
-        rounded_buckets(queries, keys, most_pairs=500) if is_rounded
-        else equal_buckets(queries, keys)
-    )  # fmt: skip
+    if kind == "equal":
+        buckets = equal_buckets(queries, keys)
+    elif kind == "rounded":
+        buckets = rounded_buckets(queries, keys, most_pairs=500)
+    else:
+        is_rounded = kind == "joined and rounded"
+        buckets = joined_buckets(queries, keys, spare=90, most_pairs=900, is_rounded=is_rounded)
     found = [pair for bucket in buckets
              for pair in zip(bucket.queries.lengths, bucket.keys.lengths, strict=True)]  # fmt: skip
     assert found == [pair for pair in pairs if any(pair)]
     for bucket in buckets:
         assert max(bucket.queries.lengths) <= bucket.queries.length
         assert max(bucket.keys.lengths) <= bucket.keys.length
+
+
+@given(lengths=lengths_lists, spare=st.integers(0, 5000))
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_joining_costs_no_more_padding_than_the_calls_it_saves(lengths, spare, is_rounded) -> None:
+    options = {"most_pairs": 10**5, "is_rounded": is_rounded}
+    apart = joined_buckets(lengths, spare=-1, **options)
+    joined = joined_buckets(lengths, spare=spare, **options)
+    work, least = (
+        sum(len(one.queries.lengths) * one.queries.length**2 for one in buckets)
+        for buckets in (joined, apart)
+    )
+    num_joins = len(apart) - len({id(one) for one in joined})
+    assert work <= least + spare * max(num_joins, 0)
+    for bucket in joined:
+        num = len(bucket.queries.lengths)
+        assert num == 1 or num * bucket.queries.length**2 <= 10**5
+        assert not is_rounded or num < 8 or num % (1 << num.bit_length() - 3) == 0
 
 
 @given(lengths=lengths_lists, most_pairs=st.integers(1, 10**6))

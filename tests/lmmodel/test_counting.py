@@ -157,18 +157,16 @@ def test_levels_hold_each_n_gram_once_in_order_with_its_count(
     for line in lines:
         ids = (num_pieces + 1, *line, num_pieces)
         counts.update(ids[a:b] for a in range(len(ids)) for b in range(a + 1, len(ids) + 1))
-    grams = [(int(word),) for word in levels[0].words]
-    assert grams == [(word,) for word in range(num_pieces + 2)]
+    assert levels[0].words.tolist() == list(range(num_pieces + 2))
+    grams = levels[0].words[:, None]  # (n-grams, n)
     for n, (below, level) in enumerate(pairwise(levels), start=2):
-        first = below.first_child
-        grams = [
-            (*gram, int(level.words[child]))
-            for gram, a, b in zip(grams, first[:-1], first[1:], strict=True)
-            for child in range(a, b)
-        ]
-        assert grams == sorted(gram for gram in counts if len(gram) == n)
+        assert below.first_child[0] == 0
+        num_children = np.diff(below.first_child.astype(np.int64))
+        grams = np.column_stack([np.repeat(grams, num_children, axis=0), level.words])
+        expected = sorted(gram for gram in counts if len(gram) == n)
+        assert grams.tolist() == [list(gram) for gram in expected]
         if level is levels[-1]:
-            assert level.counts.tolist() == [counts[gram] for gram in grams]
+            assert level.counts.tolist() == [counts[gram] for gram in expected]
 
 
 def test_a_key_of_two_words_is_sorted_as_one() -> None:

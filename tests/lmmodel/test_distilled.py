@@ -26,18 +26,8 @@ from lmmodel.saving.checkpoint import load_tensors
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
 from tests.contracts import check_objective, check_resume
-from tests.lmmodel.conftest import TINY, make_store
+from tests.lmmodel.conftest import TINY
 from tests.lmmodel.test_model import random_batch, tiny_config
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def make_config(*overrides):

@@ -97,7 +97,7 @@ def test_packed_equals_one_pair_at_a_time(family: str, lengths: list[tuple[int, 
 
 
 @pytest.mark.parametrize("family", OURS)
-@pytest.mark.parametrize("kernel", ["reference", "buckets", "padded"])
+@pytest.mark.parametrize("kernel", ["reference", "buckets", "joined", "padded"])
 def test_a_pair_does_not_feel_its_neighbours(family: str, kernel: str) -> None:
     model = random_model(family)
     model.kernel = kernel

@@ -46,20 +46,10 @@ from lmmodel.trainer import plan, train
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.two_stream import TwoStream, with_queries
 from tests.contracts import check_objective, check_resume
-from tests.lmmodel.conftest import TINY, make_store
+from tests.lmmodel.conftest import SHORT, TINY
 
 VOCAB = 61
 LENGTHS = [13, 7, 19]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def make_model(dtype=torch.float64) -> TwoStream:
@@ -378,11 +368,7 @@ def test_it_keeps_the_contract_of_objectives(store) -> None:
 
 
 def make_config(*overrides):
-    return load_train_config(None, [
-        *TINY, "objective.name=plm", "budget.num_steps=8", "optimizer.lr=2e-3", "batch.size=16",
-        "batch.micro_batch_tokens=300", "checkpoint.every_steps=4", "logging.every_steps=2",
-        "logging.picture=false", *overrides,
-    ])  # fmt: skip
+    return load_train_config(None, [*SHORT, "objective.name=plm", *overrides])
 
 
 # Every tenth of 30 steps, nats, as first recorded; other machines differ in the last digits.

@@ -48,20 +48,10 @@ from lmmodel.training.learner import Learner
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.plan import make_loader, resolve_config
 from tests.contracts import check_objective, check_resume, logged
-from tests.lmmodel.conftest import TINY, make_store
+from tests.lmmodel.conftest import SHORT
 
 VOCAB = 61
 LENGTHS = [13, 7, 19]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -254,11 +244,7 @@ def test_it_keeps_the_contract_of_objectives(store, is_disentangled) -> None:
 
 
 def make_config(*overrides):
-    return load_train_config(None, [
-        *TINY, "model.family=electra", "budget.num_steps=8", "optimizer.lr=2e-3", "batch.size=16",
-        "batch.micro_batch_tokens=300", "checkpoint.every_steps=4", "logging.every_steps=2",
-        "logging.picture=false", *overrides,
-    ])  # fmt: skip
+    return load_train_config(None, [*SHORT, "model.family=electra", *overrides])
 
 
 @pytest.mark.parametrize("sharing", ["false", "true"])

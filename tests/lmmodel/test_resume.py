@@ -91,8 +91,8 @@ def start(store: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def kill_after_step(process: subprocess.Popen[bytes], run: Path, step: int, delay_s: float) -> bool:
-    """Kill -9 once `step` is logged and some time has passed; return whether it still ran."""
+def stop_after_step(process: subprocess.Popen[bytes], run: Path, step: int, delay_s: float) -> bool:
+    """Halt it once `step` is logged and some time has passed; return whether it still ran."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         entries = read_metrics(run / "metrics.jsonl")
@@ -101,9 +101,13 @@ def kill_after_step(process: subprocess.Popen[bytes], run: Path, step: int, dela
             break
         time.sleep(0.005)
     was_running = process.poll() is None
+    process.send_signal(signal.SIGSTOP)
+    return was_running
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    return was_running
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
@@ -111,51 +115,43 @@ def finish(process: subprocess.Popen[bytes]) -> None:
     assert process.returncode == 0, error.decode()
 
 
-def test_kill_9_leaves_no_trace(store, tmp_path):
-    options = [*TINY, *DRIFTING, "budget.num_steps=24", "checkpoint.every_steps=3"]
-    finish(start(store, tmp_path / "whole", "new", *options))
+def test_kill_9_leaves_no_trace_and_until_then_nobody_else_trains_there(tiny, store, tmp_path):
+    options = (*DRIFTING, "budget.num_steps=24", "checkpoint.every_steps=3")
     run = tmp_path / "run"
-    assert kill_after_step(start(store, run, "new", *options), run, 10, 0.01)
-    finish(start(store, run, "resume", *options))
-    assert weights(run) == weights(tmp_path / "whole")
-    assert logged(run) == logged(tmp_path / "whole")
-
-
-def test_a_second_training_in_a_folder_is_refused_until_the_first_has_gone(tiny, store, tmp_path):
-    options = [*TINY, *DRIFTING, "budget.num_steps=20", "checkpoint.every_steps=1"]
-    run = tmp_path / "run"
-    first = start(store, run, "new", *options)
-    while not list_checkpoints(run / "checkpoints") and first.poll() is None:
-        time.sleep(0.005)
-    first.send_signal(signal.SIGSTOP)  # whatever it is doing, it has not gone
+    first = start(store, run, "new", *TINY, *options)
     try:
+        # Whatever it is doing, it has not gone.
+        assert stop_after_step(first, run, 10, 0.01)
         record = (run / "config.json").read_bytes()
         for settings in ({"overwrite": True}, {"resume": True}, {}):
             with pytest.raises(OutputError, match="is being written by another command: wait"):
                 train(tiny("seed=9"), store, run, **settings)
         assert (run / "config.json").read_bytes() == record
     finally:
-        first.send_signal(signal.SIGKILL)  # its lease goes with it
-        first.communicate()
-    done = train(None, None, run, resume=True)
-    assert done.num_steps == 20
-    assert names_beside(run) == ["run"]
-    steps = [step for step, _ in logged(run)]
-    assert steps == sorted(set(steps))
-
-
-def names_beside(run: Path) -> list[str]:
-    return sorted(path.name for path in run.parent.iterdir())
+        kill(first)  # its lease goes with it
+    assert train(None, None, run, resume=True).num_steps == 24
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    train(tiny(*options), store, tmp_path / "whole")
+    assert weights(run) == weights(tmp_path / "whole")
+    assert logged(run) == logged(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_leave_no_trace(store, tmp_path):
-    options = [*TINY, *DRIFTING, "budget.num_steps=300", "checkpoint.every_steps=3"]
+@pytest.mark.parametrize(("objective", "num_steps"), [("mlm+nsp", 300), ("t5", 120), ("bart", 120)])
+def test_twenty_kills_at_random_moments_leave_no_trace(
+    sentinel_store, tmp_path, objective, num_steps
+):
+    store = sentinel_store
+    options = [
+        *TINY, *DRIFTING, f"budget.num_steps={num_steps}", "checkpoint.every_steps=3",
+        f"objective.name={objective}", "evaluation.every_steps=30",
+    ]  # fmt: skip
     finish(start(store, tmp_path / "whole", "new", *options))
     run, draw, num_kills = tmp_path / "run", random.Random(0), 0
     for number in range(20):
         process = start(store, run, "resume", *options)
-        num_kills += kill_after_step(process, run, 13 * number, draw.uniform(0, 0.3))
+        num_kills += stop_after_step(process, run, num_steps * number // 23, draw.uniform(0, 0.3))
+        kill(process)
     finish(start(store, run, "resume", *options))
     assert num_kills >= 15
     assert weights(run) == weights(tmp_path / "whole")

@@ -8,13 +8,15 @@ import tokenizers
 import torch
 
 from lmdata.tokenizer import Tokenizer
-from lmmodel.batch import SOURCE, TARGET
+from lmmodel.batch import SOURCE, TARGET, batch_of, make_stream
 from lmmodel.errors import FitError, TaskError
 from lmmodel.exporting import export_run
 from lmmodel.families import ModelConfig
 from lmmodel.finetuner import finetune
 from lmmodel.finetuning.data import FinetuneConfig, read_data
+from lmmodel.finetuning.fit import TaskLearner
 from lmmodel.finetuning.folder import load_fine_tuned
+from lmmodel.predicting.written import load_writer
 from lmmodel.tasks.known import TASKS, read_task_file
 from lmmodel.tasks.model import make_task_model, pack, pack_labels
 from lmmodel.tasks.sequence_to_sequence import score_texts
@@ -175,3 +177,68 @@ def test_transformers_opens_what_was_fine_tuned_and_writes_the_same(family: str,
     settings = WritingConfig(num_beams=3, max_new_tokens=7)
     (own,) = tuned.task.ask(tuned.model.backbone, ["the cat sat"], settings, 32)  # type: ignore[attr-defined]
     assert own.target == tokenizer.decode(found[0], skip_special_tokens=True).strip()
+
+
+def test_targets_are_scored_given_their_sources(tmp_path) -> None:
+    path = write_pairs(tmp_path / "pairs.tsv", PAIRS[:2] * 8)
+    config = config_of("t5", score="exact_match", num_epochs=2)
+    finetune(None, config, path, path, tmp_path / "out", tokenizer=make_tokenizer())
+    writer = load_writer(tmp_path / "out", "cpu")
+    sources, targets = ["the cat sat", "a dog", "a dog"], ["sat cat the", "dog a", ""]
+    found, counts = writer.score(sources, targets)
+    assert found.num_tokens.tolist() == [4, 3, 1]  # the end is a token of each
+    assert counts == {}
+    frame, backend = writer.task.frame, writer.task.tokenizer.backend
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        asked, wanted = ([*backend.encode(text, add_special_tokens=False).ids, frame.end]
+                         for text in (source, target))  # fmt: skip
+        streams = {
+            SOURCE: make_stream(torch.tensor(asked), torch.tensor([len(asked)])),
+            TARGET: make_stream(
+                torch.tensor([frame.start, *wanted[:-1]]), torch.tensor([len(wanted)])
+            ),
+        }
+        with torch.no_grad():
+            logits = writer.model.lm_logits(writer.model(batch_of(streams)))
+        each = logits.log_softmax(dim=1)[torch.arange(len(wanted)), wanted]
+        assert found.total[number] == pytest.approx(float(each.sum()), abs=1e-5)
+    _, counts = writer.score(["a dog " * 40], ["dog a " * 40])
+    assert counts == {"sources truncated": 1, "targets truncated": 1}
+
+
+def test_the_mean_of_the_last_weights_is_kept_where_it_is_better(tmp_path, monkeypatch) -> None:
+    """Scores are made up: the fifth, that of the mean, is the best."""
+    values = iter([0.1, 0.4, 0.2, 0.3, 0.9])
+    monkeypatch.setattr(
+        "lmmodel.finetuning.data.TaskData.score", lambda self, logits: {"bleu": next(values, 0.0)}
+    )
+    monkeypatch.setattr("lmmodel.finetuner.best_score", lambda config, data: "bleu")
+    path = write_pairs(tmp_path / "pairs.tsv", PAIRS[:2] * 8)
+    config = config_of(score="bleu", num_epochs=4, num_averaged=3, patience=None)
+    kept: list[dict[str, torch.Tensor]] = []
+    copy_weights = TaskLearner.copy_weights
+
+    def keep(self: TaskLearner) -> dict[str, torch.Tensor]:
+        kept.append(copy_weights(self))
+        return kept[-1]
+
+    monkeypatch.setattr(TaskLearner, "copy_weights", keep)
+    result = finetune(None, config, path, path, tmp_path / "out", tokenizer=make_tokenizer())
+    (seed,) = result.seeds
+    assert (seed.num_averaged, seed.scores["bleu"]) == (3, 0.9)
+    weights = load_fine_tuned(tmp_path / "out", "cpu").model.state_dict()
+    for name, weight in kept[-1].items():
+        mean = torch.stack([own[name] for own in kept[1:]]).mean(dim=0)
+        assert torch.equal(weights[name], mean)
+        assert not torch.equal(weights[name], weight) or weight.unique().numel() == 1
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["num_averaged"], last["bleu"]) == (3, 0.9)
+
+
+def test_padded_batches_would_waste_what_packed_ones_do_not(tmp_path) -> None:
+    path = write_pairs(tmp_path / "pairs.tsv", [("the cat sat", "a dog"), ("a", "dog a dog")] * 4)
+    config = config_of(score="exact_match", batch_size=2)
+    result = finetune(None, config, path, path, tmp_path / "out", tokenizer=make_tokenizer())
+    assert result.padding.ratio == 0
+    sources, targets = np.array([[4, 2]] * 4), np.array([[3, 4]] * 4)  # with what is around them
+    assert 0 <= result.padding.padded_ratio <= 1 - (sources.sum() + targets.sum()) / (8 * 8)

@@ -131,3 +131,14 @@ def test_draws_belong_to_the_place_of_the_source() -> None:
 def test_settings_that_contradict_are_refused(settings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WritingConfig(**settings)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("family", ["t5", "transformer"])
+def test_a_model_that_computes_in_bf16_writes_too(family: str, num_beams: int) -> None:
+    model, sources = sharp_model(family), sources_of(6)
+    exact = ours_of(model, family, sources, num_beams=num_beams)
+    model.compute_dtype = torch.bfloat16
+    found = ours_of(model, family, sources, num_beams=num_beams)
+    firsts = [one[0][0] == own[0][0] for one, own in zip(exact, found, strict=True)]
+    assert sum(firsts) >= 4  # 8 binary digits decide most first tokens alike
