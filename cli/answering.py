@@ -22,7 +22,7 @@ from .inputs import (
     write_answers,
     writing_answers,
 )
-from .options import device_option, json_option
+from .options import FOLDER, NAME, device_option, json_option
 from .summaries import aligned, figure
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lmmodel.tasks.classification import Classification
     from lmmodel.tasks.tagging import Tagging
 
-FOLDER = click.Path(path_type=Path)
 PAIR_FIELD = "Column of a table with the second text or the passage."
 
 
@@ -120,7 +119,7 @@ def tag(
 @click.argument("model", type=FOLDER)
 @text_options
 @click.option("--passage", type=TEXT, help="The text that all questions are about.")
-@click.option("--passage-file", metavar="FILE", help="The same, in a file.")
+@click.option("--passage-file", type=NAME, metavar="FILE", help="The same, in a file.")
 @click.option("--pair-field", "pair", help=PAIR_FIELD)
 @device_option
 @json_option

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.errors import counted
+
 from .options import (
+    FOLDER,
+    NAME,
     config_option,
     echo_part,
     echo_result,
@@ -33,9 +37,9 @@ if TYPE_CHECKING:
     from lmdata.chosen import SelectionManifest
     from lmdata.comparison import Comparison
     from lmdata.mixing import MixtureConfig
+    from lmdata.settings import TagConfig
     from lmdata.tagging.manifests import TagManifest
 
-FOLDER = click.Path(path_type=Path)
 _MOST_NOTES, _MOST_GROUPS = 5, 12
 words_option = click.option(
     "--words", type=click.Choice(["plain", "spacy"]),
@@ -58,7 +62,7 @@ recipe_option = click.option(
 
 
 @click.command()
-@click.argument("corpus", nargs=-1, required=True)
+@click.argument("corpus", type=NAME, nargs=-1, required=True)
 @against_option
 @words_option
 @language_option
@@ -68,11 +72,14 @@ recipe_option = click.option(
 @output_option("tags", is_anywhere=True)
 @num_workers_option
 @overwrite_option
+@config_option
+@set_option
 @result_options
 def tag(
     corpus: tuple[str, ...], against: tuple[Path, ...], part: Part | None, engine: str,
     address: str | None, output: Path | str, num_workers: int | None, overwrite: bool,
-    as_json: bool, quiet: bool, **options: Any,
+    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
 
@@ -83,13 +90,15 @@ def tag(
     Example: lmdata tag corpus/ --against eval/
     """
     from lmdata.building.resumable import PartDone
+    from lmdata.settings import TagConfig
 
     start = time.perf_counter()
     if part is not None and against:
         raise click.UsageError("--against needs the whole corpus at once: leave --part out")
     workers = start_engine("tags", engine, address, num_workers)
+    config = resolve(TagConfig, config_path, overrides, **options)
     manifest, skipped = _tag(
-        corpus, against, output, num_workers, overwrite, quiet, options, part, workers
+        corpus, against, output, num_workers, overwrite, quiet, config, part, workers
     )
     if isinstance(manifest, PartDone):
         return echo_part(manifest, output, as_json=as_json, quiet=quiet)
@@ -131,7 +140,7 @@ def select(
 
 
 @click.command()
-@click.argument("corpus", nargs=-1, required=True)
+@click.argument("corpus", type=NAME, nargs=-1, required=True)
 @where_option
 @recipe_option
 @against_option
@@ -142,11 +151,14 @@ def select(
 @output_option("selection")
 @num_workers_option
 @overwrite_option
+@config_option
+@set_option
 @result_options
 def clean(
     corpus: tuple[str, ...], where: str | None, recipe: str | None, against: tuple[Path, ...],
-    tags: Path, output: Path, num_workers: int | None, overwrite: bool, as_json: bool,
-    quiet: bool, **options: Any,
+    tags: Path, output: Path, num_workers: int | None, overwrite: bool,
+    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Tag a corpus, select from it and report on the tags, in one.
 
@@ -154,13 +166,16 @@ def clean(
     Example: lmdata clean corpus/ --recipe english
     """
     _check_choice(where, recipe)
+    from lmdata.settings import TagConfig
+
+    config = resolve(TagConfig, config_path, overrides, **options)
     from lmdata.page import check_writable, write_page
     from lmdata.tag_page import tag_page
     from lmdata.tag_report import tag_report
 
     page_path = tags.parent / f"{tags.resolve().name}-report.html"
     check_writable(page_path, overwrite=overwrite)
-    _tag(corpus, against, tags, num_workers, overwrite, quiet, options)
+    _tag(corpus, against, tags, num_workers, overwrite, quiet, config)
     write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
     if not (quiet or as_json):
         say(f"{page_path} shows what the rules would drop, and why")
@@ -190,7 +205,7 @@ def _comparison_lines(found: Comparison) -> list[str]:
         f"times; {found.other_components:,} in another component"
     )
     for only in found.only:
-        lines.append(f"  only {only.path}/  {only.documents:,} documents")
+        lines.append(f"  only {only.path}/  {counted(only.documents, 'document')}")
         lines += [f"    {count:>10,}  {reason}" for reason, count in only.reasons.items()]
         lines += [
             f"    {sample.source}:{sample.position}  {sample.said}: {sample.beginning}"
@@ -201,16 +216,14 @@ def _comparison_lines(found: Comparison) -> list[str]:
 
 def _tag(
     corpus: tuple[str, ...], against: tuple[Path, ...], output: Path | str,
-    num_workers: int | None, overwrite: bool, quiet: bool, options: dict[str, Any],
+    num_workers: int | None, overwrite: bool, quiet: bool, config: TagConfig,
     part: Part | None = None, workers: Workers | None = None,
 ) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
     from lmdata.build import check_part
     from lmdata.reading.sources import survey_sources
-    from lmdata.settings import TagConfig
     from lmdata.tagging.evaluations import read_evaluations
     from lmdata.tags import tag_corpus
 
-    config = resolve(TagConfig, None, (), **options)
     evaluations = read_evaluations(against)
     survey = survey_sources(corpus, config.corpus)
     if part is not None:

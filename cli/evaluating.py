@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmdata.config import json_values
+from lmdata.errors import counted
 
 from .inputs import TEXT, WINDOWED, count_lines, layout_options
 from .options import (
+    FOLDER,
     PLACE,
     device_option,
     echo_result,
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from lmmodel.predicting.answering import FileScores
     from lmmodel.reading_times import ReadingScores
 
-FOLDER = click.Path(path_type=Path)
 RESCORED = "pairs close in bf16, scored again in float32"
 MAX_SHOWN = 12  # labels whose confusion is printed
 
@@ -298,7 +299,7 @@ def task_score_lines(result: FileScores) -> list[str]:
     for name, value in result.scores.items():
         low, high = result.intervals.get(name, (value, value))
         rows.append((name, figure(value), f"{figure(low)} to {figure(high)}"))
-    lines = [f"{result.task}, {result.num_rows:,} rows", *aligned(rows)]
+    lines = [f"{result.task}, {counted(result.num_rows, 'row')}", *aligned(rows)]
     if result.by_label:
         table: list[tuple[str, ...]] = [("label", "has it", "precision", "recall", "F1")]
         table += [

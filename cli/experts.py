@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    FOLDER,
+    LABELLED,
     device_option,
     echo_result,
     overwrite_option,
@@ -25,13 +27,12 @@ if TYPE_CHECKING:
     from lmmodel.experts import ExpertsConfig, ExpertsResult
     from lmmodel.routing.team import Experts
 
-FOLDER = click.Path(path_type=Path)
-
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", type=LABELLED, nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "--validation",
+    type=LABELLED,
     multiple=True,
     required=True,
     metavar="STORE",

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.errors import counted
+
 from .experts import trained_lines
 from .inputs import layout_options
 from .options import (
+    FILE,
+    FOLDER,
     config_option,
     device_option,
     echo_result,
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from lmmodel.finetuning.data import FinetuneConfig
     from lmmodel.finetuning.fit import FitProgress
 
-FILE = click.Path(path_type=Path, dir_okay=False)
 TASK_NAMES = (
     "sequence-classification, sentence-pair, multi-label-classification, token-classification, "
     "question-answering, regression or sequence-to-sequence"
@@ -53,7 +56,7 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("run", type=FOLDER, required=False)
 @click.option("--task", type=TaskName(), required=True, help=f"What to learn: {TASK_NAMES}.")
 @click.option(
     "--train",
@@ -66,7 +69,7 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
     type=FILE,
     help="As --train: stops training and gives the scores.  [default: a tenth of --train]",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--output", type=FOLDER, help="Folder to write.")
 @click.option(
     "--text-field",
     "--text",
@@ -115,7 +118,7 @@ class TaskName(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option(
     "--tokenizer",
     "tokenizer_path",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     help="Without RUN: folder of its tokenizer.  [default: one learned from --train]",
 )
 @device_option
@@ -238,7 +241,7 @@ def finetuning_lines(result: FinetuneResult) -> list[str]:
     if result.guess:
         rows.append(("guess", *[figure(result.guess[name]) for name in names], ""))
     return [
-        f"{result.output}/  {result.task}, {result.num_train:,} examples, "
+        f"{result.output}/  {result.task}, {counted(result.num_train, 'example')}, "
         f"{result.num_validation:,} to validate, in {duration(result.elapsed_s)}",
         *[f"  {line}" for line in aligned(rows)],
         *_counting_lines(result),

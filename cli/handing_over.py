@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    FOLDER,
+    LABELLED,
     config_option,
     device_option,
     echo_result,
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from lmmodel.handover.adapter import AdapterExport
     from lmmodel.importing import Import
 
-FOLDER = click.Path(path_type=Path)
 MAX_LISTED = 3
 
 
@@ -251,7 +252,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=LABELLED, nargs=-1, required=True, metavar="MODEL...")
 @click.option("--host", help="Address to listen at.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="0: any that is free.  [default: 8000]")
 @click.option(

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .options import echo_result, overwrite_option, say
+from lmdata.errors import counted
+
+from .options import FILE, NAME, echo_result, overwrite_option, say
 
 if TYPE_CHECKING:
     from lmmodel.finetuning.folder import FineTunedRecord
@@ -58,7 +60,7 @@ def text_options(function: F) -> F:
     options = [
         click.argument("texts", nargs=-1, type=TEXT),
         click.option(
-            "--file", metavar="FILE",
+            "--file", type=NAME, metavar="FILE",
             help="One text a line; or a table: TSV, CSV, JSON lines, JSON, Parquet. .gz .zst .xz "
             ".bz2 too; - is standard input.",
         ),
@@ -69,7 +71,7 @@ def text_options(function: F) -> F:
         ),
         layout_options(),
         click.option(
-            "--output", type=click.Path(path_type=Path, dir_okay=False),
+            "--output", type=FILE,
             help="File to write: .csv, .jsonl or .parquet, with all columns of a table.",
         ),
         overwrite_option,
@@ -251,7 +253,22 @@ def _read_lines(file: str, encoding: str) -> list[str]:
     if sys.stdin is None:
         raise click.UsageError("standard input is closed: give a text, or --file with one a line")
     text = decode("standard input", sys.stdin.buffer.read(), encoding)
-    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+    _note_table(lines)
+    return lines
+
+
+def _note_table(lines: Sequence[str]) -> None:
+    """Say that standard input is read by lines where it begins as a table does."""
+    from lmdata.reading.stdin import detect_kind, name_table
+
+    head = lines[0].encode() if lines else b""
+    kind = "jsonl" if detect_kind(head)[0] == "jsonl" else name_table(head, _USUAL_NAMES)
+    if kind is not None:
+        say(f"standard input is read as one text a line; a table is a file: --file NAME.{kind}")
+
+
+_USUAL_NAMES = ("text", "sentence")
 
 
 def echo_answers(
@@ -281,7 +298,7 @@ def echo_answers(
     result: dict[str, Any] = {**facts, "texts": records, "counts": counts}
     if output is not None:
         result = {**facts, "output": str(output), "num_texts": len(records), "counts": counts}
-        lines = [f"{output}  {len(records):,} texts"]
+        lines = [f"{output}  {counted(len(records), 'text')}"]
     lines = [*lines, *count_lines(counts)]
     echo_result(result, as_json=as_json, quiet=False, lines=lines)
 

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.errors import counted
+
 from . import looking
 from .curating import clean, compare, select, tag
 from .looking import export
 from .options import (
+    FOLDER,
+    NAME,
     PLACE,
     FriendlyGroup,
     Size,
@@ -46,8 +50,6 @@ from .summaries import (
 
 if TYPE_CHECKING:
     from lmdata.building.resumable import Part
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.group("lmdata", cls=FriendlyGroup, context_settings={"max_content_width": 100})
@@ -95,7 +97,7 @@ def sample_corpus(
 
 
 @main.command("train-tokenizer")
-@click.argument("corpus", nargs=-1, required=True)
+@click.argument("corpus", type=NAME, nargs=-1, required=True)
 @click.option("--model", type=click.Choice(["wordpiece", "bpe", "unigram"]),
               help="Kind of tokenizer.  [default: wordpiece]")  # fmt: skip
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Pieces.  [default: 30522]")
@@ -148,6 +150,7 @@ def train_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
             overwrite=overwrite, progress=line.update, report=found.append,
             workers=start_engine("counts", engine, address, num_workers),
+            say=None if quiet else say,
         )  # fmt: skip
     facts = tokenizer_summary(tokenizer, output, found[0])
     lines = tokenizer_lines(tokenizer, output, config.vocab_size, found[0])
@@ -155,7 +158,7 @@ def train_tokenizer(
 
 
 @main.command()
-@click.argument("corpus", nargs=-1, required=True)
+@click.argument("corpus", type=NAME, nargs=-1, required=True)
 @click.option(
     "--tokenizer",
     "tokenizer_path",
@@ -320,8 +323,10 @@ def clean_up(output: Path | str, dry_run: bool, as_json: bool, quiet: bool) -> N
 
     found = remove_leftovers(output, is_dry=dry_run)
     did = "would be removed" if dry_run else "removed"
-    files = f"{len(found):,} file{'s' if len(found) != 1 else ''}"
-    lines = [*found, f"{output}/  {files} of {size(sum(found.values()))} {did}"]
+    lines = [
+        *found,
+        f"{output}/  {counted(len(found), 'file')} of {size(sum(found.values()))} {did}",
+    ]
     facts = {"output": str(output), "files": found, "is_dry_run": dry_run}
     echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 

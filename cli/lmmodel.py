@@ -18,6 +18,7 @@ from .experts import experts, trained_lines
 from .finetuning import finetune
 from .handing_over import export, import_, merge, serve
 from .options import (
+    FOLDER,
     PLACE,
     FriendlyGroup,
     by_key,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from lmmodel.objectives import Definition
     from lmmodel.saving.metrics import TrainProgress
 
-FOLDER = click.Path(path_type=Path)
 DEFAULT_SIZE = "mini"
 
 

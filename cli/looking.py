@@ -12,6 +12,8 @@ import click
 from lmdata.config import json_values
 
 from .options import (
+    FOLDER,
+    NAME,
     PLACE,
     echo_page,
     echo_result,
@@ -33,8 +35,6 @@ from .summaries import (
 if TYPE_CHECKING:
     from lmdata.exporting.export import Export
     from lmdata.page import Page
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.command()
@@ -181,7 +181,7 @@ def tokenizers() -> None:
 
 @tokenizers.command()
 @click.argument("tokenizer", type=FOLDER)
-@click.argument("corpus", nargs=-1)
+@click.argument("corpus", type=NAME, nargs=-1)
 @result_options
 def check(tokenizer: Path, corpus: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Say how a tokenizer's text is encoded, how fast, and what is odd about its files.

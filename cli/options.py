@@ -151,17 +151,51 @@ _UNIT_BYTES = {"": 1} | {
 }
 
 
-class PlaceParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A folder of this machine, or a URI of one in a store, which stays a text."""
+class PathName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """The name of a file or folder, not an empty one, which stays a text.
+
+    Args:
+        takes_label: whether it may be LABEL=NAME
+    """
 
     name = "path"
 
+    def __init__(self, *, takes_label: bool = False) -> None:
+        self._takes_label = takes_label
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the name; nothing is what a shell makes of a variable that is not set."""
+        text = str(value)
+        name = text.rpartition("=")[2] if self._takes_label else text
+        if not name.strip():
+            self.fail(
+                f"{text!r} names no file: is a variable of your command empty? The folder you are "
+                "in is ."
+            )
+        return text
+
+
+class PlaceParam(PathName):
+    """A folder of this machine, or a URI of one in a store, which stays a text."""
+
     def convert(self, value: Any, param: Any, ctx: Any) -> Path | str:
         """Return a path, or the URI as it is."""
-        return str(value) if "://" in str(value) else Path(value)
+        name: str = super().convert(value, param, ctx)
+        return name if "://" in name else Path(name)
 
 
+class LocalPath(click.Path):
+    """A file or folder of this machine, not an empty name."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the path."""
+        return super().convert(NAME.convert(value, param, ctx), param, ctx)
+
+
+NAME, LABELLED = PathName(), PathName(takes_label=True)
 PLACE = PlaceParam()
+FOLDER = LocalPath(path_type=Path)
+FILE = LocalPath(path_type=Path, dir_okay=False)
 
 
 class PartParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -197,7 +231,7 @@ def output_option(default: str, *, is_anywhere: bool = False) -> Callable[[F], F
         is_anywhere: whether it may be a URI
     """
     return click.option(
-        "--output", type=PLACE if is_anywhere else click.Path(path_type=Path), default=default,
+        "--output", type=PLACE if is_anywhere else FOLDER, default=default,
         show_default=True, help="Folder to write.",
     )  # fmt: skip
 
@@ -215,8 +249,7 @@ num_workers_option = click.option(
     help="Workers; the result does not depend on it.  [default: one a core]",
 )  # fmt: skip
 config_option = click.option(
-    "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file with settings.",
+    "--config", "config_path", type=FILE, help="TOML file with settings.",
 )  # fmt: skip
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
@@ -327,8 +360,7 @@ def echo_part(done: PartDone, output: Path | str, *, as_json: bool, quiet: bool)
 def page_options(function: F) -> F:
     """Where a page is written, and whether it is opened."""
     options = [
-        click.option("--output", type=click.Path(path_type=Path),
-                     help="File to write.  [default: NAME-report.html]"),
+        click.option("--output", type=FOLDER, help="File to write.  [default: NAME-report.html]"),
         overwrite_option,
         click.option("--open", "is_opened", is_flag=True, help="Open the page in a browser."),
     ]  # fmt: skip

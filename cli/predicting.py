@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmdata.config import json_values
+from lmdata.errors import counted
 
 from .experts import open_experts
 from .generating import go_on, restore, write
@@ -22,6 +23,7 @@ from .inputs import (
     writing_answers,
 )
 from .options import (
+    FOLDER,
     device_option,
     echo_result,
     json_option,
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
     from lmmodel.predicting.likelihood import TextVectors
     from lmmodel.predicting.mask_filling import Filling
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.command("fill-mask")
@@ -197,7 +197,7 @@ def _embedding_result(given: Given, found: TextVectors, output: Path | None) -> 
 def _embedding_lines(found: TextVectors, output: Path | None) -> list[str]:
     num_texts, size = found.vectors.shape
     if output is not None:
-        return [f"{output}  {num_texts:,} vectors of {size}"]
+        return [f"{output}  {counted(num_texts, 'vector')} of {size}"]
     return [" ".join(f"{number:.4g}" for number in vector) for vector in found.vectors.tolist()]
 
 

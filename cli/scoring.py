@@ -19,15 +19,13 @@ from .inputs import (
     write_answers,
     writing_answers,
 )
-from .options import device_option, json_option
+from .options import FOLDER, device_option, json_option
 from .summaries import ProgressLine, aligned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lmmodel.predicting.likelihood import Likelihoods
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.command()

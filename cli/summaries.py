@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.errors import counted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -222,8 +224,7 @@ def passed_over_lines(skipped: dict[str, list[str]]) -> list[str]:
         ['  passed over 2 files: hidden (such as .git)']
     """
     return [
-        f"  passed over {len(paths):,} file{'s' if len(paths) != 1 else ''}: {reason} "
-        f"(such as {Path(paths[0]).name})"
+        f"  passed over {counted(len(paths), 'file')}: {reason} (such as {Path(paths[0]).name})"
         for reason, paths in sorted(skipped.items())
     ]
 
@@ -233,13 +234,14 @@ def flow_line(name: str, flow: Flow) -> str:
 
     Example:
         >>> from lmdata.schema import Flow
-        >>> flow_line("tokens", Flow(read=5, written={"train": 3}, dropped={"empty": 2}))
-        '  tokens                5 in = 3 out + 2 dropped (2 empty)'
+        >>> flow_line("characters", Flow(read=5, written={"come back": 3}, dropped={"lost": 2}))
+        '  characters            5 in = 3 out + 2 dropped (2 lost), of a sample'
     """
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in flow.dropped.items() if count)
     return (
         f"  {name:<10} {flow.read:>12,} in = {flow.total_written:,} out + "
         f"{flow.total_dropped:,} dropped{f' ({dropped})' if dropped else ''}"
+        f"{', of a sample' if name == 'characters' else ''}"
     )
 
 
@@ -344,7 +346,7 @@ def training_note(now: TrainProgress) -> str:
 def training_lines(summary: Summary) -> list[str]:
     """Return what a training run came to."""
     lines = [
-        f"{summary.output}/  {summary.num_steps:,} steps, {summary.num_tokens:,} tokens; "
+        f"{summary.output}/  {counted(summary.num_steps, 'step')}, {summary.num_tokens:,} tokens; "
         f"{duration(summary.elapsed_s)}, {summary.tokens_per_s:,.0f} tokens/s",
     ]
     if summary.loss is not None:
@@ -377,7 +379,7 @@ def evaluation_lines(result: Evaluation) -> list[str]:
         ("pair loss", optional(result.pair_loss, ".4f")),
         ("pair accuracy", optional(result.pair_accuracy, ".2%")),
         *((name.replace("_", " "), f"{value:.4f}") for name, value in result.others.items()),
-        ("scored", f"{result.num_labels:,} {what}s in {result.num_examples:,} examples"),
+        ("scored", counted(result.num_labels, what) + f" in {result.num_examples:,} examples"),
     ]  # fmt: skip
     lines = [f"  {name:<15} {text}" for name, text in rows if text is not None]
     if result.is_at_unigram:

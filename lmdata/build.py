@@ -42,6 +42,7 @@ def build_tokenizer(
     arguments: Sequence[str], output: Path, config: TokenizerConfig, corpus: CorpusConfig, *,
     num_workers: int = 2, overwrite: bool = False, progress: OnBytes | None = None,
     report: Callable[[RoundTrip], None] | None = None, workers: Workers | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Tokenizer:  # fmt: skip
     """Train a tokenizer on files and write its folder.
 
@@ -55,13 +56,18 @@ def build_tokenizer(
         progress: called with (bytes of files read, bytes of all files)
         report: called with what comes back of the text that it was trained on
         workers: of another engine, which run `prepare_counts`; ended here
+        say: called with a line about what was decided for the user
 
     Raises:
         CorpusError: an input is missing or broken
         TokenizerError: the text can't give such a tokenizer
         OutputError: `output` exists or can't be written
     """
-    sources = survey_sources(arguments, corpus).sources
+    survey = survey_sources(arguments, corpus)
+    sources = survey.sources
+    if say is not None:
+        for note in survey.notes:
+            say(note)
     from lmdata.tokenizer_training import CountSetup, learn_tokenizer, train_tokenizer
 
     with writing_folder(output, TOKENIZER, overwrite=overwrite) as folder:

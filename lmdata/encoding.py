@@ -183,8 +183,8 @@ class RoundTrip:
         remedy = ""
         if self.unknown_ratio > _WORTH_A_REMEDY:
             remedy = (
-                "; for text without spaces or of many scripts choose "
-                "`lmdata train-tokenizer --model unigram` or `--model bpe`"
+                "; `lmdata train-tokenizer --model bpe` loses nothing, `--model unigram` little of "
+                "such text as it was trained on"
             )
         total_share = self._percent(total)
         return f"{total_share} of the characters do not come back: {reasons} ({shown}){remedy}"

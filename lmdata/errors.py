@@ -14,6 +14,16 @@ LmdataError
 from __future__ import annotations
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> counted(1, "step"), counted(20_000, "step")
+        ('1 step', '20,000 steps')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class LmdataError(Exception):
     """Something that a user can cause and correct; its text is one line that says how."""
 

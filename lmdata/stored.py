@@ -1,12 +1,12 @@
 """What a stored file holds: decompressed as the format's own program does it, in bounded memory.
 
-What `gzip`, `bzip2`, `xz` or `zstd` decompresses with exit status 0 is read whole; what it refuses
-is damage here too. So a file may hold several members, streams or frames, empty ones among them,
-and in between and behind them what the format allows:
+What `gzip`, `bzip2`, `xz` or `zstd` decompresses, at most with a warning, is read whole; what it
+refuses is damage here too, also a file of no bytes. So a file may hold several members, streams or
+frames, empty ones among them, and in between and behind them what the format allows:
 
 | format | between and behind streams |
 | --- | --- |
-| gz | zero bytes (gzip itself reads no member behind them) |
+| gz | zero bytes (gzip itself reads no member behind them), then as bz2, if no member is in it |
 | bz2 | whatever begins no stream: it is ignored with all that follows, and counted |
 | xz | zero bytes, four or a multiple of four of them |
 | zst | skippable frames |
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +29,13 @@ import zstandard
 
 _PIECE_BYTES = 64 << 10
 _MAX_ZSTD_HEADER_BYTES = 18
+_MAX_ZSTD_WINDOW_BYTES = 2 << 30  # of `zstd -d --long=31`, which takes no larger one
+_MOST_HEADER_BYTES = 64  # of a stream, as far as it says what the stream is
 _MAX_ZSTD_BLOCK_BYTES = 128 << 10
 _SKIPPABLE = tuple(bytes([low, 0x2A, 0x4D, 0x18]) for low in range(0x50, 0x60))
+
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_GZIP_MEMBER = re.compile(re.escape(_GZIP_MAGIC) + rb"[\0-\x1f]")  # with its flags
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 _MAX_LFS_POINTER_BYTES = 1024
@@ -43,7 +49,19 @@ class CompressionError(Exception):
 
 
 class WindowError(CompressionError):
-    """Compressed data that takes more memory to decompress than is allowed."""
+    """Compressed data that takes more memory to decompress than is allowed.
+
+    Args:
+        num_bytes: that its window takes
+        num_allowed: what it may take
+    """
+
+    def __init__(self, num_bytes: int, num_allowed: int) -> None:
+        super().__init__(
+            f"it takes a window of {-(-num_bytes >> 20)} MiB to decompress, "
+            f"{num_allowed >> 20} MiB are allowed"
+        )
+        self.num_bytes = num_bytes
 
 
 class _Decoder(Protocol):
@@ -74,6 +92,7 @@ class Decompressed:
         self._max_window_bytes = max_window_bytes
         self._decoder: _Decoder | None = None
         self._stored = b""  # read from the file, not yet given to a decoder
+        self._head = b""  # of the stream in hand
         self._has_begun = self._is_over = False
         self.num_ignored_bytes = 0
         """Stored bytes behind the last stream that are no stream, so far."""
@@ -102,7 +121,7 @@ class Decompressed:
         try:
             data = decoder.decompress(stored, num_bytes)
         except self._format.errors as error:
-            raise _explain(error, self._max_window_bytes) from error
+            raise _explain(error, self._head, self._max_window_bytes) from error
         if decoder.eof:
             self._stored, self._decoder = decoder.unused_data, None
         elif is_last and not data:
@@ -112,18 +131,20 @@ class Decompressed:
     def _begin_stream(self) -> None:
         """Make a decoder for the next stream, or note that none follows."""
         num_zeros = self._skip_zeros() if self._has_begun and self._format.padding else 0
-        head = self._peek(4)
+        head = self._peek(_MOST_HEADER_BYTES)
         if num_zeros % max(self._format.padding, 1):
             raise CompressionError(
                 f"{num_zeros} zero bytes lie behind a stream, not a multiple of "
                 f"{self._format.padding}"
             )
-        if not head:  # a file of no bytes at all, too, which the programs call damaged
+        if not head and not self._has_begun:
+            raise CompressionError(f"it is empty, it has no .{self._format.suffix} header")
+        if not head:
             self._is_over = True
         elif self._has_begun and not self._format.may_begin(head):
             self._ignore_rest()
         else:
-            self._has_begun = True
+            self._has_begun, self._head = True, head
             self._decoder = self._format.make_decoder(self._max_window_bytes)
 
     def _peek(self, num_bytes: int) -> bytes:
@@ -141,8 +162,13 @@ class Decompressed:
         return count
 
     def _ignore_rest(self) -> None:
+        """Pass over what is no stream, unless one begins in it, which would be lost."""
+        last, lost = b"", self._format.lost
         while self._stored:
+            if lost is not None and lost.search(last + self._stored):
+                raise CompressionError("between two streams are bytes of none")
             self.num_ignored_bytes += len(self._stored)
+            last = self._stored[-3:]
             self._stored = self._file.read(_PIECE_BYTES)
         self._is_over = True
 
@@ -182,13 +208,29 @@ def is_lfs_pointer(path: Any) -> bool:
     return len(head) < _MAX_LFS_POINTER_BYTES and head.startswith(_LFS_POINTER)
 
 
-def _explain(error: Exception, max_window_bytes: int) -> CompressionError:
-    """Return our error for one of a decoder."""
+def _explain(error: Exception, head: bytes, max_window_bytes: int) -> CompressionError:
+    """Return our error for one of a decoder of a stream that begins with `head`."""
     if isinstance(error, CompressionError):
         return error
     if isinstance(error, lzma.LZMAError) and "emory usage limit" in str(error):
-        return WindowError(f"it takes more than {max_window_bytes >> 20} MiB to decompress")
+        return WindowError(_xz_window_bytes(head), max_window_bytes)
     return CompressionError(str(error))
+
+
+def _xz_window_bytes(head: bytes) -> int:
+    r"""Return the size of the dictionary that the first block of an .xz stream names.
+
+    It stands in the byte behind the number of the last filter, LZMA2, and the length 1 (the .xz
+    file format, 3.1 and 5.3.1); the most there is, where none is found.
+
+    Example:
+        >>> _xz_window_bytes(bytes(12) + b"\x02\0\x21\x01\x1c") >> 20
+        64
+    """
+    header = head[12 : 12 + 4 * (head[12] + 1)] if len(head) > 12 else b""
+    at = header.rfind(b"\x21\x01") + 2
+    size = header[at] if 2 <= at < len(header) else 40
+    return (2 | size & 1) << (size // 2 + 11) if size < 40 else (4 << 30) - 1
 
 
 class _GzipMember:
@@ -280,13 +322,14 @@ class _ZstdFrame:
             self._num_left = 8 + int.from_bytes(head[4:8], "little")
             return len(head) >= 8
         header, size = zstandard.get_frame_parameters(head), zstandard.frame_header_size(head)
-        if header.window_size > self._max_window_bytes:
-            raise WindowError(
-                f"it takes a window of {header.window_size >> 20} MiB to decompress, "
-                f"{self._max_window_bytes >> 20} MiB are allowed"
+        if header.window_size > _MAX_ZSTD_WINDOW_BYTES:
+            raise CompressionError(
+                f"it takes a window of {header.window_size >> 20} MiB, which nothing decompresses"
             )
+        if header.window_size > self._max_window_bytes:
+            raise WindowError(header.window_size, self._max_window_bytes)
         self._num_after, self._content_size = 4 * header.has_checksum, header.content_size
-        limit = max(self._max_window_bytes, 1 << 10)
+        limit = min(max(self._max_window_bytes, 1 << 10), _MAX_ZSTD_WINDOW_BYTES)
         self._inner = zstandard.ZstdDecompressor(max_window_size=limit).decompressobj()
         self._inner.decompress(head[:size])
         self._at += size
@@ -301,6 +344,17 @@ class _ZstdFrame:
         return self._is_complete
 
 
+def _begins_gzip(head: bytes) -> bool:
+    r"""Return whether a member of gzip begins, or one whose first bytes are damaged.
+
+    Example:
+        >>> [_begins_gzip(head) for head in (b"\x1f\x8b\x08", b"?\x8b\x08", b"\x8b\x08", b"Hi")]
+        [True, True, True, False]
+    """
+    num_right = sum(byte == right for byte, right in zip(head, _GZIP_MAGIC, strict=False))
+    return num_right >= 2 or head[:2] == _GZIP_MAGIC[1:] or len(head) < 2
+
+
 def _begins_bzip2(head: bytes) -> bool:
     return b"BZh".startswith(head[:3]) and head[3:4] in (b"", *(b"%d" % n for n in range(1, 10)))
 
@@ -313,6 +367,7 @@ def _begins_any(head: bytes) -> bool:
 class _Format:
     """How a format is decoded, and what may lie between its streams."""
 
+    suffix: str
     make_decoder: Callable[[int], _Decoder]
     errors: tuple[type[Exception], ...]
     padding: int = 0
@@ -321,15 +376,19 @@ class _Format:
     may_begin: Callable[[bytes], bool] = _begins_any
     """Whether the next bytes are to be decoded, or else ignored with all that follows."""
 
+    lost: re.Pattern[bytes] | None = None
+    """What begins a stream, and is not to be ignored with what stands before it."""
+
 
 _FORMATS = {
-    "gz": _Format(_GzipMember, (zlib.error,), 1),
+    "gz": _Format("gz", _GzipMember, (zlib.error,), 1, _begins_gzip, _GZIP_MEMBER),
     "bz2": _Format(
-        lambda max_window_bytes: bz2.BZ2Decompressor(), (OSError, EOFError), 0, _begins_bzip2
+        "bz2", lambda max_window_bytes: bz2.BZ2Decompressor(), (OSError, EOFError), 0,
+        _begins_bzip2,
     ),
     "xz": _Format(
-        lambda max_window_bytes: lzma.LZMADecompressor(memlimit=max_window_bytes + (1 << 20)),
+        "xz", lambda max_window_bytes: lzma.LZMADecompressor(memlimit=max_window_bytes + (1 << 20)),
         (lzma.LZMAError, EOFError), 4,
     ),
-    "zst": _Format(_ZstdFrame, (zstandard.ZstdError, CompressionError)),
+    "zst": _Format("zst", _ZstdFrame, (zstandard.ZstdError, CompressionError)),
 }  # fmt: skip

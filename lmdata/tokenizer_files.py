@@ -41,6 +41,15 @@ TOKENIZER_FILES = frozenset({
 })  # fmt: skip
 
 PURPOSES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+_IN_ORDER_OF_IDS = (
+    "bos",
+    "eos",
+    "unk",
+    "sep",
+    "pad",
+    "cls",
+    "mask",
+)  # as `AutoTokenizer` adds them
 
 _MOST_GROWTH = 64  # times that a normalizer may lengthen a text
 _MOST_WORD_CHARACTERS = 1000  # `tokenizers` takes the cube of a word's length
@@ -86,8 +95,11 @@ def read_tokenizer_files(path: Path, *, lower_case: bool | None = None) -> Token
     else:
         backend, notes = _read_tokenizer_json(source, class_name, config)
         defaults = {}
+    from_files = named
     named = {**{f"{purpose}_token": token for purpose, token in defaults.items()}, **named}
     _add_tokens(source, backend, named)  # first: those that are special may lie there
+    if missing := _add_named(backend, from_files):
+        notes = (*notes, f"{source.parent}: {', '.join(missing)} is named and no piece: added")
     special = _named_special_tokens(named, backend, defaults)
     plain = set(special.values()) - _added_tokens(backend)
     backend.add_special_tokens(sorted(plain, key=lambda token: backend.token_to_id(token) or 0))
@@ -133,6 +145,14 @@ def _named_special_tokens(
             if spelling is not None and backend.token_to_id(spelling) is not None:
                 named.setdefault(purpose, spelling)
     return named
+
+
+def _add_named(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> list[str]:
+    """Add special tokens that the folder names and that are no pieces, as `AutoTokenizer` does."""
+    spellings = [spelling_of(config.get(f"{purpose}_token")) for purpose in _IN_ORDER_OF_IDS]
+    missing = [s for s in dict.fromkeys(spellings) if s and backend.token_to_id(s) is None]
+    backend.add_special_tokens(missing)
+    return missing
 
 
 def _added_tokens(backend: tokenizers.Tokenizer) -> set[str]:
@@ -192,8 +212,13 @@ def _read_tokenizer_json(
             definition["model"]["dropout"] = None
             notes.append(f"{path}: dropout, which gives other ids each time, is switched off")
         text = json.dumps(definition) if notes else path.read_text(encoding="utf-8")
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise TokenizerError(f"{path} is not a tokenizer.json: it lacks {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise TokenizerError(
+            f"{path} is not a tokenizer.json: a part of it is of another kind than it should be "
+            f"({error})"
+        ) from error
     return ask_tokenizers(
         f"{path} is not a tokenizer.json", lambda: tokenizers.Tokenizer.from_str(text)
     ), tuple(notes)
@@ -202,6 +227,8 @@ def _read_tokenizer_json(
 def _check_definition(path: Path, definition: dict[str, Any]) -> None:
     """Raise a TokenizerError for what `tokenizers` could not hold or would stumble over later."""
     model = definition["model"]
+    if not isinstance(model, dict):
+        raise TokenizerError(f"{path} is not a tokenizer.json: its model is {model!r:.40}")
     vocabulary, unknown = model["vocab"], model.get("unk_token")
     kind = model.get("type")
     if not vocabulary:
@@ -210,7 +237,10 @@ def _check_definition(path: Path, definition: dict[str, Any]) -> None:
         check_ids(path, vocabulary)
         required = kind in ("WordPiece", "WordLevel") or unknown is not None
         if required and unknown not in vocabulary:
-            raise TokenizerError(f"{path}: its unknown token {unknown!r} is not a piece")
+            raise TokenizerError(
+                f"{path}: its unknown token {unknown!r} is not a piece: add it to "
+                "the vocabulary, or name another as unk_token"
+            )
     elif kind == "Unigram":
         index = model.get("unk_id")
         if not model.get("byte_fallback") and not (

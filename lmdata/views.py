@@ -17,7 +17,7 @@ import numpy as np
 
 from lmdata.batch import NO_LABEL, ExampleBatch
 from lmdata.denoising import Segments
-from lmdata.errors import DatasetError, TokenizerError
+from lmdata.errors import DatasetError, TokenizerError, counted
 from lmdata.masking import Corrupt, prepare_corruption
 from lmdata.order import check_rows, permute
 from lmdata.packing import PackingPlan, count_rows, pack, to_row_sizes
@@ -260,8 +260,8 @@ def _view(arrays: StoreArrays, tokenizer: Any, recipe: Recipe, seed: int, epoch:
 def _check_store(arrays: StoreArrays, recipe: Recipe, num_used: int, num_several: int) -> None:
     if num_used == 0:
         raise DatasetError(
-            f"the store has {arrays.num_documents} documents and not one token: "
-            "tokenize a corpus with text in it"
+            f"the split has {counted(arrays.num_documents, 'document')} and not one token: "
+            "tokenize more text, or hold out a larger share of it (--set validation_ratio=0.1)"
         )
     if recipe.has_pairs and num_several == 0:
         raise DatasetError(

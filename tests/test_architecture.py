@@ -32,7 +32,8 @@ MAY_USE_TORCH = {"lmdata.torch_data"}  # hands views to PyTorch; imported where 
 READING_SIDE = {
     "arrow_text", "batch", "charts", "chosen", "config", "copies", "dataset", "errors", "files",
     "masking", "mixing", "order", "packing", "page", "pairs", "places", "ragged", "recipes",
-    "remote", "rng", "schema", "settings", "stored", "stores", "tokenizer", "views", "xxh3",
+    "remote", "rng", "schema", "settings", "stored", "stores", "text_marks", "tokenizer", "views",
+    "xxh3",
 }  # fmt: skip
 PURE = {"rng", "pairs", "masking", "packing", "order", "sentences"}
 IMPURE_MODULES = {"os", "io", "pathlib", "time", "pyarrow", "polars", "random"}

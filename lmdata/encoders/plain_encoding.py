@@ -231,7 +231,8 @@ class Encodings:
                     lambda: list(encode(texts, add_special_tokens=False)),
                 )
             except TokenizerError as error:
-                raise EncodingError(self._find_bad(encode, texts), str(error)) from error
+                advice = _STUCK if "regex" in str(error).lower() else ""
+                raise EncodingError(self._find_bad(encode, texts), f"{error}{advice}") from error
         return encodings
 
     def _find_bad(self, encode: Callable[..., Any], texts: list[str]) -> int:
@@ -243,6 +244,12 @@ class Encodings:
                 except EncodingError:
                     return row
         return 0
+
+
+_STUCK = (
+    "; the regular expression in tokenizer.json by which it cuts text has too many ways to match "
+    "this one: leave the document out, break its long lines, or take another tokenizer"
+)
 
 
 class PlainEncoder:

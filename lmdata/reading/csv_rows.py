@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmdata.errors import CorpusError
+from lmdata.errors import CorpusError, counted
 from lmdata.ragged import Ragged, offsets_of, ranges
 from lmdata.reading.records import Reading, Records, make_records
 from lmdata.reading.streams import ByteStream, DamagedError, read_utf8, unify_newlines
@@ -269,7 +269,9 @@ def _take_cell(reading: Reading, row: _Row, width: int, column: int) -> bytes | 
     if not row.cells:
         return b""
     if len(row.cells) != width:
-        found = f"line {row.line} has {len(row.cells)} fields where the header has {width}"
+        found = (
+            f"line {row.line} has {counted(len(row.cells), 'field')} where the header has {width}"
+        )
         reading.rejections.reject("broken", row.num_bytes, found, reading.source)
         return None
     return row.cells[column].encode("utf-8", "surrogateescape")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lmdata.errors import CorpusError
 from lmdata.reading.no_texts import find_no_texts
-from lmdata.reading.stdin import find_stdin_kind
+from lmdata.reading.stdin import describe_stdin, find_stdin_kind
 from lmdata.remote import RemoteFile, copy, find_files, read_small
 from lmdata.settings import (
     WEB_FORMATS,
@@ -28,6 +28,16 @@ from lmdata.settings import (
 from lmdata.stores import StoreError, is_uri
 
 STDIN = "-"
+
+
+def printable(path: Path | RemoteFile | str | None) -> str:
+    r"""Return a path as text that can be printed, whatever bytes its name has.
+
+    Example:
+        >>> printable("caf\udce9.txt")
+        'caf\\xe9.txt'
+    """
+    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +78,9 @@ class Source:
                 )
 
     def __str__(self) -> str:
-        return self.copy_of or (str(self.path) if self.path else "standard input")
+        if self.name == STDIN or self.path is None:  # maybe a copy of it
+            return "standard input"
+        return self.copy_of or printable(self.path)
 
     @contextlib.contextmanager
     def at_hand(self) -> Iterator[Source]:
@@ -137,8 +149,10 @@ def survey_sources(arguments: Sequence[str], config: CorpusConfig) -> Survey:
             found[key] = names[name] = source
     if not names:
         raise CorpusError(_describe_nothing(arguments, skipped))
-    notes = [_describe_stdin(names[STDIN], config)] if STDIN in names else []
-    return Survey([names[name] for name in sorted(names)], skipped, list(filter(None, notes)))
+    notes = []
+    if STDIN in names and config.stdin_format == "auto":
+        notes.append(describe_stdin(names[STDIN].format, names[STDIN].compression, config))
+    return Survey([names[name] for name in sorted(names)], skipped, notes)
 
 
 def _expand(
@@ -163,7 +177,7 @@ def _expand(
     elif glob.has_magic(argument):
         yield from _expand_glob(argument, skipped)
     else:
-        raise CorpusError(f"no such file or folder: {argument}")
+        raise CorpusError(f"no such file or folder: {printable(argument)}")
 
 
 def _expand_uri(uri: str, skipped: dict[str, list[str]]) -> Iterator[tuple[str, RemoteFile]]:
@@ -223,7 +237,7 @@ def _make_remote_source(
 def _expand_glob(pattern: str, skipped: dict[str, list[str]]) -> Iterator[tuple[str, Path]]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - the pattern may be absolute
     if not matches:
-        raise CorpusError(f"no file matches {pattern}")
+        raise CorpusError(f"no file matches {printable(pattern)}")
     fixed = list(Path(pattern).parts)
     while any(glob.has_magic(part) for part in fixed):
         fixed.pop()
@@ -237,7 +251,7 @@ def _expand_glob(pattern: str, skipped: dict[str, list[str]]) -> Iterator[tuple[
             names = [entry.name for entry in match.parent.iterdir()]
             no_texts[match.parent] = find_no_texts(names, functools.partial(_read, match.parent))
         if reason := no_texts[match.parent].get(match.name):
-            skipped.setdefault(reason, []).append(_printable(match))
+            skipped.setdefault(reason, []).append(printable(match))
         else:
             yield match.relative_to(root).as_posix(), match
 
@@ -250,18 +264,18 @@ def _walk(
         status = folder.stat()
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise CorpusError(f"can't read folder {folder}: {error.strerror}") from error
+        raise CorpusError(f"can't read folder {printable(folder)}: {error.strerror}") from error
     identity = (status.st_dev, status.st_ino)
     if identity in above:
-        skipped.setdefault("link to a folder above", []).append(_printable(folder))
+        skipped.setdefault("link to a folder above", []).append(printable(folder))
         return
     names = [entry.name for entry in entries]
     no_texts = find_no_texts(names, functools.partial(_read, folder))
     for entry in entries:
         if entry.name.startswith("."):
-            skipped.setdefault("hidden", []).append(_printable(entry))
+            skipped.setdefault("hidden", []).append(printable(entry))
         elif reason := no_texts.get(entry.name):
-            skipped.setdefault(reason, []).append(_printable(entry))
+            skipped.setdefault(reason, []).append(printable(entry))
         elif entry.is_dir():
             yield from _walk(entry, root, (*above, identity), skipped)
         else:
@@ -272,11 +286,6 @@ def _read(folder: Path, name: str) -> bytes | None:
     with contextlib.suppress(OSError):
         return (folder / name).read_bytes()
     return None
-
-
-def _printable(path: Path) -> str:
-    """Return a path as text that can be printed, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _make_source(
@@ -290,19 +299,24 @@ def _make_source(
     kind_or_none = parse_extensions(path.name)
     if kind_or_none is None and str(path) == str(Path(argument)):
         raise CorpusError(
-            f"{_printable(path)} has no known extension: rename it to {known_extensions()}"
+            f"{printable(path)} has no known extension: rename it to {known_extensions()}"
         )
     if reason := _why_passed_over(kind_or_none, argument):
-        skipped.setdefault(reason, []).append(_printable(path))
+        skipped.setdefault(reason, []).append(printable(path))
         return None
     if not path.is_file():
-        skipped.setdefault("not a file", []).append(_printable(path))
+        skipped.setdefault("not a file", []).append(printable(path))
         return None
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        where = os.fsencode(path)
-        raise CorpusError(f"the name of {where!r} is not UTF-8: rename the file") from error
+        if config.errors == "skip":
+            skipped.setdefault("name that is not UTF-8", []).append(printable(path))
+            return None
+        raise CorpusError(
+            f"the name of {printable(path)} is not UTF-8: rename the file, or pass over it by "
+            "--errors skip"
+        ) from error
     assert kind_or_none is not None
     format_, compression = kind_or_none
     status = path.stat()
@@ -312,14 +326,6 @@ def _make_source(
     )  # fmt: skip
 
 
-def _describe_stdin(source: Source, config: CorpusConfig) -> str:
-    """Return what was decided about standard input, "" where the user or nobody would ask."""
-    if config.stdin_format != "auto" or (source.format, source.compression) == ("txt", None):
-        return ""
-    kind = ".".join(filter(None, (source.format, source.compression)))
-    return f"standard input is read as {kind}; --set corpus.stdin_format=txt reads it as text"
-
-
 def _describe_nothing(arguments: Sequence[str], skipped: dict[str, list[str]]) -> str:
     if not arguments:
         return "no input: name a file, a folder, a glob pattern or -"
@@ -327,7 +333,7 @@ def _describe_nothing(arguments: Sequence[str], skipped: dict[str, list[str]]) -
         f"{len(paths)} passed over ({reason}, such as {Path(paths[0]).name})"
         for reason, paths in sorted(skipped.items())
     )
-    where = f"no text in {' '.join(arguments)}: {passed or 'nothing there'}"
+    where = f"no text in {printable(' '.join(arguments))}: {passed or 'nothing there'}"
     return f"{where}; reads {known_extensions()}"
 
 

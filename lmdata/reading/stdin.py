@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import re
 import sys
+from collections.abc import Collection
 
 from lmdata.settings import Compression, CorpusConfig, Format, stdin_kind
 from lmdata.stored import CompressionError, Decompressed
@@ -46,6 +48,51 @@ def detect_kind(head: bytes) -> tuple[Format, Compression | None]:
         if head.startswith(magic):
             return format_, None
     return ("jsonl" if _JSON_BEGINNING.match(head) else "txt"), None
+
+
+def describe_stdin(format_: Format, compression: Compression | None, config: CorpusConfig) -> str:
+    """Return what standard input was taken for by its first bytes, and how to have it otherwise."""
+    packed = f".{compression}" if compression else ""
+    if format_ in ("parquet", "arrow"):
+        return f"standard input is read as {format_}{packed}"
+    if format_ != "txt":
+        return (
+            f"standard input is read as {format_}{packed}; --set "
+            f"corpus.stdin_format=txt{packed} reads it as text"
+        )
+    head = _peek_stdin()
+    head = _decompress_head(head, compression) if compression else head
+    table = name_table(head, (config.text_field,))
+    advice = (
+        f"it begins as a table with a column {config.text_field!r} does: --set "
+        f"corpus.stdin_format={table}{packed} reads that"
+        if table
+        else f"--set corpus.stdin_format=csv{packed} (or tsv, jsonl, ...) reads it as that"
+    )
+    return f"standard input is read as plain text, {_DOCUMENTS[config.documents]}; {advice}"
+
+
+_DOCUMENTS = {
+    "file": "one document",
+    "blank-line": "a document between blank lines",
+    "line": "a document a line",
+}
+
+
+def name_table(head: bytes, fields: Collection[str]) -> Format | None:
+    """Return the kind of table whose header the first line is, if it names one of some fields.
+
+    Example:
+        >>> name_table(b"id,text", ["text"]), name_table(b"The text, and more", ["text"])
+        ('csv', None)
+    """
+    line = head.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)[0].decode("utf-8", "replace")
+    kinds: dict[str, Format] = {",": "csv", "\t": "tsv"}
+    for delimiter, kind in kinds.items():
+        cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
+        if len(cells) > 1 and any(field in cells for field in fields):
+            return kind
+    return None
 
 
 def _decompress_head(head: bytes, compression: Compression) -> bytes:

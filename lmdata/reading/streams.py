@@ -17,20 +17,20 @@ from lmdata.errors import CorpusError
 from lmdata.reading.records import Reading, Records, no_records
 from lmdata.reading.sources import Source
 from lmdata.settings import CorpusConfig
-from lmdata.stored import DEFAULT_WINDOW_BYTES, CompressionError, Decompressed, WindowError
+from lmdata.stored import (
+    DEFAULT_WINDOW_BYTES,
+    CompressionError,
+    Decompressed,
+    WindowError,
+)
+from lmdata.text_marks import marked_encoding, name_utf16
 
 CHUNK_BYTES = 4 << 20
 # A copy on disk may take so many times what is stored; text takes up to some 30 times as much.
 _MAX_EXPANSION, _MIN_COPY_BYTES = 200, 1 << 30
+_WINDOW_DOCUMENTS = 3  # the memory of a reader, in documents of the largest size
 # What is decompressed at once, and so lost in front of a damage: small; it costs no speed.
 _STEP_BYTES = 256 << 10
-_BOMS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -56,7 +56,9 @@ class ByteStream:
         self._reader = self._file
         if reading.source.compression:
             # What decompressing refers back to may take as much memory as a reader has anyway.
-            window_bytes = max(DEFAULT_WINDOW_BYTES, 3 * reading.config.max_document_bytes)
+            window_bytes = max(
+                DEFAULT_WINDOW_BYTES, _WINDOW_DOCUMENTS * reading.config.max_document_bytes
+            )
             self._reader = Decompressed(self._file, reading.source.compression, window_bytes)
         if reading.start:
             self._file.seek(reading.start)
@@ -105,7 +107,7 @@ class ByteStream:
         except OSError as error:
             raise CorpusError(f"can't read {self.source}: {error.strerror or error}") from error
         except WindowError as error:
-            wanted = self.reading.config.max_document_bytes * 4
+            wanted = -(-error.num_bytes // _WINDOW_DOCUMENTS)
             self._damage = DamagedError(
                 f"{self.source} can't be decompressed in the memory of a reader: {error}; raise "
                 f"it by --set corpus.max_document_bytes={wanted}, and the memory for it, or "
@@ -194,8 +196,13 @@ def read_utf8(stream: ByteStream, config: CorpusConfig) -> Iterator[bytes]:
     head = stream.read(CHUNK_BYTES)
     encoding = config.encoding
     if encoding == "auto":
-        encoding = next((name for bom, name in _BOMS.items() if head.startswith(bom)), "utf-8")
+        encoding = marked_encoding(head)
     is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+    if is_utf8 and config.errors == "strict" and (found := name_utf16(head)):
+        raise CorpusError(
+            f"{stream.source} looks like UTF-16 without a byte-order mark, every second byte is "
+            f"zero: name its --encoding {found}"
+        )
     decode = (
         _make_utf8_checker(stream, config) if is_utf8 else _make_decoder(stream, config, encoding)
     )
@@ -258,7 +265,7 @@ def _refuse(stream: ByteStream, text: bytes, num_before: int) -> None:
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as error:
-        bom = next((n for b, n in _BOMS.items() if num_before == 0 and text.startswith(b)), "utf-8")
+        bom = "utf-8" if num_before else marked_encoding(text)
         advice = (
             f"its byte-order mark says --encoding {bom}"
             if bom != "utf-8"

@@ -13,7 +13,13 @@ from lmmodel.errors import HuggingFaceError
 from lmmodel.families import FAMILIES, ModelConfig
 from lmmodel.handover.stock_families import STOCK_FAMILIES, stock_family
 from lmmodel.handover.stock_family import StockFamily
-from lmmodel.handover.their_values import check_token_id, checked, our_layers, rows_of_padding
+from lmmodel.handover.their_values import (
+    check_token_id,
+    checked,
+    our_layers,
+    rows_of_padding,
+    shown,
+)
 
 if TYPE_CHECKING:
     from lmdata.tokenizer import Tokenizer
@@ -75,7 +81,10 @@ def check_described(folder: Path) -> None:
             class that is not supported
     """
     if not folder.is_file() and "format_version" not in (theirs := read_config(folder)):
-        from_their_config(theirs)
+        try:
+            from_their_config(theirs)
+        except HuggingFaceError as error:
+            raise HuggingFaceError(f"{folder}: {error}") from error
         read_tokenizer(folder)
 
 
@@ -214,7 +223,7 @@ def _check_repeated(
     """
     if theirs.get(name, original[1]) != value:
         raise HuggingFaceError(
-            f"config.json says {name}={reprlib.repr(theirs.get(name))} and {original[0]}={value}: "
+            f"config.json says {name}={shown(theirs.get(name))} and {original[0]}={shown(value)}: "
             "only a decoder with the encoder's is supported"
         )
 
@@ -229,8 +238,8 @@ def _check_start(theirs: Mapping[str, Any], purpose: str) -> None:
     own = theirs.get(f"{purpose}_token_id")
     if start is not None and own is not None and start != own:
         raise HuggingFaceError(
-            f"config.json says decoder_start_token_id={reprlib.repr(start)}, but targets of this "
-            f"family begin with {purpose}_token_id={reprlib.repr(own)}"
+            f"config.json says decoder_start_token_id={shown(start)}, but targets of this "
+            f"family begin with {purpose}_token_id={shown(own)}"
         )
 
 
@@ -260,7 +269,7 @@ def padding_id(theirs: Mapping[str, Any], config: ModelConfig) -> int | None:
     found = token_id({**theirs, "pad_token_id": value}, config, "pad")
     if value is not None and found is None and not config.is_causal:
         raise HuggingFaceError(
-            f"config.json says pad_token_id={value}: an id from 0 to {config.vocab_size - 1} is "
-            "needed, or null"
+            f"config.json says pad_token_id={shown(value)}: an id from 0 to "
+            f"{config.vocab_size - 1} is needed, or null"
         )
     return found

@@ -339,7 +339,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
                     "it is a Git LFS pointer, not the weights that it points to: fetch them with "
                     "`git lfs pull`"
                 )
-    return f"{error}"
+    is_damaged = isinstance(error, SafetensorError)
+    return f"{error}: the file is damaged or cut short, get it again" if is_damaged else f"{error}"
 
 
 def hash_weights(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import reprlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +24,19 @@ RANGES = {
     "local_rope_theta": (1e-6, 1e12),
 }  # fmt: skip
 
+_MOST_SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """Return a value as the file spells it, cut where it is long.
+
+    Example:
+        >>> shown(None), shown(True), shown("a")
+        ('null', 'true', '"a"')
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+
 
 def checked(our: str, their: str, value: Any, default: Any) -> Any:
     """Return a setting of theirs as a number of the right type, None where that is its default.
@@ -39,7 +52,7 @@ def checked(our: str, their: str, value: Any, default: Any) -> Any:
     if not is_number or not lowest <= value <= highest:
         kind = "a whole number" if is_count else "a number"
         raise HuggingFaceError(
-            f"config.json says {their}={reprlib.repr(value)}: {kind} from {lowest} to {highest:,} "
+            f"config.json says {their}={shown(value)}: {kind} from {lowest} to {highest:,} "
             "is needed"
         )
     return value if is_count else float(value)
@@ -54,9 +67,7 @@ def check_token_id(theirs: Mapping[str, Any], name: str) -> None:
     value = theirs.get(name)
     ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
     if any(isinstance(one, bool) or not isinstance(one, int | None) for one in ids):
-        raise HuggingFaceError(
-            f"config.json says {name}={reprlib.repr(value)}: an id is needed, or null"
-        )
+        raise HuggingFaceError(f"config.json says {name}={shown(value)}: an id is needed, or null")
 
 
 def rows_of_padding(theirs: Mapping[str, Any], family: str, most: int) -> int:
@@ -68,7 +79,7 @@ def rows_of_padding(theirs: Mapping[str, Any], family: str, most: int) -> int:
     pad_id = theirs.get("pad_token_id", stock_family(family).default_pad_id)
     if not isinstance(pad_id, int) or isinstance(pad_id, bool) or not 0 <= pad_id < most - 1:
         raise HuggingFaceError(
-            f"config.json says pad_token_id={reprlib.repr(pad_id)}: positions follow it, so an id "
+            f"config.json says pad_token_id={shown(pad_id)}: positions follow it, so an id "
             f"from 0 to {most - 2} is needed, below max_position_embeddings={most}"
         )
     return pad_id + 1
@@ -84,7 +95,7 @@ def our_layers(theirs: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
             "'full_attention'", "'sliding_attention'"
         }:  # fmt: skip
             raise HuggingFaceError(
-                f"config.json says layer_types={reprlib.repr(kinds)}: a list of {num_layers} "
+                f"config.json says layer_types={shown(kinds)}: a list of {num_layers} "
                 "layers is needed, each full_attention or sliding_attention"
             )
         every = _every_nth(
@@ -115,7 +126,7 @@ def _every_nth(is_global: list[int], num_layers: int) -> int:
 def _our_rotary_bases(theirs: Mapping[str, Any]) -> dict[str, float]:
     if theirs.get("rope_scaling") is not None:
         raise HuggingFaceError(
-            f"rope_scaling={reprlib.repr(theirs['rope_scaling'])} is not supported, only null"
+            f"rope_scaling={shown(theirs['rope_scaling'])} is not supported, only null"
         )
     tables = theirs.get("rope_parameters")
     kinds = {"full_attention": "global", "sliding_attention": "local"}
@@ -124,7 +135,7 @@ def _our_rotary_bases(theirs: Mapping[str, Any]) -> dict[str, float]:
         kind not in kinds or not isinstance(table, dict) for kind, table in tables.items()
     ):
         raise HuggingFaceError(
-            f"config.json says rope_parameters={reprlib.repr(tables)}: a table of two tables is "
+            f"config.json says rope_parameters={shown(tables)}: a table of two tables is "
             f"needed, {' and '.join(kinds)}, as its class writes it"
         )
     bases = {}
@@ -133,7 +144,7 @@ def _our_rotary_bases(theirs: Mapping[str, Any]) -> dict[str, float]:
         if other := {key: value for key, value in table.items() if key != "rope_theta"
                      and (key, value) != ("rope_type", "default")}:  # fmt: skip
             raise HuggingFaceError(
-                f"rope_parameters of {kind} say {reprlib.repr(other)}: only rope_theta and "
+                f"rope_parameters of {kind} say {shown(other)}: only rope_theta and "
                 "rope_type='default' are supported"
             )
         name = f"{ours}_rope_theta"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import collections
 import difflib
 import json
@@ -19,16 +18,10 @@ import pyarrow as pa
 from lmdata.arrow_text import check_text, count_page_bytes, is_text, text_lengths
 from lmdata.settings import COMPRESSIONS
 from lmdata.stored import CompressionError, read_decompressed
+from lmdata.text_marks import marked_encoding, name_utf16
 from lmmodel.errors import TaskError
 
 AUTO = "auto"
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 
 # What a task file may unfold to. A table of Python values takes some ten times as much memory.
 MAX_BYTES = 512 << 20
@@ -92,9 +85,12 @@ def decode(name: str, data: bytes, encoding: str = AUTO) -> str:
         >>> decode("a.txt", b"\xff\xfea\x00"), decode("a.txt", b"\xe4", "cp1252")
         ('a', 'ä')
     """
-    chosen = encoding
-    if encoding == AUTO:
-        chosen = next((codec for mark, codec in _MARKS.items() if data.startswith(mark)), "utf-8")
+    chosen = marked_encoding(data) if encoding == AUTO else encoding
+    if chosen == "utf-8" and (found := name_utf16(data[:1024])):
+        raise TaskError(
+            f"{name} looks like UTF-16 without a byte-order mark, every second byte is zero: name "
+            f"its --encoding {found}"
+        )
     try:
         return data.decode(chosen).removeprefix("\ufeff")
     except UnicodeError as error:

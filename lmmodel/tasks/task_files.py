@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from lmdata.errors import counted
 from lmdata.settings import COMPRESSIONS, CorpusConfig
 from lmdata.xxh3 import hash_file
 from lmmodel.errors import TaskError
@@ -71,9 +72,9 @@ class TaskFormat:
     errors: Literal["strict", "skip"] = "strict"
     """skip: lines that do not fit are left out and counted."""
 
-    unlabelled: tuple[str, ...] = ("-1", "-")
-    """Classes that stand for none, as in hidden tests: such rows are left out and counted, unless
-    fewer than two classes would stay."""
+    unlabelled: tuple[str, ...] = ("-1", "-", "nan", "NaN")
+    """Classes that stand for none, as in hidden tests and in what pandas writes: such rows are left
+    out and counted, unless fewer than two classes would stay."""
 
     def __post_init__(self) -> None:
         if self.tags not in get_args(TagColumn):
@@ -216,8 +217,8 @@ class TaskFile:
             counts[SKIPPED] += 1
             return False
         raise TaskError(
-            f"{self.path}, line {number} has {len(row)} fields, the first line has {width}: "
-            "mend or remove it, or leave such lines out by --errors skip"
+            f"{self.path}, line {number} has {counted(len(row), 'field')}, the first line has "
+            f"{width}: mend or remove it, or leave such lines out by --errors skip"
         )
 
     def _delimiter(self) -> str:

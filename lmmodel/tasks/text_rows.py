@@ -339,8 +339,8 @@ def parse_classes(where: str, name: str, value: Any) -> Classes:
     Raises:
         TaskError: they are something else
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return (ABSENT,)
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return (ABSENT,)  # NaN, too, is not itself
     if isinstance(value, list):
         return tuple(dict.fromkeys(parse_class(where, name, item) for item in value))
     return (parse_class(where, name, value),)

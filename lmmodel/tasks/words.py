@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.errors import counted
 from lmdata.ragged import offsets_of, ranges
 from lmmodel.batch import IGNORED
 from lmmodel.errors import TaskError
@@ -285,8 +286,8 @@ def _refuse(path: Path, number: int, found: int, wanted: int, *, is_numbered: bo
     if wanted < 2:
         kind = "a word and its tag are wanted in each line"
     raise TaskError(
-        f"{path}, line {number} has {found} fields separated by {separator}, {kind}: tags that do "
-        "not match their words"
+        f"{path}, line {number} has {counted(found, 'field')} separated by {separator}, {kind}: "
+        "tags that do not match their words"
     )
 
 

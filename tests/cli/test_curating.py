@@ -72,7 +72,7 @@ def test_selections_are_compared_and_tags_reported_on(inside: Path) -> None:
     succeed("lmdata", "select", "--where", "num_words > 9", "--output", "two")
     said = succeed("lmdata", "compare", "one", "two").stdout
     assert "both       4 documents" in said
-    assert "only one/  1 documents" in said
+    assert "only one/  1 document" in said
     assert "num_words > 9: Too short." in said
     succeed("lmdata", "report", "tags")
     page = (inside / "tags-report.html").read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ def test_an_import_is_evaluated_filled_in_and_trained_on(
             "blank-line", "--set", "validation_ratio=0.2")  # fmt: skip
     lines = succeed("lmmodel", "train", "tokens/", "--init-from", "runs/bert", "--num-steps", "1",
                     *TRAIN_ON).stdout  # fmt: skip
-    assert lines.startswith("runs/bert-continued/  1 steps, ")
+    assert lines.startswith("runs/bert-continued/  1 step, ")
     record = json.loads((inside / "runs/bert-continued/config.json").read_text())
     assert record["config"]["init_from"] == "runs/bert"
     assert record["origin"]["run"] == str(inside / "runs" / "bert")

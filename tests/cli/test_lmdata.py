@@ -113,13 +113,16 @@ def test_standard_input_is_told_by_what_comes(road: Road, tmp_path: Path) -> Non
     assert "standard input is read as jsonl; --set corpus.stdin_format=txt" in result.stderr
     assert "3 in = 3 out" in result.stdout
     result = succeed("lmdata", "tokenize", "-", *options, input=b"The bird sees.\n")
-    assert "standard input" not in result.stderr
+    assert "standard input is read as plain text, one document; --set" in result.stderr
+    options = ("--output", tmp_path / "tokenizer", "--vocab-size", "40")
+    result = succeed("lmdata", "train-tokenizer", "-", *options, input=data)
+    assert "standard input is read as jsonl; --set corpus.stdin_format=txt" in result.stderr
 
 
 def test_an_empty_argument_is_not_the_folder_around(road: Road, inside: Path) -> None:
     (inside / "a.txt").write_text("The bird sees.")
     result = invoke("lmdata", "tokenize", "", "--tokenizer", road.tokenizer)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'' names no file: is a variable of your command empty?" in result.stderr
 
 

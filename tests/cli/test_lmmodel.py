@@ -16,7 +16,7 @@ from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, make_text, suc
 def test_a_run_is_trained_from_the_defaults_of_the_verbs_before(inside: Path, road: Road) -> None:
     (inside / "shards").symlink_to(road.shards)
     lines = succeed("lmmodel", "train", "--num-steps", "1", *TRAIN_FAST).stdout
-    assert lines.startswith("runs/tiny/  1 steps, ")
+    assert lines.startswith("runs/tiny/  1 step, ")
     assert "held-out loss" in lines
     assert "unigram loss" in lines
     assert {path.name for path in (inside / "runs" / "tiny").iterdir()} >= {

@@ -17,7 +17,7 @@ import pytest
 
 import lmcli.lmdata
 import lmcli.lmmodel
-from lmcli.options import FriendlyGroup, Size, resolve
+from lmcli.options import LABELLED, FriendlyGroup, PathName, Size, resolve
 from lmcli.summaries import ProgressLine
 from lmdata.errors import CorpusError
 from lmdata.tokenizer import load_tokenizer
@@ -192,6 +192,44 @@ def test_an_option_means_the_same_on_every_verb(command: str, verb: str) -> None
         if name in options and (verb, name) not in OTHER_OUTPUTS:
             is_file = name == "--output" and command == "lmmodel" and verb in ANSWERING
             assert options[name].help == (ANSWERS if is_file else text)
+
+
+def commands_in(group: click.Group) -> list[click.Command]:
+    """Return the verbs of a group, those of a group in it too."""
+    found = group.commands.values()
+    return [verb for c in found for verb in (commands_in(c) if isinstance(c, click.Group) else [c])]
+
+
+def test_no_verb_takes_an_empty_name_for_the_folder_you_are_in() -> None:
+    num_paths = 0
+    for verb in (verb for group in GROUPS.values() for verb in commands_in(group)):
+        for parameter in verb.params:
+            if isinstance(parameter.type, click.Path | PathName):
+                num_paths += 1
+                for empty in ("", " "):
+                    with pytest.raises(click.BadParameter, match=f"'{empty}' names no file: is a"):
+                        parameter.type.convert(empty, parameter, click.Context(verb))
+    assert num_paths > 60
+    with pytest.raises(click.BadParameter, match="'law=' names no file"):
+        LABELLED.convert("law=", None, None)
+    assert LABELLED.convert("law=runs/a", None, None) == "law=runs/a"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lmdata", "mask", ""),
+        ("lmdata", "tokenize", "x.txt", "--output", ""),
+        ("lmdata", "tokenize", "x.txt", "--tokenizer", ""),
+        ("lmmodel", "import", "", "x"),
+        ("lmmodel", "serve", "a="),
+        ("lmmodel", "embed", "run", "--file", ""),
+    ],
+)
+def test_an_empty_name_is_a_wrong_usage_in_one_line(arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "names no file: is a variable of your command empty?" in result.stderr
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lmcli.inputs import _note_table
 from lmcli.lmmodel import main
 from lmdata.tokenizer import load_tokenizer
 from tests.cli.commands import TRAIN_FAST, Road, as_json, invoke, succeed
@@ -294,6 +295,16 @@ def test_a_line_that_is_not_utf8_is_an_error(road: Road, tmp_path: Path) -> None
     for result in (filed, piped):
         assert result.exit_code == 1
         assert "is not UTF-8 at byte 0" in result.stderr
+
+
+def test_a_table_on_standard_input_is_said_to_be_read_by_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for lines, kind in ((["id,text", "1,a"], "csv"), (['{"text": "a"}'], "jsonl"), (["a,b"], "")):
+        _note_table(lines)
+        found = capsys.readouterr().err
+        assert found.rstrip().endswith(f"a table is a file: --file NAME.{kind}") == bool(kind)
+        assert bool(found) == bool(kind)
 
 
 def test_a_file_without_a_text_is_named(road: Road, tmp_path: Path) -> None:

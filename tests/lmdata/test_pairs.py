@@ -246,8 +246,11 @@ def test_rows_far_inside_a_long_book_equal_those_of_the_whole_walk():
 @pytest.mark.parametrize(
     ("documents", "message"),
     [
-        ([], "the store has 0 documents and not one token: tokenize a corpus with text in it"),
-        ([[], []], "the store has 2 documents and not one token"),
+        (
+            [],
+            "the split has 0 documents and not one token: tokenize more text, or hold out",
+        ),
+        ([[], []], "the split has 2 documents and not one token"),
         ([[[5, 6]]], "none of the 1 documents has two: tokenize with sentence boundaries, or use"),
         ([[[5, 6]], [[7]]], "view=... pairs sentences, but none of the 2 documents has two"),
     ],

@@ -193,7 +193,7 @@ def test_a_column_of_the_wrong_type_is_refused(tmp_path: Path, suffix: str, type
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ('text,n\none,1\ntwo\nthree,3\n', "line 3 has 1 fields where the header has 2"),
+        ('text,n\none,1\ntwo\nthree,3\n', "line 3 has 1 field where the header has 2"),
         ('text,n\none,1\ntwo,2,3\nthree,3\n', "line 3 has 3 fields where the header has 2"),
         ('text,n\none,1\n"two"x,2\nthree,3\n', "line 3 is not valid .csv: ',' expected after"),
     ],

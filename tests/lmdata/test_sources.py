@@ -232,15 +232,34 @@ def test_standard_input_is_what_its_first_bytes_say_or_the_user(
     assert source.name == "-"
     assert source.path is None
     assert ".".join(filter(None, (source.format, source.compression))) == kind
-    is_decided = kind != "txt" and not settings
-    assert (
-        survey.notes
-        == [f"standard input is read as {kind}; --set corpus.stdin_format=txt reads it as text"]
-        * is_decided
-    )
+    assert len(survey.notes) == (not settings)
     ((start, stop),) = split_source(source, config, 1)
     batches = list(read_documents(source, config, start=start, stop=stop))
     assert texts_of(batches) == texts
+
+
+TEXT = "standard input is read as plain text, "
+
+
+@pytest.mark.parametrize(("data", "settings", "note"), [
+    (b"one two\n", {}, f"{TEXT}one document; --set "
+     "corpus.stdin_format=csv (or tsv, jsonl, ...) reads it as that"),
+    (b"one\n\ntwo\n", {"documents": "blank-line"}, f"{TEXT}a document between blank lines; --set"),
+    (b"one\ntwo\n", {"documents": "line"}, f"{TEXT}a document a line; --set corpus.stdin_format="),
+    (b'text,label\n"Hello, there","a"\n', {}, f"{TEXT}one document; it begins as a table with a "
+     "column 'text' does: --set corpus.stdin_format=csv reads that"),
+    (b'\xef\xbb\xbfid\t"body"\r\n1\tx\n', {"text_field": "body"}, "=tsv reads that"),
+    (gzip.compress(b"id,text\n1,x\n"), {}, "=csv.gz reads that"),
+    (b"the text, and more\n", {}, "(or tsv, jsonl, ...)"),
+    (JSON, {}, "read as jsonl; --set corpus.stdin_format=txt reads it as text"),
+    (gzip.compress(JSON), {}, "as jsonl.gz; --set corpus.stdin_format=txt.gz reads it as text"),
+])  # fmt: skip
+def test_it_is_said_what_standard_input_is_taken_for(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, settings: dict[str, str], note: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", text_file(data))
+    (found,) = survey_sources(["-"], CorpusConfig(**settings)).notes  # type: ignore[arg-type]
+    assert note in found
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".stream", ".jsonl"])
@@ -332,10 +351,23 @@ def test_a_name_that_is_not_utf8_matters_only_for_a_file_that_is_read(tmp_path: 
     assert survey.skipped["hidden"] == [f"{tmp_path}/.caf\\xe9.txt"]
 
 
-def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_refused_or_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "caf\udce9.txt")
-    with pytest.raises(CorpusError, match=r"caf.xe9.txt' is not UTF-8: rename the file"):
+    write(tmp_path / "b.txt")
+    with pytest.raises(CorpusError, match=r"/caf\\xe9\.txt is not UTF-8: rename the file, or pass"):
         find_sources([str(tmp_path)], DEFAULT)
+    survey = survey_sources([str(tmp_path)], CorpusConfig(errors="skip"))
+    assert names_of(survey) == ["b.txt"]
+    assert survey.skipped == {"name that is not UTF-8": [f"{tmp_path}/caf\\xe9.txt"]}
+    with pytest.raises(CorpusError, match=r"no such file or folder: caf\\xe9$"):
+        find_sources(["caf\udce9"], DEFAULT)
+
+
+def test_a_copy_of_standard_input_is_called_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "stdin", b"\xff\xfeh\0")
+    source = Source(name="-", path=path, format="txt", size_bytes=4)
+    with pytest.raises(CorpusError, match=r"^standard input is not UTF-8 at byte 0 .*utf-16"):
+        list(read_documents(source, DEFAULT))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,17 @@ def test_json_lines_may_be_in_another_encoding(tmp_path: Path) -> None:
     assert read(path, encoding="utf-16") == ["日本", "語"]
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".jsonl.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_text_of_utf16_without_a_mark_is_named(tmp_path: Path, suffix: str, encoding: str) -> None:
+    text = {".txt": "café au lait\n", ".csv": "text\ncafé\n"}.get(suffix, '{"text": "café"}\n')
+    data = text.encode(encoding)
+    path = write(tmp_path / f"a{suffix}", gzip.compress(data) if suffix[-1] == "z" else data)
+    with pytest.raises(CorpusError, match=rf"looks like UTF-16 .* name its --encoding {encoding}"):
+        read(path)
+    assert read(path, encoding=encoding) == ["café au lait\n" if suffix == ".txt" else "café"]
+
+
 def text_encodings() -> list[str]:
     """Return every encoding of Python that a corpus may be in."""
     found = []

@@ -139,6 +139,12 @@ def test_a_dataset_stands_for_the_tokenizer_it_keeps(tmp_path):
         ("folder/", None, "holds no tokenizer"),
         ("notes.md", b"hello", "is not a tokenizer: expected"),
         ("tokenizer.json", b"{}", r"is not a tokenizer\.json"),
+        ("tokenizer.json", b'{"model": 5}', r"is not a tokenizer\.json: its model is 5"),
+        (
+            "tokenizer.json",
+            b'{"model": {"vocab": {"a": 0}}, "added_tokens": 5}',
+            r"a part of it is of another kind",
+        ),
         ("tokenizer.json", b"{", "is not JSON that can be read"),
         ("tokenizer.json", b"[" * 100_000, "nested too deeply"),
         ("vocab.txt", b"one\ntwo\n", "has no piece \\[UNK\\]"),
@@ -182,7 +188,7 @@ def test_special_tokens_named_in_a_configuration_count(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.special_ids["mask"] == len(PIECES)
-    assert tokenizer.special_ids["cls"] == 2
+    assert tokenizer.special_ids["cls"] == len(PIECES) + 1
     assert tokenizer.is_special[len(PIECES)]
 
 

@@ -159,8 +159,10 @@ def test_a_special_token_may_be_one_of_the_added_tokens(tmp_path):
     tokenizer = load_tokenizer(folder)
     assert tokenizer.special_tokens["eos"] == "[END]"
     assert tokenizer.is_special[11]
-    assert "bos" not in tokenizer.special_tokens
-    assert tokenizer.vocab_size == 12
+    assert tokenizer.special_tokens["bos"] == "[GONE]"  # no piece: added, as AutoTokenizer does
+    assert tokenizer.special_ids["bos"] == 12
+    assert tokenizer.vocab_size == 13
+    assert any("[GONE] is named and no piece: added" in note for note in tokenizer.notes)
 
 
 def test_special_tokens_are_what_the_folder_names_not_what_is_spelled_like_one(tmp_path):
@@ -170,6 +172,11 @@ def test_special_tokens_are_what_the_folder_names_not_what_is_spelled_like_one(t
     assert set(tokenizer.special_tokens) == {"eos", "pad"}
     assert tokenizer.special_ids["cls"] is None
     assert not tokenizer.is_special[tokenizer.backend.token_to_id("<s>")]
+    other = load_tokenizer(
+        write_bpe(tmp_path, "Qwen2Tokenizer", eos_token="<|gone|>", pad_token="")
+    )
+    assert other.special_ids["eos"] == tokenizer.vocab_size
+    assert other.is_special[other.special_ids["eos"]]
     assert set(load_tokenizer(write_bpe(tmp_path, "RobertaTokenizer")).special_tokens) == {
         "pad", "unk", "cls", "sep", "mask", "bos", "eos",
     }  # fmt: skip

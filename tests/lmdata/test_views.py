@@ -388,7 +388,7 @@ def test_single_and_packed_views_take_stores_that_pairs_can_not(name):
     part = make_view([[[5, 6, 7]], []], Recipe(view=name))
     assert part.examples(np.arange(1)).original_ids().tolist() == [CLS, 5, 6, 7, SEP]
     assert part.notes[0] == "1 of 2 documents are empty"
-    with pytest.raises(DatasetError, match="the store has 1 documents and not one token"):
+    with pytest.raises(DatasetError, match="the split has 1 document and not one token"):
         make_view([[]], Recipe(view=name))
 
 

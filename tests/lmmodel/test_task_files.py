@@ -248,7 +248,7 @@ def test_columns_that_are_missing_or_ambiguous(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tsv", "sentence\tlabel\na\t1\nb\n", r"line 3 has 1 fields, the first line has 2"),
+        ("a.tsv", "sentence\tlabel\na\t1\nb\n", r"line 3 has 1 field, the first line has 2"),
         ("a.tsv", "sentence\tlabel\n", "holds no rows"),
         ("a.tsv", "", "holds no rows"),
         ("a.tsv", b"sentence\tlabel\n\xff\t1\n", "not UTF-8 at byte 15"),
@@ -259,6 +259,9 @@ def test_columns_that_are_missing_or_ambiguous(
         ),
         ("a.jsonl", '{"text": "a", "label": 0.5}', "line 1: the label 'label' is '0.5'"),
         ("a.jsonl", '{"text": "a"', "line 1 is not JSON"),
+        ("a.tsv", "text\tlabel\na\t1\n".encode("utf-16-le"), "name its --encoding utf-16-le"),
+        ("a.tsv.gz", b"", "it is empty, it has no .gz header"),
+        ("a.tsv", "text\tlabel\na\n", "line 2 has 1 field, the first line has 2"),
         ("a.jsonl", '["a"]', "line 1 is list: a JSON object"),
         ("a.jsonl", '{"text": "\\ud800", "label": 1}', "half a character"),
         ("a.parquet", "no", "not a Parquet file"),
@@ -624,7 +627,7 @@ def both(path: Path, task: str, **columns: Any) -> tuple[Any, tuple[str, ...], T
 def test_a_ragged_line_is_named_or_left_out_and_counted(tmp_path: Path) -> None:
     text = "question1\tquestion2\tis_duplicate\na\tb\t0\nbroken\nc\td\t1\n"
     path = write(tmp_path / "qqp.tsv", text)
-    with pytest.raises(TaskError, match=r"line 3 has 1 fields.*by --errors skip"):
+    with pytest.raises(TaskError, match=r"line 3 has 1 field.*by --errors skip"):
         read_task_file(path, "sentence-pair", TaskFormat())
     rows, labels, _ = both(path, "sentence-pair", errors="skip")
     assert (list(rows.texts), labels) == (["a", "c"], ("0", "1"))
@@ -642,7 +645,7 @@ def test_fields_behind_the_last_column_are_passed_over_and_counted(tmp_path: Pat
         read_task_file(csv_file, "sequence-classification", TaskFormat())
 
 
-@pytest.mark.parametrize("none", ["-1", "-", "", None, -1])
+@pytest.mark.parametrize("none", ["-1", "-", "", None, -1, "nan", "NaN", float("nan")])
 def test_the_labels_of_hidden_tests_are_no_classes(tmp_path: Path, none: Any) -> None:
     records = [{"sentence": f"text {n}", "label": n % 2} for n in range(4)]
     records.append({"sentence": "hidden", "label": none})
