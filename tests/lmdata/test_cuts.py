@@ -198,7 +198,7 @@ def test_unigram_takes_the_best_path_of_tokenizers(documents):
 @pytest.mark.parametrize("name", RULES)
 def test_sentences_that_begin_inside_words_have_their_tokens(name):
     parts = ["a", "b.", "\u0e01\u0e34", "\u3000中", "。", "\n", " ", "E", "\uff0c\u2026", "\uff21"]
-    documents = list(map("".join, itertools.product(parts, repeat=4)))[::7]
+    documents = list(map("".join, itertools.product(parts, repeat=4)))[::29]
     documents += [f" {document}" for document in documents[::9]]
     size = sum(len(document.encode()) for document in documents)
     assert_is_reference(published(name), encoder_of(name), documents, range(0, size, 2))
