@@ -27,7 +27,7 @@ from lmmodel.training.plan import make_loader, resolve_config
 VOCAB_SIZE, NUM_SENTINELS = 8192, 100
 NUM_STEPS, NUM_WARMUP_STEPS, LR = 20, 3, 1e-3
 STEPS = (
-    "objective.name=t5", "model.size=mini", "recipe.max_seq_length=512", "batch.size=16",
+    "objective.name=t5", "model.size=mini", "recipe.max_seq_length=256", "batch.size=4",
     "precision=fp32", "device=cpu", "optimizer.name=adamw", f"optimizer.lr={LR}",
     "optimizer.weight_decay=0", "schedule.kind=constant", "schedule.warmup_ratio=0",
     "budget.num_steps=100", "evaluation.num_examples=0",

@@ -70,9 +70,9 @@ def score(
             raise click.UsageError(f"{run} knows what begins a target: leave --start-token out")
         if layout.pop("text") is not None:
             raise click.UsageError("name the columns of pairs by --source and --target")
-        columns = {"text": source, "pair": target}
+        named = {"text": source, "pair": target}
         return _score_pairs(run, texts, file, output, device or "auto", overwrite=overwrite,
-                            as_json=as_json, **columns, **layout)  # fmt: skip
+                            as_json=as_json, **named, **layout)  # fmt: skip
     if source is not None or target is not None:
         raise click.UsageError("--source and --target are for encoder-decoders")
     with writing_answers(output, overwrite=overwrite) as partial:

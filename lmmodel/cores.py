@@ -249,7 +249,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 CHUNK = 2**18
 
 
-def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def summed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the sum over rows of -log softmax(logits)[label], taken in float32, in nats.
 
     On a CPU the gradient is made in the same pass as the loss, so that float32 copies of all
@@ -258,6 +258,7 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: floats (P, V)
         labels: int64 (P,) in [0, V), or IGNORED: the row does not count
+        smoothing: share of a label's probability that all V have alike, in [0, 1)
 
     Returns:
         float32 scalar.
@@ -267,20 +268,22 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         1.3863
     """
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
-        loss: Tensor = _SummedCrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
+        loss: Tensor = _SummedCrossEntropy.apply(logits, labels, smoothing)  # type: ignore[no-untyped-call]
         return loss
-    return F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
+    return F.cross_entropy(
+        logits.float(), labels, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
+    )
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         loss = torch.zeros((), dtype=torch.float32)
         num_rows = max(1, CHUNK // logits.shape[-1])
         for start in range(0, len(logits), num_rows):
             rows = slice(start, start + num_rows)
-            chunk_loss, chunk_gradient = _rows_loss(logits[rows].float(), labels[rows])
+            chunk_loss, chunk_gradient = _rows_loss(logits[rows].float(), labels[rows], smoothing)
             loss += chunk_loss
             if gradient is not None:
                 gradient[rows] = chunk_gradient
@@ -288,14 +291,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor, None, None]:
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("backward through a cross-entropy twice: compute the loss again")
-        return gradient.mul_(upstream[0]), None
+        return gradient.mul_(upstream[0]), None, None
 
 
-def _rows_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _rows_loss(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """Return the summed loss and its gradient: float32 () and (R, V)."""
     is_counted = labels != IGNORED
     safe = labels.where(is_counted, 0)[:, None]  # (R, 1)
@@ -303,6 +306,10 @@ def _rows_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     probabilities = logits.softmax(dim=-1)
     # The largest probability is at least 1 / V, so its logarithm never overflows.
     log_sum = logits.amax(dim=-1) - probabilities.amax(dim=-1).log()
-    probabilities.scatter_add_(1, safe, torch.full_like(safe, -1.0, dtype=torch.float32))
+    if smoothing:
+        at_label = (1 - smoothing) * at_label + smoothing * logits.mean(dim=-1)
+        probabilities.sub_(smoothing / logits.shape[-1])
+    wanted = torch.full_like(safe, smoothing - 1.0, dtype=torch.float32)
+    probabilities.scatter_add_(1, safe, wanted)
     probabilities.mul_(is_counted[:, None])
     return ((log_sum - at_label) * is_counted).sum(), probabilities

@@ -10,7 +10,7 @@ Shapes: S sources that are still written about, B hypotheses each, V vocabulary,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -71,7 +71,7 @@ class WritingConfig:
     num_outputs: int = 1
     """Targets of each source that are returned, best first: at most `num_beams`."""
     max_new_tokens: int = 128
-    """Tokens of a target at most, its end included, at least 1."""
+    """Tokens of a target at most, its end included, at least 1; no more than a model has places."""
     min_new_tokens: int = 0
     """Tokens before the end may come."""
     length_penalty: float = 1.0
@@ -150,6 +150,10 @@ def write(
         progress: called with sources finished and their number
     """
     lengths = np.array([len(ids) for ids in sources], np.int64)
+    if model.config.positions != "relative":
+        most = min(config.max_new_tokens, model.config.max_position_embeddings)
+        least = min(config.min_new_tokens, most)
+        config = replace(config, max_new_tokens=most, min_new_tokens=least)
     device = model.embeddings.tokens.weight.device
     share = -(-len(sources) // num_cores(device))
     most = max(1, min(MOST_ROWS // config.num_beams, share))

@@ -222,7 +222,7 @@ class CutRule:
     def _find_blanks(self) -> None:
         """Find the white space before which a text may be cut, behind letters and punctuation."""
         behind = ("x", "X5", "x.", "x)", "x's", "...", "x!!")
-        for blank in " \n\t\r":
+        for blank in " \n\t\r\u3000":
             before = ("x", ".", " x", "\nx", "  x", "\n\nx", "\u00a0x", "\u0301x", "", "\u3000")
             if all(self.is_safe(left, blank + right) for left in behind for right in before):
                 self.classes[ord(blank)] = BLANK

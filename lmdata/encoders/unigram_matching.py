@@ -1,11 +1,11 @@
 """Unigram's best segmentation for words whose normalization is known.
 
 `tokenizers` encodes some 0.3 MB/s of T5's text, most of it spent on normalizing and on look-ups in
-maps of maps. A word of characters that the normalizer leaves alone
-needs neither, and then what is left is the path of highest probability through the pieces that it
-is made of (Kudo 2018, section 3.2; Viterbi 1967). Sums are formed in the order of `tokenizers`
-(models/unigram, `encode_optimized`), so that ties and rounding are its own. All other words are
-left to `tokenizers`.
+maps of maps. A word of characters that the normalizer leaves alone, or makes the same others
+of wherever they stand, needs neither, and then what is left is the path of highest probability by
+the pieces that it is made of (Kudo 2018, section 3.2; Viterbi 1967). Sums are formed in the order
+of `tokenizers` (models/unigram, `encode_optimized`), so that ties and rounding are its own. All
+other words are left to `tokenizers`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ import functools
 import unicodedata
 from typing import Any
 
-import numba
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 
-from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, UNKNOWN, Int, character_at
+from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, UNKNOWN
 from lmdata.encoders.cuts import CutRule, added_spellings, composing_characters
-from lmdata.intrinsics import int64
+from lmdata.encoders.unigram_kernels import (
+    I32,
+    MOST_GROWTH,
+    OTHERS,
+    fill_trie,
+    lead_of,
+    match_unigrams,
+)
 from lmdata.ragged import frozen, offsets_of
 from lmdata.tokenizer_classes import steps_of
 
-F64 = npt.NDArray[np.float64]
-I32 = npt.NDArray[np.int32]
-
 SPACE_MARK = "\u2581"
-LEADS = ("", " ", "\n", "  ", " \n", "\n ", "\n\n")
+BLANKS = (" ", "\n", "\u3000")
+LEADS = ("", *BLANKS, *(first + second for first in BLANKS for second in BLANKS))
 """White space at the beginning of a word that may come out as one mark for a space."""
 UNKNOWN_PENALTY = 10.0  # below the lowest score: models/unigram of `tokenizers`
-_MIX = np.int64(0x1E3779B97F4A7C15)
 
 
 def find_unigram_obstacle(definition: dict[str, Any]) -> str | None:
@@ -57,7 +59,7 @@ def find_unigram_obstacle(definition: dict[str, Any]) -> str | None:
 
 
 class UnigramMatcher:
-    """Encodes words of characters that stay as they are.
+    """Encodes words of characters that stay as they are, or become the same others anywhere.
 
     Args:
         backend: its normalizer says how added tokens are spelled
@@ -74,6 +76,8 @@ class UnigramMatcher:
         self._unknown = int(definition["model"]["unk_id"])
         self._trie = build_trie([piece.encode("utf-8", "replace") for piece, _ in vocabulary])
         self._plain = np.zeros(NUM_CLASSES, np.uint8)
+        self._places = np.zeros(NUM_CLASSES, np.int32)
+        self._others = bytearray()
         self._leads = np.array([_is_mark(rule, lead) for lead in LEADS], np.bool_)
         self._begins = _find_begins(backend)
         self._learn_ascii(backend, definition)
@@ -104,17 +108,39 @@ class UnigramMatcher:
         """Find which characters of a text stay as they are; int64 (C,), none of them ASCII.
 
         What is kept for each is 0, or 1 + its canonical combining class: marks stay in their
-        order only where these do not fall.
+        order only where these do not fall. Or that it becomes others, which `_others` holds.
         """
         for code in codes.tolist():
             character = chr(code)
-            if character in composing_characters() or unicodedata.category(character)[0] in "CZ":
+            if not self._is_settled(character) or unicodedata.category(character)[0] in "CZ":
                 continue
-            spelled = f"x{character}x"
-            if character not in self._spared and self._rule.pre_tokens(spelled) == [
-                SPACE_MARK + spelled
-            ]:
+            found = self._rule.pre_tokens(f"x{character}x")
+            begin = f"{SPACE_MARK}x"
+            if len(found) != 1 or not found[0].startswith(begin) or found[0][-1] != "x":
+                continue
+            others = found[0][len(begin) : -1]
+            if others == character:
                 self._plain[code] = 1 + unicodedata.combining(character)
+            elif self._are_settled(others) and not unicodedata.combining(character):
+                self._keep(code, others.encode("utf-8"))
+
+    def _keep(self, code: int, others: bytes) -> None:
+        """Note what a character becomes, unless it is much longer."""
+        if len(others) <= MOST_GROWTH * len(chr(code).encode("utf-8")):
+            self._plain[code], self._places[code] = OTHERS, len(self._others)
+            self._others += bytes([len(others)]) + others
+
+    def _is_settled(self, character: str) -> bool:
+        """Whether no character before it, and no rule about several, changes a character."""
+        return character not in self._spared and character not in composing_characters()
+
+    def _are_settled(self, others: str) -> bool:
+        """Whether what a character becomes stays so, whatever is beside it."""
+        return bool(others) and all(
+            self._is_settled(other) and not unicodedata.combining(other)
+            and (self._plain[ord(other)] == ord(other) if other < "\x80" else not other.isspace())
+            for other in others
+        )  # fmt: skip
 
     def match(self, words: U8, starts: I64) -> tuple[I32, I64]:
         """Return the ids of words.
@@ -146,7 +172,8 @@ class UnigramMatcher:
     def _segment(self, words: U8, starts: I64, begin: int) -> tuple[I32, I32, I64]:
         lowest = float(self._scores.min()) - UNKNOWN_PENALTY
         return match_unigrams(
-            frozen(words), frozen(starts), self._plain, self._leads, *self._trie,
+            frozen(words), frozen(starts), self._plain, self._places,
+            frozen(np.frombuffer(bytes(self._others) or b"\0", np.uint8)), self._leads, *self._trie,
             self._scores, self._unknown, lowest, begin,
         )  # fmt: skip
 
@@ -161,7 +188,8 @@ def _find_begins(backend: tokenizers.Tokenizer) -> I64:
     found = np.zeros((2, len(LEADS)), np.int64)
     for place, lead in enumerate(LEADS):
         inside, first = encode(f"x{lead}x").offsets[before:], encode(f"{lead}x").offsets
-        found[:, place] = [inside[0][0] - 1 if inside else 0, first[0][0] if first else 0]
+        characters = (inside[0][0] - 1 if inside else 0, first[0][0] if first else 0)
+        found[:, place] = [len(lead[:count].encode("utf-8")) for count in characters]
     return found
 
 
@@ -194,205 +222,3 @@ def build_trie(pieces: list[bytes]) -> tuple[I64, I32, I32]:
         numbers = np.full(size // 2, -1, np.int32)
         num_nodes = fill_trie(frozen(raw), starts, keys, children, numbers)
     return keys, children, numbers[:num_nodes]
-
-
-@numba.njit(cache=True, nogil=True)
-def edge_slot(keys: I64, node: Int, byte: Int) -> Int:
-    """Return where the edge from a node by a byte is, or would be.
-
-    Args:
-        keys: int64 (a power of two,), node << 8 | byte of each edge, -1 where there is none
-        node: of the tree
-        byte: in [0, 256)
-    """
-    key = (np.int64(node) << 8) | np.int64(byte)
-    mixed = key * _MIX
-    slot = (mixed ^ (mixed >> np.int64(29))) & (len(keys) - 1)
-    while keys[slot] != key and keys[slot] != -1:
-        slot = (slot + 1) & (len(keys) - 1)
-    return slot
-
-
-@numba.njit(cache=True, nogil=True)
-def fill_trie(pieces: U8, starts: I64, keys: I64, children: I32, numbers: I32) -> Int:
-    """Put pieces into an empty tree and return how many nodes it has, 0 where it is too small.
-
-    Args:
-        pieces: uint8 (N,), the bytes of all pieces
-        starts: int64 (P + 1,), where each begins
-        keys: int64, filled as `build_trie` says
-        children: int32, filled
-        numbers: int32 (half as many,), filled
-    """
-    num_nodes = 1
-    for piece in range(len(starts) - 1):
-        node = int64(0)
-        for place in range(starts[piece], starts[piece + 1]):
-            slot = edge_slot(keys, node, pieces[place])
-            if keys[slot] == -1:
-                if num_nodes == len(numbers):
-                    return 0
-                keys[slot] = (np.int64(node) << 8) | np.int64(pieces[place])
-                children[slot] = num_nodes
-                num_nodes += 1
-            node = children[slot]
-        numbers[node] = piece
-    return num_nodes
-
-
-@numba.njit(cache=True, nogil=True)
-def lead_of(words: U8, start: Int, stop: Int) -> tuple[Int, Int]:
-    """Return which of LEADS a word begins with, -1 for other white space, and its length.
-
-    Args:
-        words: uint8 (N,)
-        start: of the word, byte
-        stop: behind it
-    """
-    end = start
-    number = 0
-    while end < stop and (words[end] == 32 or words[end] == 10):
-        number = 2 * number + (1 if words[end] == 32 else 2)
-        end += 1
-        if end - start > 2:
-            return -1, 0
-    # " " is 1, "\n" 2; two of them 3 ("  "), 4 (" \n"), 5 ("\n "), 6 ("\n\n")
-    return number, end - start
-
-
-@numba.njit(cache=True, nogil=True)
-def spell(words: U8, start: Int, stop: Int, plain: U8, buffer: U8) -> Int:
-    """Write a word without its white space behind a mark for it; return its end, 0 if it can't.
-
-    Args:
-        words: uint8 (N,)
-        start: first byte behind the white space
-        stop: end of the word
-        plain: uint8 (NUM_CLASSES,), of ASCII what becomes of it, of others as `learn` says
-        buffer: uint8, filled
-    """
-    buffer[0], buffer[1], buffer[2] = 0xE2, 0x96, 0x81
-    used, position, highest = 3, start, np.uint8(0)
-    while position < stop:
-        code, length = character_at(words, position, stop)
-        kind: Int = plain[code] if code < NUM_CLASSES else np.uint8(0)
-        if kind == 0:
-            return 0
-        if code < 0x80:
-            buffer[used] = kind
-            highest = np.uint8(0)
-        else:
-            if 1 < kind < highest:
-                return 0
-            highest = kind if kind > 1 else np.uint8(0)
-            for place in range(length):
-                buffer[used + place] = words[position + place]
-        used += length
-        position += length
-    return used
-
-
-@numba.njit(cache=True, nogil=True)
-def find_path(
-    text: U8, size: Int, keys: I64, children: I32, numbers: I32, scores: F64, unknown: Int,
-    lowest: float, best: F64, came_from: I32, took: I32,
-) -> None:  # fmt: skip
-    """Fill the best way to every place of a text.
-
-    Args:
-        text: uint8, the text and more
-        size: bytes of the text
-        keys: int64, with `children` and `numbers` the pieces, as `build_trie` returns them
-        children: int32
-        numbers: int32
-        scores: float64 (V,), logarithm of the probability of each piece
-        unknown: number of the piece for what is unknown
-        lowest: score of a character without a piece
-        best: float64 (size + 1,), filled with the score of the best way to each place
-        came_from: int32 (size + 1,), filled with where its last piece begins, -1 for no way
-        took: int32 (size + 1,), filled with that piece
-    """
-    best[0] = 0.0
-    came_from[: size + 1] = -1
-    start = 0
-    while start < size:
-        here = best[start]
-        first = text[start]
-        length = 1 if first < 0x80 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
-        has_piece = False
-        node, place = int64(0), start
-        while place < size:
-            slot = edge_slot(keys, node, text[place])
-            if keys[slot] == -1:
-                break
-            node = children[slot]
-            place += 1
-            piece = numbers[node]
-            if piece >= 0:
-                score = scores[piece] + here
-                if came_from[place] < 0 or score > best[place]:
-                    best[place], came_from[place], took[place] = score, start, piece
-                has_piece = has_piece or place - start == length
-        if not has_piece:
-            place = start + length
-            score = lowest + here
-            if came_from[place] < 0 or score > best[place]:
-                best[place], came_from[place], took[place] = score, start, unknown
-        start += length
-
-
-@numba.njit(cache=True, nogil=True)
-def match_unigrams(
-    words: U8, starts: I64, plain: U8, leads: npt.NDArray[np.bool_], keys: I64, children: I32,
-    numbers: I32, scores: F64, unknown: Int, lowest: float, begin: Int,
-) -> tuple[I32, I32, I64]:  # fmt: skip
-    """Return ids, where each token begins in its word if that is asked for, and lengths.
-
-    Args:
-        words: uint8 (N,), the bytes of all words
-        starts: int64 (W + 1,), where each word begins
-        plain: uint8 (NUM_CLASSES,), as `spell` takes it
-        leads: bool (7,), which of LEADS are a mark for a space
-        keys: int64, with `children` and `numbers` the pieces, as `build_trie` returns them
-        children: int32
-        numbers: int32
-        scores: float64 (V,)
-        unknown: number of the piece for what is unknown; neighbours become one token
-        lowest: score of a character without a piece
-        begin: where the mark for a space begins in the word; -1 for not to say where tokens begin
-    """
-    with_begins = begin >= 0
-    num_words = len(starts) - 1
-    room = 4
-    for index in range(num_words):
-        room = max(room, starts[index + 1] - starts[index] + 4)
-    buffer, best = np.empty(room, np.uint8), np.empty(room, np.float64)
-    came_from, took = np.empty(room, np.int32), np.empty(room, np.int32)
-    total = starts[-1] - starts[0] + 3 * num_words
-    ids, begins = np.empty(total, np.int32), np.empty(total if with_begins else 0, np.int32)
-    lengths = np.full(num_words, -1, np.int64)
-    used = 0
-    for index in range(num_words):
-        start, stop = starts[index], starts[index + 1]
-        lead, skipped = lead_of(words, start, stop)
-        if lead < 0 or not leads[lead] or start + skipped == stop:
-            continue
-        size = spell(words, start + skipped, stop, plain, buffer)
-        if size == 0:
-            continue
-        find_path(buffer, size, keys, children, numbers, scores, unknown, lowest,
-                  best, came_from, took)  # fmt: skip
-        first, place = used, size
-        while place > 0:
-            piece, origin = took[place], came_from[place]
-            if not (piece == unknown and used > first and ids[used - 1] == unknown):
-                ids[used] = piece
-                used += 1
-            if with_begins:
-                begins[used - 1] = origin - 3 + skipped if origin > 0 else begin
-            place = origin
-        ids[first:used] = ids[first:used][::-1].copy()
-        if with_begins:
-            begins[first:used] = begins[first:used][::-1].copy()
-        lengths[index] = used - first
-    return ids[:used], begins[: used if with_begins else 0], lengths

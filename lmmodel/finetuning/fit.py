@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lmdata.order import permute
 from lmmodel.adapters import Trained, choose_trained
+from lmmodel.batch import Batch
 from lmmodel.cores import SharedWeights, add_gradients, num_cores, seeded
 from lmmodel.device import is_out_of_memory
 from lmmodel.errors import DivergedError, MemoryLimitError
@@ -281,17 +282,23 @@ class TaskLearner:
         """Return what is padding in the micro-batches of the first steps."""
         steps = epoch_batches(self.train.sizes, self.config, self.seed)
         groups = [own for rows in islice(steps, NUM_PROBED) for own in self._micro_batches(rows)]
-        batches = [pack(self.train, rows) for rows in groups]
-        return padding_of(batches, sum(batch.num_tokens for batch in batches))
+        num_tokens = sum(pack(self.train, rows).num_tokens for rows in groups)
+        return padding_of([self._pack(rows) for rows in groups], num_tokens)
+
+    def _pack(self, rows: np.ndarray) -> Batch:
+        """Return rows as a batch, filled up a little where products of new shapes are slow."""
+        batch = pack(self.train, rows)
+        is_slow = self.device.type == "cpu" and self.config.precision == "bf16"
+        return round_batch(batch) if is_slow and self.task.writes else batch
 
     def _loss(self, rows: np.ndarray, unit: float) -> Tensor:
         """Return the share of some rows in the mean loss of a step."""
-        batch = pack(self.train, rows).to(self.device)
+        batch = self._pack(rows).to(self.device)
         labels = pack_labels(self.train, rows).to(self.device)
-        if self.task.writes and self.device.type == "cpu" and self.config.precision == "bf16":
-            batch = round_batch(batch)  # products of ever new shapes cost a millisecond each
-            return self.task.sum_loss(self.model(batch)[: len(labels)], labels, batch) / unit
-        return self.task.sum_loss(self.model(batch), labels, batch) / unit
+        logits = self.model(batch)
+        if self.task.writes:  # those of padding come last
+            logits = logits[: len(labels)]
+        return self.task.sum_loss(logits, labels, batch) / unit
 
     def evaluate(self, examples: TaskExamples, score: Scorer) -> Moment:
         """Return scores and weights of this moment.

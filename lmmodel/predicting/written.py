@@ -17,13 +17,19 @@ from lmmodel.encoder_decoder import EncoderDecoder
 from lmmodel.errors import DivergedError, FitError
 from lmmodel.families import FAMILIES
 from lmmodel.finetuning.data import FinetuneConfig
-from lmmodel.finetuning.folder import is_fine_tuned, load_fine_tuned, read_fine_tuned_record
+from lmmodel.finetuning.folder import (
+    FineTuned,
+    is_fine_tuned,
+    load_fine_tuned,
+    read_fine_tuned_record,
+)
 from lmmodel.inference import (
     batch_tokens,
     label_log_probabilities,
     map_batches,
     split_by_tokens,
 )
+from lmmodel.predicting.generation import Generation, GenerationConfig
 from lmmodel.predicting.likelihood import Likelihoods
 from lmmodel.record import is_run, read_values
 from lmmodel.tasks.examples import TaskExamples
@@ -31,7 +37,7 @@ from lmmodel.tasks.known import TASKS, find_task
 from lmmodel.tasks.model import pack, pack_labels
 from lmmodel.tasks.sequence_to_sequence import SequenceTask, Writing
 from lmmodel.tasks.text_rows import Usual
-from lmmodel.trained import load_run
+from lmmodel.trained import Run, load_run
 from lmmodel.writing import Hypothesis, WritingConfig, write
 
 TASK = "sequence-to-sequence"
@@ -67,6 +73,23 @@ class Writer:
     ) -> list[Writing]:  # fmt: skip
         """Return what is written about each text; those that are too long are cut."""
         return self.task.ask(self.model, texts, config, self.max_source, progress)
+
+    def continuations(
+        self, texts: Sequence[str], sources: Sequence[np.ndarray], config: GenerationConfig
+    ) -> list[Generation]:
+        """Return what is written about texts whose ids were read, as continuations are told."""
+        frame = self.task.frame
+        wanted = WritingConfig(
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+            top_k=config.top_k, top_p=config.top_p, seed=config.seed,
+        )  # fmt: skip
+        found = [own[0] for own in write(self.model, sources, frame.start, frame.end, wanted)]
+        told = [self.task.text_of(one.ids) for one in found]
+        return [
+            Generation(prompt=text, text=own, continuation=own, ids=one.ids,
+                       stopped_by="end of text" if one.has_ended else "max_new_tokens")
+            for text, own, one in zip(texts, told, found, strict=True)
+        ]  # fmt: skip
 
     def score(
         self, sources: Sequence[str], targets: Sequence[str],
@@ -190,21 +213,32 @@ def load_writer(path: Path, device: str = "auto") -> Writer:
     Raises:
         RunError, CheckpointError, DeviceError: as `load_run` and `load_fine_tuned`
     """
-    if is_fine_tuned(path):
-        tuned = load_fine_tuned(path, device)
-        assert isinstance(tuned.task, SequenceTask)
-        assert isinstance(tuned.model.backbone, EncoderDecoder)
+    return writer_of(
+        load_fine_tuned(path, device) if is_fine_tuned(path) else load_run(path, device)
+    )
+
+
+def is_writing(model: Run | FineTuned) -> bool:
+    """Whether a model is an encoder-decoder, pretrained or fine-tuned to write."""
+    if isinstance(model, FineTuned):
+        return model.task.writes
+    return model.model.config.traits.is_encoder_decoder
+
+
+def writer_of(model: Run | FineTuned) -> Writer:
+    """Return an encoder-decoder with how its texts are framed."""
+    if isinstance(model, FineTuned):
+        assert isinstance(model.task, SequenceTask)
+        assert isinstance(model.model.backbone, EncoderDecoder)
         none = np.zeros(0, np.int64)
-        return Writer(tuned.model.backbone, tuned.task, tuned.record.max_seq_length, none)
-    run = load_run(path, device)
-    longest = run.model.config.max_position_embeddings
+        return Writer(model.model.backbone, model.task, model.record.max_seq_length, none)
+    longest = model.model.config.max_position_embeddings
     settings = FinetuneConfig(task=TASK, max_seq_length=longest)
-    task = TASKS[TASK].bound(run.tokenizer, run.model.config, settings)
+    task = TASKS[TASK].bound(model.tokenizer, model.model.config, settings)
     assert isinstance(task, SequenceTask)
-    assert isinstance(run.model, EncoderDecoder)
-    tokenizer = run.tokenizer
-    marks = tokenizer.sentinel_ids
-    if run.objective.recipe.corruption != "sentinels":
-        mask = tokenizer.special_ids["mask"]
+    assert isinstance(model.model, EncoderDecoder)
+    marks = model.tokenizer.sentinel_ids
+    if model.objective.recipe.corruption != "sentinels":
+        mask = model.tokenizer.special_ids["mask"]
         marks = np.array([] if mask is None else [mask], np.int64)
-    return Writer(run.model, task, longest, marks)
+    return Writer(model.model, task, longest, marks)

@@ -35,6 +35,7 @@ from lmmodel.predicting.likelihood import (
     windows_of,
 )
 from lmmodel.predicting.mask_filling import Filling, fillings, masked_logits, read_masks
+from lmmodel.predicting.written import is_writing, writer_of
 from lmmodel.texts import TextIds, join_texts
 from lmmodel.trained import Run, encode_given, frame_of
 
@@ -115,8 +116,8 @@ class Embed:
 
     @classmethod
     def is_for(cls, model: Model) -> bool:
-        """Whether it is pretrained."""
-        return isinstance(model, Run)
+        """Whether it is pretrained, and reads one text."""
+        return isinstance(model, Run) and not is_writing(model)
 
     def read(self, model: Model) -> TextIds:
         """Return the ids of the texts."""
@@ -202,8 +203,8 @@ class Score:
 
     @classmethod
     def is_for(cls, model: Model) -> bool:
-        """Whether it is pretrained."""
-        return isinstance(model, Run)
+        """Whether it is pretrained, and reads one text."""
+        return isinstance(model, Run) and not is_writing(model)
 
     def read(self, model: Model) -> TextIds:
         """Return the ids of the texts."""
@@ -237,7 +238,8 @@ class Score:
 class Generate:
     """A continuation of each prompt: `generation.Generation`; one token of each at a time.
 
-    Its steps take turns with what others ask; prompts of one request share them.
+    Its steps take turns with what others ask; prompts of one request share them. What an
+    encoder-decoder writes about a prompt is one step.
     """
 
     verb: ClassVar[str] = "generate"
@@ -246,16 +248,22 @@ class Generate:
 
     @classmethod
     def is_for(cls, model: Model) -> bool:
-        """Whether it was trained on next tokens."""
-        return isinstance(model, Run) and model.can_generate
+        """Whether it was trained on next tokens, or to write."""
+        return is_writing(model) or (isinstance(model, Run) and model.can_generate)
 
     def read(self, model: Model) -> list[np.ndarray]:
         """Return the ids of the prompts."""
+        if is_writing(model):
+            writer = writer_of(model)
+            return writer.task.sources(self.prompts, writer.max_source)
         assert isinstance(model, Run)
         return encode_beginnings(model, self.prompts)
 
     def count_tokens(self, model: Model, reading: list[np.ndarray]) -> Tokens:
         """Return the tokens of the prompts, and those with all that may follow."""
+        if is_writing(model):
+            num = sum(map(len, reading))
+            return Tokens(num, num + len(reading) * self.config.max_new_tokens)
         assert isinstance(model, Run)
         lengths, room = room_after(model, reading, self.config)
         return Tokens(int(lengths.sum()), int(lengths.sum() + room.sum()))
@@ -264,6 +272,10 @@ class Generate:
         self, model: Model, reading: list[np.ndarray]
     ) -> Iterator[tuple[list[list[int]], list[Generation | None]]]:
         """Yield after each token the ids of the continuations, and what is finished of them."""
+        if is_writing(model):
+            written = writer_of(model).continuations(self.prompts, reading, self.config)
+            yield [one.ids for one in written], list(written)
+            return
         assert isinstance(model, Run)
         found: list[Generation | None] = [None] * len(reading)
         _, room = room_after(model, reading, self.config)

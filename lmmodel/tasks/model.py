@@ -50,10 +50,10 @@ class TaskModel(nn.Module):
         Args:
             batch: on the model's device; no sequence is empty
 
-        Where the task writes, logits of all tokens of the target: (T, V).
+        Where the task writes, logits of all tokens of the target: (T, V), as it computes.
         """
         if self.task.writes:
-            return self.backbone.lm_logits(self.backbone(batch)).float()
+            return self.backbone.lm_logits(self.backbone(batch))
         pooling = self.config.traits.pooling if self.task.is_over_sequences else None
         rows = None
         if pooling in ("first", "last"):

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import Batch
+from lmmodel.cores import summed_cross_entropy
 from lmmodel.errors import FitError, TaskError
 from lmmodel.families import ModelConfig
 from lmmodel.tasks.examples import Encoding, Predictions, TaskExamples, make_examples, unlabelled
@@ -148,9 +148,7 @@ class SequenceTask(Task[TextRows]):
 
     def sum_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of the targets' tokens; labels int64 (T,)."""
-        return F.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        return summed_cross_entropy(logits, labels, self.label_smoothing)
 
     def write(self, model: Any, examples: TaskExamples) -> list[Any]:
         """Return the ids that are written about each example, int64."""
@@ -209,12 +207,17 @@ class SequenceTask(Task[TextRows]):
     def ask(self, model: Any, texts: Sequence[str], config: WritingConfig, max_source: int,
             progress: Any = None) -> list[Writing]:  # fmt: skip
         """Return what is written about texts; those that are too long are cut."""
+        sources = self.sources(texts, max_source)
+        frame = self.frame
+        found = write(model, sources, frame.start, frame.end, config, progress=progress)
+        return [self._told(*pair) for pair in zip(texts, found, strict=True)]
+
+    def sources(self, texts: Sequence[str], max_source: int) -> list[Integers]:
+        """Return the ids of texts as they are read, int64 (U_i,); those too long are cut."""
         encoded = encode_texts(self.tokenizer.backend, [self.prefix + text for text in texts])
         frame = self.frame
         source, _ = frame_ids(encoded, np.arange(len(texts)), frame.before, [frame.end], max_source)
-        sources = [source.row(index).astype(np.int64) for index in range(len(texts))]
-        found = write(model, sources, frame.start, frame.end, config, progress=progress)
-        return [self._told(*pair) for pair in zip(texts, found, strict=True)]
+        return [source.row(index).astype(np.int64) for index in range(len(texts))]
 
     def _told(self, source: str, found: Sequence[Hypothesis]) -> Writing:
         best, *others = found

@@ -44,6 +44,40 @@ def tuned(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def translator(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder-decoder that knows nothing."""
+    folder = tmp_path_factory.mktemp("translator") / "translator"
+    tokenizer = load_tokenizer(road.tokenizer)
+    return write_fine_tuned(folder, "sequence-to-sequence", tokenizer, family="transformer",
+                            num_hidden_layers=1)  # fmt: skip
+
+
+def test_targets_are_scored_given_their_sources(translator: Path, road: Road, tmp_path) -> None:
+    (tmp_path / "pairs.tsv").write_text("en\tde\nA bird.\tA stone.\nA road.\tWater.\n\tnothing\n")
+    columns = ("--file", tmp_path / "pairs.tsv", "--source", "en", "--target", "de")
+    found = as_json("lmmodel", "score", translator, *columns)
+    assert found["counts"] == {"rows without a text left out": 1}
+    assert [one["source"] for one in found["texts"]] == ["A bird.", "A road."]
+    assert found["texts"][0]["row"] == {"en": "A bird.", "de": "A stone."}
+    typed = as_json("lmmodel", "score", translator, "A bird.\tA stone.")
+    assert typed["texts"][0]["log_likelihood"] == pytest.approx(
+        found["texts"][0]["log_likelihood"], abs=1e-4
+    )
+    assert typed["texts"][0]["log_likelihood"] < -5
+    succeed("lmmodel", "score", translator, *columns, "--output", tmp_path / "told.csv")
+    assert (tmp_path / "told.csv").read_text().startswith("en,de,log_likelihood,num_tokens,")
+    for refused, message in (
+        ([translator, "A bird."], "two texts with one tab between them are wanted"),
+        ([translator, "A\tB", "--start-token", "x"], "knows what begins a target"),
+        ([translator, *columns, "--text-field", "en"], "name the columns of pairs by --source and"),
+        ([road.run, "A bird.", "--source", "en"], "--source and --target are for encoder-decoders"),
+    ):
+        result = invoke("lmmodel", "score", *refused)
+        assert result.exit_code == 2
+        assert message in result.output
+
+
 def test_fill_mask_prints_guesses_for_each_mask(road: Road, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("The [MASK] sees a [MASK].\n")
     lines = succeed("lmmodel", "fill-mask", road.run, "A [MASK].", "--top-k", "3",

@@ -209,6 +209,7 @@ def published_rules():
             IN_SEQUENCE([normalizers.Strip(), precompiled, SPACES]), METASPACE, "unigram"),
         "our-unigram": (normalizers.NFC(), METASPACE, "unigram"),
         "first": (None, first, "unigram"),
+        "nfkc-unigram": (normalizers.NFKC(), METASPACE, "unigram"),
         "metaspace-bpe": (normalizers.NFKC(), METASPACE, "bpe"),
         "byte-fallback": (None, first, "byte-fallback"),
         "roberta-prefix": (None, as_bytes(add_prefix_space=True), "byte-level"),

@@ -171,12 +171,23 @@ def test_added_tokens_are_found_as_tokenizers_finds_them(name, kind):
         assert encoder.kind in ("plain", "gigatoken")
 
 
+# Of full and half width, ligatures, fractions, signs of several letters, marks that compose.
+BECOMING = (
+    "\uff0c\uff08\u2026\uff21\uff42\u00bd\uff76\uff9e\u3314\u00e9\u0301\ufb01\u0130\u03a3\u1e9e"
+)
+
+
 @given(
-    st.lists(st.text("abethfoxTHE.,- \u0e01\u0e34\u0e48\u4e2d\u3002\n", max_size=40), max_size=4)
+    st.lists(
+        st.text(
+            "abethfoxTHE.,- \u0e01\u0e34\u0e33\u0e48\u4e2d\u3002\u3000\n" + BECOMING, max_size=40
+        ),
+        max_size=4,
+    )
 )
 @settings(max_examples=200)
 def test_unigram_takes_the_best_path_of_tokenizers(documents):
-    for name in ("t5", "our-unigram", "albert", "first"):
+    for name in ("t5", "our-unigram", "albert", "first", "nfkc-unigram"):
         encoder = encoder_of(name)
         assert isinstance(encoder._matcher, UnigramMatcher)
         size = sum(len(document.encode()) for document in documents)
@@ -186,11 +197,32 @@ def test_unigram_takes_the_best_path_of_tokenizers(documents):
 
 @pytest.mark.parametrize("name", RULES)
 def test_sentences_that_begin_inside_words_have_their_tokens(name):
-    parts = ["a", "b.", "\u0e01\u0e34", "\u3000中", "。", "\n", " ", "E"]
+    parts = ["a", "b.", "\u0e01\u0e34", "\u3000中", "。", "\n", " ", "E", "\uff0c\u2026", "\uff21"]
     documents = list(map("".join, itertools.product(parts, repeat=4)))[::7]
     documents += [f" {document}" for document in documents[::9]]
     size = sum(len(document.encode()) for document in documents)
     assert_is_reference(published(name), encoder_of(name), documents, range(0, size, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_matched"),
+    [
+        ("\u4f60\u597d\uff0c\u4e16\u754c\uff08\uff01\uff09\u2026", True),  # ， （ ！ ） …
+        ("\u3000\u4e2d\u3002", True),
+        ("\u0e19\u0e33", True),  # sara am, two characters behind it
+        ("\uff76\uff9e", False),  # ka and a mark of half width, which become one
+        ("x\u0301", False),
+        ("\u1112\u1161\u11ab", False),
+        ("\ufdfa", False),  # eighteen characters
+        ("a\u00a0b", False),  # a space
+    ],
+)
+def test_characters_that_become_others_are_matched_where_neighbours_do_not_matter(text, is_matched):
+    encoder = encoder_of("nfkc-unigram")
+    assert_is_reference(published("nfkc-unigram"), encoder, [text, f"x{text}x {text}"])
+    raw = np.frombuffer(text.encode(), np.uint8)
+    _, lengths = encoder._matcher.match(raw, np.array([0, len(raw)]))
+    assert (lengths[0] >= 0) == is_matched
 
 
 def test_most_words_are_matched_without_tokenizers():
@@ -210,7 +242,7 @@ def test_most_words_are_matched_without_tokenizers():
     encoder._matcher.learn(np.array(sorted({ord(c) for word in words for c in word if c > "\x7f"})))
     starts = np.concatenate([[0], np.cumsum([len(word) for word in raw])])
     _, lengths = encoder._matcher.match(np.frombuffer(b"".join(raw), np.uint8), starts)
-    assert (lengths >= 0).tolist() == [True] * 5 + [False] * 3
+    assert (lengths >= 0).tolist() == [True] * 5 + [False, True, False]
 
 
 def test_a_tree_finds_every_piece():

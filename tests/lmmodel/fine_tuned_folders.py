@@ -27,8 +27,8 @@ def write_fine_tuned(
     config = ModelConfig(vocab_size=tokenizer.vocab_size, **shape)  # type: ignore[arg-type]
     record = FineTunedRecord(
         task=task, labels=labels, max_seq_length=40, model=config,
-        config=FinetuneConfig(task=task), tokenizer_hash=tokenizer.hash, origin={}, data={},
-        figures={}, environment={},
+        config=FinetuneConfig(task=task, max_seq_length=40), tokenizer_hash=tokenizer.hash,
+        origin={}, data={}, figures={}, environment={},
         has_pairs=has_pairs or task == "sentence-pair",
     )  # fmt: skip
     head = make_task_model(config, TASKS[task], TASKS[task].num_outputs(labels), seed=3)

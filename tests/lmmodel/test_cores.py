@@ -323,15 +323,20 @@ def make_rows(num_rows: int, num_ids: int, scale: float = 5.0):
     return logits.requires_grad_(), labels
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("chunk", [1, 3 * 97, 2**18])
-def test_loss_and_gradient_equal_torchs(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_loss_and_gradient_equal_torchs(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, smoothing: float
+) -> None:
     monkeypatch.setattr(cores, "CHUNK", chunk)
     logits, labels = make_rows(23, 97)
-    (summed_cross_entropy(logits, labels) / 7).backward()
+    (summed_cross_entropy(logits, labels, smoothing) / 7).backward()
     twin = logits.detach().clone().requires_grad_()
-    expected = F.cross_entropy(twin, labels, reduction="sum", ignore_index=IGNORED)
+    expected = F.cross_entropy(
+        twin, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
+    )
     (expected / 7).backward()
-    torch.testing.assert_close(summed_cross_entropy(logits, labels), expected)
+    torch.testing.assert_close(summed_cross_entropy(logits, labels, smoothing), expected)
     torch.testing.assert_close(logits.grad, twin.grad)
 
 

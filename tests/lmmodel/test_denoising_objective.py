@@ -20,9 +20,11 @@ from lmmodel.evaluation import evaluate_run
 from lmmodel.loader import Shape, split_micro_batches, to_batch
 from lmmodel.objectives import OBJECTIVES
 from lmmodel.packing import labels_of, num_pairs, pack_streams, tokens_of
+from lmmodel.predicting.written import load_writer
 from lmmodel.saving.metrics import read_metrics
 from lmmodel.trainer import train
 from lmmodel.training.plan import make_loader, resolve_config
+from lmmodel.writing import Hypothesis
 from tests.contracts import check_resume
 from tests.lmmodel.conftest import TINY
 
@@ -78,6 +80,29 @@ def test_a_crash_leaves_no_trace(tiny, sentinel_store, tmp_path, options):
     assert 0 < found.loss < 10
     assert found.num_labels > 8
     assert diagnose(tmp_path / "whole") is not None
+
+
+def test_sentinels_and_masks_are_filled_in(tiny, sentinel_store, tmp_path):
+    train(tiny(*T5), sentinel_store, tmp_path / "t5")
+    writer = load_writer(tmp_path / "t5", "cpu")
+    text = "the cat <extra_id_0> the river <extra_id_1>."
+    (guesses,) = writer.restore([text], top_k=3)
+    assert len(guesses) == 3
+    assert [one.probability for one in guesses] == sorted(
+        (one.probability for one in guesses), reverse=True
+    )
+    source = np.array([40, *writer.marks[:2], 41])
+    written = [int(writer.marks[0]), 42, 43, int(writer.marks[1]), 44]
+    restored = writer._restored(source, Hypothesis(written, -0.5, has_ended=True))
+    whole = writer.task.text_of([40, 42, 43, 44, 41])
+    assert (restored.spans, restored.text) == (
+        (writer.task.text_of([42, 43]), writer.task.text_of([44])), whole
+    )  # fmt: skip
+    with pytest.raises(FitError, match="'a bird' has no <extra_id_0>: put it where words are"):
+        writer.restore(["a bird"])
+    train(tiny(*BART), sentinel_store, tmp_path / "bart")
+    ((guess,),) = load_writer(tmp_path / "bart", "cpu").restore(["the cat [MASK]."], top_k=1)
+    assert guess.spans == ()
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])

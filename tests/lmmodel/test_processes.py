@@ -56,6 +56,10 @@ EVERYTHING = {
         "objective.name=simcse", "model.dropout=0", "optimizer.name=adamw", "parallel=fsdp2",
     ),
     "replaced tokens": ("objective.name=rtd", "optimizer.name=adamw"),
+    "ddp t5": ("parallel=ddp", "objective.name=t5", "optimizer.name=adamw"),
+    "fsdp2 t5": ("parallel=fsdp2", "objective.name=t5", "optimizer.name=adamw"),
+    "ddp bart": ("parallel=ddp", "objective.name=bart", "optimizer.name=adamw"),
+    "fsdp2 bart": ("parallel=fsdp2", "objective.name=bart", "optimizer.name=adamw"),
 }  # fmt: skip
 
 
@@ -80,7 +84,8 @@ def logged(run: Path, name: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", EVERYTHING)
-def test_two_processes_give_the_losses_of_one(tiny, store, tmp_path, case):
+def test_two_processes_give_the_losses_of_one(tiny, sentinel_store, tmp_path, case):
+    store = sentinel_store
     overrides = (*OVERRIDES, *EVERYTHING[case])
     done = start_two(tmp_path, store, tmp_path / "two", *overrides)
     assert done.returncode == 0, done.stderr
@@ -95,8 +100,12 @@ def test_two_processes_give_the_losses_of_one(tiny, store, tmp_path, case):
 
 
 @pytest.mark.slow
-def test_sharded_weights_resume_bit_for_bit(store, tmp_path):
-    overrides = (*OVERRIDES, "parallel=fsdp2", "model.dropout=0.1", "checkpoint.every_steps=4")
+@pytest.mark.parametrize(("objective", "parallel"), [("mlm+nsp", "fsdp2"), ("t5", "fsdp2"),
+                                                     ("t5", "ddp")])  # fmt: skip
+def test_two_processes_resume_bit_for_bit(sentinel_store, tmp_path, objective, parallel):
+    store = sentinel_store
+    overrides = (*OVERRIDES, f"parallel={parallel}", "model.dropout=0.1",
+                 "checkpoint.every_steps=4", f"objective.name={objective}")  # fmt: skip
     for run, options in (
         ("whole", {}), ("crashed", {"crash_at": 6}), ("crashed", {"resume": True}),
     ):  # fmt: skip

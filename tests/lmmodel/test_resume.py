@@ -137,13 +137,20 @@ def test_kill_9_leaves_no_trace_and_until_then_nobody_else_trains_there(tiny, st
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_leave_no_trace(store, tmp_path):
-    options = [*TINY, *DRIFTING, "budget.num_steps=300", "checkpoint.every_steps=3"]
+@pytest.mark.parametrize(("objective", "num_steps"), [("mlm+nsp", 300), ("t5", 120), ("bart", 120)])
+def test_twenty_kills_at_random_moments_leave_no_trace(
+    sentinel_store, tmp_path, objective, num_steps
+):
+    store = sentinel_store
+    options = [
+        *TINY, *DRIFTING, f"budget.num_steps={num_steps}", "checkpoint.every_steps=3",
+        f"objective.name={objective}", "evaluation.every_steps=30",
+    ]  # fmt: skip
     finish(start(store, tmp_path / "whole", "new", *options))
     run, draw, num_kills = tmp_path / "run", random.Random(0), 0
     for number in range(20):
         process = start(store, run, "resume", *options)
-        num_kills += stop_after_step(process, run, 13 * number, draw.uniform(0, 0.3))
+        num_kills += stop_after_step(process, run, num_steps * number // 23, draw.uniform(0, 0.3))
         kill(process)
     finish(start(store, run, "resume", *options))
     assert num_kills >= 15

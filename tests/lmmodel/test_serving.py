@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from lmdata.config import json_values
 from lmmodel.errors import FitError, ServeError
+from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.model import Transformer
 from lmmodel.predicting.generation import GenerationConfig, generate
 from lmmodel.predicting.likelihood import embed, log_likelihoods
 from lmmodel.predicting.mask_filling import fill_mask
+from lmmodel.predicting.written import load_writer
 from lmmodel.serving.engine import (
     BusyError,
     ClosedError,
@@ -33,6 +35,8 @@ from lmmodel.serving.questions import Embed, FillMask, Generate, Model, Score, U
 from lmmodel.serving.server import measure_dependence, name_folders, one_thread
 from lmmodel.serving.task_questions import Classify, TruncatedError
 from lmmodel.trained import Run
+from lmmodel.writing import WritingConfig
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned
 from tests.lmmodel.serving_models import QUESTIONS, make_models
 from tests.lmmodel.tiny_tokenizers import TINY
 
@@ -400,3 +404,17 @@ def test_pieces_make_up_the_text_up_to_a_stop(data: st.DataObject, kind: str) ->
     told += pieces.rest(0, whole)
     places = [place for stop in stops if (place := whole.find(stop)) >= 0]
     assert told == whole[: min(places, default=len(whole))]
+
+
+def test_an_encoder_decoder_writes_about_prompts(wiki: Run, tmp_path: Path) -> None:
+    folder = write_fine_tuned(tmp_path / "translator", "sequence-to-sequence", wiki.tokenizer,
+                              family="transformer", num_hidden_layers=1)  # fmt: skip
+    translator = load_fine_tuned(folder, "cpu")
+    texts, config = [TEXT, "a stone"], GenerationConfig(max_new_tokens=5, temperature=0)
+    with Engine({"translator": translator}) as engine:
+        found = engine.submit("translator", Generate(prompts=texts, config=config)).result(60)
+        with pytest.raises(UnableError, match="can't embed: it can be asked generate"):
+            engine.submit("translator", Embed(texts=texts))
+    asked = load_writer(folder, "cpu").write(texts, WritingConfig(max_new_tokens=5))
+    assert [one.continuation for one in found] == [one.target for one in asked]
+    assert {one.stopped_by for one in found} <= {"end of text", "max_new_tokens"}
