@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 
 import numpy as np
@@ -80,12 +81,16 @@ def reference(backend, documents, offsets, sentence_starts):
     ids, lengths = [], []
     for row, document in enumerate(documents):
         encoding = backend.encode(document, add_special_tokens=False)
-        bounds = [s - offsets[row] for s in sentence_starts if s < offsets[row + 1]][1:]
+        inside = slice(
+            bisect.bisect_right(sentence_starts, offsets[row]),
+            bisect.bisect_left(sentence_starts, offsets[row + 1]),
+        )
+        bounds = [start - offsets[row] for start in sentence_starts[inside]]
         prefix = np.cumsum([0] + [len(character.encode()) for character in document])
         counts, latest = {}, 0
         for start, _ in encoding.offsets:
             latest = max(latest, prefix[start])
-            sentence = sum(0 < bound <= latest for bound in bounds)
+            sentence = bisect.bisect_right(bounds, latest)
             counts[sentence] = counts.get(sentence, 0) + 1
         ids.append(encoding.ids)
         lengths.append([count for _, count in sorted(counts.items())])
