@@ -10,8 +10,7 @@ normalizer puts spaces around those. Which these are, the tokenizer itself is as
 most characters but combining marks, the normalizer makes one other, or leaves them; which, it is
 asked when they first occur. Then what is left of WordPiece is a few look-ups: the longest piece
 that the rest of the word begins with, again and again, and the unknown piece for the whole word if
-that fails or the word is too long (Wu et al. 2016, section 4.1; `tokenizers`, models/wordpiece).
-Words with any other character are left to `tokenizers`.
+that fails or the word is too long (Wu et al. 2016, section 4.1). Other words go to `tokenizers`.
 """
 
 from __future__ import annotations
