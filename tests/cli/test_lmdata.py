@@ -114,7 +114,7 @@ def test_standard_input_is_told_by_what_comes(road: Road, tmp_path: Path) -> Non
     assert "3 in = 3 out" in result.stdout
     result = succeed("lmdata", "tokenize", "-", *options, input=b"The bird sees.\n")
     assert "standard input is read as plain text, one document; --set" in result.stderr
-    options = ("--output", tmp_path / "tokenizer", "--vocab-size", "40")
+    options = ("--output", tmp_path / "tokenizer", "--vocab-size", "28")
     result = succeed("lmdata", "train-tokenizer", "-", *options, input=data)
     assert "standard input is read as jsonl; --set corpus.stdin_format=txt" in result.stderr
 

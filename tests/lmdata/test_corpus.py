@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_documents_positions_and_losses_of_a_worked_example(tmp_path: Path) -> N
 @pytest.mark.parametrize("documents", ["file", "line", "blank-line"])
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.csv"])
 def test_an_empty_file_is_one_document_dropped(tmp_path: Path, documents: Any, name: str) -> None:
-    path = write(tmp_path / name, b"")
+    path = write(tmp_path / name, gzip.compress(b"") if name.endswith(".gz") else b"")
     batches = read_all(path, CorpusConfig(documents=documents))
     assert texts_of(batches) == []
     assert totals_of(batches, "dropped") == {"empty": 1}

@@ -356,7 +356,7 @@ def edit_config(folder, **changes) -> None:
         (
             "roberta",
             {"pad_token_id": None},
-            "pad_token_id=None: positions follow it, so an id from",
+            "pad_token_id=null: positions follow it, so an id from",
         ),
         (
             "roberta",
@@ -366,7 +366,7 @@ def edit_config(folder, **changes) -> None:
         ("albert", {"inner_group_num": 2}, "inner_group_num=2 is not supported for albert, only 1"),
         ("albert", {"num_hidden_groups": 9}, "num_hidden_groups must be at most num_hidden_layers"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True is not supported"),
-        ("bert", {"hidden_size": "wide"}, "hidden_size='wide': a whole number from 1 to 131,072"),
+        ("bert", {"hidden_size": "wide"}, 'hidden_size="wide": a whole number from 1 to 131,072'),
         ("gpt2", {"n_head": 5}, "config.json describes no model that works: hidden_size must be"),
         ("gpt2", {"n_layer": 4}, "lacks 12 weights .* first layers.3.attention_norm.weight"),
         ("gpt2", {"n_embd": 45}, r"has shape \(17, 42\) in .*, config.json says \(17, 45\)"),
