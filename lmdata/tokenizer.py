@@ -235,7 +235,9 @@ def _find_special_tokens(backend: tokenizers.Tokenizer, named: Mapping[str, str]
     return found
 
 
-def load_tokenizer(path: str | Path, *, lower_case: bool | None = None) -> Tokenizer:
+def load_tokenizer(
+    path: str | Path, *, lower_case: bool | None = None, most_ids: int | None = None
+) -> Tokenizer:
     """Return the tokenizer at a path, as `transformers.AutoTokenizer` would read it.
 
     Args:
@@ -243,12 +245,14 @@ def load_tokenizer(path: str | Path, *, lower_case: bool | None = None) -> Token
             `merges.txt`, with the other beside it (BPE)
         lower_case: for `vocab.txt` only, which does not say; by default what
             `tokenizer_config.json` beside it says, else whether no word has a capital letter
+        most_ids: of the model that it is for: a special token that the folder names and that is no
+            piece is left out where its id would be beyond; None: each is added
 
     Raises:
         TokenizerError: nothing is there, or it is not a tokenizer, or one of a class that can't be
             built from these files, or `lower_case` has no effect
     """
-    files = read_tokenizer_files(Path(path), lower_case=lower_case)
+    files = read_tokenizer_files(Path(path), lower_case=lower_case, most_ids=most_ids)
     return Tokenizer(files.backend, files.special_tokens, notes=files.notes)
 
 

@@ -70,13 +70,16 @@ class TokenizerFiles:
     notes: tuple[str, ...] = ()
 
 
-def read_tokenizer_files(path: Path, *, lower_case: bool | None = None) -> TokenizerFiles:
+def read_tokenizer_files(
+    path: Path, *, lower_case: bool | None = None, most_ids: int | None = None
+) -> TokenizerFiles:
     """Return the tokenizer that a path means.
 
     Args:
         path: a folder, a dataset, a `tokenizer.json`, a `vocab.txt` (WordPiece), or `vocab.json` or
             `merges.txt`, with the other beside it (BPE)
         lower_case: for `vocab.txt` only, which does not say
+        most_ids: special tokens that are named and no pieces are added up to so many; None: all
 
     Raises:
         TokenizerError: nothing is there, or it is not a tokenizer, or one that can't be built
@@ -95,11 +98,17 @@ def read_tokenizer_files(path: Path, *, lower_case: bool | None = None) -> Token
     else:
         backend, notes = _read_tokenizer_json(source, class_name, config)
         defaults = {}
-    from_files = named
+    missing = _find_missing(backend, named)
     named = {**{f"{purpose}_token": token for purpose, token in defaults.items()}, **named}
     _add_tokens(source, backend, named)  # first: those that are special may lie there
-    if missing := _add_named(backend, from_files):
-        notes = (*notes, f"{source.parent}: {', '.join(missing)} is named and no piece: added")
+    missing = [token for token in missing if backend.token_to_id(token) is None]
+    room = len(missing) if most_ids is None else max(most_ids - backend.get_vocab_size(), 0)
+    added, beyond = missing[:room], missing[room:]
+    backend.add_special_tokens(added)
+    for tokens, fate in ((added, "added"), (beyond, "left out, as the model has no row for it")):
+        if tokens:
+            notes += (f"{source.parent}: {', '.join(tokens)} is named and no piece: {fate}",)
+    named = {name: token for name, token in named.items() if spelling_of(token) not in beyond}
     special = _named_special_tokens(named, backend, defaults)
     plain = set(special.values()) - _added_tokens(backend)
     backend.add_special_tokens(sorted(plain, key=lambda token: backend.token_to_id(token) or 0))
@@ -147,12 +156,10 @@ def _named_special_tokens(
     return named
 
 
-def _add_named(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> list[str]:
-    """Add special tokens that the folder names and that are no pieces, as `AutoTokenizer` does."""
+def _find_missing(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> list[str]:
+    """Return special tokens that a folder names and are no pieces, which `AutoTokenizer` adds."""
     spellings = [spelling_of(config.get(f"{purpose}_token")) for purpose in _IN_ORDER_OF_IDS]
-    missing = [s for s in dict.fromkeys(spellings) if s and backend.token_to_id(s) is None]
-    backend.add_special_tokens(missing)
-    return missing
+    return [s for s in dict.fromkeys(spellings) if s and backend.token_to_id(s) is None]
 
 
 def _added_tokens(backend: tokenizers.Tokenizer) -> set[str]:

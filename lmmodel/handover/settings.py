@@ -96,8 +96,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """
     from lmdata.tokenizer import load_tokenizer  # brings NumPy, which a refusal needs not
 
+    size = read_config(folder).get("vocab_size") if (folder / CONFIG_NAME).is_file() else None
+    most = size if isinstance(size, int) else None
     try:
-        return load_tokenizer(folder)
+        return load_tokenizer(folder, most_ids=most)
     except TokenizerError as error:
         is_there = any((folder / name).is_file() for name in VOCABULARIES)
         advice = "get the tokenizer's files as well, or save them there by "

@@ -12,6 +12,7 @@ from lmmodel.encoder_decoder import build_model
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
 from lmmodel.handover.parity import check_parity, make_sample, our_logits, stock_logits
+from lmmodel.handover.settings import read_tokenizer
 from lmmodel.handover.stock import export_model, import_model
 from lmmodel.handover.stock_families import stock_family
 from lmmodel.handover.written import architecture
@@ -406,3 +407,15 @@ def test_missing_and_broken_files_are_named(tokenizer, tmp_path) -> None:
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tokenizer, tmp_path) -> None:
     with pytest.raises(HuggingFaceError, match="the tokenizer has 11 ids, the model only 7"):
         export_model(tiny_model("bert", vocab_size=7), tokenizer, tmp_path)
+
+
+def test_a_named_token_beyond_the_weights_is_left_out_and_said(tokenizer, tmp_path) -> None:
+    export_model(tiny_model("bert"), tokenizer, tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "</end>"}))
+    edit_config(tmp_path, vocab_size=tokenizer.vocab_size)
+    imported = read_tokenizer(tmp_path)
+    assert imported.vocab_size == tokenizer.vocab_size
+    assert "</end>" not in imported.special_tokens.values()
+    assert "left out, as the model has no row for it" in " ".join(imported.notes)
+    assert load_tokenizer(tmp_path).special_tokens["eos"] == "</end>"
