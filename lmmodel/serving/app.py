@@ -246,9 +246,7 @@ async def _stream(
     timeout_s = service.limits.timeout_s
     future = await submit(engine, model, asked, request, timeout_s, on_token)
     future.add_done_callback(lambda _: loop.call_soon_threadsafe(coming.put_nowait, None))
-    run = engine.models[model]
-    assert not isinstance(run, FineTuned)
-    pieces = Continuations(run.tokenizer, streaming.stops)
+    pieces = Continuations(engine.models[model].tokenizer, streaming.stops)
     service.num_active += 1
 
     async def send_all(event: Callable[[Any], Awaitable[None]]) -> None:

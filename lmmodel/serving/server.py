@@ -115,6 +115,8 @@ def measure_dependence(model: Model | Experts) -> float:
     """
     if isinstance(model, Experts):
         return max(measure_dependence(run) for run in model.runs)
+    if model.model.config.traits.is_encoder_decoder:  # it only writes, a request at a time
+        return 0.0
     size = model.model.config.vocab_size
     assert size is not None
     most = model.model.config.max_position_embeddings - 2

@@ -23,6 +23,7 @@ pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 pytest.importorskip("orjson", reason="the extra [serve] is not installed")
 import uvicorn  # noqa: E402
 
+from lmmodel.finetuning.folder import load_fine_tuned  # noqa: E402
 from lmmodel.predicting.generation import GenerationConfig, generate  # noqa: E402
 from lmmodel.predicting.likelihood import embed  # noqa: E402
 from lmmodel.serving.app import Service, make_app  # noqa: E402
@@ -30,7 +31,9 @@ from lmmodel.serving.engine import Engine, EngineConfig  # noqa: E402
 from lmmodel.serving.http import Limits  # noqa: E402
 from lmmodel.serving.openapi import ENDPOINTS  # noqa: E402
 from lmmodel.serving.questions import Embed  # noqa: E402
+from lmmodel.serving.server import measure_dependence  # noqa: E402
 from lmmodel.trained import Run  # noqa: E402
+from tests.lmmodel.fine_tuned_folders import write_fine_tuned  # noqa: E402
 from tests.lmmodel.serving_models import make_models  # noqa: E402
 
 TEXT = "the old king finds a stone"
@@ -158,6 +161,26 @@ def test_a_stream_ends_with_the_whole_generation(service: Service) -> None:
     for index in (0, 1):
         told = "".join(event["text"] for event in events if event["index"] == index)
         assert told == expected[index].continuation
+
+
+def test_a_translator_is_served_whole_and_piece_by_piece(
+    make_untrained_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    tokenizer = make_untrained_run().tokenizer
+    folder = write_fine_tuned(tmp_path / "translator", "sequence-to-sequence", tokenizer,
+                              family="transformer", num_hidden_layers=1)  # fmt: skip
+    translator = load_fine_tuned(folder, "cpu")
+    assert measure_dependence(translator) == 0  # it only writes, each request by itself
+    with Engine({"translator": translator}, EngineConfig(num_workers=1)) as engine:
+        service = Service(("translator",), engine=engine)
+        body = {"model": "translator", "prompt": TEXT, "max_tokens": 4}
+        whole = post(service, "/v1/completions", body)
+        found = post(service, "/v1/completions", {**body, "stream": True})
+    assert whole.status_code == found.status_code == 200
+    events = [line[6:] for line in found.text.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    told = "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1])
+    assert told == whole.json()["choices"][0]["text"]
 
 
 def test_the_only_model_that_can_is_asked_where_none_is_named(service: Service) -> None:
