@@ -110,7 +110,7 @@ def _program(name: str) -> click.Group:
 def _anonymous_bytes(leader: int) -> int:
     """Return the memory of a process and its descendants, without files that are mapped."""
     total = 0
-    for pid in descendants(leader):
+    for pid in _descendants(leader):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
         except OSError:  # it has just ended
@@ -125,7 +125,7 @@ def _is_hanging(leader: int, start: float) -> bool:
     if time.monotonic() - start > 5 * LONGEST_S:
         return True
     ticks = 0
-    for pid in descendants(leader):
+    for pid in _descendants(leader):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended
@@ -134,8 +134,7 @@ def _is_hanging(leader: int, start: float) -> bool:
     return ticks / os.sysconf("SC_CLK_TCK") > LONGEST_S
 
 
-def descendants(leader: int) -> list[int]:
-    """Return a process and all that it began, and they, as far as they live."""
+def _descendants(leader: int) -> list[int]:
     found = [leader]
     for pid in found:
         try:

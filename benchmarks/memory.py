@@ -12,13 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hostile import descendants
 from benchmarks.measure import DATA, print_table, write_result
+from benchmarks.tokenize import PeakMemory
 
 MIB = 1 << 20
 
@@ -63,20 +62,15 @@ def run_watched(command: Sequence[str]) -> tuple[int, int, str]:
 
     What they held while a budget was refused counts too.
     """
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, sum(map(anonymous_share, descendants(process.pid))))
-            time.sleep(0.05)
-        errors.seek(0)
-        return peak, process.returncode, errors.read()
-
-
-def anonymous_share(pid: int) -> int:
-    """Return the bytes of a process that are no file's, its share of those that several hold."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has just ended
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
+    with subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        peak = PeakMemory(process.pid, every_s=0.05)
+        peak.start()
+        _, errors = process.communicate()
+        peak.join()
+    return peak.bytes, process.returncode, errors

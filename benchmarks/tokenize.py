@@ -154,18 +154,23 @@ def run_command(command: list[str]) -> tuple[float, float, int]:
 
 
 class PeakMemory(threading.Thread):
-    """Samples the proportional memory (PSS) of all processes of a session, five times a second."""
+    """Samples the proportional memory (PSS) of all processes of a session.
 
-    def __init__(self, session: int) -> None:
+    Args:
+        session: the process that leads it
+        every_s: seconds between two looks
+    """
+
+    def __init__(self, session: int, every_s: float = 0.2) -> None:
         super().__init__(daemon=True)
-        self.session = session
+        self.session, self.every_s = session, every_s
         self.bytes = 0
 
     def run(self) -> None:
         """Sample until no process of the session is left."""
         while members := session_members(self.session):
             self.bytes = max(self.bytes, sum(map(proportional_bytes, members)))
-            time.sleep(0.2)
+            time.sleep(self.every_s)
 
 
 def session_members(session: int) -> list[int]:

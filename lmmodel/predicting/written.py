@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
 
 from lmdata.ragged import offsets_of
+from lmdata.tokenizer import twin
 from lmmodel.encoder_decoder import EncoderDecoder
 from lmmodel.errors import DivergedError, FitError
 from lmmodel.families import FAMILIES
@@ -129,8 +129,7 @@ class Writer:
         """
         if not len(self.marks):
             raise FitError("the tokenizer has no token that stands for a mask: ask by generate")
-        backend = tokenizers.Tokenizer.from_str(self.task.tokenizer.backend.to_str())
-        backend.encode_special_tokens = False
+        backend = twin(self.task.tokenizer.backend)  # in which sentinels are no text
         frame, found = self.task.frame, []
         for text in texts:
             ids = np.array(backend.encode(text, add_special_tokens=False).ids, np.int64)
