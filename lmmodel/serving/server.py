@@ -294,15 +294,22 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Have the first signal finish what was taken, and a second end the process."""
+        """Have the first signal finish what was taken, and a second end the process.
+
+        Not by the loop's own `add_signal_handler`: that sends the number through a pipe, which
+        drops it when the answers of a busy moment have filled it.
+        """
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number)
+
+        def tell(number: int, _: object) -> None:
+            loop.call_soon_threadsafe(self._on_signal, number)
+
+        before = {number: signal.signal(number, tell) for number in _SIGNALS}
         try:
             yield
         finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _on_signal(self, number: int) -> None:
         if self._drain is not None:

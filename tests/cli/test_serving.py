@@ -124,6 +124,30 @@ def test_a_signal_finishes_what_was_taken_and_a_thousand_clients_are_answered(
         socket.create_connection(("127.0.0.1", server.port))
 
 
+def test_a_signal_is_heard_however_many_answers_wait_for_the_loop() -> None:
+    from lmmodel.serving.app import Service
+    from lmmodel.serving.server import ServeConfig, _Server
+
+    service, said = Service(("m",)), list[str]()
+    server = _Server(service, {}, ServeConfig(drain_s=0), said.append, "")
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    async def be_busy() -> None:
+        loop, told = asyncio.get_running_loop(), list[int]()
+        for number in range(5000):  # more than the pipe that wakes the loop holds
+            loop.call_soon_threadsafe(told.append, number)
+        with server.capture_signals():
+            signal.raise_signal(signal.SIGTERM)
+            while not server.should_exit:
+                await asyncio.sleep(0.01)
+        assert len(told) == 5000
+
+    asyncio.run(asyncio.wait_for(be_busy(), 60))
+    assert service.is_draining
+    assert said[0].startswith("finishing 0 requests")
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
 def test_a_thousand_clients_at_once_with_the_key_all_get_the_same_answer(
     road: Road, start: Start
 ) -> None:
