@@ -58,6 +58,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=56.0, help="of translation")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of titles")
     parser.add_argument("--bf16", action="store_true", help="of race: the plain loop by autocast")
+    parser.add_argument("--most-ratio", type=float, default=4.0,
+                        help="of race: the plain loop ends after so many times ours")  # fmt: skip
     parser.add_argument("--num-threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where runs are kept, to go on with")
     parser.add_argument("--note", help="kept beside the figures, such as: busy machine")
@@ -86,7 +88,9 @@ def measures(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[]
         "translation": functools.partial(
             translation.translate, folder, options.minutes, epochs
         ),
-        "race": functools.partial(translation.race, folder, epochs or 15, is_bf16=options.bf16),
+        "race": functools.partial(
+            translation.race, folder, epochs or 15, options.most_ratio, is_bf16=options.bf16
+        ),
     }  # fmt: skip
 
 
