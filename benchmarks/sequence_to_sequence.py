@@ -81,7 +81,7 @@ def measures(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[]
     folder.mkdir(exist_ok=True, parents=True)
     epochs = options.num_epochs
     return {
-        "reverse": functools.partial(learn_reversing, folder, options.num_pairs, epochs or 4),
+        "reverse": functools.partial(learn_reversing, folder, options.num_pairs, epochs or 2),
         "beams": functools.partial(compare_beams, folder, options.num_sources),
         "steps": functools.partial(t5_runs.compare_steps, folder),
         "titles": functools.partial(t5_runs.write_titles, folder, options.pretraining_minutes),
@@ -107,7 +107,7 @@ def learn_reversing(folder: Path, num_pairs: int, num_epochs: int) -> dict[str, 
                         num_attention_heads=4, max_position_embeddings=64)  # fmt: skip
     config = FinetuneConfig(
         task="sequence-to-sequence", model=shape, num_seeds=1, num_epochs=num_epochs,
-        batch_size=128, lr=2e-3, dropout=0.0, max_seq_length=32, score="exact_match",
+        batch_size=64, lr=2e-3, dropout=0.0, max_seq_length=32, score="exact_match",
         patience=None, device="cpu", precision="fp32",
     )  # fmt: skip
     start = time.perf_counter()
