@@ -112,7 +112,7 @@ def learn_reversing(folder: Path, num_pairs: int, num_epochs: int) -> dict[str, 
     )  # fmt: skip
     start = time.perf_counter()
     finetune(None, config, folder / "train.tsv", folder / "validation.tsv", folder / "reverse",
-             tokenizer=number_tokenizer())  # fmt: skip
+             tokenizer=number_tokenizer(), overwrite=True)  # fmt: skip
     elapsed_s = time.perf_counter() - start
     held_out = [
         line.split("\t")

@@ -39,6 +39,7 @@ MIN_POOLS = 8
 
 # A step is cut into so many on a CPU, whatever its cores, as dropout belongs to a micro-batch.
 CPU_MICRO_BATCHES = 2
+LEAST_WRITTEN_TOKENS = 2048  # of a micro-batch that writes, whose many calls weigh more than tokens
 
 NUM_PROBED = 20  # steps whose padding is told
 
@@ -277,7 +278,8 @@ class TaskLearner:
         """Return the rows in the groups that are computed side by side, the same everywhere."""
         lengths = self.train.sizes[rows]
         wanted = CPU_MICRO_BATCHES if self.device.type == "cpu" else 1
-        num = min(wanted, int(lengths.sum()) // LEAST_TOKENS)
+        least = LEAST_WRITTEN_TOKENS if self.task.writes else LEAST_TOKENS
+        num = min(wanted, int(lengths.sum()) // least)
         groups = deal_rows(lengths, self.config.micro_batch_tokens, num)
         return [rows[group] for group in groups]
 
