@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 
 from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, UNKNOWN
-from lmdata.encoders.cuts import CutRule, added_spellings, composing_characters
+from lmdata.encoders.cuts import LETTER, CutRule, added_spellings, composing_characters
 from lmdata.encoders.unigram_kernels import (
     I32,
     MOST_GROWTH,
@@ -110,8 +110,12 @@ class UnigramMatcher:
         What is kept for each is 0, or 1 + its canonical combining class: marks stay in their
         order only where these do not fall. Or that it becomes others, which `_others` holds.
         """
+        is_kept = self._rule.pre_tokens(f"x{LETTER}x") == [f"{SPACE_MARK}x{LETTER}x"]
         for code in codes.tolist():
             character = chr(code)
+            if is_kept and character in self._rule.alike and self._is_settled(character):
+                self._plain[code] = 1  # a letter, which has no combining class
+                continue
             if not self._is_settled(character) or unicodedata.category(character)[0] in "CZ":
                 continue
             found = self._rule.pre_tokens(f"x{character}x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -101,6 +102,32 @@ def test_a_planted_unsafe_cut_fails_the_checker(name, character, wrong):
     text, parts = find_unsafe_cut(rule, battery())
     assert character in text
     assert "".join(parts) == text
+
+
+LETTERS = [code for code in range(0x80, 0x30000) if unicodedata.category(chr(code)) == "Lo"]
+
+
+def one_by_one(name):
+    """Return a rule that asks about every character by itself."""
+    rule = rule_of(name)
+    rule._find_alike = lambda *_: []
+    return rule
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_letters_asked_about_together_are_what_they_are_alone(name):
+    codes = np.array(LETTERS[::151] + LETTERS[:3000:37] + list(range(0x0E30, 0x0E34)))
+    together, alone = rule_of(name), one_by_one(name)
+    assert together._ask_each(codes) == alone._ask_each(codes)
+    if find_unigram_obstacle(published(name).definition) is None:
+        matchers = [
+            UnigramMatcher(published(name).backend, published(name).definition, rule)
+            for rule in (together, alone)
+        ]
+        for matcher in matchers:
+            matcher.learn(codes)
+        assert np.array_equal(matchers[0]._plain, matchers[1]._plain)
+        assert len(together.alike) > 500
 
 
 @pytest.mark.parametrize(
