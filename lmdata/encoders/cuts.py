@@ -230,9 +230,11 @@ class CutRule:
     def _find_blanks(self) -> None:
         """Find the white space before which a text may be cut, behind letters and punctuation."""
         behind = ("x", "X5", "x.", "x)", "x's", "...", "x!!")
-        for blank in " \n\t\r\u3000":
-            before = ("x", ".", " x", "\nx", "  x", "\n\nx", "\u00a0x", "\u0301x", "", "\u3000")
-            if all(self.is_safe(left, blank + right) for left in behind for right in before):
+        before = ("x", ".", " x", "\nx", "  x", "\n\nx", "\u00a0x", "", "\u3000", "\u0301x")
+        for blank in " \n\t\r\u3000\u00a0":
+            # A mark may vanish with a no-break space, before which nothing is cut then.
+            some = before[:-1] if blank == "\u00a0" else before
+            if all(self.is_safe(left, blank + right) for left in behind for right in some):
                 self.classes[ord(blank)] = BLANK
         for mark in PUNCTUATION:
             if all(self.is_safe(f"{left}{mark}", " x") for left in ("", "x", " ", "5", mark)):
@@ -314,7 +316,8 @@ class CutRule:
             or not is_safe("x", f" {character}x")
         ):
             return OTHER
-        if kind == "M" or not is_safe("x\u00a0" + character, " x"):
+        is_mark = kind == "M" or not is_safe("x\u00a0" + character, " x")
+        if is_mark or not is_safe("x", f"\u00a0{character}x"):
             return COMBINING
         if kind == "L" and has_marks and all(
             is_safe("x" + character, mark) for mark in (".", "'s", "!x")

@@ -24,6 +24,7 @@ from lmdata.encoders.unigram_kernels import (
     MOST_GROWTH,
     OTHERS,
     fill_trie,
+    find_pairs,
     lead_of,
     match_unigrams,
 )
@@ -31,7 +32,7 @@ from lmdata.ragged import frozen, offsets_of
 from lmdata.tokenizer_classes import steps_of
 
 SPACE_MARK = "\u2581"
-BLANKS = (" ", "\n", "\u3000")
+BLANKS = (" ", "\n", "\u3000", "\u00a0")
 LEADS = ("", *BLANKS, *(first + second for first in BLANKS for second in BLANKS))
 """White space at the beginning of a word that may come out as one mark for a space."""
 UNKNOWN_PENALTY = 10.0  # below the lowest score: models/unigram of `tokenizers`
@@ -75,6 +76,7 @@ class UnigramMatcher:
         self._scores = np.array([score for _, score in vocabulary], np.float64)
         self._unknown = int(definition["model"]["unk_id"])
         self._trie = build_trie([piece.encode("utf-8", "replace") for piece, _ in vocabulary])
+        self._pairs = find_pairs(*self._trie[:2])
         self._plain = np.zeros(NUM_CLASSES, np.uint8)
         self._places = np.zeros(NUM_CLASSES, np.int32)
         self._others = bytearray()
@@ -178,7 +180,7 @@ class UnigramMatcher:
         return match_unigrams(
             frozen(words), frozen(starts), self._plain, self._places,
             frozen(np.frombuffer(bytes(self._others) or b"\0", np.uint8)), self._leads, *self._trie,
-            self._scores, self._unknown, lowest, begin,
+            self._pairs, self._scores, self._unknown, lowest, begin,
         )  # fmt: skip
 
 

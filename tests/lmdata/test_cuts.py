@@ -252,6 +252,14 @@ def test_characters_that_become_others_are_matched_where_neighbours_do_not_matte
     assert (lengths[0] >= 0) == is_matched
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_no_break_spaces_are_cut_at_but_not_before_marks(name):
+    parts = ["5", "km", "\u00a0", " ", "\u0301", "\u0e33", "\u4e2d", "\n", "."]
+    documents = list(map("".join, itertools.product(parts, repeat=4)))[::23]
+    assert_is_reference(published(name), encoder_of(name), documents)
+    assert rule_of(name).cut("x\u00a0\u0301y 5\u00a0km")[0] == "x\u00a0\u0301y"
+
+
 def test_most_words_are_matched_without_tokenizers():
     encoder = encoder_of("t5")
     words = [
