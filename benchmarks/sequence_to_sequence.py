@@ -58,6 +58,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=56.0, help="of translation")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of titles")
     parser.add_argument("--bf16", action="store_true", help="of race: the plain loop by autocast")
+    parser.add_argument("--most-ratio", type=float, default=4.0,
+                        help="of race: the plain loop ends after so many times ours")  # fmt: skip
     parser.add_argument("--num-threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where runs are kept, to go on with")
     parser.add_argument("--note", help="kept beside the figures, such as: busy machine")
@@ -79,14 +81,16 @@ def measures(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[]
     folder.mkdir(exist_ok=True, parents=True)
     epochs = options.num_epochs
     return {
-        "reverse": functools.partial(learn_reversing, folder, options.num_pairs, epochs or 4),
+        "reverse": functools.partial(learn_reversing, folder, options.num_pairs, epochs or 2),
         "beams": functools.partial(compare_beams, folder, options.num_sources),
         "steps": functools.partial(t5_runs.compare_steps, folder),
         "titles": functools.partial(t5_runs.write_titles, folder, options.pretraining_minutes),
         "translation": functools.partial(
             translation.translate, folder, options.minutes, epochs
         ),
-        "race": functools.partial(translation.race, folder, epochs or 15, is_bf16=options.bf16),
+        "race": functools.partial(
+            translation.race, folder, epochs or 15, options.most_ratio, is_bf16=options.bf16
+        ),
     }  # fmt: skip
 
 
@@ -103,12 +107,12 @@ def learn_reversing(folder: Path, num_pairs: int, num_epochs: int) -> dict[str, 
                         num_attention_heads=4, max_position_embeddings=64)  # fmt: skip
     config = FinetuneConfig(
         task="sequence-to-sequence", model=shape, num_seeds=1, num_epochs=num_epochs,
-        batch_size=128, lr=2e-3, dropout=0.0, max_seq_length=32, score="exact_match",
+        batch_size=64, lr=2e-3, dropout=0.0, max_seq_length=32, score="exact_match",
         patience=None, device="cpu", precision="fp32",
     )  # fmt: skip
     start = time.perf_counter()
     finetune(None, config, folder / "train.tsv", folder / "validation.tsv", folder / "reverse",
-             tokenizer=number_tokenizer())  # fmt: skip
+             tokenizer=number_tokenizer(), overwrite=True)  # fmt: skip
     elapsed_s = time.perf_counter() - start
     held_out = [
         line.split("\t")

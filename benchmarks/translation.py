@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def translate(folder: Path, minutes: float, num_epochs: int | None) -> dict[str,
     return {
         "minutes": round(elapsed_s / 60, 2), "epochs": num_epochs,
         "num_averaged": result.seeds[0].num_averaged, "test_2016": rows,
-        "padding": dataclasses.asdict(result.padding), "signatures": signatures(),
+        "padding": dataclasses.asdict(result.padding), "signatures": signatures(references),
         "validation BLEU over minutes of training": [
             [round(line["train_s"] / 60, 2), round(line["bleu"], 2)]
             for line in read_log(folder / "translator") if "train_s" in line
@@ -141,18 +142,21 @@ def prepared(
 # The same time to the same BLEU.
 
 
-def race(folder: Path, num_epochs: int, *, is_bf16: bool) -> list[dict[str, Any]]:
+def race(
+    folder: Path, num_epochs: int, most_ratio: float, *, is_bf16: bool
+) -> list[dict[str, Any]]:
     """Return seconds of training until the validation pairs reach `ENOUGH_BLEU`, of both.
 
     Args:
         folder: for files
         num_epochs: of the schedule of both
+        most_ratio: the plain loop ends unfinished after so many times our seconds
         is_bf16: whether the plain loop computes in bfloat16 by autocast; ours chooses by itself
     """
     tokenizer = fresh_tokenizer(SETTINGS, PAIRS / "train", None)
     settings = dataclasses.replace(SETTINGS, num_epochs=num_epochs)
     config, source, data = prepared(settings, tokenizer, write_validation(folder))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for what in ("lmmodel", "plain PyTorch"):
         learner = TaskLearner(start_model(source, config, data, seed=0), data.train, config, seed=0)
         loop: Any = learner
@@ -160,10 +164,11 @@ def race(folder: Path, num_epochs: int, *, is_bf16: bool) -> list[dict[str, Any]
         if what != "lmmodel":
             loop = PlainLoop(learner, is_bf16=is_bf16)
             batches = shuffled(len(data.train), config.batch_size, num_epochs)
-        curve = learn_until(loop, batches, learner, data)
+        most_s = most_ratio * rows[0]["seconds"] if rows else math.inf
+        curve = learn_until(loop, batches, learner, data, most_s)
         is_there = curve[-1][1] >= ENOUGH_BLEU
         rows.append({
-            "what": what, "seconds to BLEU 25": round(curve[-1][0], 1) if is_there else None,
+            "what": what, "seconds": round(curve[-1][0], 1), "reached BLEU 25": is_there,
             "epochs": len(curve), "seconds an epoch": round(curve[-1][0] / len(curve), 1),
             "curve": [[round(seconds, 1), round(value, 2)] for seconds, value in curve],
         })  # fmt: skip
@@ -172,9 +177,9 @@ def race(folder: Path, num_epochs: int, *, is_bf16: bool) -> list[dict[str, Any]
 
 
 def learn_until(
-    loop: Any, batches: Iterator[np.ndarray], learner: TaskLearner, data: TaskData
+    loop: Any, batches: Iterator[np.ndarray], learner: TaskLearner, data: TaskData, most_s: float
 ) -> list[tuple[float, float]]:
-    """Return seconds of training and BLEU after each epoch, until it is enough."""
+    """Return seconds of training and BLEU after each epoch, until it is enough or too late."""
     curve = []
     for step, rows in enumerate(batches, 1):
         loop.learn(rows)
@@ -183,7 +188,7 @@ def learn_until(
                 loop.model.write_into(learner.model)
             curve.append((loop.train_s, bleu(learner, data)))
             print(f"  {curve[-1][0]:.0f} s: BLEU {curve[-1][1]:.2f}", flush=True)
-            if curve[-1][1] >= ENOUGH_BLEU:
+            if curve[-1][1] >= ENOUGH_BLEU or loop.train_s >= most_s:
                 break
     return curve
 

@@ -313,6 +313,7 @@ def task_score_lines(result: FileScores) -> list[str]:
         counts = result.confusion.tolist()
         head += [(n, *map(str, row)) for n, row in zip(result.labels, counts, strict=True)]
         lines += ["", *aligned(head)]
+    lines += [f"{name}: {told}" for name, told in result.signatures.items()]
     return [*lines, *count_lines(result.counts), *[f"note: {note}" for note in result.notes]]
 
 

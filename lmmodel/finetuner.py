@@ -283,7 +283,7 @@ def _make_result(
         num_train=len(data.train),
         num_validation=len(data.validation),
         counts={"train": dict(data.train.counts), "validation": dict(data.validation.counts)},
-        signatures=data.task.signatures(),
+        signatures=data.task.signatures(data.references),
         samples=data.task.samples(data.rows, data.predict(best.best.logits), data.references),
         notes=data.notes,
         trained=best.trained,

@@ -26,6 +26,7 @@ from lmmodel.loader import round_batch
 from lmmodel.optimizing import lr_ratio
 from lmmodel.packing import LEAST_TOKENS, Padding, deal_rows, padding_of
 from lmmodel.tasks.examples import TaskExamples
+from lmmodel.tasks.known import find_task
 from lmmodel.tasks.model import TaskModel, pack, pack_labels, predict_logits
 from lmmodel.tasks.task import Scores
 from lmmodel.training.optimizer import Optimizer
@@ -38,6 +39,7 @@ MIN_POOLS = 8
 
 # A step is cut into so many on a CPU, whatever its cores, as dropout belongs to a micro-batch.
 CPU_MICRO_BATCHES = 2
+LEAST_WRITTEN_TOKENS = 2048  # of a micro-batch that writes, whose many calls weigh more than tokens
 
 NUM_PROBED = 20  # steps whose padding is told
 
@@ -163,7 +165,8 @@ def epoch_batches(lengths: np.ndarray, config: FinetuneConfig, seed: int) -> Ite
     """Yield the rows of each step, int64 (B,): every epoch in another order.
 
     Within pools of the shuffled order, examples of like length share a batch, and the batches are
-    shuffled again: attention on a CPU is fastest on equal lengths.
+    shuffled again: attention on a CPU is fastest on equal lengths. What writes learns much less
+    from such batches, and its attention takes any lengths together: there a pool is one batch.
 
     Args:
         lengths: int64 (E,) tokens of each example
@@ -177,7 +180,8 @@ def epoch_batches(lengths: np.ndarray, config: FinetuneConfig, seed: int) -> Ite
         [1, 2, 2]
     """
     count, size = len(lengths), config.batch_size
-    pool_size = size * max(1, min(MAX_POOL, count // (size * MIN_POOLS)))
+    most = 1 if find_task(config.task).writes else MAX_POOL
+    pool_size = size * max(1, min(most, count // (size * MIN_POOLS)))
     for epoch in range(config.num_epochs):
         order = permute(np.arange(count), count, seed=seed, epoch=epoch)
         batches = []
@@ -274,7 +278,8 @@ class TaskLearner:
         """Return the rows in the groups that are computed side by side, the same everywhere."""
         lengths = self.train.sizes[rows]
         wanted = CPU_MICRO_BATCHES if self.device.type == "cpu" else 1
-        num = min(wanted, int(lengths.sum()) // LEAST_TOKENS)
+        least = LEAST_WRITTEN_TOKENS if self.task.writes else LEAST_TOKENS
+        num = min(wanted, int(lengths.sum()) // least)
         groups = deal_rows(lengths, self.config.micro_batch_tokens, num)
         return [rows[group] for group in groups]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lmdata.files import Kind, output_errors, writing_folder
@@ -34,6 +35,7 @@ from lmmodel.handover.parity import (
     make_sample,
     open_stock,
     our_logits,
+    silent,
 )
 from lmmodel.handover.stock import export_model, write_json
 from lmmodel.handover.stock_families import stock_family
@@ -69,8 +71,9 @@ def is_adapter(folder: Path) -> bool:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        return _WRITER in json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with safe_open(folder / WEIGHTS_NAME, "pt") as file:
+            return _WRITER in (file.metadata() or {})
+    except (OSError, SafetensorError):
         return False
 
 
@@ -102,7 +105,8 @@ def export_adapter(run_path: Path, output: Path, *, overwrite: bool = False) -> 
     with writing_folder(output, ADAPTER, overwrite=overwrite) as folder:
         weights, settings = to_their_pairs(state, record.config)
         with output_errors(output):
-            save_tensors(folder / WEIGHTS_NAME, weights)
+            header = {"format": "pt", _WRITER: record.config.objective.name}
+            save_tensors(folder / WEIGHTS_NAME, weights, header)
             write_json(folder / CONFIG_NAME, settings)
         difference = check_peft(run_path, parent, folder)
     return AdapterExport(
@@ -135,7 +139,7 @@ def to_their_pairs(
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none",
         "target_modules": sorted(ranks), "fan_in_fan_out": stock_family(model.family).is_transposed,
         "rank_pattern": other, "alpha_pattern": {m: lora.scale * r for m, r in other.items()},
-        "inference_mode": True, _WRITER: config.objective.name,
+        "inference_mode": True,
     }  # fmt: skip
     return weights, settings
 
@@ -180,7 +184,8 @@ def check_peft(run_path: Path, parent: Path, adapter: Path) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         theirs = export_model(base.model, base.tokenizer, Path(folder), (), objective)
         stock = open_stock(Path(folder), theirs["architectures"][0])
-    opened = peft.PeftModel.from_pretrained(stock, str(adapter)).eval()
+    with silent():
+        opened = peft.PeftModel.from_pretrained(stock, str(adapter)).eval()
     pad_id = theirs.get("pad_token_id")
     sample = make_sample(run.model.config, pad_id)
     return largest_difference(

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +19,7 @@ from torch.export import Dim
 
 from lmmodel.errors import HuggingFaceError
 from lmmodel.families import ModelConfig
-from lmmodel.handover.parity import Sample, largest_difference, make_sample
+from lmmodel.handover.parity import Sample, largest_difference, make_sample, silent
 from lmmodel.model import Attention, Transformer, rotate
 from lmmodel.tasks.model import TaskModel
 
@@ -221,7 +217,7 @@ def export_onnx(model: Transformer | TaskModel, path: Path) -> float:
     inputs = make_sample(model.config, pad_id=None).padded(0)
     shape = {0: Dim("batch"), 1: Dim("length", max=model.config.max_position_embeddings)}
     num_bytes = sum(weight.numel() * 4 for weight in model.parameters())
-    with _silent():
+    with silent():
         torch.onnx.export(
             make_padded(model),
             tuple(inputs[name] for name in names),
@@ -280,17 +276,3 @@ def _without_padding(output: Tensor, lengths: list[int], like: Tensor) -> Tensor
     if output.dim() == like.dim():  # one row a sequence
         return output
     return torch.cat([row[:length] for row, length in zip(output, lengths, strict=True)])
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporter from telling users about its own insides."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +137,22 @@ def our_logits(
     if model.config.has_nsp_head and stock_family(model.config.family).paired is not None:
         logits.append(model.nsp_logits(hidden[batch.first_positions]))
     return logits
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep from users what the libraries that a proof asks tell of their own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def open_stock(folder: Path, class_name: str) -> Any:

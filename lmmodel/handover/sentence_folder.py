@@ -6,9 +6,7 @@ mean) and that it gets length 1.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 
 from lmdata.files import output_errors
 from lmmodel.families import ModelConfig
-from lmmodel.handover.parity import largest_difference
+from lmmodel.handover.parity import largest_difference, silent
 from lmmodel.handover.stock import write_json
 from lmmodel.predicting.likelihood import embed
 from lmmodel.trained import Run
@@ -66,29 +64,17 @@ def check_vectors(run: Run, folder: Path) -> float | None:
     if importlib.util.find_spec("sentence_transformers") is None:
         return None
     import torch
+    import transformers
     from sentence_transformers import SentenceTransformer
 
     texts = _texts(run)
-    with _silent():
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    with silent():
         theirs: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         found = theirs.encode(texts, show_progress_bar=False)
     ours = embed(run, texts).vectors
     complaint = f"sentence-transformers computes other vectors from {folder}"
     return largest_difference([torch.from_numpy(ours)], [torch.from_numpy(found)], complaint)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep to itself what transformers reports of a vocabulary head that vectors don't need."""
-    from transformers import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def _texts(run: Run) -> list[str]:

@@ -247,6 +247,7 @@ class FileScores:
     labels: tuple[str, ...]
     confusion: npt.NDArray[np.int64] | None  # (C, C), rows are the right labels
     by_label: tuple[LabelScore, ...]
+    signatures: dict[str, str]  # how scores are computed, where a package of others says so
     counts: dict[str, int]  # rows by what happened to them
     notes: tuple[str, ...]  # what was guessed
 
@@ -285,6 +286,7 @@ def score_file(tuned: FineTuned, file: TaskFile) -> FileScores:
         labels=record.labels,
         confusion=confusion,
         by_label=() if confusion is None else score_labels(confusion, record.labels),
+        signatures=task.signatures(references),
         counts={reason: count for reason, count in examples.counts.items() if count},
         notes=tuple(file.notes),
     )

@@ -180,9 +180,9 @@ class SequenceTask(Task[TextRows]):
         """Return BLEU, chrF and TER where sacrebleu is, ROUGE where rouge-score is, exact match."""
         return score_texts(found.values, references)
 
-    def signatures(self) -> dict[str, str]:
+    def signatures(self, references: Any) -> dict[str, str]:
         """Return those of sacrebleu, and the settings of ROUGE."""
-        return signatures()
+        return signatures(references)
 
     def samples(
         self, rows: TextRows, found: Predictions, references: Any
@@ -373,11 +373,18 @@ def rouge_scores(found: Sequence[str], references: Sequence[Sequence[str]]) -> S
     return {name: sums[name] / len(found) for name in names}
 
 
-def signatures() -> dict[str, str]:
-    """Return how the scores are computed here, by name."""
+def signatures(references: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return how scores by these references are computed here, by name.
+
+    Example:
+        >>> [signatures(own)["ter"][:9] for own in ([["a", "b"]], [["a"], ["a", "b"]])]
+        ["nrefs:2|c", "nrefs:var"]
+    """
     told = {}
     if importlib.util.find_spec("sacrebleu") is not None:
-        told = {metric.name: metric.signature for metric, _ in translation_scores(["a"], [["a"]])}
+        counts = sorted({len(own) for own in references})
+        found = translation_scores(["a"] * len(counts), [["a"] * count for count in counts])
+        told = {metric.name: metric.signature for metric, _ in found}
     if importlib.util.find_spec("rouge_score") is not None:
         told["rouge"] = "rouge-score, stemmed, F1, sentences of Lsum by lines, best reference"
     return told

@@ -337,8 +337,8 @@ class Task(Protocol[RowsT]):
         """
         return None
 
-    def signatures(self) -> dict[str, str]:
-        """Return how scores are computed, by name, where a package of others says so."""
+    def signatures(self, references: Any) -> dict[str, str]:
+        """Return how scores by `references` are computed, where a package of others says so."""
         return {}
 
     def samples(

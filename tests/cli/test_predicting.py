@@ -68,6 +68,11 @@ def test_targets_are_scored_given_their_sources(translator: Path, road: Road, tm
     assert typed["texts"][0]["log_likelihood"] < -5
     succeed("lmmodel", "score", translator, *columns, "--output", tmp_path / "told.csv")
     assert (tmp_path / "told.csv").read_text().startswith("en,de,log_likelihood,num_tokens,")
+    pytest.importorskip("sacrebleu", reason="the extra [finetune] is not installed")
+    (tmp_path / "several.jsonl").write_text('{"en": "A bird.", "de": ["A stone.", "Water."]}\n')
+    lines = succeed("lmmodel", "evaluate", translator, tmp_path / "several.jsonl",
+                    "--text-field", "en", "--label-field", "de").stdout  # fmt: skip
+    assert "bleu: nrefs:2|case:mixed|" in lines
     for refused, message in (
         ([translator, "A bird."], "two texts with one tab between them are wanted"),
         ([translator, "A\tB", "--start-token", "x"], "knows what begins a target"),

@@ -414,6 +414,14 @@ def test_examples_of_a_batch_are_of_like_length() -> None:
     assert np.any(np.diff(means) > 0)
 
 
+def test_a_batch_to_write_from_has_all_lengths_with_its_shortest_first() -> None:
+    config = FinetuneConfig(task="sequence-to-sequence", batch_size=32, num_epochs=1)
+    lengths = np.random.default_rng(0).integers(3, 103, 32 * 16 * 8)
+    batches = [lengths[rows] for rows in epoch_batches(lengths, config, seed=0)]
+    assert min(map(np.ptp, batches)) > 50  # of 100
+    assert all(np.all(np.diff(own) >= 0) for own in batches)
+
+
 def test_the_last_step_is_always_evaluated() -> None:
     for steps in (1, 2, 3, 10, 17):
         for per_epoch in (1, 2, 5):
