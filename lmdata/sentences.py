@@ -35,6 +35,7 @@ from lmdata.splitting.sentence_rules import (
     begins_in_lower_case,
     closers_end,
     make_rules,
+    plain_stop_ends,
     skip_space,
     terminator_end,
     terminators_end_sentence,
@@ -52,6 +53,8 @@ from lmdata.splitting.tables import (
 
 Mode = Literal["rules", "lines", "none"]
 MIN_THAI_LETTERS = 48
+BYTES_PER_SENTENCE = 32
+"""Text whose sentences are shorter is gone through again, with room for one at every trigger."""
 
 _rules = functools.cache(make_rules)
 
@@ -90,8 +93,12 @@ def find_sentence_starts(
     text = frozen(np.asarray(text, np.uint8))
     rules = _rules()
     triggers = trigger_bytes(rules.classes) if mode == "rules" else np.arange(256) == 0x0A
-    starts = np.empty(_num_triggers(text, triggers) + offsets.size, np.int64)
+    room = text.size // BYTES_PER_SENTENCE + offsets.size
+    starts = np.empty(room, np.int64)
     count = _split_documents(text, offsets, mode == "rules", triggers, rules, starts)
+    if count < 0:
+        starts = np.empty(_num_triggers(text, triggers) + offsets.size, np.int64)
+        count = _split_documents(text, offsets, mode == "rules", triggers, rules, starts)
     return starts[:count].copy()
 
 
@@ -113,16 +120,21 @@ def _split_documents(
     rules: Rules,
     starts: np.ndarray,
 ) -> int:
-    """Write the sentence starts of all documents and return how many they are."""
+    """Write the sentence starts of all documents and return how many; -1 if there is no room."""
     count, text = 0, borrowed(text)
     rules = Rules(borrowed(rules.classes), borrowed(rules.words))
     for document in range(offsets.size - 1):
         start, stop = offsets[document], offsets[document + 1]
         if start == stop:
             continue
+        if count == starts.size:
+            return -1
         starts[count] = start
         page = page_width(text, start, stop, rules.classes) if by_rules else 0
-        count += 1 + _split(text, start, stop, page, by_rules, triggers, rules, starts[count + 1 :])
+        found = _split(text, start, stop, page, by_rules, triggers, rules, starts[count + 1 :])
+        if found < 0:
+            return -1
+        count += 1 + found
     return count
 
 
@@ -137,7 +149,7 @@ def _split(
     rules: Rules,
     starts: np.ndarray,
 ) -> int:
-    """Write the boundaries inside one document and return how many they are."""
+    """Write the boundaries inside one document and return how many; -1 if there is no room."""
     count, sentence, position = 0, start, start
     in_lower = by_rules and begins_in_lower_case(text, start, stop, rules)
     while position < stop:
@@ -149,6 +161,8 @@ def _split(
         else:
             end, position = _by_lines(text, sentence, position, stop, rules)
         if end >= 0:
+            if count == starts.size:
+                return -1
             starts[count] = sentence = end
             count += 1
             in_lower = by_rules and begins_in_lower_case(text, sentence, stop, rules)
@@ -212,8 +226,13 @@ def _at_terminator(
     rules: Rules,
 ) -> tuple[int, int]:
     """Return the boundary after the terminators at `position`, -1 if none, and where to go on."""
-    end, _, _ = terminator_end(text, position, stop, rules)
-    closed = closers_end(text, end, stop, rules)
+    verdict = plain_stop_ends(text, sentence, position, stop, rules)
+    if verdict >= 0:
+        return (position + 1, position + 2) if verdict else (-1, position + 1)
+    end = closed = position + 1
+    if text[position] >= 0x80 or end == stop or text[end] != 0x0A:
+        end, _, _ = terminator_end(text, position, stop, rules)
+        closed = closers_end(text, end, stop, rules)
     following, is_break = _line_break(text, start, closed, stop, page, rules)
     if following == stop:
         return -1, stop

@@ -48,6 +48,12 @@ LETTERS = "xX5"
 FOLLOWERS = ("", "{p}", "{a}", " {a}", "s {a}", "re", "\n{a}", "5", "\u00e9", "\u4e2d", "\u0301")
 """What may follow a punctuation character `p` behind a letter `a`."""
 
+LETTER = "\u4e2d"
+"""A letter that stands for all those of which the same becomes beside the same neighbours."""
+_BESIDE = f" {LETTER}x{LETTER}x x\u00a0{LETTER} x{LETTER}"
+_BESIDE_MARKS = f". x{LETTER}'s x{LETTER}!x x{LETTER}"
+_AT_ONCE = 32
+
 _NORMALIZERS = {
     "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Nmt", "Precompiled",
     "BertNormalizer", "Prepend", "Replace",
@@ -175,6 +181,7 @@ class CutRule:
     Attributes:
         classes: uint8 (NUM_CLASSES,), as `spaced_word_end` takes them
         obstacle: why it can't be used; None if it can
+        alike: letters that have been asked about and come out as `LETTER` does
 
     Example:
         >>> backend = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -187,6 +194,7 @@ class CutRule:
     def __init__(self, backend: tokenizers.Tokenizer, definition: dict[str, Any]) -> None:
         self._normalizer, self._pre_tokenizer = backend.normalizer, backend.pre_tokenizer
         self._asked: dict[str, list[str]] = {}
+        self.alike: set[str] = set()
         self.classes = np.full(NUM_CLASSES, UNKNOWN, np.uint8)
         self.classes[:0x80] = OTHER
         for letter in itertools.chain(range(48, 58), range(65, 91), range(97, 123)):
@@ -222,9 +230,11 @@ class CutRule:
     def _find_blanks(self) -> None:
         """Find the white space before which a text may be cut, behind letters and punctuation."""
         behind = ("x", "X5", "x.", "x)", "x's", "...", "x!!")
-        for blank in " \n\t\r\u3000":
-            before = ("x", ".", " x", "\nx", "  x", "\n\nx", "\u00a0x", "\u0301x", "", "\u3000")
-            if all(self.is_safe(left, blank + right) for left in behind for right in before):
+        before = ("x", ".", " x", "\nx", "  x", "\n\nx", "\u00a0x", "", "\u3000", "\u0301x")
+        for blank in " \n\t\r\u3000\u00a0":
+            # A mark may vanish with a no-break space, before which nothing is cut then.
+            some = before[:-1] if blank == "\u00a0" else before
+            if all(self.is_safe(left, blank + right) for left in behind for right in some):
                 self.classes[ord(blank)] = BLANK
         for mark in PUNCTUATION:
             if all(self.is_safe(f"{left}{mark}", " x") for left in ("", "x", " ", "5", mark)):
@@ -265,7 +275,37 @@ class CutRule:
 
     def _ask_each(self, codes: I64) -> list[int]:
         has_marks = bool(np.any(self.classes[:0x80] == PUNCT))
-        return [self._ask(chr(code), has_marks) for code in codes.tolist()]
+        characters = [chr(code) for code in codes.tolist()]
+        letters = [
+            c for c in characters
+            if unicodedata.category(c) == "Lo" and unicodedata.is_normalized("NFKC", c)
+        ]  # fmt: skip
+        if letters:
+            kind = self._ask(LETTER, has_marks)
+            beside = _BESIDE + _BESIDE_MARKS if has_marks else _BESIDE
+            self.alike.update(*self._find_alike(letters, beside, self.pre_tokens(beside)))
+        return [kind if c in self.alike else self._ask(c, has_marks) for c in characters]
+
+    def _find_alike(
+        self, letters: list[str], beside: str, becomes: list[str]
+    ) -> Iterator[list[str]]:
+        """Yield the letters of which the same becomes as of `LETTER`, many asked about at once.
+
+        Args:
+            letters: without spaces to divide words, text has thousands of them
+            beside: `LETTER` beside every kind of neighbour that `_ask` puts a character beside
+            becomes: what becomes of that
+        """
+        for first in range(0, len(letters), _AT_ONCE):
+            some = letters[first : first + _AT_ONCE]
+            text = "".join([beside.replace(LETTER, letter) for letter in some])
+            expected = [part.replace(LETTER, letter) for letter in some for part in becomes]
+            if self.pre_tokens(text) == expected:
+                yield some
+            elif len(some) > 2:
+                half = len(some) // 2
+                yield from self._find_alike(some[:half], beside, becomes)
+                yield from self._find_alike(some[half:], beside, becomes)
 
     def _ask(self, character: str, has_marks: bool) -> int:
         kind = unicodedata.category(character)[0]
@@ -276,7 +316,8 @@ class CutRule:
             or not is_safe("x", f" {character}x")
         ):
             return OTHER
-        if kind == "M" or not is_safe("x\u00a0" + character, " x"):
+        is_mark = kind == "M" or not is_safe("x\u00a0" + character, " x")
+        if is_mark or not is_safe("x", f"\u00a0{character}x"):
             return COMBINING
         if kind == "L" and has_marks and all(
             is_safe("x" + character, mark) for mark in (".", "'s", "!x")

@@ -63,6 +63,33 @@ def fill_trie(pieces: U8, starts: I64, keys: I64, children: I32, numbers: I32) -
     return num_nodes
 
 
+def find_pairs(keys: I64, children: I32) -> I32:
+    """Return int32 (256, 257), the node behind every two bytes, and behind one; 0 for none.
+
+    Half of the edges that a word is looked up by are the first or the second of a piece.
+
+    Args:
+        keys: int64, a tree of pieces, as `build_trie` returns it
+        children: int32
+
+    Example:
+        >>> keys = np.array([97, (1 << 8) | 98, -1, -1])
+        >>> pairs = find_pairs(keys, np.array([1, 2, 0, 0], np.int32))
+        >>> int(pairs[97, 256]), int(pairs[97, 98]), int(pairs[98, 97])
+        (1, 2, 0)
+    """
+    pairs = np.zeros((256, 257), np.int32)
+    is_first = (keys >= 0) & (keys < 256)
+    pairs[keys[is_first], 256] = children[is_first]
+    byte_of = np.full(int(children.max(initial=0)) + 1, -1)  # of nodes behind the root
+    byte_of[children[is_first]] = keys[is_first]
+    is_second = keys >= 256
+    is_second[is_second] = byte_of[keys[is_second] >> 8] >= 0
+    edges = keys[is_second]
+    pairs[byte_of[edges >> 8], edges & 255] = children[is_second]
+    return pairs
+
+
 @numba.njit(cache=True, nogil=True)
 def lead_of(words: U8, start: Int, stop: Int) -> tuple[Int, Int]:
     """Return which of LEADS a word begins with, -1 for other white space, and its length.
@@ -82,10 +109,12 @@ def lead_of(words: U8, start: Int, stop: Int) -> tuple[Int, Int]:
             kind = 2
         elif end + 2 < stop and words[end] == 0xE3 and words[end + 1] == words[end + 2] == 0x80:
             kind = 3
+        elif end + 1 < stop and words[end] == 0xC2 and words[end + 1] == 0xA0:
+            kind = 4
         if kind == 0:
             return number, end - start
-        number = 3 * number + kind  # as LEADS are numbered
-        end += 3 if kind == 3 else 1
+        number = 4 * number + kind  # as LEADS are numbered
+        end += 3 if kind == 3 else 2 if kind == 4 else 1
     return -1, 0
 
 
@@ -138,8 +167,8 @@ def spell(
 
 @numba.njit(cache=True, nogil=True)
 def find_path(
-    text: U8, size: Int, keys: I64, children: I32, numbers: I32, scores: F64, unknown: Int,
-    lowest: float, best: F64, came_from: I32, took: I32,
+    text: U8, size: Int, keys: I64, children: I32, numbers: I32, pairs: I32, scores: F64,
+    unknown: Int, lowest: float, best: F64, came_from: I32, took: I32,
 ) -> None:  # fmt: skip
     """Fill the best way to every place of a text.
 
@@ -149,6 +178,7 @@ def find_path(
         keys: int64, with `children` and `numbers` the pieces, as `build_trie` returns them
         children: int32
         numbers: int32
+        pairs: int32 (256, 257), from `find_pairs`
         scores: float64 (V,), logarithm of the probability of each piece
         unknown: number of the piece for what is unknown
         lowest: score of a character without a piece
@@ -164,19 +194,22 @@ def find_path(
         first = text[start]
         length = 1 if first < 0x80 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
         has_piece = False
-        node, place = int64(0), start
-        while place < size:
-            slot = edge_slot(keys, node, text[place])
-            if keys[slot] == -1:
-                break
-            node = children[slot]
-            place += 1
+        node, place = int64(pairs[first, 256]), start + 1
+        while node > 0:
             piece = numbers[node]
             if piece >= 0:
                 score = scores[piece] + here
                 if came_from[place] < 0 or score > best[place]:
                     best[place], came_from[place], took[place] = score, start, piece
                 has_piece = has_piece or place - start == length
+            if place == size:
+                break
+            if place == start + 1:
+                node = int64(pairs[first, text[place]])
+            else:
+                slot = edge_slot(keys, node, text[place])
+                node = int64(children[slot]) if keys[slot] != -1 else int64(0)
+            place += 1
         if not has_piece:
             place = start + length
             score = lowest + here
@@ -188,7 +221,8 @@ def find_path(
 @numba.njit(cache=True, nogil=True)
 def match_unigrams(
     words: U8, starts: I64, plain: U8, places: I32, others: U8, leads: npt.NDArray[np.bool_],
-    keys: I64, children: I32, numbers: I32, scores: F64, unknown: Int, lowest: float, begin: Int,
+    keys: I64, children: I32, numbers: I32, pairs: I32, scores: F64, unknown: Int, lowest: float,
+    begin: Int,
 ) -> tuple[I32, I32, I64]:  # fmt: skip
     """Return ids, where each token begins in its word if that is asked for, and lengths.
 
@@ -198,10 +232,11 @@ def match_unigrams(
         plain: uint8 (NUM_CLASSES,), as `spell` takes it
         places: int32 (NUM_CLASSES,), as `spell` takes it
         others: uint8, as `spell` takes it
-        leads: bool (13,), which of LEADS are a mark for a space
+        leads: bool (21,), which of LEADS are a mark for a space
         keys: int64, with `children` and `numbers` the pieces, as `build_trie` returns them
         children: int32
         numbers: int32
+        pairs: int32 (256, 257), from `find_pairs`
         scores: float64 (V,)
         unknown: number of the piece for what is unknown; neighbours become one token
         lowest: score of a character without a piece
@@ -224,10 +259,12 @@ def match_unigrams(
         lead, skipped = lead_of(words, start, stop)
         if lead < 0 or not leads[lead] or start + skipped == stop:
             continue
+        if lead > 0 and lead % 4 == 0 and words[start + skipped] >= 0x80:
+            continue  # what a no-break space and a mark become together is not known
         size = spell(words, start + skipped, stop, plain, places, others, buffer, origins)
         if size == 0:
             continue
-        find_path(buffer, size, keys, children, numbers, scores, unknown, lowest,
+        find_path(buffer, size, keys, children, numbers, pairs, scores, unknown, lowest,
                   best, came_from, took)  # fmt: skip
         first, place = used, size
         while place > 0:

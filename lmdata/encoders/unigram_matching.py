@@ -18,12 +18,13 @@ import numpy as np
 import tokenizers
 
 from lmdata.encoders.cut_kernels import I64, NUM_CLASSES, U8, UNKNOWN
-from lmdata.encoders.cuts import CutRule, added_spellings, composing_characters
+from lmdata.encoders.cuts import LETTER, CutRule, added_spellings, composing_characters
 from lmdata.encoders.unigram_kernels import (
     I32,
     MOST_GROWTH,
     OTHERS,
     fill_trie,
+    find_pairs,
     lead_of,
     match_unigrams,
 )
@@ -31,7 +32,7 @@ from lmdata.ragged import frozen, offsets_of
 from lmdata.tokenizer_classes import steps_of
 
 SPACE_MARK = "\u2581"
-BLANKS = (" ", "\n", "\u3000")
+BLANKS = (" ", "\n", "\u3000", "\u00a0")
 LEADS = ("", *BLANKS, *(first + second for first in BLANKS for second in BLANKS))
 """White space at the beginning of a word that may come out as one mark for a space."""
 UNKNOWN_PENALTY = 10.0  # below the lowest score: models/unigram of `tokenizers`
@@ -75,6 +76,7 @@ class UnigramMatcher:
         self._scores = np.array([score for _, score in vocabulary], np.float64)
         self._unknown = int(definition["model"]["unk_id"])
         self._trie = build_trie([piece.encode("utf-8", "replace") for piece, _ in vocabulary])
+        self._pairs = find_pairs(*self._trie[:2])
         self._plain = np.zeros(NUM_CLASSES, np.uint8)
         self._places = np.zeros(NUM_CLASSES, np.int32)
         self._others = bytearray()
@@ -110,8 +112,12 @@ class UnigramMatcher:
         What is kept for each is 0, or 1 + its canonical combining class: marks stay in their
         order only where these do not fall. Or that it becomes others, which `_others` holds.
         """
+        is_kept = self._rule.pre_tokens(f"x{LETTER}x") == [f"{SPACE_MARK}x{LETTER}x"]
         for code in codes.tolist():
             character = chr(code)
+            if is_kept and character in self._rule.alike and self._is_settled(character):
+                self._plain[code] = 1  # a letter, which has no combining class
+                continue
             if not self._is_settled(character) or unicodedata.category(character)[0] in "CZ":
                 continue
             found = self._rule.pre_tokens(f"x{character}x")
@@ -174,7 +180,7 @@ class UnigramMatcher:
         return match_unigrams(
             frozen(words), frozen(starts), self._plain, self._places,
             frozen(np.frombuffer(bytes(self._others) or b"\0", np.uint8)), self._leads, *self._trie,
-            self._scores, self._unknown, lowest, begin,
+            self._pairs, self._scores, self._unknown, lowest, begin,
         )  # fmt: skip
 
 

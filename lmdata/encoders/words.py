@@ -6,7 +6,8 @@ the same pass serves every tokenizer whose rules allow such cuts. Words are numb
 in which they are first seen and kept as bytes, exactly: equal hashes are compared byte by byte.
 
 An entry of ids is four wide: how many ids the word has and, up to three, the ids themselves, so
-that almost every word costs one access to memory. The ids of longer words lie elsewhere.
+that almost every word costs one access to memory. The ids of longer words lie elsewhere, behind
+their number.
 """
 
 from __future__ import annotations
@@ -185,14 +186,13 @@ class WordIds:
     def __init__(self, id_dtype: type[np.uint16] | type[np.uint32]) -> None:
         self.num_words = 0
         self._entries: Ids = np.zeros(4 << 13, id_dtype)
-        self._num_long_ids = self._num_long_words = 0
+        self._num_long_ids = 0
         self._long_ids: Ids = np.zeros(1 << 10, id_dtype)
-        self._long_spans: I64 = np.zeros(1 << 9, np.int64)
 
     @property
     def size_bytes(self) -> int:
         """Memory that the ids hold."""
-        return self._entries.nbytes + self._long_ids.nbytes + self._long_spans.nbytes
+        return self._entries.nbytes + self._long_ids.nbytes
 
     def extend(self, ids: Ids, lengths: I64) -> None:
         """Add words: integers (T,) ids, int64 (W,) how many each has, -1 for still to be given."""
@@ -214,17 +214,15 @@ class WordIds:
             self._add_long(numbers[is_long], ids[np.repeat(is_long, lengths)], lengths[is_long])
 
     def _add_long(self, numbers: I64, ids: Ids, lengths: I64) -> None:
-        """Keep ids elsewhere; the entry says, in two halves of 16 bits, the place of their span."""
-        first, self._num_long_words = self._num_long_words, self._num_long_words + len(numbers)
-        places = np.arange(first, self._num_long_words)
-        self._entries[4 * numbers + 1] = places & 0xFFFF
-        self._entries[4 * numbers + 2] = places >> 16
-        stops = self._num_long_ids + np.cumsum(lengths)
-        self._long_spans = _with_room(self._long_spans, 2 * self._num_long_words)
-        self._long_spans[2 * places], self._long_spans[2 * places + 1] = stops - lengths, stops
-        begin, self._num_long_ids = self._num_long_ids, self._num_long_ids + len(ids)
+        """Keep ids elsewhere, their number before them; the entry says where, in halves."""
+        begins = self._num_long_ids + np.cumsum(lengths + 2) - lengths - 2
+        places = np.arange(len(ids)) + np.repeat(2 * np.arange(1, len(lengths) + 1), lengths)
+        first, self._num_long_ids = self._num_long_ids, int(begins[-1] + 2 + lengths[-1])
         self._long_ids = _with_room(self._long_ids, self._num_long_ids)
-        self._long_ids[begin : self._num_long_ids] = ids
+        self._long_ids[first + places] = ids
+        self._long_ids[begins], self._long_ids[begins + 1] = lengths & 0xFFFF, lengths >> 16
+        self._entries[4 * numbers + 1] = begins & 0xFFFF
+        self._entries[4 * numbers + 2] = begins >> 16
 
     def gather(self, words: I32, before_mark: I64) -> tuple[Ids, I64]:
         """Return the ids of words in order, and how many are before each mark.
@@ -236,7 +234,7 @@ class WordIds:
         ids = np.empty(len(words) * 5 // 4 + 1024, self._entries.dtype)
         before = np.empty(len(before_mark), np.int64)
         state = np.zeros(3, np.int64)
-        stores = (self._entries, self._long_ids, self._long_spans)
+        stores = (self._entries, self._long_ids)
         while not gather_ids(words, *stores, before_mark, state, ids, before):
             ids = np.resize(ids, 2 * len(ids))
         return ids[: state[_USED]], before
@@ -249,16 +247,14 @@ def _with_room(array: Ids, size: int) -> Ids:
 
 @numba.njit(cache=True, nogil=True)
 def gather_ids(
-    words: I32, entries: Ids, long_ids: Ids, long_spans: I64, before_mark: I64, state: I64,
-    ids: Ids, before: I64,
+    words: I32, entries: Ids, long_ids: Ids, before_mark: I64, state: I64, ids: Ids, before: I64,
 ) -> bool:  # fmt: skip
     """Copy the ids of words from where `state` says; return False if `ids` is full.
 
     Args:
         words: int32 (W,), numbers of words
         entries: ids (4 * words of the table,), number of ids and up to INLINE ids of each
-        long_ids: ids, of the words that have more
-        long_spans: int64, where in `long_ids` those of each begin and end
+        long_ids: ids, of the words that have more, behind their number in two halves
         before_mark: int64 (M,), sorted, how many words are before each mark
         state: int64 (3,), word, ids used and mark reached; moved on
         ids: filled with the ids of all words
@@ -274,8 +270,8 @@ def gather_ids(
         count: Int = np.int64(entries[entry])
         start: Int = 0
         if count > INLINE:
-            place = 2 * (np.int64(entries[entry + 1]) | np.int64(entries[entry + 2]) << 16)
-            start, count = long_spans[place], long_spans[place + 1] - long_spans[place]
+            start = (np.int64(entries[entry + 1]) | np.int64(entries[entry + 2]) << 16) + 2
+            count = np.int64(long_ids[start - 2]) | np.int64(long_ids[start - 1]) << 16
         if used + max(count, INLINE) > len(ids):
             state[_WORD], state[_MARK], state[_USED] = index, mark, used
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -101,6 +102,32 @@ def test_a_planted_unsafe_cut_fails_the_checker(name, character, wrong):
     text, parts = find_unsafe_cut(rule, battery())
     assert character in text
     assert "".join(parts) == text
+
+
+LETTERS = [code for code in range(0x80, 0x30000) if unicodedata.category(chr(code)) == "Lo"]
+
+
+def one_by_one(name):
+    """Return a rule that asks about every character by itself."""
+    rule = rule_of(name)
+    rule._find_alike = lambda *_: []
+    return rule
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_letters_asked_about_together_are_what_they_are_alone(name):
+    codes = np.array(LETTERS[::151] + LETTERS[:3000:37] + list(range(0x0E30, 0x0E34)))
+    together, alone = rule_of(name), one_by_one(name)
+    assert together._ask_each(codes) == alone._ask_each(codes)
+    if find_unigram_obstacle(published(name).definition) is None:
+        matchers = [
+            UnigramMatcher(published(name).backend, published(name).definition, rule)
+            for rule in (together, alone)
+        ]
+        for matcher in matchers:
+            matcher.learn(codes)
+        assert np.array_equal(matchers[0]._plain, matchers[1]._plain)
+        assert len(together.alike) > 500
 
 
 @pytest.mark.parametrize(
@@ -223,6 +250,14 @@ def test_characters_that_become_others_are_matched_where_neighbours_do_not_matte
     raw = np.frombuffer(text.encode(), np.uint8)
     _, lengths = encoder._matcher.match(raw, np.array([0, len(raw)]))
     assert (lengths[0] >= 0) == is_matched
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_break_spaces_are_cut_at_but_not_before_marks(name):
+    parts = ["5", "km", "\u00a0", " ", "\u0301", "\u0e33", "\u4e2d", "\n", "."]
+    documents = list(map("".join, itertools.product(parts, repeat=4)))[::23]
+    assert_is_reference(published(name), encoder_of(name), documents)
+    assert rule_of(name).cut("x\u00a0\u0301y 5\u00a0km")[0] == "x\u00a0\u0301y"
 
 
 def test_most_words_are_matched_without_tokenizers():

@@ -218,6 +218,26 @@ def test_lines_mode_makes_each_line_with_text_a_sentence():
     assert_split("\nOne. Two!|\n \t\r\nThree|\r\nfour\n\n", "lines")
 
 
+@pytest.mark.parametrize("following", ["The end", "Smith came", "A", "X. Y", "It's so", "I"])
+def test_the_quick_look_at_plain_words_says_what_the_rules_say(following):
+    words = [*word_flags(), *map(str.title, word_flags()), "a", "B", "see)", "unquestionable", "x1"]
+    for beginning in ("", "He saw ", "He saw (", "go-", "é"):
+        quick = [f"{beginning}{word}. {following}" for word in words]
+        slow = [f"{beginning}{word}.  {following}" for word in words]  # two spaces: no quick look
+        counts = [
+            [len(split(document)) for document in documents] for documents in (quick, slow)
+        ]  # fmt: skip
+        assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("mode", ["rules", "lines"])
+def test_sentences_of_a_letter_find_room(mode):
+    end = "! " if mode == "rules" else "\n"
+    starts, _, offsets = starts_of([f"A{end}" * 500, "", f"A{end}"], mode)
+    assert len(starts) == 501
+    assert starts[-1] == offsets[-2]
+
+
 def test_none_mode_makes_each_document_a_sentence():
     starts, _, offsets = starts_of(["One. Two.\n\nThree.", "", "Four."], "none")
     assert starts.tolist() == [0, offsets[2]]
