@@ -30,7 +30,8 @@ from lmdata.dataset import open_store
 from lmdata.errors import ConfigError, IntegrityError, MismatchError, OutputError
 from lmdata.examples import write_examples
 from lmdata.exporting.export import EXPORT_NAME, FORMATS, export_store
-from lmdata.exporting.flat import ExportFacts, LitData, Mds
+from lmdata.exporting.flat import LitData, Mds
+from lmdata.exporting.format import ExportFacts, ExportRows
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES
 from lmdata.tokenizer import Tokenizer, load_tokenizer, wordpiece_backend
@@ -340,7 +341,7 @@ def test_files_are_filled_as_far_as_they_go(sizes: list[int], blocks: list[int])
             part = sizes[done : done + count]
             done += len(part)
             values = np.zeros(sum(part), np.uint16)
-            writer.write(chunks.ExportRows(Ragged(values, offsets_of(part)), None))
+            writer.write(ExportRows(Ragged(values, offsets_of(part)), None))
         writer.finish()
     finally:
         chunks.CHUNK_BYTES = limit
