@@ -260,6 +260,7 @@ def test_bytes_are_those_of_their_own_writer(name: str, tokens: Path, tmp_path: 
     assert {file: ours[file] for file in BY_THEIR_WRITERS[name]} == BY_THEIR_WRITERS[name]
 
 
+@pytest.mark.filterwarnings("ignore")  # Megatron's own
 def test_megatron_reads_it(tokens: Path, tmp_path: Path) -> None:
     module = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     export_store(tokens, tmp_path, "megatron", end_token="none")
@@ -268,6 +269,7 @@ def test_megatron_reads_it(tokens: Path, tmp_path: Path) -> None:
         assert [row.tolist() for row in dataset] == ids
 
 
+@pytest.mark.filterwarnings("ignore")  # those of streaming
 def test_streaming_reads_it(tokens: Path, tmp_path: Path) -> None:
     streaming = pytest.importorskip("streaming")
     export_store(tokens, tmp_path, "mds")
@@ -277,6 +279,7 @@ def test_streaming_reads_it(tokens: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore")  # those of LitData
 def test_litdata_reads_it(tokens: Path, tmp_path: Path) -> None:
     litdata = pytest.importorskip("litdata")
     export_store(tokens, tmp_path, "litdata")
