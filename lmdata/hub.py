@@ -210,7 +210,7 @@ class HubFolder:
         if status in (401, 403, 404):
             return OutputError(
                 f"{self} is not there, or this process may not write it: make the repository "
-                f"first, and set HF_TOKEN to a token that may write; it said: {line}"
+                f"first, and set HF_TOKEN to a token that may write; it said: {line[:80]}"
             )
         return OutputError(f"can't write {self}: {line}")
 

@@ -80,8 +80,21 @@ def _owned(data: bytes) -> set[str]:
 
 
 def place_of(path: Path | str) -> Place:
-    """Return the place of an output, here or in a store."""
+    """Return the place of an output that several commands write, here or in a store.
+
+    Raises:
+        OutputError: it is on the hub
+    """
+    _refuse_hub(path)
     return _folder_at(path).place
+
+
+def _refuse_hub(path: Path | str) -> None:
+    if is_hub(path):
+        raise OutputError(
+            f"{path} takes one commit when all is done, so that no parts of a build and no "
+            "leftovers are there: parts need a disk or a store, as --output s3://BUCKET/tokens"
+        )
 
 
 def check_unfinished(path: Path | str) -> None:
@@ -109,11 +122,8 @@ def claim_folder(
         OutputError: it holds a dataset or other files, can't be written, or is in use
     """
     folder = _folder_at(path)
-    if is_shared and is_hub(path):
-        raise OutputError(
-            f"{path} takes one commit when all is done, and parts of a build need a place that all "
-            "machines write: give a disk or a store, as --output s3://BUCKET/tokens"
-        )
+    if is_shared:
+        _refuse_hub(path)
     folder.refuse_existing(overwrite=overwrite)
     with lease(folder.path, is_shared=is_shared) as held:
         folder.refuse_existing(overwrite=overwrite)
@@ -133,8 +143,9 @@ def claim_leftovers(path: Path | str) -> Iterator[Place]:
     """Yield the place of an output that nobody writes while the block lasts.
 
     Raises:
-        OutputError: another command writes there
+        OutputError: another command writes there, or it is on the hub
     """
+    _refuse_hub(path)
     folder = _folder_at(path)
     with lease(folder.path):
         yield folder.place

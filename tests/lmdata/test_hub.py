@@ -104,7 +104,7 @@ def test_a_store_is_published_by_one_commit_and_read_back(
     assert all_bytes(at_hand(OUTPUT)) == whole
     with pytest.raises(OutputError, match=r"hf://.*/tokens exists and is complete: add --over"):
         tokenize(corpus, OUTPUT)
-    with pytest.raises(OutputError, match=r"takes one commit .* parts of a build need a place"):
+    with pytest.raises(OutputError, match=r"takes one commit .*: parts need a disk or a store"):
         tokenize(corpus, OUTPUT, part=Part(1, 2))
 
 

@@ -13,7 +13,7 @@ from lmdata.building.leftovers import clean_up
 from lmdata.building.resumable import Part
 from lmdata.copies import at_hand
 from lmdata.corpus import CorpusConfig, find_sources
-from lmdata.errors import CorpusError, OutputError
+from lmdata.errors import CorpusError, LmdataError, OutputError
 from lmdata.examples import write_examples
 from lmdata.recipes import RECIPES
 from lmdata.remote import RemotePlace, find_files
@@ -104,7 +104,7 @@ def test_what_a_person_can_mend_is_one_line(
 ) -> None:
     with pytest.raises(CorpusError, match="s3://nowhere is not there: no such bucket"):
         find_sources(["s3://nowhere/corpus"], CorpusConfig())
-    with pytest.raises(OutputError, match="s3://nowhere is not there: no such bucket"):
+    with pytest.raises(LmdataError, match="s3://nowhere is not there: no such bucket"):
         tokenize(corpus, "s3://nowhere/tokens")
     with pytest.raises(CorpusError, match=r"no file matches s3://bucket/corpus/\*\.csv"):
         find_sources(["s3://bucket/corpus/*.csv"], CorpusConfig())
