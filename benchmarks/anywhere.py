@@ -20,25 +20,38 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.measure import DATA, print_table, timed, write_result
 from benchmarks.tokenize import NUM_CORES, run_command, text_bytes, tokenize_command
-from lmdata.building.assembly import combine_receipts, describe_sources
-from lmdata.building.plan import UnitReceipt, make_units
-from lmdata.config import build_config
+from lmdata.building.assembly import Totals
+from lmdata.building.plan import DEFAULT_UNIT_BYTES, Unit, UnitReceipt, make_units
+from lmdata.building.receipts import Packed, find_receipts
 from lmdata.dataset import open_stores
 from lmdata.encoding import RoundTrip
 from lmdata.exporting.export import FORMATS, export_store
+from lmdata.places import LocalPlace
 from lmdata.reading.sources import Source
-from lmdata.schema import ShardRecord, parse_json_object, to_json
-from lmdata.settings import CorpusConfig
+from lmdata.schema import (
+    FORMAT_VERSION,
+    BlockRecord,
+    Manifest,
+    ShardRecord,
+    TokenizerIdentity,
+    manifest_json,
+    to_json,
+)
+from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
 
 PARTS = ("s3", "ray", "export", "final")
 KEY = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
        "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}  # fmt: skip
 TEN_TB = 10**13
+BLOCKS_OF_SHARD, BUFFERS_OF_BLOCK = 32, 6  # of a token store
 
 
 def main(arguments: list[str]) -> None:
@@ -64,7 +77,7 @@ def interleaved(commands: dict[str, Any], num_bytes: int, num_runs: int) -> list
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for run in range(num_runs + 1):
         for name, make in commands.items():
-            elapsed_s, _ = run_command(make())
+            elapsed_s, *_ = run_command(make())
             if run:  # the first run may compile kernels and fill the page cache
                 seconds[name].append(elapsed_s)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -196,38 +209,99 @@ def measure_export(
 # ---- The final step of 10 TB
 
 
+class Receipts(LocalPlace):
+    """A place with the receipts of many units, made when they are read, and all of their parts."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        super().__init__(Path("/simulated"))
+        object.__setattr__(self, "units", units)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the receipt of a unit."""
+        unit = self.units[int(name.removeprefix(".build/unit-").removesuffix(".json"))]
+        is_first = unit.extents[0].start == 0
+        return to_json(_receipt(unit.number, str(unit.sources[0]), is_first=is_first)).encode()
+
+    def holds(self, name: str, size_bytes: int, xxh3: str) -> bool:
+        """Whether a part is there: its bytes are what `finish` is measured with."""
+        return True
+
+
 def measure_final(
     files: Sequence[Path], folder: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Plan 10 TB of JSON lines, read as many receipts as it has units, and sum them up."""
-    size = TEN_TB // options.num_sources
+    """End a real build that is done, then all of the end of 10 TB but the rows themselves."""
+    return [*_end_a_build(files, folder), *_end_ten_tb(options.num_sources)]
+
+
+def _end_a_build(files: Sequence[Path], folder: Path) -> list[dict[str, Any]]:
+    """Do a build in one part, and time what puts it together: every byte of the ids passes here."""
+    output = folder / "parts"
+    command = tokenize_command(files, DATA / "vocab" / "bert-base-uncased", output)
+    run_command([*[word for word in command if word != "--overwrite"], "--part", "1/1"])
+    num_bytes = sum(path.stat().st_size for path in output.glob(".build/*.part"))
+    elapsed_s, *_ = run_command([command[0], "finish", str(output)])
+    return [{"what": "finish, parts of the files", "mb_per_s": num_bytes / 1e6 / elapsed_s,
+             "of_local": None, "seconds": [round(elapsed_s, 2)]}]  # fmt: skip
+
+
+def _end_ten_tb(num_sources: int) -> list[dict[str, Any]]:
+    size = TEN_TB // num_sources
     sources = [
         Source(name=f"{n:06d}.jsonl", path=Path(f"/c/{n:06d}.jsonl"), format="jsonl",
                size_bytes=size, version=n)
-        for n in range(options.num_sources)
+        for n in range(num_sources)
     ]  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    units = make_units(sources, CorpusConfig(), 32 << 20)
-    planned_s = time.perf_counter() - start
-    receipts = []
-    for unit in units:
-        key = str(unit.sources[0])
-        text = to_json(_receipt(unit.number, key, is_first=unit.extents[0].start == 0))
-        receipts.append(build_config(UnitReceipt, parse_json_object(text, "receipt")))
-    read_s = time.perf_counter() - start - planned_s
-    combine_receipts(receipts, {"train": ()})
-    describe_sources(sources, receipts)
-    summed_s = time.perf_counter() - start - planned_s - read_s
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    steps: list[tuple[str, float, int]] = []  # what, seconds, MiB in use at most so far
+    before, start = _peak_bytes(), time.perf_counter()
+
+    def note(what: str) -> None:
+        elapsed_s = time.perf_counter() - start - sum(step[1] for step in steps)
+        steps.append((what, elapsed_s, (_peak_bytes() - before) >> 20))
+
+    units = make_units(sources, CorpusConfig(), DEFAULT_UNIT_BYTES)
+    note(f"plan of {len(units):,} units")
+    done = Packed(UnitReceipt)
+    for number, (receipt, _) in enumerate(find_receipts(Receipts(units), len(units), UnitReceipt)):
+        done[number] = receipt
+    note("receipts read")
+    totals = Totals(num_sources)
+    for number in range(len(units)):
+        totals.add(done.pop(number))
+    note("receipts summed")
+    shards = [_shard(n) for n in range(TEN_TB * 42 // 100 // DEFAULT_SHARD_BYTES)]
+    text = manifest_json(Manifest(
+        kind="tokens", format_version=FORMAT_VERSION, created_with="lmdata", configuration={},
+        tokenizer=TokenizerIdentity(hash="0" * 32, vocab_size=30522, kind="WordPiece"),
+        sources=totals.sources(sources), splits={"train": tuple(shards)},
+        ledger=totals.ledger({"train": shards}),
+    ))  # fmt: skip
+    note(f"manifest of {len(shards):,} shards, {len(text) / 1e6:.0f} MB")
     return [
-        {"what": f"final step of 10 TB: {what}", "mb_per_s": None, "of_local": None,
-         "seconds": [round(value, 2)]}
-        for what, value in (
-            (f"plan of {len(units):,} units", planned_s), ("receipts parsed", read_s),
-            ("receipts summed", summed_s), (f"memory, MiB: {(peak - before) >> 10:,}", 0.0),
-        )
+        {"what": f"end of 10 TB: {what}; memory at most {peak:,} MiB more", "mb_per_s": None,
+         "of_local": None, "seconds": [round(elapsed_s, 2)]}
+        for what, elapsed_s, peak in steps
     ]  # fmt: skip
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _hashes(seed: int) -> tuple[str, ...]:
+    return tuple(f"{seed + n:032x}" for n in range(BUFFERS_OF_BLOCK))
+
+
+def _shard(number: int) -> ShardRecord:
+    """Return a shard of 256 MB as writers describe it."""
+    edges = np.linspace(1000, DEFAULT_SHARD_BYTES - 1000, BLOCKS_OF_SHARD + 1).astype(int).tolist()
+    blocks = tuple(
+        BlockRecord(start=start, stop=stop, xxh3=_hashes(start)) for start, stop in pairwise(edges)
+    )
+    return ShardRecord(
+        file=f"train-{number:05d}.arrow", rows=150_000, tokens=120_000_000,
+        bytes=DEFAULT_SHARD_BYTES, xxh3=f"{number:032x}", blocks=blocks, frame=f"{number:032x}",
+    )  # fmt: skip
 
 
 def _receipt(number: int, source: str, *, is_first: bool) -> UnitReceipt:

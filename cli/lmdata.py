@@ -240,7 +240,7 @@ def tokenize(
 
 
 @main.command()
-@click.argument("tokens", type=FOLDER, default="tokens")
+@click.argument("tokens", type=PLACE, default="tokens")
 @click.option("--rate", "mlm_probability", type=float,
               help="Share of the tokens to predict.  [default: the recipe's, 0.15]")  # fmt: skip
 @click.option("--recipe", "recipe_name", default="bert", show_default=True,
@@ -251,7 +251,7 @@ def tokenize(
 @click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True,
               help="Which epoch of the view is frozen.")  # fmt: skip
 @engine_options
-@output_option("shards")
+@output_option("shards", is_anywhere=True)
 @seed_option
 @num_workers_option
 @overwrite_option
@@ -259,9 +259,10 @@ def tokenize(
 @set_option
 @result_options
 def mask(
-    tokens: Path, recipe_name: str, epoch: int, engine: str, address: str | None, output: Path,
-    seed: int | None, num_workers: int | None, overwrite: bool, config_path: Path | None,
-    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
+    tokens: Path | str, recipe_name: str, epoch: int, engine: str, address: str | None,
+    output: Path | str, seed: int | None, num_workers: int | None, overwrite: bool,
+    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Freeze one view of a token store: pairs, masks and labels as files.
 

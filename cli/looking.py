@@ -75,11 +75,11 @@ def recipes(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("dataset", type=FOLDER, default="shards")
+@click.argument("dataset", type=PLACE, default="shards")
 @split_option
 @click.option("--plot", type=FOLDER, help="Picture to write: a .png, or an .html page.")
 @result_options
-def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bool) -> None:
+def stats(dataset: Path | str, split: str, plot: Path | None, as_json: bool, quiet: bool) -> None:
     """Describe a token store or shards: lengths, fill, fertility, masks by position.
 
     \b
@@ -97,12 +97,13 @@ def stats(dataset: Path, split: str, plot: Path | None, as_json: bool, quiet: bo
 
 
 @click.command()
-@click.argument("dataset", type=FOLDER)
+@click.argument("dataset", type=PLACE)
 @page_options
 @result_options
 def report(
-    dataset: Path, output: Path | None, overwrite: bool, is_opened: bool, as_json: bool, quiet: bool
-) -> None:
+    dataset: Path | str, output: Path | None, overwrite: bool, is_opened: bool, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Write one page about a token store, shards or tags: flow, lengths, pieces, rows to read.
 
     Of tags: what each rule would drop and why, kept and dropped documents side by side. The page
@@ -112,12 +113,13 @@ def report(
     Example: lmdata report tokens/ --open
     Example: lmdata report tags/
     """
+    from lmdata.copies import at_hand
     from lmdata.page import check_writable, write_page
 
-    path = output or Path(f"{dataset.resolve().name}-report.html")
+    path = output or Path(f"{Path(dataset).resolve().name}-report.html")
     check_writable(path, overwrite=overwrite)
     with ProgressLine("reporting", quiet=quiet):
-        found, page = make_page(dataset)
+        found, page = make_page(at_hand(dataset))
         write_page(page, path, overwrite=overwrite)
     echo_page(found, path, is_opened=is_opened, as_json=as_json, quiet=quiet)
 
@@ -140,7 +142,7 @@ def make_page(dataset: Path) -> tuple[Any, Page]:
 
 
 @click.command()
-@click.argument("dataset", type=FOLDER, default="shards")
+@click.argument("dataset", type=PLACE, default="shards")
 @split_option
 @click.option(
     "--row", type=click.IntRange(min=0), default=0, show_default=True, help="First row to show."
@@ -152,7 +154,7 @@ def make_page(dataset: Path) -> tuple[Any, Page]:
 @click.option("--source", is_flag=True, help="Say from which file and line each one comes.")
 @json_option
 def show(
-    dataset: Path, split: str, row: int, num_rows: int, find: str | None, source: bool,
+    dataset: Path | str, split: str, row: int, num_rows: int, find: str | None, source: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Print rows readably: what is masked, replaced or kept, where sentences end.
@@ -218,7 +220,7 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
 
 @click.command()
 @click.argument("tokens", type=PLACE)
-@click.argument("output", type=FOLDER)
+@click.argument("output", type=PLACE)
 @click.option("--format", "format_name", type=Choice(FORMAT_NAMES), required=True,
               help="Whose format; docs/other-trainers.md shows how each is read.")  # fmt: skip
 @click.option("--end-token", metavar="PIECE", default="auto", show_default=True,
@@ -229,14 +231,15 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
 @overwrite_option
 @result_options
 def export(
-    tokens: Path | str, output: Path, format_name: str, end_token: str, row_length: int | None,
-    overwrite: bool, as_json: bool, quiet: bool,
+    tokens: Path | str, output: Path | str, format_name: str, end_token: str,
+    row_length: int | None, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write a token store in the format of another trainer, byte for byte as it expects it.
 
     \b
     Example: lmdata export tokens/ nanoGPT/data/wiki --format nanogpt
     Example: lmdata export tokens/ wiki-mds/ --format mds --row-length 2048
+    Example: lmdata export tokens/ hf://datasets/me/wiki --format parquet
     """
     from lmdata.exporting.export import export_store
 
@@ -250,7 +253,7 @@ def export(
     echo_result({"output": str(output), **vars(result)}, as_json=as_json, quiet=quiet, lines=lines)
 
 
-def export_lines(export: Export, output: Path, elapsed_s: float) -> list[str]:
+def export_lines(export: Export, output: Path | str, elapsed_s: float) -> list[str]:
     """Return what a person sees."""
     num_bytes = sum(file.bytes for file in export.files)
     what = f"rows of {export.row_length:,} tokens" if export.row_length else "documents"

@@ -188,8 +188,11 @@ class LocalPath(click.Path):
     """A file or folder of this machine, not an empty name."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return the path."""
-        return super().convert(NAME.convert(value, param, ctx), param, ctx)
+        """Return the path; a URI would be taken for one."""
+        name = NAME.convert(value, param, ctx)
+        if "://" in str(name):
+            self.fail(f"{name!r} is in a store: give a file or folder of this machine.")
+        return super().convert(name, param, ctx)
 
 
 NAME, LABELLED = PathName(), PathName(takes_label=True)

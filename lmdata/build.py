@@ -271,8 +271,9 @@ def finish_dataset(
         IntegrityError: units are missing, or there is no such build
         OutputError: it is finished, a part is being done still, or the disk is full
     """
+    place = place_of(output)
     check_unfinished(output)
-    kind = read_plan(place_of(output)).get(FACTS, {}).get("kind")
+    kind = read_plan(place).get(FACTS, {}).get("kind")
     if kind == "tokens":
         return finish_store(output, progress)
     if kind == "tags":

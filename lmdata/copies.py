@@ -8,6 +8,7 @@ block, where it is used, as all datasets are.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def at_hand(path: Path | str) -> Path:
         IntegrityError: it is not whole, or can't be read
     """
     return _copy(path.rstrip("/")) if isinstance(path, str) and is_uri(path) else Path(path)
+
+
+def beside(folder: Path, name: str) -> Path:
+    """Return a dataset of this machine that another one names: by a URI, or as seen from it.
+
+    Raises:
+        ConfigError, IntegrityError: as `at_hand`
+    """
+    return at_hand(name) if is_uri(name) else folder / name
 
 
 def _copy(uri: str) -> Path:
@@ -88,13 +98,18 @@ def _make_room(uri: str, folder: Path, num_bytes: int) -> None:
             f"{max_bytes / 1e9:g} GB in {folder.parent}: raise {SIZE_VARIABLE}, or set "
             f"{FOLDER_VARIABLE} to a larger disk"
         )
-    others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
+    others = [path for path in folder.parent.iterdir() if _is_copy(path) and path != folder]
     sizes = {path: _size_of(path) for path in others}
     for path in sorted(others, key=lambda path: path.stat().st_mtime):
         if sum(sizes.values()) + num_bytes <= max_bytes:
             return
         shutil.rmtree(path)  # who reads it has it mapped and goes on
         del sizes[path]
+
+
+def _is_copy(folder: Path) -> bool:
+    """Whether a folder is a copy of a dataset: runs and unfinished outputs lie beside them."""
+    return re.fullmatch(r"[0-9a-f]{32}", folder.name) is not None and folder.is_dir()
 
 
 def _size_of(folder: Path) -> int:

@@ -44,6 +44,7 @@ from lmdata.schema import (
 )
 from lmdata.settings import DEFAULT_SHARD_BYTES
 from lmdata.shards import map_shard
+from lmdata.stores import is_uri
 from lmdata.views import View, view
 
 OnProgress = Callable[[int, int], None]
@@ -65,7 +66,7 @@ def write_examples(
     Args:
         store_path: the folder that `lmdata tokenize` wrote
         recipe: what examples are; one mask rate, since shards are made before any training
-        output: folder to write
+        output: folder to write, or its URI in a store
         seed: of all draws, in [0, 2**63)
         epoch: part of the address of all draws, in [0, 2**32)
         num_workers: threads, at least 1
@@ -81,12 +82,12 @@ def write_examples(
         OutputError: `output` exists, can't be written or its disk is full
     """
     _check_settings(recipe, num_workers, shard_bytes)
-    store_path, output = at_hand(store_path), Path(output)
+    origin, store_path = store_path, at_hand(store_path)
     stores = open_stores(store_path)
     settings = ExampleSettings(
         recipe=recipe, seed=seed, epoch=epoch, shard_bytes=shard_bytes,
         columns=columns_to_add(stores, recipe),
-        store=Path(os.path.relpath(store_path, output)).as_posix(),
+        store=_name_store(origin, output),
         store_manifest=next(iter(stores.values())).manifest.hash,
     )  # fmt: skip
     setup = ExampleSetup(store_path, settings, stores)
@@ -96,6 +97,14 @@ def write_examples(
         _ExamplesJob, setup=setup, num_ahead=pool.num_workers, progress=progress
     )
     return run_build(make, pool, output, overwrite=overwrite)
+
+
+def _name_store(store: Path | str, output: Path | str) -> str:
+    """Return where a store lies, seen from the output: what the manifest of the examples says."""
+    if is_uri(store):
+        return str(store)
+    path = Path(store)
+    return (path.resolve() if is_uri(output) else Path(os.path.relpath(path, output))).as_posix()
 
 
 def start_masking(num_workers: int) -> Workers:
@@ -318,11 +327,11 @@ class _ExamplesJob:
 
     def _count(self, split: str) -> ExampleCounts:
         recipe = self._setup.settings.recipe
-        path, names = self._folder.path, counted_columns(recipe)
+        place, names = self._folder.place, counted_columns(recipe)
         batches = (
             batch
             for record in self._splits[split].shards
-            for batch in map_shard(path / record.file, record, self._schema, names)
+            for batch in map_shard(place.bring(record.file), record, self._schema, names)
         )
         num_documents = len(self._setup.stores[split])
         facts = self._setup.views[split].facts

@@ -17,6 +17,7 @@ import numpy as np
 
 from lmdata.charts import thin
 from lmdata.checking.checks import share_interval
+from lmdata.copies import at_hand, beside
 from lmdata.dataset import TokenStore, open_examples, open_stores
 from lmdata.errors import IntegrityError, LmdataError
 from lmdata.recipes import Recipe
@@ -122,7 +123,7 @@ def data_report(path: Path | str) -> DataReport:
         IntegrityError: not a dataset, or damaged so that it can't be counted
         LmdataError: as `verify_dataset` and `dataset_statistics`
     """
-    folder = Path(path)
+    folder = at_hand(path)
     if not (folder / MANIFEST_NAME).is_file() and (folder / "config.json").is_file():
         raise IntegrityError(
             f"{folder} is not a dataset but a model: `lmmodel report {folder}` describes runs"
@@ -168,8 +169,8 @@ def _store_stages(folder: Path, manifest: Manifest) -> Iterator[CommandFlows]:
 def _example_stages(folder: Path, manifest: Manifest) -> Iterator[CommandFlows]:
     """Yield the flow into the store too, where it is still the one the examples were made from."""
     settings = read_settings(manifest)
-    store = folder / settings.store
     try:
+        store = beside(folder, settings.store)
         own = read_manifest(store)
     except LmdataError:  # examples are whole without their store
         own = None

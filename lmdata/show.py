@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lmdata.batch import NO_LABEL, ORDERS, ExampleBatch, targets_of
+from lmdata.copies import at_hand, beside
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import MismatchError
 from lmdata.schema import read_manifest, read_settings
@@ -49,7 +50,7 @@ def show_rows(
             the store that the shards were made from is another now
         IntegrityError: the dataset, or that store, is not whole
     """
-    opened = _open(Path(path), split, with_source)
+    opened = _open(at_hand(path), split, with_source)
     num_present = len(opened.rows)
     if not num_present:
         raise MismatchError(f"split {split} of {path} is empty: it has no row to show")
@@ -142,7 +143,7 @@ def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
         IntegrityError: it is no longer where it was
     """
     settings = read_settings(examples.manifest)
-    path = folder / settings.store
+    path = beside(folder, settings.store)
     store = open_store(path, examples.split)
     if store.manifest.hash != settings.store_manifest:
         raise MismatchError(

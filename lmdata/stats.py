@@ -14,6 +14,7 @@ import numpy as np
 from lmdata.batch import TARGET_LENGTHS, ExampleBatch
 from lmdata.checking.example_checks import Counts, count_examples
 from lmdata.checking.text_checks import NoiseCounts, count_noise
+from lmdata.copies import at_hand
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.schema import read_manifest, read_settings
 from lmdata.tokenizer import Tokenizer
@@ -95,7 +96,7 @@ def dataset_statistics(path: Path | str, *, split: str = "train", num_top: int =
     """Return what is in a split of a token store or of example shards.
 
     Args:
-        path: a dataset folder
+        path: a dataset folder, or its URI in a store
         split: "train", "validation" or "test"
         num_top: how many of the most frequent pieces to name
 
@@ -103,7 +104,7 @@ def dataset_statistics(path: Path | str, *, split: str = "train", num_top: int =
         IntegrityError: the dataset is not whole
         MismatchError: it has no such split
     """
-    if read_manifest(Path(path)).kind == "tokens":
+    if read_manifest(at_hand(path)).kind == "tokens":
         return store_statistics(open_store(path, split), str(path), num_top)
     return example_statistics(open_examples(path, split), str(path), num_top)
 

@@ -87,6 +87,19 @@ def is_uri(text: str | Path) -> bool:
     return isinstance(text, str) and bool(colon) and scheme.isalnum()
 
 
+def check_is_local(path: str | Path) -> None:
+    """Check that a name is not a URI where only a folder of this machine is written.
+
+    Raises:
+        ConfigError: it is
+    """
+    if is_uri(path):
+        raise ConfigError(
+            f"{path} is in a store, and this is written on this machine only: give a folder, then "
+            "copy it there"
+        )
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Return what is opened, a scheme with its bucket or host, and the key in it.
 
@@ -224,12 +237,13 @@ class FsspecStore:
 
         self._scheme = scheme
         self._files = fsspec.filesystem(scheme, use_listings_cache=False)
+        self._more = {"expand_info": True} if scheme == "hf" else {}  # else it keeps its hashes
 
     def find(self, key: str) -> Facts | None:
         """Return what is known of an object; None where there is none."""
         with self._errors(key):
             try:
-                found = self._files.info(self._full(key))
+                found = self._files.info(self._full(key), **self._more)
             except FileNotFoundError:
                 return None
         if found.get("type") == "directory":
@@ -258,7 +272,8 @@ class FsspecStore:
 
     def _refuse_writing(self) -> None:
         if self._scheme != "memory":
-            raise StoreError(f"{self._scheme}:// is only read: choose another place to write to")
+            only = "takes finished datasets and exports" if self._scheme == "hf" else "is only read"
+            raise StoreError(f"{self._scheme}:// {only}: choose another place to write to")
 
     def remove(self, key: str) -> None:
         """Remove an object, if there is one."""
@@ -272,7 +287,9 @@ class FsspecStore:
                 yield str(path).lstrip("/")
 
     def _full(self, key: str) -> str:
-        return f"{self._scheme}://{key}" if self._scheme.startswith("http") else f"/{key}"
+        if self._scheme.startswith("http"):
+            return f"{self._scheme}://{key}"
+        return key if self._scheme == "hf" else f"/{key}"
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -281,4 +298,7 @@ class FsspecStore:
         except FileNotFoundError:
             raise
         except Exception as error:  # of whatever library fsspec takes for a scheme
-            raise _explain(f"{self._scheme}:/", key, f"{type(error).__name__}: {error}") from error
+            told = _explain(f"{self._scheme}:/", key, f"{type(error).__name__}: {error}")
+            if self._scheme == "hf":  # its client has tried often enough
+                raise StoreError(str(told)) from error
+            raise told from error

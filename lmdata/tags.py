@@ -27,7 +27,7 @@ from lmdata.building.plan import (
     make_units,
     read_sources,
 )
-from lmdata.building.receipts import are_whole, in_build, read_receipt, receipt_name
+from lmdata.building.receipts import find_receipts, in_build
 from lmdata.building.resumable import Part, PartDone, finish_build, run_build, run_part
 from lmdata.building.workers import WorkerPool, Workers
 from lmdata.chosen import read_manifest_of
@@ -190,9 +190,9 @@ class _TagJob:
         return setup, self._units, done
 
     def _find_done(self) -> Iterator[tuple[int, TagReceipt]]:
-        for unit in self._units:
-            receipt = read_receipt(self._folder.place, receipt_name(unit.number), TagReceipt)
-            if receipt is not None and are_whole(self._folder.place, receipt.files):
+        found = find_receipts(self._folder.place, len(self._units), TagReceipt)
+        for unit, (receipt, whole) in zip(self._units, found, strict=True):
+            if receipt is not None and whole == {part.file for part in receipt.files}:
                 yield unit.number, receipt  # else killed before, or damaged after: done again
 
     def reads(self, unit: Unit) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,7 @@ import numpy as np
 from lmdata import __version__
 from lmdata.building.assembly import (
     Assembly,
-    combine_receipts,
-    describe_encoding,
-    describe_nothing,
-    describe_sources,
+    Totals,
 )
 from lmdata.building.memory import MemoryBudget, give_back_memory
 from lmdata.building.output import AnyFolder
@@ -38,7 +35,7 @@ from lmdata.building.plan import (
     make_units,
     read_sources,
 )
-from lmdata.building.receipts import are_whole, bring_tokenizer, read_receipt, receipt_name
+from lmdata.building.receipts import Packed, bring_tokenizer, find_receipts
 from lmdata.building.resumable import FACTS, Part, PartDone, finish_build, run_build, run_part
 from lmdata.building.workers import Workers, start_tokenizing
 from lmdata.config import Change, build_config, config_to_dict
@@ -54,6 +51,7 @@ from lmdata.tokenizer import Tokenizer, load_tokenizer
 OnProgress = Callable[[int, int, int], None]
 
 DEFAULT_MEMORY_BYTES = 1 << 30
+_MAX_WAITING = 4096  # receipts whose rows wait for the thread that writes shards
 
 # Made stricter or laxer, these change nothing in a unit that went through with `errors=strict`.
 _ERRORS = "configuration.corpus.errors"
@@ -162,12 +160,13 @@ class _StoreJob:
         self._web = describe_web({source.format for source in sources})
         self._units: list[Unit] = []
         self._weights: list[int] = []  # bytes of sources that each unit reads
-        self._receipts: list[UnitReceipt] = []  # in order
+        self._totals = Totals(len(sources))
         self._num_kept = 0  # units whose receipts are there
         self._assembly: Assembly | None = None
         self._assembler = ThreadPoolExecutor(1, "assembly")
         self._added: deque[Future[None]] = deque()  # whose result has not been looked at
-        self._done_bytes: dict[int, int] = {}  # unit -> bytes of its sources read so far
+        self._read_bytes: dict[int, int] = {}  # unit in work -> bytes of its sources read so far
+        self._done_bytes = self._total_bytes = 0  # of sources: of units that are done; of all
         self._num_documents = 0
 
     def open(self) -> None:
@@ -211,10 +210,11 @@ class _StoreJob:
         harmless = _HARMLESS_AFTER_STRICT if is_strict else ()
         return [describe_change(change) for change in changed if change[0] not in harmless]
 
-    def prepare(self) -> tuple[UnitSetup, list[Unit], dict[int, UnitReceipt]]:
+    def prepare(self) -> tuple[UnitSetup, list[Unit], Packed[UnitReceipt]]:
         """Plan the units and read the receipts of an earlier run."""
         self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
         self._weights = [self._weigh(unit) for unit in self._units]
+        self._total_bytes = sum(source.size_bytes for source in self._sources)
         self._assembly = Assembly(
             self._folder, self._sources, self._config, np.dtype(self.tokenizer.id_dtype)
         )
@@ -223,20 +223,22 @@ class _StoreJob:
             memory=self._memory, tokenizer_hash=self.tokenizer.hash, selection=self._selection,
         )  # fmt: skip
         give_back_memory()  # what reading and describing the tokenizer took
-        return setup, self._units, dict(self._find_done())
+        return setup, self._units, self._find_done()
 
-    def _find_done(self) -> Iterator[tuple[int, UnitReceipt]]:
-        """Yield the receipts of units whose rows are still there."""
+    def _find_done(self) -> Packed[UnitReceipt]:
+        """Return the receipts of units whose rows are still there."""
         assert self._assembly is not None
-        for unit in self._units:
-            receipt = read_receipt(self._folder.place, receipt_name(unit.number), UnitReceipt)
-            if receipt is not None and are_whole(
-                self._folder.place, self._assembly.needs(receipt)
+        done = Packed(UnitReceipt)
+        found = find_receipts(self._folder.place, len(self._units), UnitReceipt)
+        for unit, (receipt, whole) in zip(self._units, found, strict=True):
+            if receipt is not None and whole.issuperset(
+                part.file for part in self._assembly.needs(receipt)
             ):  # else killed before, or damaged after: the unit is done again
                 self._note_done(unit, receipt.num_documents_read)
-                yield unit.number, receipt
+                done[unit.number] = receipt
             else:
                 self._assembly.forget()
+        return done
 
     def reads(self, unit: Unit) -> str:
         """Name the first sources of a unit."""
@@ -245,8 +247,8 @@ class _StoreJob:
 
     def note(self, unit: Unit, value: UnitProgress) -> None:
         """Count what was read."""
-        done = self._done_bytes.get(unit.number, 0) + value.source_bytes
-        self._done_bytes[unit.number] = min(done, self._weights[unit.number])
+        read = self._read_bytes.get(unit.number, 0) + value.source_bytes
+        self._read_bytes[unit.number] = min(read, self._weights[unit.number])
         self._num_documents += value.documents
 
     def end(self, unit: Unit) -> None:
@@ -254,23 +256,26 @@ class _StoreJob:
         self._note_done(unit, 0)
 
     def _note_done(self, unit: Unit, num_documents: int) -> None:
-        self._done_bytes[unit.number] = self._weights[unit.number]
+        self._read_bytes.pop(unit.number, None)
+        self._done_bytes += self._weights[unit.number]
         self._num_documents += num_documents
         self._num_kept += 1
 
     def add(self, unit: Unit, result: UnitReceipt) -> None:
         """Put the rows of the next unit on their way into shards."""
         assert self._assembly is not None
-        self._receipts.append(result)
+        self._totals.add(result)
         self._added.append(self._assembler.submit(self._assembly.add, result))
+        if len(self._added) > _MAX_WAITING:
+            self._added.popleft().result()
 
     def tell(self) -> None:
         """Raise what went wrong with earlier units, and tell how far it is."""
         while self._added and self._added[0].done():
             self._added.popleft().result()
         if self._progress is not None:
-            total = sum(source.size_bytes for source in self._sources)
-            self._progress(sum(self._done_bytes.values()), total, self._num_documents)
+            done = self._done_bytes + sum(self._read_bytes.values())
+            self._progress(done, self._total_bytes, self._num_documents)
 
     def finish(self) -> Manifest:
         """Finish the shards, balance the ledger and return the manifest.
@@ -282,9 +287,8 @@ class _StoreJob:
         while self._added:
             self._added.popleft().result()
         shards = self._assembly.finish()
-        receipts = self._receipts
         if not any(shards.values()):
-            raise CorpusError(describe_nothing(receipts))
+            raise CorpusError(self._totals.nothing())
         return Manifest(
             kind="tokens",
             format_version=FORMAT_VERSION,
@@ -297,10 +301,10 @@ class _StoreJob:
                 hash=self.tokenizer.hash, vocab_size=self.tokenizer.vocab_size,
                 kind=self.tokenizer.definition["model"]["type"],
             ),
-            sources=describe_sources(self._sources, receipts),
+            sources=self._totals.sources(self._sources),
             splits=shards,
-            ledger=combine_receipts(receipts, shards),
-            notes=(*describe_encoding(receipts), *(f"{k}: {v}" for k, v in self._web.items())),
+            ledger=self._totals.ledger(shards),
+            notes=(*self._totals.notes(), *(f"{k}: {v}" for k, v in self._web.items())),
         )  # fmt: skip
 
     @property

@@ -163,39 +163,79 @@ class _SplitAssembly:
         return tuple(self.shards.shards)
 
 
-def combine_receipts(
-    receipts: Sequence[UnitReceipt], splits: Mapping[str, Sequence[ShardRecord]]
-) -> Ledger:
-    """Return the ledger of a build: what the readers counted against what lies in the shards."""
-    read: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
-    dropped_bytes: Counter[str] = Counter()
-    replaced: Counter[str] = Counter()
-    written_bytes: Counter[str] = Counter(dict.fromkeys(splits, 0))
-    for receipt in receipts:
-        read.update(receipt.read)
-        dropped.update(receipt.dropped)
-        dropped_bytes.update(receipt.dropped_bytes)
-        written_bytes.update(receipt.written_bytes)
-        replaced.update(receipt.replaced)
-    sample = combine_round_trips(receipts)
-    lost = sum(sample.lost.values())
-    rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
-    tokens = {split: sum(shard.tokens for shard in shards) for split, shards in splits.items()}
-    return Ledger(
-        flows={
-            "documents": Flow(read=read["documents"], written=rows, dropped=dict(dropped)),
-            "bytes": Flow(
-                read=read["bytes"], written=dict(written_bytes), dropped=dict(dropped_bytes)
-            ),
-            "tokens": Flow(read=read["tokens"], written=tokens, dropped={}),
-            "characters": Flow(
-                read=sample.characters, written={"come back": sample.characters - lost},
-                dropped=sample.lost,
-            ),
-            **_replaced(replaced),
-        }
-    )  # fmt: skip
+class Totals:
+    """What the receipts of all units say together; of a unit nothing is kept."""
+
+    def __init__(self, num_sources: int) -> None:
+        self._read, self._written_bytes = Counter[str](), Counter[str]()
+        self._dropped, self._dropped_bytes = Counter[str](), Counter[str]()
+        self._replaced = Counter[str]()
+        self._documents, self._tokens = (np.zeros(num_sources, np.int64) for _ in range(2))
+        self._hashes: dict[int, str] = {}
+        self._encoders: set[str] = set()
+        self._sample = RoundTrip()  # what came back of the characters of all units' samples
+
+    def add(self, receipt: UnitReceipt) -> None:
+        """Take in what one more unit says."""
+        self._read.update(receipt.read)
+        self._dropped.update(receipt.dropped)
+        self._dropped_bytes.update(receipt.dropped_bytes)
+        self._written_bytes.update(receipt.written_bytes)
+        self._replaced.update(receipt.replaced)
+        for counts, added in (
+            (self._documents, receipt.documents), (self._tokens, receipt.tokens),
+        ):  # fmt: skip
+            for source, count in added.items():
+                counts[int(source)] += count
+        for source, found in receipt.hashes.items():
+            self._hashes[int(source)] = found
+        self._encoders.add(receipt.encoder)
+        self._sample += receipt.round_trip
+
+    def ledger(self, splits: Mapping[str, Sequence[ShardRecord]]) -> Ledger:
+        """Return the ledger: what the readers counted against what lies in the shards."""
+        sample, lost = self._sample, sum(self._sample.lost.values())
+        rows = {split: sum(shard.rows for shard in shards) for split, shards in splits.items()}
+        tokens = {split: sum(shard.tokens for shard in shards) for split, shards in splits.items()}
+        written_bytes = {**dict.fromkeys(splits, 0), **self._written_bytes}
+        return Ledger(
+            flows={
+                "documents": Flow(
+                    read=self._read["documents"], written=rows, dropped=dict(self._dropped)
+                ),
+                "bytes": Flow(
+                    read=self._read["bytes"], written=written_bytes,
+                    dropped=dict(self._dropped_bytes),
+                ),
+                "tokens": Flow(read=self._read["tokens"], written=tokens, dropped={}),
+                "characters": Flow(
+                    read=sample.characters, written={"come back": sample.characters - lost},
+                    dropped=sample.lost,
+                ),
+                **_replaced(self._replaced),
+            }
+        )  # fmt: skip
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the notes of a store: how its text was encoded, and what does not come back."""
+        encoders = sorted(f"encoder: {encoder}" for encoder in self._encoders)
+        lost = self._sample.sentence
+        return (*encoders, *([lost] if lost else []))
+
+    def sources(self, sources: Sequence[Source]) -> tuple[SourceRecord, ...]:
+        """Return what the manifest keeps of each source."""
+        return tuple(
+            SourceRecord(
+                name=source.name, bytes=source.size_bytes, xxh3=self._hashes[index],
+                documents=int(self._documents[index]), tokens=int(self._tokens[index]),
+            )
+            for index, source in enumerate(sources)
+        )  # fmt: skip
+
+    def nothing(self) -> str:
+        """Say why there is nothing to write."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self._dropped.items()))
+        return f"no text was found: {reasons or 'no documents'}; is this the right corpus or field?"
 
 
 def _replaced(counts: Counter[str]) -> dict[str, Flow]:
@@ -203,44 +243,3 @@ def _replaced(counts: Counter[str]) -> dict[str, Flow]:
     if not counts:
         return {}
     return {"personal data": Flow(read=counts.total(), written={}, dropped=dict(counts))}
-
-
-def combine_round_trips(receipts: Sequence[UnitReceipt]) -> RoundTrip:
-    """Return what came back of the characters of all units' samples."""
-    return sum((receipt.round_trip for receipt in receipts), RoundTrip())
-
-
-def describe_encoding(receipts: Sequence[UnitReceipt]) -> tuple[str, ...]:
-    """Return the notes of a store: how its text was encoded, and what does not come back."""
-    encoders = sorted({f"encoder: {receipt.encoder}" for receipt in receipts})
-    lost = combine_round_trips(receipts).sentence
-    return (*encoders, *([lost] if lost else []))
-
-
-def describe_sources(
-    sources: Sequence[Source], receipts: Sequence[UnitReceipt]
-) -> tuple[SourceRecord, ...]:
-    """Return what the manifest keeps of each source."""
-    documents: Counter[str] = Counter()
-    tokens: Counter[str] = Counter()
-    hashes: dict[str, str] = {}
-    for receipt in receipts:
-        documents.update(receipt.documents)
-        tokens.update(receipt.tokens)
-        hashes.update(receipt.hashes)
-    return tuple(
-        SourceRecord(
-            name=source.name, bytes=source.size_bytes, xxh3=hashes[str(index)],
-            documents=documents[str(index)], tokens=tokens[str(index)],
-        )
-        for index, source in enumerate(sources)
-    )  # fmt: skip
-
-
-def describe_nothing(receipts: Sequence[UnitReceipt]) -> str:
-    """Say why there is nothing to write."""
-    dropped: Counter[str] = Counter()
-    for receipt in receipts:
-        dropped.update(receipt.dropped)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
-    return f"no text was found: {reasons or 'no documents'}; is this the right corpus or field?"

@@ -26,6 +26,7 @@ from lmdata.files import (
     sync,
     write_atomically,
 )
+from lmdata.hub import HubFolder, is_hub
 from lmdata.places import LocalPlace, Place, new_attempt
 from lmdata.remote import RemotePlace
 from lmdata.schema import (
@@ -33,6 +34,7 @@ from lmdata.schema import (
     MANIFEST_NAME,
     ShardRecord,
     manifest_json,
+    parse_json_object,
 )
 from lmdata.stores import is_uri
 from lmdata.tokenizer import TOKENIZER_FILES, TOKENIZER_FOLDER, Tokenizer, save_tokenizer
@@ -62,14 +64,37 @@ def check_free(path: Path | str, *, overwrite: bool) -> None:
 
 def _folder_at(path: Path | str) -> AnyFolder:
     """Return the folder of an output, here or in a store, that nobody has claimed yet."""
+    if is_hub(path):
+        hub = HubFolder(str(path).rstrip("/"), MANIFEST_NAME, _owned)
+        return OutputFolder(hub.folder, hub.folder / BUILD_FOLDER, is_new=True, hub=hub)
     if isinstance(path, str) and is_uri(path):
         return RemoteFolder(RemotePlace(path.rstrip("/"), new_attempt(), os.uname().nodename))
     return OutputFolder(Path(path), Path(path) / BUILD_FOLDER, is_new=not Path(path).exists())
 
 
+def _owned(data: bytes) -> set[str]:
+    """Return the files of a dataset, as its manifest says."""
+    manifest = parse_json_object(data.decode("utf-8", "replace"), MANIFEST_NAME)
+    tokenizer = {f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES}
+    return {MANIFEST_NAME, *tokenizer, *files_of(manifest)}
+
+
 def place_of(path: Path | str) -> Place:
-    """Return the place of an output, here or in a store."""
+    """Return the place of an output that several commands write, here or in a store.
+
+    Raises:
+        OutputError: it is on the hub
+    """
+    _refuse_hub(path)
     return _folder_at(path).place
+
+
+def _refuse_hub(path: Path | str) -> None:
+    if is_hub(path):
+        raise OutputError(
+            f"{path} takes one commit when all is done, so that no parts of a build and no "
+            "leftovers are there: parts need a disk or a store, as --output s3://BUCKET/tokens"
+        )
 
 
 def check_unfinished(path: Path | str) -> None:
@@ -97,6 +122,8 @@ def claim_folder(
         OutputError: it holds a dataset or other files, can't be written, or is in use
     """
     folder = _folder_at(path)
+    if is_shared:
+        _refuse_hub(path)
     folder.refuse_existing(overwrite=overwrite)
     with lease(folder.path, is_shared=is_shared) as held:
         folder.refuse_existing(overwrite=overwrite)
@@ -116,8 +143,9 @@ def claim_leftovers(path: Path | str) -> Iterator[Place]:
     """Yield the place of an output that nobody writes while the block lasts.
 
     Raises:
-        OutputError: another command writes there
+        OutputError: another command writes there, or it is on the hub
     """
+    _refuse_hub(path)
     folder = _folder_at(path)
     with lease(folder.path):
         yield folder.place
@@ -127,13 +155,15 @@ def claim_leftovers(path: Path | str) -> Iterator[Place]:
 class OutputFolder:
     """A dataset folder under construction; everything but finished shards lies in `.build`.
 
-    Made by `claim_folder`.
+    Made by `claim_folder`. One that is for the hub lies on this machine until it is published.
     """
 
     path: Path
     build: Path
     is_new: bool  # the build makes the folder
     lock: int = -1  # descriptor of the lease, for processes that work on the build
+    hub: HubFolder | None = None  # where the finished dataset goes
+    is_replacing: bool = False  # the dataset that is published there
 
     @property
     def place(self) -> Place:
@@ -145,20 +175,25 @@ class OutputFolder:
 
     def begin(self, *, overwrite: bool) -> None:
         """Remove what is to be replaced, or what a killed removal has left."""
+        self.is_replacing = overwrite
         if overwrite or (self.build / REPLACED_NAME).exists():
             self.remove_contents()
 
     @property
     def is_finished(self) -> bool:
         """Whether there is a whole dataset."""
+        return self._is_whole if self.hub is None else self.hub.is_there
+
+    @property
+    def _is_whole(self) -> bool:
         return (self.path / MANIFEST_NAME).exists()
 
     def refuse_existing(self, *, overwrite: bool) -> None:
         """Raise an OutputError unless a build may go on here, or begin."""
         if self.is_finished and not overwrite:
             raise OutputError(
-                f"{self.path} exists and is complete: add --overwrite to replace it, or choose "
-                f"another --output"
+                f"{self.hub or self.path} exists and is complete: add --overwrite to replace it, "
+                "or choose another --output"
             )
         names = self._names()
         if names and not self.build.is_dir() and not overwrite:
@@ -219,7 +254,13 @@ class OutputFolder:
             OutputError: the disk is full or the folder can't be written
         """
         manifest.ledger.check()
-        write_atomically(self.path / MANIFEST_NAME, manifest_json(manifest))
+        data = manifest_json(manifest)
+        write_atomically(self.path / MANIFEST_NAME, data)
+        if self.hub is not None:
+            names = _owned(data.encode())
+            here = sorted(name for name in names if (self.path / name).is_file())
+            self.hub.publish(here, overwrite=self.is_replacing)
+            return self.discard()
         self._remove_build()
 
     def discard(self) -> None:
@@ -237,7 +278,7 @@ class OutputFolder:
         """
         own = self._own_names(self._names())
         replaced = self.build / REPLACED_NAME
-        if MANIFEST_NAME in own and self.is_finished:
+        if MANIFEST_NAME in own and self._is_whole:
             (self.path / MANIFEST_NAME).replace(replaced)
             sync(self.path)
         if TOKENIZER_FOLDER in own:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import socket
 import uuid
 from typing import Any
 
@@ -28,6 +29,7 @@ from lmdata.building.workers import (
 from lmdata.errors import ConfigError, LmdataError, OutputError
 
 _MAX_RETRIES = 3  # of a task whose worker or node was lost
+_KNOCK_S = 10.0
 _made: dict[str, Work] = {}  # in a worker process: the work function of the build it works on
 
 
@@ -127,6 +129,7 @@ def _join(ray: Any, num_workers: int | None, address: str | None) -> None:
         ray.init(num_cpus=num_workers, include_dashboard=False, **quiet)
         return
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises what its layers below do
         reason = " ".join(str(error).split())[:160]
@@ -134,6 +137,17 @@ def _join(ray: Any, num_workers: int | None, address: str | None) -> None:
             f"no Ray cluster answers at {address} ({reason}): begin one with `ray start --head`, "
             "or leave --address out for one of this machine's own"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Find out at once whether anything listens at HOST:PORT, where Ray would try for minutes.
+
+    Raises:
+        OSError: nothing does
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
 
 
 def do_unit(prepare: str, key: str, setup: bytes, task: Any) -> tuple[list[Any], Any]:

@@ -8,7 +8,7 @@ manifest comes last.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Job(Protocol[U, R, M]):
     def obstacles(self, changed: list[Change]) -> list[str]:
         """Return in words which changes of the plan keep a build from going on."""
 
-    def prepare(self) -> tuple[Any, Sequence[U], dict[int, R]]:
+    def prepare(self) -> tuple[Any, Sequence[U], MutableMapping[int, R]]:
         """Return the workers' setup, all units, and by their places the results that are there."""
 
     def reads(self, unit: U) -> str:
@@ -187,12 +187,11 @@ def _do_part(job: Job[U, R, M], workers: Workers, folder: AnyFolder, part: Part)
         folder.save_tokenizer(job.tokenizer)
     setup, units, done = job.prepare()
     places = range(part.number - 1, len(units), part.count)
-    own = {index: done[place] for index, place in enumerate(places) if place in done}
-    num_before = len(own)
+    left = [units[place] for place in places if place not in done]
     workers.prepare(setup, folder.lock)
-    for _ in in_order(job, workers, [units[place] for place in places], own):
+    for _ in in_order(job, workers, left, {}):
         pass
-    return PartDone(part, len(places), num_before, len(units))
+    return PartDone(part, len(places), len(places) - len(left), len(units))
 
 
 def finish_build(
@@ -212,10 +211,10 @@ def finish_build(
     with _claim_job(lambda folder: make(folder, plan), output) as (job, folder):
         _, units, done = job.prepare()
         _refuse_missing(output, len(units), done)
-        return _assemble(job, folder, iter(done[place] for place in range(len(units))), units)
+        return _assemble(job, folder, (done.pop(place) for place in range(len(units))), units)
 
 
-def _refuse_missing(output: Path | str, num_units: int, done: dict[int, Any]) -> None:
+def _refuse_missing(output: Path | str, num_units: int, done: MutableMapping[int, Any]) -> None:
     if missing := [place for place in range(num_units) if place not in done]:
         some = ", ".join(str(place + 1) for place in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -251,7 +250,7 @@ def _agree_on_plan(job: Job[U, R, M], folder: AnyFolder) -> None:
     if obstacles := job.obstacles(list(changes(begun, plan))):
         more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
         raise MismatchError(
-            f"{folder.path} holds an unfinished build of another plan: {obstacles[0]}{more}; put "
+            f"{folder.place} holds an unfinished build of another plan: {obstacles[0]}{more}; put "
             "it back to continue, or add --overwrite to start afresh"
         )
 
@@ -280,7 +279,7 @@ def _assemble(job: Job[U, R, M], folder: AnyFolder, results: Iterator[R], units:
 
 
 def in_order(
-    job: Job[U, R, M], workers: Workers, units: Sequence[U], done: dict[int, R]
+    job: Job[U, R, M], workers: Workers, units: Sequence[U], done: MutableMapping[int, R]
 ) -> Iterator[R]:
     """Yield the result of every unit, in order, whichever worker is done first.
 

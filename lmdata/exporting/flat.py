@@ -1,4 +1,4 @@
-"""What a format is: rows in, files out; and those that are rows of ids under an index.
+"""Formats that are ids one after the other, or rows of ids under an index.
 
 nanoGPT and Megatron have one array of ids a split, MosaicML's MDS and Lightning's LitData files of
 rows.
@@ -11,103 +11,14 @@ import pickle
 import struct
 from abc import abstractmethod
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 
-from lmdata.dataset import StoreBlock
 from lmdata.errors import ConfigError
-from lmdata.files import AtomicFile, make_folder, output_errors
+from lmdata.exporting.format import ExportFacts, ExportRows, Files, Format
+from lmdata.files import AtomicFile, output_errors
 from lmdata.ragged import Ragged, concatenate, offsets_of, ranges
-
-
-@dataclass(frozen=True)
-class ExportFacts:
-    """What a writer needs to know before the first row."""
-
-    id_dtype: np.dtype[Any]  # uint16 or uint32
-    vocab_size: int
-    row_length: int | None  # tokens of each row; None: rows are documents
-    fingerprint: str  # 16 hexadecimal digits that tell another export from this one
-
-
-@dataclass(frozen=True)
-class ExportRows:
-    """Some rows of a split: ids, and the block of the store whose documents they are, unaltered."""
-
-    ids: Ragged
-    block: StoreBlock | None
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    """A file of an export, by its path in the folder."""
-
-    file: str
-    bytes: int
-    xxh3: str  # xxh3_128, hexadecimal
-
-
-class Files:
-    """The files of one export: opened by name, hashed while they are written."""
-
-    def __init__(self, folder: Path) -> None:
-        """Write into a folder that exists."""
-        self.folder = folder
-        self.finished: list[ExportedFile] = []
-
-    def open(self, name: str, stack: ExitStack | None = None) -> AtomicFile:
-        """Return a new file, whose folder is made; `stack` removes it unless it was finished."""
-        path = self.folder / name
-        with output_errors(path):
-            make_folder(path.parent)
-            file = AtomicFile(path)
-        if stack is not None:
-            stack.callback(file.close)
-        return file
-
-    def finish(self, file: AtomicFile) -> None:
-        """Put a file under its name, and take note of it."""
-        with output_errors(file.path):
-            file.commit()
-        name = file.path.relative_to(self.folder).as_posix()
-        self.finished.append(ExportedFile(name, file.size_bytes, file.xxh3))
-
-    def write(self, name: str, data: bytes | str) -> None:
-        """Write a whole file, text as UTF-8."""
-        with ExitStack() as stack:
-            file = self.open(name, stack)
-            with output_errors(file.path):
-                file.write(data.encode() if isinstance(data, str) else data)
-            self.finish(file)
-
-
-class Format(Protocol):
-    """A format: a class whose objects write one split each."""
-
-    name: ClassVar[str]
-    summary: ClassVar[str]  # one line: what it is, and who reads it
-    keeps_rows: ClassVar[bool]  # whether a reader sees where rows begin
-
-    def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
-        """Begin a split; `stack` ends what is open when it goes wrong."""
-
-    @staticmethod
-    def check(facts: ExportFacts) -> None:
-        """Raise a ConfigError for a vocabulary or rows that it can't hold."""
-
-    @staticmethod
-    def end(files: Files, splits: list[str]) -> None:
-        """Write what stands over the splits, when all are written."""
-
-    def write(self, rows: ExportRows) -> None:
-        """Append rows."""
-
-    def finish(self) -> None:
-        """Write what comes last."""
-
 
 # ---- One array of ids a split: nanoGPT's, and Megatron's with its index
 
@@ -282,10 +193,14 @@ class Mds(_Chunked):
         sizes = self.row_bytes(ids) - 4
         offsets = offsets_of(sizes) + self.head_bytes + 4 * len(ids)
         head = np.uint32(len(ids)).tobytes() + offsets.astype("<u4").tobytes() + self._config_json
-        data = head + self._rows(ids, sizes).tobytes()
+
+        def fill(file: AtomicFile) -> None:
+            file.write(head)
+            file.write(self._rows(ids, sizes))
+
         name = f"shard.{number:05d}.mds"
-        self._files.write(f"{self._split}/{name}", data)
-        raw = {"basename": name, "bytes": len(data), "hashes": {}}
+        self._files.begin(f"{self._split}/{name}", fill)
+        raw = {"basename": name, "bytes": int(offsets[-1]), "hashes": {}}
         return {**self._config, "raw_data": raw, "samples": len(ids), "zip_data": None}
 
     def _rows(self, ids: Ragged, sizes: np.ndarray) -> np.ndarray:
@@ -332,12 +247,17 @@ class LitData(_Chunked):
     def write_file(self, number: int, ids: Ragged) -> dict[str, Any]:
         """Write a chunk: the number of rows, their offsets, the ids."""
         offsets = offsets_of(self.row_bytes(ids) - 4) + 4 * (len(ids) + 2)
-        values = np.ascontiguousarray(ids.values)
-        data = np.uint32(len(ids)).tobytes() + offsets.astype("<u4").tobytes() + values.tobytes()
+        head = np.uint32(len(ids)).tobytes() + offsets.astype("<u4").tobytes()
+
+        def fill(file: AtomicFile) -> None:
+            file.write(head)
+            file.write(np.ascontiguousarray(ids.values))
+
         name = f"chunk-0-{number}.bin"
-        self._files.write(f"{self._split}/{name}", data)
+        self._files.begin(f"{self._split}/{name}", fill)
         return {
-            "chunk_bytes": len(data), "chunk_size": len(ids), "dim": len(values), "filename": name,
+            "chunk_bytes": int(offsets[-1]), "chunk_size": len(ids), "dim": len(ids.values),
+            "filename": name,
         }  # fmt: skip
 
     def write_index(self, files: list[dict[str, Any]]) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmdata.exporting.flat import ExportFacts, ExportRows, Files, Format
-from lmdata.files import AtomicFile, output_errors
+from lmdata.exporting.format import ExportFacts, ExportRows, Files, Format
+from lmdata.files import AtomicFile
 
-FILE_BYTES = 1 << 28  # of ids in a file
+FILE_BYTES = 1 << 27  # of ids in a file
 
 
 def _to_table(rows: ExportRows, id_dtype: np.dtype[Any]) -> pa.RecordBatch:
@@ -45,10 +45,9 @@ class _Tables(Format):
 
     def __init__(self, files: Files, facts: ExportFacts, split: str, stack: ExitStack) -> None:
         """Begin a split."""
-        self._files, self._facts, self._split, self._stack = files, facts, split, stack
+        self._files, self._facts, self._split = files, facts, split
         self._names: list[str] = []
-        self._file: AtomicFile | None = None
-        self._writer: Any = None
+        self._batches: list[pa.RecordBatch] = []  # of the next file
         self._num_bytes = 0
 
     @abstractmethod
@@ -63,27 +62,26 @@ class _Tables(Format):
         """Append rows; a new file begins where one is full."""
         if not len(rows.ids):
             return
-        batch = _to_table(rows, self._facts.id_dtype)
         if self._num_bytes >= FILE_BYTES:
-            self._end_file()
-        if self._file is None:
-            self._names.append(self.path(len(self._names)))
-            self._file = self._files.open(self._names[-1], self._stack)
-            self._writer = self.open_writer(self._file, batch.schema)
-        with output_errors(self._file.path):
-            self._writer.write_batch(batch)
+            self._begin_file()
+        self._batches.append(_to_table(rows, self._facts.id_dtype))
         self._num_bytes += rows.ids.values.nbytes
 
-    def _end_file(self) -> None:
-        if self._file is not None:
-            with output_errors(self._file.path):
-                self._writer.close()
-            self._files.finish(self._file)
-        self._file, self._num_bytes = None, 0
+    def _begin_file(self) -> None:
+        batches = self._batches
+        self._names.append(self.path(len(self._names)))
+        self._files.begin(self._names[-1], lambda file: self._fill(file, batches))
+        self._batches, self._num_bytes = [], 0
+
+    def _fill(self, file: AtomicFile, batches: list[pa.RecordBatch]) -> None:
+        with self.open_writer(file, batches[0].schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
 
     def finish(self) -> None:
-        """Finish the last file."""
-        self._end_file()
+        """Write the last file."""
+        self._begin_file()
+        self._files.settle()
 
 
 class Parquet(_Tables):
@@ -122,13 +120,13 @@ class Datasets(_Tables):
 
     def open_writer(self, file: AtomicFile, schema: pa.Schema) -> Any:
         """Write an Arrow stream."""
-        self._schema = schema
         return pa.ipc.new_stream(file, schema)
 
     def finish(self) -> None:
         """Write the descriptions of the split and of all splits."""
+        schema = self._batches[0].schema
         super().finish()
-        features = {field.name: _feature(field.type) for field in self._schema}
+        features = {field.name: _feature(field.type) for field in schema}
         info = {"citation": "", "description": "", "features": features, "homepage": "",
                 "license": ""}  # fmt: skip
         names = [{"filename": name.rpartition("/")[2]} for name in self._names]

@@ -15,6 +15,7 @@ from pathlib import Path
 from lmdata.copies import copies_folder
 from lmdata.errors import OutputError
 from lmdata.files import make_folder
+from lmdata.hub import is_hub
 from lmdata.remote import RemotePlace
 from lmmodel.errors import ResumeError
 from lmmodel.record import CHECKPOINTS_NAME, RECORD_NAME, RUN_FILES
@@ -43,6 +44,12 @@ class RemoteRun:
         Raises:
             OutputError: there is a run already, or the store can't be written
         """
+        if is_hub(self.uri):
+            raise OutputError(
+                f"{self.uri} takes one commit, and checkpoints would be a commit each: "
+                "train into a folder or a store such as s3://, then `lmmodel export` what is to be "
+                "published"
+            )
         names = list(self._place.names())
         if names and not overwrite:
             kind = "a run: --resume goes on with it" if RECORD_NAME in names else "other files"

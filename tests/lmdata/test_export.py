@@ -30,7 +30,8 @@ from lmdata.dataset import open_store
 from lmdata.errors import ConfigError, IntegrityError, MismatchError, OutputError
 from lmdata.examples import write_examples
 from lmdata.exporting.export import EXPORT_NAME, FORMATS, export_store
-from lmdata.exporting.flat import ExportFacts, LitData, Mds
+from lmdata.exporting.flat import LitData, Mds
+from lmdata.exporting.format import ExportFacts, ExportRows
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.recipes import RECIPES
 from lmdata.tokenizer import Tokenizer, load_tokenizer, wordpiece_backend
@@ -259,6 +260,7 @@ def test_bytes_are_those_of_their_own_writer(name: str, tokens: Path, tmp_path: 
     assert {file: ours[file] for file in BY_THEIR_WRITERS[name]} == BY_THEIR_WRITERS[name]
 
 
+@pytest.mark.filterwarnings("ignore")  # Megatron's own
 def test_megatron_reads_it(tokens: Path, tmp_path: Path) -> None:
     module = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     export_store(tokens, tmp_path, "megatron", end_token="none")
@@ -267,6 +269,7 @@ def test_megatron_reads_it(tokens: Path, tmp_path: Path) -> None:
         assert [row.tolist() for row in dataset] == ids
 
 
+@pytest.mark.filterwarnings("ignore")  # those of streaming
 def test_streaming_reads_it(tokens: Path, tmp_path: Path) -> None:
     streaming = pytest.importorskip("streaming")
     export_store(tokens, tmp_path, "mds")
@@ -276,6 +279,7 @@ def test_streaming_reads_it(tokens: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore")  # those of LitData
 def test_litdata_reads_it(tokens: Path, tmp_path: Path) -> None:
     litdata = pytest.importorskip("litdata")
     export_store(tokens, tmp_path, "litdata")
@@ -340,7 +344,7 @@ def test_files_are_filled_as_far_as_they_go(sizes: list[int], blocks: list[int])
             part = sizes[done : done + count]
             done += len(part)
             values = np.zeros(sum(part), np.uint16)
-            writer.write(chunks.ExportRows(Ragged(values, offsets_of(part)), None))
+            writer.write(ExportRows(Ragged(values, offsets_of(part)), None))
         writer.finish()
     finally:
         chunks.CHUNK_BYTES = limit

@@ -59,6 +59,7 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("lmdata.remote._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("lmdata.building.receipts._NUM_READERS", 1)  # the same faults each time
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 

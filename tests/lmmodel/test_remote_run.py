@@ -110,6 +110,11 @@ def test_a_run_from_a_store_to_a_store_has_the_weights_of_one_here(
         lmdata_remote.undo()
 
 
+def test_a_run_is_not_written_to_the_hub(tokens: Path) -> None:
+    with pytest.raises(OutputError, match=r"hf://me/run .* takes one commit, .* a commit each"):
+        train(tokens, "hf://me/run")
+
+
 def test_a_copy_is_verified_bounded_and_made_once(
     store: FaultyStore, tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,13 +129,16 @@ def test_a_copy_is_verified_bounded_and_made_once(
     monkeypatch.setattr(store, "read", lambda key, *rest: reads.append(key) or read(key, *rest))
     assert at_hand(uri) == folder
     assert not any(key.endswith(".arrow") for key in reads)
-    (tmp_path / "cache" / "older").mkdir()
-    (tmp_path / "cache" / "older" / "a.arrow").write_bytes(b"x" * 5000)
+    older, run = tmp_path / "cache" / ("0" * 32), tmp_path / "cache" / "runs"
+    for other in (older, run):
+        other.mkdir()
+        (other / "a.arrow").write_bytes(b"x" * 5000)
     (folder / "manifest.json").unlink()
     size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
     monkeypatch.setenv("LMDATA_CACHE_GB", str((size + 100) / 1e9))
     at_hand(uri)
-    assert not (tmp_path / "cache" / "older").exists()
+    assert run.exists()  # what is no copy makes no room
+    assert not older.exists()
     monkeypatch.setenv("LMDATA_CACHE_GB", "1e-6")
     (folder / "manifest.json").unlink()
     with pytest.raises(ConfigError, match=r"copies of datasets may take 1e-06 GB in .*: raise"):
