@@ -8,6 +8,7 @@ steps        T5 mini on Wikipedia: twenty steps' losses of both, float32, and to
 titles       titles of Wikipedia articles from their first paragraphs, pretrained against random
              weights, three seeds
 translation  Multi30k, English to German, from nothing: BLEU on test 2016 after --minutes
+turns        a step of that in lmmodel and in a plain PyTorch loop, taking turns
 race         the same: seconds of training to BLEU 25, beside a plain PyTorch loop
 """
 
@@ -40,7 +41,7 @@ from lmmodel.predicting.written import load_writer
 from lmmodel.writing import WritingConfig, write
 
 NAME = "sequence-to-sequence"
-PARTS = ("reverse", "beams", "steps", "titles", "translation", "race")
+PARTS = ("reverse", "beams", "steps", "titles", "translation", "turns", "race")
 NUM_NUMBERS, LONGEST = 50, 25
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--num-sources", type=int, default=100, help="of beams")
     parser.add_argument("--minutes", type=float, default=56.0, help="of translation")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of titles")
-    parser.add_argument("--bf16", action="store_true", help="of race: the plain loop by autocast")
+    parser.add_argument("--bf16", action="store_true", help="of turns, race: the plain loop")
     parser.add_argument("--most-ratio", type=float, default=4.0,
                         help="of race: the plain loop ends after so many times ours")  # fmt: skip
     parser.add_argument("--num-threads", type=int, default=2)
@@ -88,6 +89,7 @@ def measures(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[]
         "translation": functools.partial(
             translation.translate, folder, options.minutes, epochs
         ),
+        "turns": functools.partial(translation.take_turns, folder, 20, is_bf16=options.bf16),
         "race": functools.partial(
             translation.race, folder, epochs or 15, options.most_ratio, is_bf16=options.bf16
         ),

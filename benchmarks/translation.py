@@ -176,6 +176,35 @@ def race(
     return rows
 
 
+def take_turns(folder: Path, num_steps: int, *, is_bf16: bool) -> dict[str, Any]:
+    """Return the milliseconds of a step of both, medians of steps that take turns.
+
+    Args:
+        folder: for files
+        num_steps: of each, after as many that are not counted
+        is_bf16: as of `race`
+    """
+    tokenizer = fresh_tokenizer(SETTINGS, PAIRS / "train", None)
+    config, source, data = prepared(SETTINGS, tokenizer, write_validation(folder))
+    learner = TaskLearner(start_model(source, config, data, seed=0), data.train, config, seed=0)
+    plain = PlainLoop(learner, is_bf16=is_bf16)
+    ours = epoch_batches(data.train.sizes, config, 0)
+    theirs = shuffled(len(data.train), config.batch_size, config.num_epochs)
+    seconds = []
+    for _ in range(2 * num_steps):
+        before = learner.train_s, plain.train_s
+        learner.learn(next(ours))
+        plain.learn(next(theirs))
+        seconds.append((learner.train_s - before[0], plain.train_s - before[1]))
+    timed = np.array(seconds[num_steps:])
+    medians = 1000 * np.median(timed, axis=0)
+    return {
+        "steps": num_steps, "lmmodel ms": round(medians[0]), "plain PyTorch ms": round(medians[1]),
+        "plain in bf16": is_bf16,
+        "median ratio of neighbours": round(float(np.median(timed[:, 1] / timed[:, 0])), 2),
+    }  # fmt: skip
+
+
 def learn_until(
     loop: Any, batches: Iterator[np.ndarray], learner: TaskLearner, data: TaskData, most_s: float
 ) -> list[tuple[float, float]]:
