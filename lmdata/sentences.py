@@ -26,27 +26,32 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.intrinsics import borrowed
+from lmdata.intrinsics import borrowed, int64
 from lmdata.ragged import frozen
 from lmdata.splitting import SPLITTER_VERSION as SPLITTER_VERSION
 from lmdata.splitting.line_wrapping import is_deliberate_break, page_width
 from lmdata.splitting.sentence_rules import (
+    LONGEST_ABBREVIATION,
     Rules,
     begins_in_lower_case,
     closers_end,
     make_rules,
-    plain_stop_ends,
+    next_word_is,
     skip_space,
     terminator_end,
     terminators_end_sentence,
     trim_space,
+    word_flags_at,
 )
 from lmdata.splitting.tables import (
     FULL_STOP,
+    NEVER,
     NEWLINE,
     PARAGRAPH,
     PERIOD,
+    STARTER,
     THAI,
+    UNLESS_STARTER,
     class_at,
     trigger_bytes,
 )
@@ -215,6 +220,43 @@ def _by_rules(
 
 
 @numba.njit(nogil=True, cache=True)
+def _plain_stop_ends(text: np.ndarray, start: int, period: int, stop: int, rules: Rules) -> int:
+    """Return 1 if the full stop of "word. Word" ends a sentence, 0 if not, -1 for all else.
+
+    What all the other rules say of a word of ASCII letters behind a space, or of a bracket, before
+    a full stop, a space and a capital: most of the full stops in English prose.
+
+    Args:
+        text: uint8 (N,)
+        start: where the sentence began
+        period: where the terminator is
+        stop: end of the document
+        rules: tables
+    """
+    if text[period] != 0x2E or period + 2 >= stop or text[period + 1] != 0x20:
+        return -1
+    if period == start or not 0x41 <= text[period + 2] <= 0x5A:
+        return -1
+    if text[period - 1] == 0x29:
+        return 1
+    if not 0x61 <= text[period - 1] <= 0x7A:
+        return -1
+    word = period - 1
+    while word > start and period - word <= LONGEST_ABBREVIATION:
+        if not 0x61 <= text[word - 1] | 0x20 <= 0x7A:
+            break
+        word -= 1
+    if period - word > LONGEST_ABBREVIATION:
+        return 1
+    if word > start and text[word - 1] != 0x20:
+        return -1
+    flags = word_flags_at(text, word, period, rules)
+    if flags & UNLESS_STARTER and not flags & NEVER:
+        return int(next_word_is(int64(STARTER), text, period + 2, stop, rules))
+    return int(not flags & NEVER)
+
+
+@numba.njit(nogil=True, cache=True)
 def _at_terminator(
     text: np.ndarray,
     start: int,
@@ -226,7 +268,7 @@ def _at_terminator(
     rules: Rules,
 ) -> tuple[int, int]:
     """Return the boundary after the terminators at `position`, -1 if none, and where to go on."""
-    verdict = plain_stop_ends(text, sentence, position, stop, rules)
+    verdict = _plain_stop_ends(text, sentence, position, stop, rules)
     if verdict >= 0:
         return (position + 1, position + 2) if verdict else (-1, position + 1)
     end = closed = position + 1

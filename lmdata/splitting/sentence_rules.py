@@ -265,43 +265,6 @@ def period_ends(
 
 
 @numba.njit(nogil=True, cache=True)
-def plain_stop_ends(text: np.ndarray, start: int, period: int, stop: int, rules: Rules) -> int:
-    """Return 1 if the full stop of "word. Word" ends a sentence, 0 if not, -1 for all else.
-
-    What all the other rules say of a word of ASCII letters behind a space, or of a bracket, before
-    a full stop, a space and a capital: most of the full stops in English prose.
-
-    Args:
-        text: uint8 (N,)
-        start: where the sentence began
-        period: where the terminator is
-        stop: end of the document
-        rules: tables
-    """
-    if text[period] != 0x2E or period + 2 >= stop or text[period + 1] != 0x20:
-        return -1
-    if period == start or not 0x41 <= text[period + 2] <= 0x5A:
-        return -1
-    if text[period - 1] == 0x29:
-        return 1
-    if not 0x61 <= text[period - 1] <= 0x7A:
-        return -1
-    word = period - 1
-    while word > start and period - word <= LONGEST_ABBREVIATION:
-        if not 0x61 <= text[word - 1] | 0x20 <= 0x7A:
-            break
-        word -= 1
-    if period - word > LONGEST_ABBREVIATION:
-        return 1
-    if word > start and text[word - 1] != 0x20:
-        return -1
-    flags = word_flags_at(text, word, period, rules)
-    if flags & UNLESS_STARTER and not flags & NEVER:
-        return int(next_word_is(int64(STARTER), text, period + 2, stop, rules))
-    return int(not flags & NEVER)
-
-
-@numba.njit(nogil=True, cache=True)
 def next_word_is(flag: int, text: np.ndarray, position: int, stop: int, rules: Rules) -> bool:
     """Return whether the word at `position`, after quotes, is capitalised and has the flag.
 
