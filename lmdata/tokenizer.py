@@ -86,6 +86,12 @@ class Tokenizer:
         return xxh3_128(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
     @functools.cached_property
+    def quick_hash(self) -> str:
+        """What one version of `tokenizers` tells it from all others by, in a tenth of the time."""
+        written = self.backend.to_str() + repr(sorted(self.special_tokens.items()))
+        return xxh3_128(written.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @functools.cached_property
     def pieces(self) -> tuple[str | None, ...]:
         """The spelling of every id, None where an id has no piece."""
         vocabulary = self.backend.get_vocab(with_added_tokens=True)

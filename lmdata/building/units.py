@@ -67,7 +67,7 @@ def prepare_nursery(
     if tokenizer_path is not None:
         with suppress(LmdataError):  # who sends the setup reads it too, and says what is wrong
             ahead = _ReadyTokenizer(Path(tokenizer_path))
-            _ = ahead.tokenizer.hash
+            _ = ahead.tokenizer.quick_hash
     return _prepare(receive_setup(), ahead)
 
 
@@ -95,7 +95,7 @@ class _ReadyTokenizer:
 def _prepare(
     setup: UnitSetup, ready: _ReadyTokenizer | None
 ) -> Callable[[Unit, Callable[[Any], None]], UnitReceipt]:
-    if ready is None or ready.tokenizer.hash != setup.tokenizer_hash:
+    if ready is None or ready.tokenizer.quick_hash != setup.quick_hash:
         ready = _ReadyTokenizer(bring_tokenizer(setup.place))
     tokenizer, encoder = ready.tokenizer, ready.encoder
     memory = setup.memory.divide(ready.num_bytes)

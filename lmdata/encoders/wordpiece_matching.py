@@ -20,31 +20,22 @@ import re
 import unicodedata
 from typing import Any
 
-import numba
 import numpy as np
 import tokenizers
 
 from lmdata.encoders.cut_kernels import (
-    I32,
     I64,
     ISOLATED,
     NUM_CLASSES,
     SPACE,
     U8,
-    U64,
     UNKNOWN,
     WORD,
-    Int,
-    character_at,
     find_unknown,
-)  # fmt: skip
-from lmdata.encoders.word_kernels import find_word, hash_of, word_key
+)
+from lmdata.encoders.wordpiece_kernels import Pieces, find_sizes, match_words
 from lmdata.encoders.words import WordTable, ascii_classes
-from lmdata.intrinsics import int64
 from lmdata.ragged import frozen
-
-MAX_MATCHED_BYTES = 1 << 10
-"""Longer words, where a tokenizer allows them at all, are left to `tokenizers`."""
 
 _WHOLE = re.compile(r"[^\x00-/:-@\[-`{-\x7f]+|[!-~]")
 CHINESE_RANGES = (
@@ -100,7 +91,8 @@ def cut_classes(backend: tokenizers.Tokenizer, definition: dict[str, Any]) -> U8
 @functools.cache
 def _candidates() -> list[int]:
     """Return the code points beyond ASCII that may be white space or punctuation."""
-    return [code for code in range(0x80, 0xFFFF) if unicodedata.category(chr(code))[0] in "PZ"]
+    categories = map(unicodedata.category, map(chr, range(0x80, 0xFFFF)))
+    return [code for code, category in enumerate(categories, 0x80) if category[0] in "PZ"]
 
 
 def ask_classes(backend: tokenizers.Tokenizer, codes: list[int]) -> U8:
@@ -179,7 +171,7 @@ class WordPieceMatcher:
             if piece.startswith(prefix)
         }
         self._backend = backend
-        self._first, self._next = PieceTable(vocabulary), PieceTable(continuing)
+        self._first, self._next = make_pieces(vocabulary), make_pieces(continuing)
         self._max_characters = int(model["max_input_chars_per_word"])
         self._unknown_id = int(vocabulary[model["unk_token"]])
         self._known = np.full(NUM_CLASSES, UNKNOWN, np.uint8)
@@ -209,7 +201,7 @@ class WordPieceMatcher:
         self._learn(np.flatnonzero(find_unknown(words[starts[0] : starts[-1]], self._known)))
         return match_words(
             words, starts, self._becomes, self._max_characters, self._unknown_id,
-            *self._first.arrays, *self._next.arrays,
+            self._first, self._next,
         )  # fmt: skip
 
     def begins(self, word: bytes, is_first: bool) -> I64 | None:
@@ -217,184 +209,23 @@ class WordPieceMatcher:
         return None
 
 
-class PieceTable:
-    """The pieces that a word may hold, to be looked up by their bytes."""
+def make_pieces(pieces: dict[str, int]) -> Pieces:
+    """Return the pieces that a word may hold.
 
-    def __init__(self, pieces: dict[str, int]) -> None:
-        whole = {piece: index for piece, index in pieces.items() if _is_whole(piece)}
-        table = WordTable(ascii_classes())
-        text = np.frombuffer(" ".join(whole).encode("utf-8"), np.uint8)
-        table.scan(text, np.array([0, len(text)]), np.zeros(0, np.int64))
-        ids = np.fromiter(whole.values(), np.int64, len(whole))
-        longest = int(np.diff(table.starts[: table.num_words + 1]).max(initial=0))
-        self.arrays = (*table.arrays, ids, longest)
+    Args:
+        pieces: spelling -> id
+    """
+    whole = {piece: index for piece, index in pieces.items() if _is_whole(piece)}
+    table = WordTable(ascii_classes())
+    text = np.frombuffer(" ".join(whole).encode("utf-8"), np.uint8)
+    table.scan(text, np.array([0, len(text)]), np.zeros(0, np.int64))
+    ids = np.fromiter(whole.values(), np.int64, len(whole))
+    starts = table.starts[: table.num_words + 1]
+    longest = int(np.diff(starts).max(initial=0))
+    sizes = find_sizes(np.append(table.bytes, np.zeros(8, np.uint8)), starts)
+    return Pieces(*table.arrays, ids, sizes, longest)
 
 
 def _is_whole(piece: str) -> bool:
     """Whether a piece is one word where ASCII white space and punctuation are cut at."""
     return piece.isalnum() or _WHOLE.fullmatch(piece) is not None
-
-
-@numba.njit(cache=True, nogil=True)
-def longest_piece(
-    word: U8, start: Int, stop: Int,
-    slots: U64, starts: I64, arena: U8, longest: Int,
-) -> tuple[Int, Int]:  # fmt: skip
-    """Return number and end of the longest piece that [start, stop) begins with, -1 if none.
-
-    Args:
-        word: uint8 (N,)
-        start: first byte
-        stop: behind the last
-        slots: as `match_words` takes it, and so what follows
-        starts: see `slots`
-        arena: see `slots`
-        longest: see `slots`
-    """
-    for end in range(min(stop, start + longest), start, -1):
-        key = word_key(word, start, end)
-        mixed = hash_of(key, end - start)
-        number = find_word(word, start, end - start, key, mixed, slots, starts, arena)
-        if number >= 0:
-            return number, end
-    return -1, start
-
-
-@numba.njit(cache=True, nogil=True)
-def match_word(
-    word: U8, length: Int, ids: I64, used: Int,
-    slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: Int,
-    next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: Int,
-) -> Int:  # fmt: skip
-    """Write the ids of one word at `used`; return how many, 0 if a part of it has no piece.
-
-    Args:
-        word: uint8 (N,)
-        length: of the word, which begins at 0
-        ids: int64, written from `used` on, at most one id a byte
-        used: where to write
-        slots: as `match_words` takes it, and so all that follow
-        starts: see `slots`
-        arena: see `slots`
-        piece_ids: see `slots`
-        longest: see `slots`
-        next_slots: see `slots`
-        next_starts: see `slots`
-        next_arena: see `slots`
-        next_ids: see `slots`
-        next_longest: see `slots`
-    """
-    number, end = longest_piece(word, int64(0), length, slots, starts, arena, longest)
-    if number < 0:
-        return 0
-    ids[used] = piece_ids[number]
-    count = 1
-    while end < length:
-        number, end = longest_piece(
-            word, end, length, next_slots, next_starts, next_arena, next_longest
-        )
-        if number < 0:
-            return 0
-        ids[used + count] = next_ids[number]
-        count += 1
-    return count
-
-
-@numba.njit(cache=True, nogil=True)
-def put_character(buffer: U8, place: Int, code: Int) -> Int:
-    """Write a code point as UTF-8 at a place and return the place behind it.
-
-    Args:
-        buffer: uint8, written
-        place: where to write; at least four bytes follow
-        code: in [0, 0x110000)
-    """
-    if code < 0x80:
-        buffer[place] = code
-        return place + 1
-    length = 2 if code < 0x800 else 3 if code < 0x10000 else 4
-    for index in range(length - 1, 0, -1):
-        buffer[place + index] = 0x80 | (code & 0x3F)
-        code >>= 6
-    buffer[place] = code | ((0xF00 >> length) & 0xF0)
-    return place + length
-
-
-@numba.njit(cache=True, nogil=True)
-def spell_word(words: U8, start: Int, stop: Int, becomes: I32, buffer: U8) -> tuple[Int, Int]:
-    """Write what becomes of a word; return its bytes and characters, -1 if one is not known.
-
-    Of a word that is too long for the buffer, the end is not written.
-
-    Args:
-        words: uint8 (N,)
-        start: of the word, byte
-        stop: behind it
-        becomes: int32 (NUM_CLASSES,), as `match_words` takes it
-        buffer: uint8 (MAX_MATCHED_BYTES + 8,), written
-    """
-    position, size, num_characters = start, int64(0), 0
-    while position < stop:
-        code, length = character_at(words, position, stop)
-        successor = np.int64(becomes[code]) if code < NUM_CLASSES else np.int64(0)
-        if successor < 0 and position == start and position + length == stop:
-            successor = -successor
-        if successor <= 0:
-            return -1, -1
-        if size <= MAX_MATCHED_BYTES:
-            size = put_character(buffer, size, successor)
-        num_characters += 1
-        position += length
-    return size, num_characters
-
-
-@numba.njit(cache=True, nogil=True)
-def match_words(
-    words: U8, word_starts: I64, becomes: I32, max_characters: Int, unknown_id: Int,
-    slots: U64, starts: I64, arena: U8, piece_ids: I64, longest: Int,
-    next_slots: U64, next_starts: I64, next_arena: U8, next_ids: I64, next_longest: Int,
-) -> tuple[I64, I64]:  # fmt: skip
-    """Return ids and lengths, as `WordPieceMatcher.match` says.
-
-    Args:
-        words: uint8 (N,), the bytes of all words
-        word_starts: int64 (W + 1,), where each word begins
-        becomes: int32 (NUM_CLASSES,), the code point that each becomes; negative where it is then
-            set apart, 0 where it becomes no single one
-        max_characters: longer words are unknown
-        unknown_id: of the unknown piece
-        slots: with `starts` and `arena` the pieces that begin a word, as `find_word` takes them
-        starts: see `slots`
-        arena: see `slots`
-        piece_ids: int64, the id of each of them
-        longest: bytes of the longest of them
-        next_slots: the same five for the pieces inside a word
-        next_starts: see `starts`
-        next_arena: see `arena`
-        next_ids: see `piece_ids`
-        next_longest: see `longest`
-    """
-    num_words = len(word_starts) - 1
-    ids = np.empty(word_starts[-1] - word_starts[0], np.int64)
-    lengths = np.full(num_words, -1, np.int64)
-    buffer = np.zeros(MAX_MATCHED_BYTES + 8, np.uint8)
-    used = int64(0)
-    for index in range(num_words):
-        size, num_characters = spell_word(
-            words, word_starts[index], word_starts[index + 1], becomes, buffer
-        )
-        is_known = num_characters <= max_characters
-        if size < 0 or (is_known and size > MAX_MATCHED_BYTES):
-            continue
-        count = 0
-        if is_known:
-            count = match_word(
-                buffer, size, ids, used, slots, starts, arena, piece_ids, longest,
-                next_slots, next_starts, next_arena, next_ids, next_longest,
-            )  # fmt: skip
-        if count == 0:
-            ids[used] = unknown_id
-            count = 1
-        lengths[index] = count
-        used += count
-    return ids[:used], lengths

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lmdata.intrinsics import int64
+from lmdata.intrinsics import borrowed, int64
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -63,13 +63,9 @@ class SpelledPieces(NamedTuple):
 
 
 def learn_merges(
-    symbols: Int32s,
-    offsets: Int64s,
-    counts: Int64s,
-    num_symbols: int,
-    max_new_pieces: int,
+    symbols: Int32s, offsets: Int64s, counts: Int64s, num_symbols: int, max_new_pieces: int,
     min_frequency: int,
-) -> tuple[Int32s, Int32s]:
+) -> tuple[Int32s, Int32s]:  # fmt: skip
     """Return the merges that join the most frequent pair of neighbours, over and over.
 
     A pair whose joined piece exists already, by other merges, makes no new piece: it gets that
@@ -155,28 +151,42 @@ def _merge_all(words: LinkedWords, num_symbols: int, max_new: int, min_frequency
 
 
 @numba.njit(cache=True)
+def _lend_words(words: LinkedWords) -> Any:
+    """Return the words in `borrowed` arrays, for a function that calls others in a loop."""
+    return LinkedWords(
+        borrowed(words.symbols), borrowed(words.original), borrowed(words.before),
+        borrowed(words.after), borrowed(words.word_of), borrowed(words.counts),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _lend_pairs(pairs: SymbolPairs) -> Any:
+    """Return the pairs in `borrowed` arrays, as long as the caller holds its own."""
+    return SymbolPairs(
+        borrowed(pairs.slots), borrowed(pairs.keys), borrowed(pairs.counts), borrowed(pairs.heads),
+        borrowed(pairs.num_occurrences), borrowed(pairs.stamps), borrowed(pairs.places),
+        borrowed(pairs.older), borrowed(pairs.sizes),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
 def _count_pairs(words: LinkedWords) -> Any:
     """Return all pairs of neighbours with their counts and occurrences."""
     room = 3 * len(words.symbols)  # a merge adds at most two occurrences and removes one symbol
     pairs = SymbolPairs(
-        np.full(1 << 16, GONE, np.int32),
-        np.empty(1 << 14, np.int64),
-        np.empty(1 << 14, np.int64),
-        np.empty(1 << 14, np.int32),
-        np.empty(1 << 14, np.int64),
-        np.empty(1 << 14, np.int32),
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.zeros(2, np.int64),
-    )
+        np.full(1 << 16, GONE, np.int32), np.empty(1 << 14, np.int64), np.empty(1 << 14, np.int64),
+        np.empty(1 << 14, np.int32), np.empty(1 << 14, np.int64), np.empty(1 << 14, np.int32),
+        np.empty(room, np.int32), np.empty(room, np.int32), np.zeros(2, np.int64),
+    )  # fmt: skip
     for start in range(0, len(words.symbols), _BLOCK):
         pairs = _reserve(pairs, _BLOCK)
+        lent = _lend_pairs(pairs)
         for position in range(start, min(start + _BLOCK, len(words.symbols))):
             following = words.after[position]
             if following != GONE:
                 left, right = words.symbols[position], words.symbols[following]
                 count = words.counts[words.word_of[position]]
-                _raise(pairs, np.int64(left), np.int64(right), np.int32(position), count)
+                _raise(lent, np.int64(left), np.int64(right), np.int32(position), count)
     return pairs
 
 
@@ -195,6 +205,7 @@ def _most_frequent_first(pairs: SymbolPairs, min_frequency: int) -> Any:
 @numba.njit(cache=True)
 def _occurrences(words: LinkedWords, pairs: SymbolPairs, pair: Any) -> Any:
     """Return the positions at which to join a pair, int32; they do not overlap."""
+    words, pairs = _lend_words(words), _lend_pairs(pairs)
     left, right = pairs.keys[pair] >> 32, pairs.keys[pair] & 0xFFFFFFFF
     positions = np.empty(pairs.num_occurrences[pair], np.int32)
     size = 0
@@ -229,6 +240,7 @@ def _merge_pair(
     words: LinkedWords, pairs: SymbolPairs, positions: Int32s, pair: Any, piece: Any, merge: Any
 ) -> Any:
     """Join a pair at its positions; return the pairs whose count rose, int32."""
+    words, pairs = _lend_words(words), _lend_pairs(pairs)
     raised = np.empty(2 * len(positions), np.int32)
     num_raised = int64(0)
     symbols = words.symbols
@@ -324,18 +336,14 @@ def _reserve(pairs: SymbolPairs, num_more: Any) -> Any:
     while capacity < needed:
         capacity *= 2
     grown = SymbolPairs(
-        np.full(4 * capacity, GONE, np.int32),
-        _extend(pairs.keys, capacity),
-        _extend(pairs.counts, capacity),
-        _extend(pairs.heads, capacity),
-        _extend(pairs.num_occurrences, capacity),
-        _extend(pairs.stamps, capacity),
-        pairs.places,
-        pairs.older,
-        pairs.sizes,
-    )
+        np.full(4 * capacity, GONE, np.int32), _extend(pairs.keys, capacity),
+        _extend(pairs.counts, capacity), _extend(pairs.heads, capacity),
+        _extend(pairs.num_occurrences, capacity), _extend(pairs.stamps, capacity),
+        pairs.places, pairs.older, pairs.sizes,
+    )  # fmt: skip
+    lent = _lend_pairs(grown)
     for pair in range(pairs.sizes[0]):
-        grown.slots[_slot(grown, grown.keys[pair])] = pair
+        lent.slots[_slot(lent, lent.keys[pair])] = pair
     return grown
 
 

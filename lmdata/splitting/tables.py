@@ -46,12 +46,10 @@ def character_classes() -> np.ndarray:
     """
     by_category = {"Ll": LOWER, "Lu": UPPER, "Lt": UPPER, "Lo": UNCASED, "Lm": UNCASED}
     by_category |= {"Nd": DIGIT, "Mn": MARK, "Mc": MARK, "Cf": MARK}
-    classes = np.zeros(65536, np.uint8)
-    for code in range(65536):
-        character = chr(code)
-        classes[code] = by_category.get(unicodedata.category(character), OTHER)
-        if character.isspace():
-            classes[code] = SPACE
+    categories = list(map(unicodedata.category, map(chr, range(65536))))
+    classes = np.array([by_category.get(category, OTHER) for category in categories], np.uint8)
+    blank = [code for code, category in enumerate(categories) if category[0] in "ZC"]
+    classes[[code for code in blank if chr(code).isspace()]] = SPACE
     classes[0x0E01:0x0E2F] = classes[0x0E30:0x0E46] = THAI
     classes[0x0E81:0x0EAF] = classes[0x0EB0:0x0EC6] = THAI
     for kind, characters in _EXPLICIT.items():
