@@ -20,22 +20,11 @@ from urllib.parse import unquote
 from lmdata.copies import copies_folder
 from lmdata.errors import ConfigError, IntegrityError, LmdataError, OutputError
 from lmdata.remote import RemotePlace
-from lmdata.stores import is_uri
 
 _WAITS_S = (1.0, 2.0, 4.0, 8.0)  # between the tries of a commit
 _CONFLICT = 412  # the branch is not where it was looked at
 _NUM_ASKED = 500  # paths in one request
 _KINDS = {"datasets": "dataset", "models": "model", "spaces": "space"}
-
-
-def is_hub(path: Path | str) -> bool:
-    """Whether an output is a folder on the hub.
-
-    Example:
-        >>> is_hub("hf://datasets/me/tokens"), is_hub("s3://bucket/tokens"), is_hub("tokens")
-        (True, False, False)
-    """
-    return isinstance(path, str) and is_uri(path) and path.startswith("hf://")
 
 
 @dataclass(frozen=True)

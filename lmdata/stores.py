@@ -87,6 +87,16 @@ def is_uri(text: str | Path) -> bool:
     return isinstance(text, str) and bool(colon) and scheme.isalnum()
 
 
+def is_hub(path: Path | str) -> bool:
+    """Whether an output is a folder on the hub.
+
+    Example:
+        >>> is_hub("hf://datasets/me/tokens"), is_hub("s3://bucket/tokens"), is_hub("tokens")
+        (True, False, False)
+    """
+    return isinstance(path, str) and is_uri(path) and path.startswith("hf://")
+
+
 def check_is_local(path: str | Path) -> None:
     """Check that a name is not a URI where only a folder of this machine is written.
 

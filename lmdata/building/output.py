@@ -26,7 +26,7 @@ from lmdata.files import (
     sync,
     write_atomically,
 )
-from lmdata.hub import HubFolder, is_hub
+from lmdata.hub import HubFolder
 from lmdata.places import LocalPlace, Place, new_attempt
 from lmdata.remote import RemotePlace
 from lmdata.schema import (
@@ -36,7 +36,7 @@ from lmdata.schema import (
     manifest_json,
     parse_json_object,
 )
-from lmdata.stores import is_uri
+from lmdata.stores import is_hub, is_uri
 from lmdata.tokenizer import TOKENIZER_FILES, TOKENIZER_FOLDER, Tokenizer, save_tokenizer
 
 

@@ -26,10 +26,10 @@ from lmdata.exporting.flat import LitData, Mds, Megatron, NanoGpt
 from lmdata.exporting.format import ExportedFile, ExportFacts, ExportRows, Files, Format
 from lmdata.exporting.tables import Datasets, Parquet
 from lmdata.files import Kind, make_folder, write_atomically, writing_folder
-from lmdata.hub import HubFolder, is_hub
+from lmdata.hub import HubFolder
 from lmdata.ragged import Ragged, offsets_of
 from lmdata.schema import Flow, Ledger, TokenizerIdentity, parse_json_object, to_json
-from lmdata.stores import check_is_local
+from lmdata.stores import check_is_local, is_hub
 from lmdata.tokenizer import TOKENIZER_FILES, TOKENIZER_FOLDER, Tokenizer, save_tokenizer
 from lmdata.xxh3 import xxh3_128
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from lmdata.copies import copies_folder
 from lmdata.errors import OutputError
 from lmdata.files import make_folder
-from lmdata.hub import is_hub
 from lmdata.remote import RemotePlace
+from lmdata.stores import is_hub
 from lmmodel.errors import ResumeError
 from lmmodel.record import CHECKPOINTS_NAME, RECORD_NAME, RUN_FILES
 from lmmodel.saving.checkpoint import INDEX_NAME

@@ -13,7 +13,8 @@ from lmdata.building.resumable import Part
 from lmdata.copies import at_hand
 from lmdata.errors import ConfigError, IntegrityError, OutputError
 from lmdata.exporting.export import export_store
-from lmdata.hub import HubFolder, Repository, is_hub, parse_repository
+from lmdata.hub import HubFolder, Repository, parse_repository
+from lmdata.stores import is_hub
 from tests.lmdata.builds import InlineWorkers, all_bytes, random_documents, write_corpus
 from tests.lmdata.hub import Hub, serve_hub
 from tests.lmdata.test_remote import tokenize
