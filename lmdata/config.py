@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
@@ -238,6 +239,12 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[name] = value
 
 
+@functools.cache
+def _describe(cls: type) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    """Return the types of a dataclass and its fields; a manifest has thousands of the same kind."""
+    return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls) if f.init}
+
+
 def build_config(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Return an instance of a dataclass from nested tables, checking every key and type.
 
@@ -246,8 +253,7 @@ def build_config(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{prefix.rstrip('.')} must be a table, got {_shown(values)}")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    hints, fields = _describe(cls)
     for name in values:
         if name not in fields:
             raise ConfigError(f"unknown key {prefix}{name}{_near_match(name, fields)}")

@@ -228,7 +228,7 @@ class _StoreJob:
     def _find_done(self) -> Packed[UnitReceipt]:
         """Return the receipts of units whose rows are still there."""
         assert self._assembly is not None
-        done = Packed(UnitReceipt)
+        done = Packed[UnitReceipt]()
         found = find_receipts(self._folder.place, len(self._units), UnitReceipt)
         for unit, (receipt, whole) in zip(self._units, found, strict=True):
             if receipt is not None and whole.issuperset(
