@@ -253,7 +253,7 @@ def build_config(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{prefix.rstrip('.')} must be a table, got {_shown(values)}")
-    hints, fields = _describe(cls)
+    hints, fields = _describe(cls)  # type: ignore[arg-type]  # a class can be hashed
     for name in values:
         if name not in fields:
             raise ConfigError(f"unknown key {prefix}{name}{_near_match(name, fields)}")
