@@ -378,7 +378,7 @@ def signatures(references: Sequence[Sequence[str]]) -> dict[str, str]:
 
     Example:
         >>> [signatures(own)["ter"][:9] for own in ([["a", "b"]], [["a"], ["a", "b"]])]
-        ["nrefs:2|c", "nrefs:var"]
+        ['nrefs:2|c', 'nrefs:var']
     """
     told = {}
     if importlib.util.find_spec("sacrebleu") is not None:
