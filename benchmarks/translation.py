@@ -30,8 +30,8 @@ from lmmodel.finetuning.fit import TaskLearner, epoch_batches
 from lmmodel.optimizing import lr_ratio
 from lmmodel.predicting.written import load_writer
 from lmmodel.tasks.model import TaskModel, predict_logits
-from lmmodel.tasks.sequence_to_sequence import score_texts, signatures
 from lmmodel.tasks.task_files import TaskFormat
+from lmmodel.tasks.text_scores import score_texts, signatures
 from lmmodel.writing import WritingConfig
 
 PAIRS = DATA / "tasks" / "multi30k"

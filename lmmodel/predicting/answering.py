@@ -303,11 +303,12 @@ def _intervals(
     num_samples = max(_LEAST_SAMPLES, min(NUM_SAMPLES, _MAX_SCORED // num_rows))
     drawn: dict[str, list[float]] = {name: [] for name in scores if name not in _WILSON}
     rows = np.arange(num_rows)
+    score = task.scorer(found, references, labels)
     for sample in range(num_samples):
         words = draw(stream_key(0, "resample"), np.full(num_rows, sample), rows)
         chosen = (words.astype(np.uint64) * np.uint64(num_rows) >> np.uint64(32)).astype(np.int64)
         try:
-            again = task.score(*task.resample(found, references, chosen), labels)
+            again = score(chosen)
         except ValueError:  # by chance no row of the sample has a label
             continue
         for name, values in drawn.items():

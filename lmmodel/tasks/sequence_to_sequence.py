@@ -5,11 +5,9 @@ R rows of a file; E examples of a source and a target.
 
 from __future__ import annotations
 
-import collections
 import copy
 import dataclasses
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +20,23 @@ from lmmodel.batch import Batch
 from lmmodel.cores import summed_cross_entropy
 from lmmodel.errors import FitError, TaskError
 from lmmodel.families import ModelConfig
-from lmmodel.tasks.examples import Encoding, Predictions, TaskExamples, make_examples, unlabelled
+from lmmodel.tasks.examples import (
+    Encoding,
+    Predictions,
+    TaskExamples,
+    make_examples,
+    unlabelled,
+)
 from lmmodel.tasks.tables import parse_text
 from lmmodel.tasks.task import GivenTexts, Scores, StockClass, Task
 from lmmodel.tasks.task_files import TaskFile
 from lmmodel.tasks.text_rows import TextRows, Usual, read_text_rows
+from lmmodel.tasks.text_scores import RowScores, score_texts, signatures
 from lmmodel.texts import Framed, Integers, encode_texts
 from lmmodel.writing import Hypothesis, WritingConfig, write
 
 NUM_SAMPLES = 3  # of what was written, in the summary
 SOURCES_CUT, TARGETS_CUT = "sources truncated", "targets truncated"
-INSTALL = "pip install 'lmmodel[translation]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +184,12 @@ class SequenceTask(Task[TextRows]):
         """Return BLEU, chrF and TER where sacrebleu is, ROUGE where rouge-score is, exact match."""
         return score_texts(found.values, references)
 
+    def scorer(
+        self, found: Predictions, references: Any, labels: Sequence[str]
+    ) -> Callable[[Integers], Scores]:
+        """Return what adds up what each row brings, which is found out once."""
+        return RowScores(found.values, references).of
+
     def signatures(self, references: Any) -> dict[str, str]:
         """Return those of sacrebleu, and the settings of ROUGE."""
         return signatures(references)
@@ -297,94 +307,3 @@ def frame_ids(
     values = np.concatenate(parts) if parts else np.zeros(0, np.int32)
     offsets = offsets_of(np.array([len(part) for part in parts], np.int64))
     return Ragged(values, offsets), int((full > room).sum())
-
-
-# Scores.
-
-
-def score_texts(found: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Return how near texts come to the right ones, whatever of it can be computed here.
-
-    Raises:
-        ValueError: there is nothing to score, or the lengths differ
-
-    Example:
-        >>> score_texts(["a b"], [["a b", "b"]])["exact_match"]
-        1.0
-    """
-    if not len(found) or len(found) != len(references):
-        raise ValueError(f"{len(found)} texts can't be scored by {len(references)} references")
-    scores: Scores = {}
-    if importlib.util.find_spec("sacrebleu") is not None:
-        scores |= {metric.name: value for metric, value in translation_scores(found, references)}
-    if importlib.util.find_spec("rouge_score") is not None:
-        scores |= rouge_scores(found, references)
-    right = sum(text in own for text, own in zip(found, references, strict=True))
-    return {**scores, "exact_match": right / len(found)}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score of sacrebleu, and how it was computed."""
-
-    name: str
-    signature: str
-
-
-def translation_scores(
-    found: Sequence[str], references: Sequence[Sequence[str]]
-) -> list[tuple[Metric, float]]:
-    """Return BLEU, chrF and TER of a corpus with sacrebleu's signatures; all in percent.
-
-    Raises:
-        FitError: sacrebleu is not installed
-    """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-        from sacrebleu.metrics.chrf import CHRF
-        from sacrebleu.metrics.ter import TER
-    except ImportError as error:
-        raise FitError(f"BLEU, chrF and TER need sacrebleu: {INSTALL}") from error
-    most = max(map(len, references))
-    streams: list[list[Any]] = [
-        [own[i] if i < len(own) else None for own in references] for i in range(most)
-    ]
-    results = []
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF()), ("ter", TER())):
-        value = metric.corpus_score(list(found), streams).score
-        results.append((Metric(name, str(metric.get_signature())), float(value)))
-    return results
-
-
-def rouge_scores(found: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Return the mean F1 of ROUGE-1, -2, -L and -Lsum, stemmed, by the best reference of each.
-
-    Lines are the sentences of -Lsum, as in the original.
-    """
-    from rouge_score.rouge_scorer import RougeScorer
-
-    names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-    scorer = RougeScorer(names, use_stemmer=True)
-    sums: collections.Counter[str] = collections.Counter()
-    for text, own in zip(found, references, strict=True):
-        best = [scorer.score(one, text) for one in own]
-        for name in names:
-            sums[name] += max(one[name].fmeasure for one in best)
-    return {name: sums[name] / len(found) for name in names}
-
-
-def signatures(references: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return how scores by these references are computed here, by name.
-
-    Example:
-        >>> [signatures(own)["ter"][:9] for own in ([["a", "b"]], [["a"], ["a", "b"]])]
-        ['nrefs:2|c', 'nrefs:var']
-    """
-    told = {}
-    if importlib.util.find_spec("sacrebleu") is not None:
-        counts = sorted({len(own) for own in references})
-        found = translation_scores(["a"] * len(counts), [["a"] * count for count in counts])
-        told = {metric.name: metric.signature for metric, _ in found}
-    if importlib.util.find_spec("rouge_score") is not None:
-        told["rouge"] = "rouge-score, stemmed, F1, sentences of Lsum by lines, best reference"
-    return told

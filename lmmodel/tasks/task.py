@@ -185,7 +185,6 @@ class Task(Protocol[RowsT]):
         Raises:
             TaskError: a column is missing or ambiguous, or a value is of another kind
         """
-        ...
 
     def settle(self, rows: RowsT) -> Task[RowsT]:
         """Return the task that the rows of a training file ask for: most often this one."""
@@ -217,7 +216,6 @@ class Task(Protocol[RowsT]):
         Raises:
             TaskError: a label is unknown, or `max_seq_length` leaves no room for text
         """
-        ...
 
     def given(self, rows: RowsT) -> GivenTexts:
         """Return what a model is asked about the rows of a file that is the task's own."""
@@ -275,7 +273,6 @@ class Task(Protocol[RowsT]):
         Returns:
             float32 scalar; divided by `count_labels` it is the loss of the stock class.
         """
-        ...
 
     def count_labels(self, labels: Tensor) -> int:
         """Return over how many labels `sum_loss` sums."""
@@ -299,7 +296,6 @@ class Task(Protocol[RowsT]):
             rows: of which `examples` were made
             labels: of the model, in the order of their ids
         """
-        ...
 
     def references(self, rows: RowsT, labels: Sequence[str]) -> Any:
         """Return what predictions are scored against, as `Predictions.values` are.
@@ -307,7 +303,6 @@ class Task(Protocol[RowsT]):
         Raises:
             TaskError: a label is not among `labels`, or the rows were read without labels
         """
-        ...
 
     def score(self, found: Predictions, references: Any, labels: Sequence[str]) -> Scores:
         """Return the scores of predictions, `stopping_scores` among them.
@@ -315,7 +310,6 @@ class Task(Protocol[RowsT]):
         Raises:
             ValueError: there is nothing to score, or the lengths differ
         """
-        ...
 
     def resample(
         self, found: Predictions, references: Any, rows: Integers
@@ -325,6 +319,12 @@ class Task(Protocol[RowsT]):
             values = [found.values[row] for row in rows]
             return Predictions(values=values), [references[row] for row in rows]
         return Predictions(values=found.values[rows]), references[rows]
+
+    def scorer(
+        self, found: Predictions, references: Any, labels: Sequence[str]
+    ) -> Callable[[Integers], Scores]:
+        """Return what gives the scores of some rows, int64 (N,): intervals ask for hundreds."""
+        return lambda rows: self.score(*self.resample(found, references, rows), labels)
 
     def guess(self, learned: Labels | None, num_outputs: int, references: Any) -> Any | None:
         """Return values that know only which answer is most frequent in training; None: none."""

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lmdata.tokenizer import Tokenizer
 from lmmodel.batch import SOURCE, TARGET, batch_of, make_stream
@@ -19,11 +21,12 @@ from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.predicting.written import load_writer
 from lmmodel.tasks.known import TASKS, read_task_file
 from lmmodel.tasks.model import make_task_model, pack, pack_labels
-from lmmodel.tasks.sequence_to_sequence import score_texts
 from lmmodel.tasks.task_files import TaskFormat
+from lmmodel.tasks.text_scores import RowScores, score_texts
 from lmmodel.writing import WritingConfig
 
 SHAPE = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
+SPOKEN = st.lists(st.sampled_from(["a", "the", "cat", "cats.", "Sat"]), min_size=1).map(" ".join)
 PAIRS = [("the cat sat", "sat cat the"), ("a dog", "dog a"), ("", "no source"), ("no target", "")]
 
 
@@ -44,12 +47,12 @@ def write_pairs(path, pairs=PAIRS, header="source\ttarget"):
 
 
 def config_of(family: str = "transformer", **changes) -> FinetuneConfig:
-    settings = {
+    usual = {
         "task": "sequence-to-sequence", "num_seeds": 1, "num_epochs": 1, "max_seq_length": 32,
         "model": ModelConfig(family=family, **SHAPE), "dropout": 0.0, "device": "cpu",
         "precision": "fp32",
     }  # fmt: skip
-    return FinetuneConfig(**(settings | changes))
+    return FinetuneConfig(**(usual | changes))
 
 
 def shape_of(config: FinetuneConfig, tokenizer) -> ModelConfig:
@@ -122,7 +125,18 @@ def test_scores_are_those_of_sacrebleu_and_rouge() -> None:
     streams = [["the cat sat on a mat", "a dog barked"], [None, "the dog barks"]]
     assert scores["bleu"] == sacrebleu.corpus_bleu(found, streams).score
     assert scores["chrf"] == sacrebleu.corpus_chrf(found, streams).score
+    assert scores["ter"] == sacrebleu.corpus_ter(found, streams).score
     assert 0.5 < scores["rougeL"] < 1
+
+
+@given(st.lists(st.tuples(SPOKEN, st.lists(SPOKEN, min_size=1, max_size=3)), min_size=1), st.data())
+@settings(max_examples=50, deadline=None)
+def test_rows_compared_once_have_the_scores_of_any_choice_of_them(rows, data) -> None:
+    found, references = zip(*rows, strict=True)
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=9))
+    scores = RowScores(found, references).of(np.array(chosen))
+    wanted = score_texts([found[row] for row in chosen], [references[row] for row in chosen])
+    assert scores == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize("family", ["transformer", "t5", "bart"])
