@@ -220,7 +220,8 @@ class _StoreJob:
         )
         setup = UnitSetup(
             sources=self._sources, config=self._config, place=self._folder.place,
-            memory=self._memory, quick_hash=self.tokenizer.quick_hash, selection=self._selection,
+            memory=self._memory, tokenizer_hash=self.tokenizer.quick_hash,
+            selection=self._selection,
         )  # fmt: skip
         give_back_memory()  # what reading and describing the tokenizer took
         return setup, self._units, self._find_done()

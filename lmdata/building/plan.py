@@ -146,7 +146,7 @@ class UnitSetup:
     config: TokenizeConfig
     place: Place
     memory: MemoryBudget
-    quick_hash: str  # of the tokenizer in the place
+    tokenizer_hash: str  # quick, of that in the place
     selection: Choice | None = None  # of the documents that are read; None: all
 
 

@@ -95,7 +95,7 @@ class _ReadyTokenizer:
 def _prepare(
     setup: UnitSetup, ready: _ReadyTokenizer | None
 ) -> Callable[[Unit, Callable[[Any], None]], UnitReceipt]:
-    if ready is None or ready.tokenizer.quick_hash != setup.quick_hash:
+    if ready is None or ready.tokenizer.quick_hash != setup.tokenizer_hash:
         ready = _ReadyTokenizer(bring_tokenizer(setup.place))
     tokenizer, encoder = ready.tokenizer, ready.encoder
     memory = setup.memory.divide(ready.num_bytes)

@@ -42,7 +42,7 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_machine_that_does_not_see_the_output_says_so(tmp_path: Path) -> None:
     setup = UnitSetup(
         sources=[], config=TokenizeConfig(), place=LocalPlace(tmp_path / "elsewhere"),
-        memory=MemoryBudget(1, 1), quick_hash="",
+        memory=MemoryBudget(1, 1), tokenizer_hash="",
     )  # fmt: skip
     prepare = "lmdata.building.units:prepare_units"
     with pytest.raises(OutputError, match=r"the worker on .* does not see .*elsewhere: write to a"):

@@ -363,7 +363,7 @@ def test_where_an_encoder_gives_other_ids_tokenizers_encodes(
     setup = units.UnitSetup(
         sources=find_sources([str(corpus)], LINES), config=TokenizeConfig(corpus=LINES),
         place=LocalPlace(tmp_path / "right"), memory=MemoryBudget(1 << 30, 1),
-        quick_hash=make_tokenizer().quick_hash,
+        tokenizer_hash=make_tokenizer().quick_hash,
     )  # fmt: skip
     work = units.prepare_units(lambda: setup)
     (unit,) = make_units(setup.sources, LINES, 1 << 20)
