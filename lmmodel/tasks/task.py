@@ -281,9 +281,8 @@ class Task(Protocol[RowsT]):
     # Answers.
 
     def write(self, model: Any, examples: TaskExamples) -> list[Any]:
-        """Return what the decoder of a task that writes says about each example: E ids, int64."""
-        message = f"{self.name} writes nothing"
-        raise NotImplementedError(message)
+        """Return what the decoder says about each example, E ids int64; TypeError: it has none."""
+        raise TypeError(f"{self.name} writes nothing")
 
     def predict(
         self, examples: TaskExamples, logits: Floats, rows: RowsT, labels: Sequence[str]
