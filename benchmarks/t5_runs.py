@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +141,26 @@ LETTERS = 150, 1500  # of a first paragraph
 
 
 def write_pairs(folder: Path) -> int:
-    """Write first paragraphs and titles of the last file, which no model was pretrained on."""
+    """Write first paragraphs and titles: of the files that were pretrained on, and of the last."""
     folder.mkdir(exist_ok=True)
-    pairs = []
-    for line in read_decompressed(wikipedia()[-1], 2**30).splitlines():
-        article = json.loads(line)
-        paragraphs = [text for text in article["text"].split("\n")[1:] if text.strip()]
-        if paragraphs and LETTERS[0] <= len(paragraphs[0]) <= LETTERS[1]:
-            pairs.append({"paragraph": paragraphs[0], "title": article["title"]})
-    parts = {"validation": pairs[:NUM_VALIDATION], "train": pairs[NUM_VALIDATION:]}
+    *train, last = wikipedia()
+    parts = {
+        "validation": list(pairs_of(last))[:NUM_VALIDATION],
+        "train": [pair for path in train for pair in pairs_of(path)],
+    }
     for name, rows in parts.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     return len(parts["train"])
+
+
+def pairs_of(path: Path) -> Iterator[dict[str, str]]:
+    """Yield first paragraphs that are neither short nor long, and titles."""
+    for line in read_decompressed(path, 2**30).splitlines():
+        article = json.loads(line)
+        paragraphs = [text for text in article["text"].split("\n")[1:] if text.strip()]
+        if paragraphs and LETTERS[0] <= len(paragraphs[0]) <= LETTERS[1]:
+            yield {"paragraph": paragraphs[0], "title": article["title"]}
 
 
 def write_titles(folder: Path, num_minutes: float) -> list[dict[str, Any]]:

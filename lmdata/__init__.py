@@ -353,7 +353,7 @@ def export(
     Args:
         tokens: the folder of a token store
         output: folder to write
-        format: nanogpt, megatron, mds, litdata, parquet or datasets
+        format: nanogpt, megatron, mds, litdata, parquet, parquet-uncompressed or datasets
         end_token: a piece that is put behind each document, "none", or "auto": the tokenizer's
             own where the format keeps no boundaries
         row_length: cut into rows of so many tokens; None: a row is a document
