@@ -166,11 +166,27 @@ def measure_ray(
     def command(*more: str) -> list[str]:
         return [*tokenize_command([corpus], vocabulary, folder / "tokens"), *more]
 
-    return interleaved(
-        {f"tokenize, local, {NUM_CORES} workers": command,
-         f"tokenize, ray, {NUM_CORES} workers": lambda: command("--engine", "ray")},
-        num_bytes, options.num_runs,
-    )  # fmt: skip
+    with ray_cluster() as address:
+        return interleaved(
+            {f"tokenize, local, {NUM_CORES} workers": command,
+             "tokenize, a Ray cluster that runs":
+                 lambda: command("--engine", "ray", "--address", address),
+             "tokenize, a Ray cluster begun and ended": lambda: command("--engine", "ray")},
+            num_bytes, options.num_runs,
+        )  # fmt: skip
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """Begin a Ray cluster of this machine's cores, and yield its address."""
+    from ray.cluster_utils import Cluster
+
+    os.environ |= {"RAY_worker_niceness": "0"}  # else 15
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NUM_CORES})
+    try:
+        yield cluster.address
+    finally:
+        cluster.shutdown()
 
 
 def copied(files: Sequence[Path], folder: Path, num_copies: int) -> Path:
