@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmdata.recipes import RECIPES
 from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import answering, predicting
@@ -98,6 +99,12 @@ def main() -> None:
     "objective__name",
     metavar="NAME",
     help="What it learns; `lmmodel objectives` lists them.  [default: what the family is for]",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(RECIPES)),
+    help="Examples as a published model had them, and the objective that learns from them; `lmdata "
+    "recipes` prints each.  [default: what the objective needs]",
 )
 @click.option(
     "--init-from",
