@@ -61,7 +61,8 @@ def test_a_family_learns_what_it_is_made_for_unless_it_is_said():
     [("bert", None, ("bert", "mlm+nsp")), ("roberta", None, ("bert", "mlm")),
      ("roberta", "modern", ("modern", "mlm")), ("roberta", "electra", ("electra", "rtd")),
      ("albert", None, ("bert", "mlm+sop")), ("spanbert", None, ("bert", "mlm")),
-     ("xlnet", None, ("xlnet", "plm")), ("t5", None, ("t5", "t5")), ("bart", None, ("bart", "bart")),
+     ("xlnet", None, ("xlnet", "plm")), ("t5", None, ("t5", "t5")),
+     ("bart", None, ("bart", "bart")),
      ("t5", "t5-v1.0", ("t5-v1.0", "t5")), ("simcse", None, ("bert", "simcse"))],
 )  # fmt: skip
 def test_a_preset_brings_the_objective_that_learns_from_it(preset, family, taken):
