@@ -51,7 +51,7 @@ from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file
 
 _MAX_CHECKED_BYTES = 8 << 10  # `tokenizers` takes about 5 ms for this
-_MAX_DECODED_BYTES = 64 << 10  # of a unit; takes about 40 ms
+_MAX_DECODED_BYTES = 32 << 10  # of a unit; takes about 15 ms
 
 
 def prepare_nursery(
