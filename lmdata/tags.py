@@ -286,9 +286,9 @@ class _TagJob:
         parts = [part for receipt in self._receipts for part in self._part(receipt)]
         if not any(part.num_rows for part in parts):
             raise CorpusError("no text was found: is this the right corpus, or field?")
-        num_chars, high, low = (
+        num_chars, high, low, of_words = (
             np.concatenate([to_array(part.column(name)) for part in parts])
-            for name in ("num_chars", "hash_high", "hash_low")
+            for name in ("num_chars", "hash_high", "hash_low", "words_hash")
         )
         keys = np.concatenate([
             to_array(part.column("bands").flatten()).reshape(-1, NUM_BANDS) for part in parts
@@ -303,7 +303,8 @@ class _TagJob:
         originals = find_originals(high, low)
         order = rank_documents(num_chars, high, low)
         near = find_neighbours(keys, order, originals, shingles_of, self._config.near_jaccard)
-        return Repeats(originals, near)
+        own = np.where(of_words == 0, np.arange(len(of_words), dtype=np.uint64), 0)  # no words
+        return Repeats(originals, find_originals(of_words, own.astype(np.uint64)), near)
 
     def _part(self, receipt: TagReceipt) -> list[pa.RecordBatch]:
         record = receipt.part

@@ -166,17 +166,21 @@ class Repeats:
 
     Attributes:
         originals: int64 (D,), from `find_originals`
+        first_words: int64 (D,), the first document of the same words, whatever their case and marks
         near: what they overlap with
     """
 
     originals: np.ndarray
+    first_words: np.ndarray
     near: Neighbours
 
     def notes(self) -> tuple[str, ...]:
         """Say how many there are."""
+        is_same = self.first_words != np.arange(len(self.first_words))
         num_again = int((self.originals != np.arange(len(self.originals))).sum())
         notes = [
             f"documents that repeat an earlier one to the byte: {num_again:,}",
+            f"documents that have the words of an earlier one: {int(is_same.sum()):,}",
             f"near duplicates of a document that stays: {int(self.near.is_near.sum()):,}",
         ]
         if self.near.num_passed_over:
@@ -191,9 +195,13 @@ class Repeats:
         rows, near = slice(start, stop), self.near
         originals, nearest = self.originals[rows], near.nearest[rows]
         is_again = originals != np.arange(start, stop)
+        first_words = self.first_words[rows]
+        is_same = first_words != np.arange(start, stop)
         return [
             pa.array(is_again),
             to_column(originals.astype(np.uint64), is_again),
+            pa.array(is_same),
+            to_column(first_words.astype(np.uint64), is_same),
             pa.array(near.is_near[rows]),
             to_column(nearest.astype(np.uint64), nearest >= 0),
             to_column(near.jaccard[rows]),

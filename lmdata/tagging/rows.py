@@ -37,6 +37,8 @@ def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Sc
         *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
         pa.field("duplicate", pa.bool_(), nullable=False),
         pa.field("duplicate_of", pa.uint64()),
+        pa.field("same_words", pa.bool_(), nullable=False),
+        pa.field("same_words_of", pa.uint64()),
         pa.field("near_duplicate", pa.bool_(), nullable=False),
         pa.field("near_of", pa.uint64()),
         pa.field("near_jaccard", pa.float64(), nullable=False),

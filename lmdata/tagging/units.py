@@ -20,7 +20,7 @@ from lmdata.corpus import Documents, Source, read_documents
 from lmdata.places import Place, new_attempt
 from lmdata.schema import ShardRecord
 from lmdata.settings import TagConfig
-from lmdata.tagging.numbers import number_words
+from lmdata.tagging.numbers import NumberedWords, number_words
 from lmdata.tagging.overlap_index import FOUND, OverlapIndex
 from lmdata.tagging.rules import COUNTS, RULES, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
@@ -49,7 +49,8 @@ def part_fields(taggers: Sequence[Tagger]) -> list[pa.Field]:
     Those named in `SCRATCH` are for what takes all documents to know, and are not kept.
     """
     names = {"source": pa.int32(), "position": pa.uint64(), "num_bytes": pa.uint64(),
-             "hash_high": pa.uint64(), "hash_low": pa.uint64()}  # fmt: skip
+             "hash_high": pa.uint64(), "hash_low": pa.uint64(),
+             "words_hash": pa.uint64()}  # fmt: skip
     names |= {name: pa.int64() if name in COUNTS else pa.float64() for name in FIGURES}
     scratch = pa.list_(pa.uint64(), NUM_BANDS), pa.large_list(pa.uint64()), pa.large_list(FOUND)
     return [
@@ -165,6 +166,7 @@ def _tag_documents(
         np.diff(documents.offsets).astype(np.uint64),
         np.ascontiguousarray(hashes[:, 0]),
         np.ascontiguousarray(hashes[:, 1]),
+        _hash_words(words),
         *(figures[name] for name in FIGURES),
     ]
     near = [
@@ -178,6 +180,14 @@ def _tag_documents(
     beginnings = to_text_column([_begin(part) for part in parts])
     arrays = [*(to_column(values) for values in columns), beginnings, *own, *near]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(part_fields(taggers)))
+
+
+def _hash_words(words: NumberedWords) -> np.ndarray:
+    """Return a hash of the words of each document, uint64 (D,), 0 where there is none."""
+    return np.array([
+        xxh3_128(words.exact[a:b].tobytes()).intdigest() & (1 << 64) - 1 if b > a else 0
+        for a, b in pairwise(words.exact_rows.tolist())
+    ], np.uint64)  # fmt: skip
 
 
 def _begin(document: bytes) -> str:

@@ -447,6 +447,25 @@ def test_the_report_says_what_would_go_and_shows_it(tags: Path) -> None:
     assert found.rules[0].any_dropped[0].beginning[:20] in html.unescape(page)
 
 
+def test_documents_of_the_same_words_are_told(tmp_path: Path) -> None:
+    texts = [
+        "The cat, sat!",
+        "— !",
+        "the  CAT sat",
+        "the cat sat.",
+        "...",
+        "the cat sat 7",
+        "the cat sat 8",
+    ]
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    tag(tmp_path / "a.jsonl", tmp_path / "tags")
+    table = read_tags(tmp_path / "tags", read_tag_manifest(tmp_path / "tags"))
+    assert table.column("same_words_of").to_pylist() == [None, None, 0, 0, None, None, None]
+    assert table.column("same_words").to_pylist() == [False, False, True, True, *[False] * 3]
+    assert not any(table.column("duplicate").to_pylist())
+
+
 def test_personal_data_is_replaced_where_text_is_tokenized(tmp_path: Path) -> None:
     texts = ["Write to ann@example.org today.", "Nothing here.", "Call +49 30 1234567 or bo@ex.org"]
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
