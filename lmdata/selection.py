@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
 from lmdata import __version__
@@ -41,7 +40,7 @@ from lmdata.schema import (
     ShardRecord,
 )
 from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
-from lmdata.tagging.expressions import evaluate, find_first_failed
+from lmdata.tagging.expressions import find_first_failed, group_names
 from lmdata.tagging.manifests import TagManifest
 from lmdata.tagging.pii import replace_pii
 from lmdata.tags import read_tag_manifest, read_tags
@@ -190,7 +189,7 @@ def mix(
         ConfigError: the mixture can't be made of these documents
     """
     rows = np.flatnonzero(is_kept)
-    names = _group_names(table.take(pa.array(rows)), mixture.by)
+    names = group_names(table.take(pa.array(rows)), mixture.by)
     num_bytes = _column(table, "num_bytes").astype(np.int64)[rows]
     members = {name: np.flatnonzero(names == name) for name in sorted(set(names.tolist()))}
     if mixture.cluster_repeats:
@@ -233,12 +232,6 @@ def _resolve(
                 sizes[places], asked[name], keys[places], mixture.seed
             )
     return np.diff(read, axis=0)
-
-
-def _group_names(table: pa.Table, by: str) -> npt.NDArray[np.str_]:
-    """Return the group of each row, by a tag or an expression over tags."""
-    values = evaluate(table, by, "by").cast(pl.String).fill_null("none")
-    return np.array(values.to_list(), np.str_)
 
 
 def _cluster_sizes(table: pa.Table) -> I64:
@@ -313,14 +306,13 @@ class Selection:
     sources: dict[str, Chosen]
     replaces_pii: bool
 
-    def keep(self, source: Source, start: int, first: int, documents: Documents) -> Documents:
+    def keep(self, source: Source, start: int, documents: Documents) -> Documents:
         """Return the documents that are selected, the others counted as dropped.
 
         Args:
             source: that they come from
             start: byte of the source at which their range begins
-            first: lines or records of the range before them
-            documents: in the order of the file
+            documents: of the range
 
         Raises:
             MismatchError: the selection is of other files or other ranges
@@ -330,7 +322,7 @@ class Selection:
                 f"the selection says nothing of {source.name} from byte {start}: it is of another "
                 "corpus; tag and select this one"
             )
-        before = np.uint64(self.starts[source.name][start] + first)
+        before = np.uint64(self.starts[source.name][start])
         chosen = self.sources[source.name]
         places, is_kept = chosen.find(documents.positions + before)
         sizes = np.diff(documents.offsets)

@@ -101,6 +101,20 @@ def evaluate(table: pa.Table, expression: str, setting: str) -> pl.Series:
         raise ConfigError(f"{setting}: {expression!r} can't be read as SQL: {problem}") from error
 
 
+def group_names(table: pa.Table, by: str) -> npt.NDArray[np.str_]:
+    """Return the group of each row, str (D,), by a tag or an expression over tags.
+
+    Raises:
+        ConfigError: it names no column, or can't be read
+
+    Example:
+        >>> group_names(pa.table({"a": [1, None]}), "a + 1").tolist()
+        ['2', 'none']
+    """
+    values = evaluate(table, by, "by").cast(pl.String).fill_null("none")
+    return np.array(values.to_list(), np.str_)
+
+
 def _explain_name(known: Sequence[str], condition: str, error: Exception) -> str:
     unknown = [
         word for word in re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'", "", condition))
