@@ -280,7 +280,7 @@ def _select(
     as_json: bool, quiet: bool, mixture: MixtureConfig | None = None, replaces_pii: bool = False,
 ) -> None:  # fmt: skip
     from lmdata.selection import recipe_condition, select_documents
-    from lmdata.tags import read_tag_manifest
+    from lmdata.tagging.manifests import read_tag_manifest
 
     start = time.perf_counter()
     if where is None:

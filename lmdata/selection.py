@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,6 @@ from lmdata.batch import to_array, to_column
 from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, AnyFolder, check_apart, claim_folder
 from lmdata.chosen import Chosen, GroupRecord, SelectionManifest, read_selection, selection_schema
 from lmdata.config import build_config, config_to_dict
-from lmdata.corpus import Documents, Source
 from lmdata.errors import ConfigError, MismatchError
 from lmdata.files import write_atomically
 from lmdata.mixing import (
@@ -40,11 +40,12 @@ from lmdata.schema import (
     ShardRecord,
 )
 from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
-from lmdata.tagging.expressions import find_first_failed, group_names
-from lmdata.tagging.manifests import TagManifest
-from lmdata.tagging.pii import replace_pii
-from lmdata.tags import read_tag_manifest, read_tags
+from lmdata.tagging.expressions import find_first_failed, group_names, words_of
+from lmdata.tagging.manifests import TagManifest, read_tag_manifest, read_tags
 from lmdata.writer import ShardWriter
+
+if TYPE_CHECKING:  # reading needs Numba, which takes longer than to select
+    from lmdata.corpus import Documents, Source
 
 RECIPES = {
     "english": "gopher_quality and gopher_repetition and c4 and fineweb and not duplicate "
@@ -58,6 +59,12 @@ _WHERE_TOLD = {
     "distinct": {},
 }
 """Conditions that recipes have where tags tell of it."""
+
+_USED = frozenset({
+    "source", "position", "num_bytes", "hash_high", "hash_low", "component", "duplicate",
+    "duplicate_of", "near_duplicate", "near_of",
+})  # fmt: skip
+"""Columns that a selection is made of, beside those that its expressions name."""
 
 NOT_SELECTED = "not-selected"
 SELECTED = "selected"
@@ -98,7 +105,8 @@ def select_documents(
         OutputError: `output` exists, can't be written or its disk is full
     """
     tags = read_tag_manifest(tags_path)
-    table = read_tags(tags_path, tags)
+    by = [] if mixture is None else [mixture.by]
+    table = read_tags(tags_path, tags, _USED | words_of(where, *by))
     first_failed, reasons = find_first_failed(table, where)
     if not (first_failed < 0).any():
         raise ConfigError(
@@ -332,15 +340,18 @@ class Selection:
         if not is_kept.all():
             dropped[NOT_SELECTED] = int((~is_kept).sum())
             num_bytes[NOT_SELECTED] = int(sizes[~is_kept].sum())
-        return Documents(
-            np.asarray(kept.values, np.uint8), np.asarray(kept.offsets, np.int64),
-            documents.positions[is_kept], dropped, num_bytes, documents.num_records,
-            documents.num_source_bytes, replaced, chosen.split_keys[places[is_kept]],
+        return replace(
+            documents, text=np.asarray(kept.values, np.uint8),
+            offsets=np.asarray(kept.offsets, np.int64), positions=documents.positions[is_kept],
+            dropped=dropped, dropped_bytes=num_bytes, replaced=replaced,
+            split_keys=chosen.split_keys[places[is_kept]],
         )  # fmt: skip
 
 
 def _replace(texts: Ragged) -> tuple[Ragged, dict[str, int]]:
     """Return documents with personal data replaced by its kind, and how much of each kind."""
+    from lmdata.tagging.pii import replace_pii  # with its kernels
+
     found = [replace_pii(np.asarray(row, np.uint8).tobytes()) for row in texts.rows()]
     content = np.frombuffer(b"".join(text for text, _ in found), np.uint8)
     kinds = Counter(kind for _, own in found for kind in own)

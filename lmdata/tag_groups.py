@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lmdata.batch import to_array
 from lmdata.errors import MismatchError
 from lmdata.tagging.expressions import group_names
-from lmdata.tags import read_tag_manifest, read_tags
+from lmdata.tagging.manifests import read_tag_manifest, read_tags
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class TagGroups:
                 row = int(rows[int((~is_there).argmax())])
                 raise MismatchError(
                     f"{self.path} tells nothing of {source}, record {positions[row]}: these tags "
-                    "are of another corpus; tag the one that was tokenized"
+                    "are of another corpus, or of one read with other settings; tag what was "
+                    "tokenized, with the same --documents"
                 )
             found[rows] = groups[places]
         return found.astype(np.str_)

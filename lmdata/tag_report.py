@@ -20,10 +20,9 @@ from lmdata.schema import Flow, SourceRecord
 from lmdata.selection import RECIPES, balance, recipe_condition
 from lmdata.settings import TagConfig
 from lmdata.tagging.expressions import find_first_failed
-from lmdata.tagging.manifests import EvaluationRecord, TagManifest
+from lmdata.tagging.manifests import EvaluationRecord, TagManifest, read_tag_manifest, read_tags
 from lmdata.tagging.pii import KINDS
 from lmdata.tagging.rules import RULES, Limit
-from lmdata.tags import read_tag_manifest, read_tags
 
 NUM_SAMPLES, NUM_LISTED, NUM_SOURCES = 5, 12, 20
 _MOSTLY = 0.5  # of a document

@@ -29,7 +29,6 @@ from lmdata.building.plan import (
 from lmdata.building.receipts import find_receipts, in_build
 from lmdata.building.resumable import Part, PartDone, finish_build, run_build, run_part
 from lmdata.building.workers import WorkerPool, Workers
-from lmdata.chosen import read_manifest_of
 from lmdata.config import Change, build_config, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError
@@ -38,15 +37,14 @@ from lmdata.schema import (
     FORMAT_VERSION,
     Flow,
     Ledger,
-    ShardRecord,
     SourceRecord,
 )
 from lmdata.settings import TagConfig
-from lmdata.shards import Shard, map_shard
+from lmdata.shards import map_shard
 from lmdata.tagging import common_lines, overlaps
 from lmdata.tagging.audit import check_rows
 from lmdata.tagging.evaluations import EvaluationFile
-from lmdata.tagging.manifests import TagManifest
+from lmdata.tagging.manifests import TagManifest, iterate_rows
 from lmdata.tagging.overlap_index import describe, make_index
 from lmdata.tagging.overlaps import Overlaps
 from lmdata.tagging.perplexity import Scorer, find_thirds
@@ -341,48 +339,3 @@ def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) 
         read=read["bytes"], written={ALL_DOCUMENTS: num_bytes}, dropped=dict(dropped_bytes)
     )
     return Ledger(flows={"documents": documents, "bytes": content})
-
-
-def read_tag_manifest(folder: Path) -> TagManifest:
-    """Return the manifest of a folder of tags.
-
-    Raises:
-        IntegrityError: it has none, of another kind, or altered
-    """
-    return read_manifest_of(folder, TagManifest, "tags", "lmdata tag CORPUS")
-
-
-def read_tags(folder: Path, manifest: TagManifest) -> pa.Table:
-    """Return all tags, one row a document in the order of the corpus, every column compared.
-
-    Raises:
-        IntegrityError: a shard is missing or altered
-    """
-    return read_rows(folder, manifest.splits[ALL_DOCUMENTS])
-
-
-def read_rows(folder: Path, records: Sequence[ShardRecord]) -> pa.Table:
-    """Return the rows of shards of tags, every column compared with its hash.
-
-    Raises:
-        IntegrityError: a shard is missing or altered
-    """
-    return pa.Table.from_batches(iterate_rows(folder, records))
-
-
-def iterate_rows(folder: Path, records: Sequence[ShardRecord]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of shards of tags, every column compared with its hash.
-
-    Raises:
-        IntegrityError: a shard is missing or altered
-    """
-    for record in records:
-        yield from _rows_of(folder, record)
-
-
-def _rows_of(folder: Path, record: ShardRecord) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a shard, which is let go of before the next one is opened."""
-    with pa.OSFile(str(folder / record.file)) as file:
-        schema = pa.ipc.open_file(file).schema
-    for block in Shard(folder, record, schema).blocks:
-        yield block.read()

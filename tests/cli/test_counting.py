@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmdata.tags import read_tag_manifest, read_tags
+from lmdata.tagging.manifests import read_tag_manifest, read_tags
 from tests.cli.commands import Road, as_json, invoke, succeed
 
 

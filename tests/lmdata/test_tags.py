@@ -37,10 +37,10 @@ from lmdata.tag_page import tag_page
 from lmdata.tag_report import tag_report
 from lmdata.tagging.audit import check_rows
 from lmdata.tagging.evaluations import EvaluationFile, read_evaluations
-from lmdata.tagging.manifests import EvaluationRecord
+from lmdata.tagging.manifests import EvaluationRecord, read_tag_manifest, read_tags
 from lmdata.tagging.rules import RULES, judge, measure
 from lmdata.tagging.words import PlainCutter
-from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
+from lmdata.tags import tag_corpus, tag_schema
 from lmdata.tokens import TokenizeConfig, tokenize_corpus
 from lmdata.views import view
 from lmdata.writer import ShardWriter
