@@ -1,7 +1,8 @@
-"""The verbs of `lmdata` that say which documents are read: tag, select, clean."""
+"""The verbs of `lmdata` that say which documents are read: tag, select, clean; groups by tags."""
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from lmdata.errors import counted
 from .options import (
     FOLDER,
     NAME,
+    F,
     config_option,
     echo_part,
     echo_result,
@@ -39,8 +41,14 @@ if TYPE_CHECKING:
     from lmdata.mixing import MixtureConfig
     from lmdata.settings import TagConfig
     from lmdata.tagging.manifests import TagManifest
+    from lmdata.tagging.perplexity import Scorer
+    from lmmodel.evaluation import FindGroups
 
 _MOST_NOTES, _MOST_GROUPS = 5, 12
+perplexity_option = click.option(
+    "--perplexity", "ngrams_path", type=FOLDER, metavar="MODEL",
+    help="Also how surprised this n-gram model is by each document; `lmmodel count` makes one.",
+)  # fmt: skip
 words_option = click.option(
     "--words", type=click.Choice(["plain", "spacy"]),
     help="How text is cut into words; spacy gives datatrove's figures.  [default: plain]",
@@ -56,6 +64,10 @@ against_option = click.option(
 where_option = click.option(
     "--where", metavar="SQL", help="Condition over the tags, such as 'c4 and num_words > 100'."
 )
+select_option = click.option(
+    "--select", "selection_path", type=FOLDER,
+    help="Read only the documents of this selection, from `lmdata select`.",
+)  # fmt: skip
 recipe_option = click.option(
     "--recipe", type=click.Choice(["english", "distinct"]), help="Condition by its name."
 )
@@ -64,6 +76,7 @@ recipe_option = click.option(
 @click.command()
 @click.argument("corpus", type=NAME, nargs=-1, required=True)
 @against_option
+@perplexity_option
 @words_option
 @language_option
 @part_option
@@ -76,10 +89,10 @@ recipe_option = click.option(
 @set_option
 @result_options
 def tag(
-    corpus: tuple[str, ...], against: tuple[Path, ...], part: Part | None, engine: str,
-    address: str | None, output: Path | str, num_workers: int | None, overwrite: bool,
-    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
-    **options: Any,
+    corpus: tuple[str, ...], against: tuple[Path, ...], ngrams_path: Path | None,
+    part: Part | None, engine: str, address: str | None, output: Path | str,
+    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
 
@@ -93,12 +106,13 @@ def tag(
     from lmdata.settings import TagConfig
 
     start = time.perf_counter()
-    if part is not None and against:
-        raise click.UsageError("--against needs the whole corpus at once: leave --part out")
+    for name, value in {"--against": against, "--perplexity": ngrams_path}.items():
+        if part is not None and value:
+            raise click.UsageError(f"{name} needs the whole corpus at once: leave --part out")
     workers = start_engine("tags", engine, address, num_workers)
     config = resolve(TagConfig, config_path, overrides, **options)
     manifest, skipped = _tag(
-        corpus, against, output, num_workers, overwrite, quiet, config, part, workers
+        corpus, against, ngrams_path, output, num_workers, overwrite, quiet, config, part, workers
     )
     if isinstance(manifest, PartDone):
         return echo_part(manifest, output, as_json=as_json, quiet=quiet)
@@ -144,6 +158,7 @@ def select(
 @where_option
 @recipe_option
 @against_option
+@perplexity_option
 @words_option
 @language_option
 @reading_options
@@ -156,9 +171,9 @@ def select(
 @result_options
 def clean(
     corpus: tuple[str, ...], where: str | None, recipe: str | None, against: tuple[Path, ...],
-    tags: Path, output: Path, num_workers: int | None, overwrite: bool,
-    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
-    **options: Any,
+    ngrams_path: Path | None, tags: Path, output: Path, num_workers: int | None,
+    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Tag a corpus, select from it and report on the tags, in one.
 
@@ -175,7 +190,7 @@ def clean(
 
     page_path = tags.parent / f"{tags.resolve().name}-report.html"
     check_writable(page_path, overwrite=overwrite)
-    _tag(corpus, against, tags, num_workers, overwrite, quiet, config)
+    _tag(corpus, against, ngrams_path, tags, num_workers, overwrite, quiet, config)
     write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
     if not (quiet or as_json):
         say(f"{page_path} shows what the rules would drop, and why")
@@ -215,16 +230,16 @@ def _comparison_lines(found: Comparison) -> list[str]:
 
 
 def _tag(
-    corpus: tuple[str, ...], against: tuple[Path, ...], output: Path | str,
-    num_workers: int | None, overwrite: bool, quiet: bool, config: TagConfig,
-    part: Part | None = None, workers: Workers | None = None,
+    corpus: tuple[str, ...], against: tuple[Path, ...], ngrams_path: Path | None,
+    output: Path | str, num_workers: int | None, overwrite: bool, quiet: bool,
+    config: TagConfig, part: Part | None = None, workers: Workers | None = None,
 ) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
     from lmdata.build import check_part
     from lmdata.reading.sources import survey_sources
     from lmdata.tagging.evaluations import read_evaluations
     from lmdata.tags import tag_corpus
 
-    evaluations = read_evaluations(against)
+    evaluations, scorer = read_evaluations(against), _open_scorer(ngrams_path, quiet)
     survey = survey_sources(corpus, config.corpus)
     if part is not None:
         check_part(survey.sources, overwrite=overwrite)
@@ -235,9 +250,22 @@ def _tag(
         manifest = tag_corpus(
             survey.sources, config, output, num_workers=num_workers or num_cores(),
             overwrite=overwrite, evaluations=evaluations, part=part, workers=workers,
+            scorer=scorer,
             progress=lambda done, total, documents: line.update(done, total),
         )  # fmt: skip
     return manifest, survey.skipped
+
+
+def _open_scorer(path: Path | None, quiet: bool) -> Scorer | None:
+    if path is None:
+        return None
+    from lmmodel.ngrams import NgramScorer
+
+    scorer = NgramScorer(path.resolve())
+    version = scorer.version  # opened before anything is read
+    if not quiet:
+        say(f"perplexities by {version}")
+    return scorer
 
 
 def _check_choice(where: str | None, recipe: str | None) -> None:
@@ -252,7 +280,7 @@ def _select(
     as_json: bool, quiet: bool, mixture: MixtureConfig | None = None, replaces_pii: bool = False,
 ) -> None:  # fmt: skip
     from lmdata.selection import recipe_condition, select_documents
-    from lmdata.tags import read_tag_manifest
+    from lmdata.tagging.manifests import read_tag_manifest
 
     start = time.perf_counter()
     if where is None:
@@ -306,3 +334,36 @@ def _tag_lines(manifest: TagManifest, facts: dict[str, Any]) -> list[str]:
         *(flow_line(name, flow) for name, flow in manifest.ledger.flows.items()),
         *(f"  note       {note}" for note in manifest.notes),
     ]
+
+
+def group_options(function: F) -> F:
+    """`--by-source`, `--by` and `--tags`, of which `grouping` makes one answer."""
+    options = [
+        click.option("--by-source", is_flag=True,
+                     help="Also for each source file; token stores only."),
+        click.option("--by", "by_tag", metavar="SQL",
+                     help="Also for each group: by `source`, or by a tag or expression of --tags."),
+        click.option("--tags", "tags_path", type=FOLDER, help="Of --by, from `lmdata tag`."),
+    ]  # fmt: skip
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+def grouping(by_source: bool, by: str | None, tags_path: Path | None) -> str | None:
+    """Return by what documents are grouped, None where they are not."""
+    if by_source and by:
+        raise click.UsageError("--by-source is --by source: give one of them")
+    by = "source" if by_source else by
+    if by is None and tags_path is not None:
+        raise click.UsageError("--tags are for --by: say which tag makes the groups")
+    if by not in (None, "source") and tags_path is None:
+        raise click.UsageError(f"--by {by} needs the tags: give --tags with their folder")
+    return by
+
+
+def open_tag_groups(tags_path: Path | None, by: str) -> FindGroups | None:
+    """Return what finds the groups of documents; None where each source is one."""
+    if tags_path is None:
+        return None
+    from lmdata.tag_groups import open_groups
+
+    return open_groups(tags_path, by).find

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from lmdata.batch import to_column, to_list_column, to_text_column
 from lmdata.tagging.language import LanguageModel
+from lmdata.tagging.perplexity import PerplexityTagger, Scorer
 from lmdata.tagging.pii import KINDS, find_pii
 from lmdata.tagging.pii import VERSION as PII_VERSION
 
@@ -70,13 +71,16 @@ class PiiTagger:
         return [*(to_column(np.ascontiguousarray(column)) for column in counts.T), spans]
 
 
-def make_taggers(language: str) -> list[Tagger]:
-    """Return the taggers of a configuration.
+def make_taggers(language: str, scorer: Scorer | None = None) -> list[Tagger]:
+    """Return the taggers of a configuration; of one thread.
 
     Args:
         language: "py3langid" or "none"
+        scorer: of perplexities; None: there are none
 
     Raises:
         ConfigError: a package is not installed
     """
-    return [*([LanguageTagger()] if language != "none" else []), PiiTagger()]
+    taggers: list[Tagger] = [LanguageTagger()] if language != "none" else []
+    taggers.append(PiiTagger())
+    return taggers if scorer is None else [*taggers, PerplexityTagger(scorer)]
