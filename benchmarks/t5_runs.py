@@ -182,8 +182,8 @@ def write_titles(folder: Path, num_tokens: int) -> list[dict[str, Any]]:
             "titles/train.jsonl", "--validation", "titles/validation.jsonl", "--source",
             "paragraph", "--target", "title", "--seeds", "3", "--num-epochs", "3", "--set",
             "score=rougeL", "--set", "batch_size=32", "--set", "lr=1e-3", "--set",
-            "max_seq_length=96", "--set", "max_target_length=24", "--output", f"runs/{what.split()[0]}", "--overwrite",
-            "--json", *options,
+            "max_seq_length=96", "--set", "max_target_length=24", "--output",
+            f"runs/{what.split()[0]}", "--overwrite", "--json", *options,
         ], folder)  # fmt: skip
         result = done["result"]
         rows.append({

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmdata.recipes import RECIPES
 from lmmodel.families import FAMILIES, MODEL_SIZES
 
 from . import answering, predicting
@@ -102,7 +101,7 @@ def main() -> None:
 )
 @click.option(
     "--preset",
-    type=click.Choice(list(RECIPES)),
+    metavar="NAME",
     help="Examples as a published model had them, and the objective that learns from them; `lmdata "
     "recipes` prints each.  [default: what the objective needs]",
 )

@@ -15,7 +15,7 @@ from lmdata.config import build_config, config_to_dict, gather, laid_over
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
-from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, check_fits
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, check_fits, made_for
 from lmmodel.optimizing import (
     AveragingConfig,
     DistillationConfig,
@@ -155,12 +155,12 @@ def _with_objective(values: dict[str, Any]) -> dict[str, Any]:
         return values
     family = FAMILIES.get(str(_table(values, "model").get("family")))
     usual = (family or FAMILIES[ModelConfig.family]).objective
-    made_for = [own for own in (usual, *OBJECTIVES) if OBJECTIVES[own].is_for(RECIPES[name])]
-    fitting = [own for own in made_for if family is None or OBJECTIVES[own].fits(family)]
+    known = sorted(made_for(RECIPES[name]), key=lambda own: own != usual)
+    fitting = [own for own in known if family is None or OBJECTIVES[own].fits(family)]
     if not fitting:
-        fits = (key for key, own in FAMILIES.items() if OBJECTIVES[made_for[0]].fits(own))
+        fits = (key for key, own in FAMILIES.items() if OBJECTIVES[known[0]].fits(own))
         raise ConfigError(
-            f"preset={name} is for objective.name={made_for[0]}, which model.family="
+            f"preset={name} is for objective.name={known[0]}, which model.family="
             f"{_table(values, 'model')['family']} can't learn: take {' or '.join(fits)}"
         )
     return {**values, "objective": {**objective, "name": fitting[0]}}

@@ -249,16 +249,6 @@ class Definition:
         is_needed = self.has_targets or self.recipe.corruption_traits.orders
         return self.recipe.corruption if is_needed else None
 
-    def is_for(self, recipe: Recipe) -> bool:
-        """Return whether it learns from examples of a recipe as they are meant.
-
-        Masks may be of any kind for who guesses masked tokens; all else is one corruption's own.
-        """
-        masks = [own.is_masking and not own.orders
-                 for own in (self.recipe.corruption_traits, recipe.corruption_traits)]  # fmt: skip
-        is_same = all(masks) or self.recipe.corruption == recipe.corruption
-        return is_same and self.pair_view == (recipe.view if recipe.view in PAIR_VIEWS else None)
-
     def fits(self, family: Family) -> bool:
         """Return whether models of a family can learn it."""
         if (orders := self.recipe.corruption_traits.orders) or family.is_two_stream:
