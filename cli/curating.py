@@ -49,6 +49,10 @@ language_option = click.option(
     "--language", type=click.Choice(["none", "py3langid"]),
     help="What tells the language of each document.  [default: none]",
 )  # fmt: skip
+rules_option = click.option(
+    "--rules", multiple=True, metavar="NAME", callback=lambda _, __, names: names or None,
+    help="Rules to measure beside the usual ones, as gopher@dolma; may be given again.",
+)  # fmt: skip
 against_option = click.option(
     "--against", "against", type=FOLDER, multiple=True, metavar="EVAL",
     help="Files or folders of evaluations to compare with; may be given again.",
@@ -66,6 +70,7 @@ recipe_option = click.option(
 @against_option
 @words_option
 @language_option
+@rules_option
 @part_option
 @engine_options
 @reading_options
@@ -146,6 +151,7 @@ def select(
 @against_option
 @words_option
 @language_option
+@rules_option
 @reading_options
 @click.option("--tags", type=FOLDER, default="tags", show_default=True, help="Tags to write.")
 @output_option("selection")

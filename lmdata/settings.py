@@ -33,6 +33,7 @@ FORMATS: dict[str, Format] = {
 COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 Model = Literal["wordpiece", "bpe", "unigram"]
 Splits = Literal["gpt2", "gpt4"]
+LATE = {"is_late": True}  # of settings that manifests leave out where they are None
 DEFAULT_SHARD_BYTES = 256_000_000
 DEFAULT_TOKENIZER = Path("tokenizer")  # taken where it is there, else made
 WIDE_JACCARD = 0.5  # from which on documents are of one component
@@ -133,6 +134,9 @@ class TagConfig:
 
     language: Literal["none", "py3langid"] = "none"
     """What tells the language of a document; py3langid must be installed."""
+
+    rules: tuple[str, ...] | None = field(default=None, metadata=LATE)
+    """Names of rules that are measured beside those that always are: variants, languages."""
 
     near_jaccard: float = 0.8
     """Share of 5-word shingles from which on two documents are near duplicates, in (0.5, 1]."""

@@ -22,7 +22,7 @@ from lmdata.settings import TagConfig
 from lmdata.tagging.expressions import find_first_failed
 from lmdata.tagging.manifests import EvaluationRecord, TagManifest
 from lmdata.tagging.pii import KINDS
-from lmdata.tagging.rules import RULES, Limit
+from lmdata.tagging.rules import RULES, Limit, rules_told
 from lmdata.tags import read_tag_manifest, read_tags
 
 NUM_SAMPLES, NUM_LISTED, NUM_SOURCES = 5, 12, 20
@@ -133,7 +133,10 @@ def tag_report(path: Path) -> TagReport:
         documents=len(table),
         bytes=int(rows.num_bytes.sum()),
         recipes=tuple(_report_recipes(table, manifest)),
-        rules=tuple(_report_rule(rows, name, manifest.rules[name]) for name in RULES),
+        rules=tuple(
+            _report_rule(rows, name, manifest.rules[name])
+            for name in rules_told(table.column_names)
+        ),
         languages=tuple(_count_languages(rows)),
         clusters=_count_clusters(rows),
         near=tuple(_near_pairs(rows)),

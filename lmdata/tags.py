@@ -52,7 +52,7 @@ from lmdata.tagging.near import Repeats, find_neighbours, find_originals, rank_d
 from lmdata.tagging.overlap_index import describe, make_index
 from lmdata.tagging.overlaps import Overlaps
 from lmdata.tagging.rows import finish_rows, found_in, tag_schema
-from lmdata.tagging.rules import VERSIONS
+from lmdata.tagging.rules import DEFAULT_RULES, VERSIONS
 from lmdata.tagging.signatures import NUM_BANDS
 from lmdata.tagging.signatures import VERSION as NEAR_VERSION
 from lmdata.tagging.taggers import Tagger, make_taggers
@@ -97,7 +97,7 @@ def tag_corpus(
         MismatchError: `output` holds an unfinished build of another plan
         OutputError: `output` exists, can't be written or its disk is full
     """
-    name, taggers = CUTTERS[config.words]().name, make_taggers(config.language)
+    name, taggers = CUTTERS[config.words]().name, make_taggers(config)
     if any(source.path is None for source in sources):
         raise CorpusError(
             "tags are of files that are read again: save standard input to a file first"
@@ -125,7 +125,7 @@ def finish_tags(output: Path | str) -> TagManifest:
     def make(folder: AnyFolder, plan: dict[str, Any]) -> _TagJob:
         config = build_config(TagConfig, plan["configuration"])
         return _TagJob(
-            folder, read_sources(plan), config, plan["words"], make_taggers(config.language),
+            folder, read_sources(plan), config, plan["words"], make_taggers(config),
             plan["unit_bytes"], None, (),
         )  # fmt: skip
 
@@ -147,7 +147,8 @@ class _TagJob:
     ) -> None:  # fmt: skip
         self._folder, self._sources, self._config, self._words = folder, sources, config, words
         self._taggers, self._unit_bytes, self._progress = taggers, unit_bytes, progress
-        self._versions = VERSIONS | {"near_duplicate": NEAR_VERSION}
+        self._versions = {rule: VERSIONS[rule] for rule in DEFAULT_RULES}
+        self._versions |= {"near_duplicate": NEAR_VERSION}
         for tagger in taggers:
             self._versions |= tagger.versions
         self._evaluations = evaluations

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from lmdata.building.output import HasLedger
-from lmdata.recipes import LATE
 from lmdata.schema import (
     Ledger,
     ShardRecord,
     SourceRecord,
     to_json,
 )
-from lmdata.settings import TagConfig
+from lmdata.settings import LATE, TagConfig
 from lmdata.xxh3 import xxh3_128
 
 T = TypeVar("T", bound=HasLedger)

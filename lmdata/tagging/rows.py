@@ -12,9 +12,9 @@ from lmdata.batch import to_array, to_column, to_text_column
 from lmdata.tagging import overlaps
 from lmdata.tagging.near import Repeats
 from lmdata.tagging.overlaps import Overlaps
-from lmdata.tagging.rules import RULES, judge
+from lmdata.tagging.rules import RULES, figures_of, judge, rules_told
 from lmdata.tagging.taggers import Tagger
-from lmdata.tagging.units import FIGURES, SCRATCH, part_fields
+from lmdata.tagging.units import SCRATCH, part_fields
 
 
 def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Schema:
@@ -30,11 +30,12 @@ def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Sc
     """
     text = pa.dictionary(pa.int32(), pa.string())
     reasons = pa.dictionary(pa.int8(), pa.string())
+    rules = rules_told(field.name for field in part_fields(taggers))
     return pa.schema([
         pa.field("source", text, nullable=False),
         *(field for field in part_fields(taggers)[1:] if field.name not in SCRATCH),
-        *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
-        *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
+        *(pa.field(rule, pa.bool_(), nullable=False) for rule in rules),
+        *(pa.field(f"{rule}_reason", reasons) for rule in rules),
         pa.field("duplicate", pa.bool_(), nullable=False),
         pa.field("duplicate_of", pa.uint64()),
         pa.field("near_duplicate", pa.bool_(), nullable=False),
@@ -63,8 +64,9 @@ def finish_rows(
     """
     sources = to_array(part.column("source"))
     before = np.array([records[str(source)] for source in sources.tolist()], np.uint64)
-    figures = {name: to_array(part.column(name)) for name in FIGURES}
-    verdicts = {rule: judge(figures, rule) for rule in RULES}
+    rules = rules_told(part.schema.names)
+    figures = {name: to_array(part.column(name)) for name in figures_of(rules)}
+    verdicts = {rule: judge(figures, rule) for rule in rules}
     columns = [
         pa.DictionaryArray.from_arrays(part.column("source"), names),
         to_column(to_array(part.column("position")) + before),

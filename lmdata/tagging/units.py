@@ -22,9 +22,9 @@ from lmdata.schema import ShardRecord
 from lmdata.settings import TagConfig
 from lmdata.tagging.numbers import number_words
 from lmdata.tagging.overlap_index import FOUND, OverlapIndex
-from lmdata.tagging.rules import COUNTS, RULES, measure
+from lmdata.tagging.rules import COUNTS, DEFAULT_RULES, figures_of, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
-from lmdata.tagging.taggers import Tagger, make_taggers
+from lmdata.tagging.taggers import Batch, Tagger, make_taggers
 from lmdata.tagging.words import CUTTERS, Cutter
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
@@ -34,12 +34,8 @@ _BEGINNING = 160  # characters of a document that are kept, so that what goes ca
 SCRATCH = ("bands", "shingles", "found")  # columns of a unit that no tags have
 FIGURES = (
     "num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
-    "c4_lorem_ipsum", "c4_curly_bracket", *(
-        dict.fromkeys(
-            limit.figure for limits in RULES.values() for limit in limits
-            if limit.figure not in COUNTS
-        )
-    ),
+    "c4_lorem_ipsum", "c4_curly_bracket",
+    *(figure for figure in figures_of(DEFAULT_RULES) if figure not in COUNTS),
 )  # fmt: skip
 
 
@@ -103,7 +99,7 @@ def prepare_tags(
     def work(unit: Unit, report: Callable[[Any], None]) -> TagReceipt:
         if not hasattr(own, "cutter"):
             own.cutter = CUTTERS[setup.config.words]()
-            own.taggers = make_taggers(setup.config.language)
+            own.taggers = make_taggers(setup.config)
         return _tag_unit(unit, setup, own.cutter, own.taggers, report)
 
     return work
@@ -152,7 +148,9 @@ def _tag_documents(
     """Return the figures of some documents of a source, whose positions begin at `first`."""
     content = documents.text.tobytes()
     parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
-    figures = measure(documents.text, documents.offsets, cutter)
+    batch = Batch(parts, documents.text, documents.offsets,
+                  cutter.words(documents.text, documents.offsets))  # fmt: skip
+    figures = measure(documents.text, documents.offsets, cutter, batch.words)
     hashes = np.array([divmod(xxh3_128(part).intdigest(), 1 << 64) for part in parts], np.uint64)
     words = number_words(documents.text, documents.offsets)
     signed = sign(words)
@@ -174,7 +172,7 @@ def _tag_documents(
             to_column(ends), pa.FixedSizeListArray.from_arrays(to_column(found.ravel()), type=FOUND)
         ),
     ]
-    own = [array for tagger in taggers for array in tagger.tag(parts)]
+    own = [array for tagger in taggers for array in tagger.tag(batch)]
     beginnings = to_text_column([_begin(part) for part in parts])
     arrays = [*(to_column(values) for values in columns), beginnings, *own, *near]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(part_fields(taggers)))

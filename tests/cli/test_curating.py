@@ -33,6 +33,20 @@ def test_a_corpus_is_tagged_selected_and_tokenized(inside: Path) -> None:
     assert sum(facts["rows"].values()) == 4
 
 
+def test_rules_beside_the_usual_ones_are_asked_for_by_name(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    said = succeed("lmdata", "tag", "corpus", "--rules", "gopher@dolma", "--rules", "gopher@dclm")
+    assert "gopher@dclm, gopher@dolma-1.2" in said.stdout
+    where = "gopher_quality_dclm and dolma_num_words > 9 and gopher_repetition_dolma"
+    said = succeed("lmdata", "select", "--where", where)
+    assert "(1 gopher_quality_dclm" in said.stdout
+    succeed("lmdata", "report", "tags")
+    assert "gopher@dclm" in (inside / "tags-report.html").read_text(encoding="utf-8")
+    result = invoke("lmdata", "tag", "corpus", "--rules", "gopher@x", "--output", "other")
+    assert result.exit_code == 1
+    assert "none by the name 'gopher@x'; there are gopher@dolma, gopher@dclm" in result.stderr
+
+
 def test_clean_tags_and_selects_in_one(inside: Path) -> None:
     write_corpus(inside / "corpus")
     said = succeed("lmdata", "clean", "corpus", "--recipe", "distinct").stdout

@@ -38,7 +38,7 @@ from lmdata.tag_report import tag_report
 from lmdata.tagging.audit import check_rows
 from lmdata.tagging.evaluations import EvaluationFile, read_evaluations
 from lmdata.tagging.manifests import EvaluationRecord
-from lmdata.tagging.rules import RULES, judge, measure
+from lmdata.tagging.rules import DEFAULT_RULES, RULES, judge, measure
 from lmdata.tagging.words import PlainCutter
 from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
 from lmdata.tokens import TokenizeConfig, tokenize_corpus
@@ -131,7 +131,8 @@ def test_a_row_says_of_each_document_what_the_rules_say(corpus: Path, tags: Path
     figures = measure(content, offsets, PlainCutter())
     for name, values in figures.items():
         assert np.array_equal(table.column(name).to_numpy(), values), name
-    for rule, limits in RULES.items():
+    for rule in DEFAULT_RULES:
+        limits = RULES[rule]
         verdict = judge(figures, rule).tolist()
         assert table.column(rule).to_pylist() == [number < 0 for number in verdict]
         reasons = [limits[number].reason if number >= 0 else None for number in verdict]
@@ -484,4 +485,5 @@ def test_a_selection_of_another_corpus_is_refused(corpus: Path, tags: Path, tmp_
 
 def test_the_schema_has_a_verdict_and_a_reason_for_each_rule() -> None:
     names = set(tag_schema([]).names)
-    assert all({rule, f"{rule}_reason"} <= names for rule in RULES)
+    assert all({rule, f"{rule}_reason"} <= names for rule in DEFAULT_RULES)
+    assert not names & (RULES.keys() - set(DEFAULT_RULES))
