@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,16 @@ language_option = click.option(
     "--language", type=click.Choice(["none", "py3langid"]),
     help="What tells the language of each document.  [default: none]",
 )  # fmt: skip
+language_model_option = click.option(
+    "--language-model", metavar="FILE", help="A fastText model that tells the language instead."
+)
 rules_option = click.option(
-    "--rules", multiple=True, metavar="NAME", callback=lambda _, __, names: names or None,
-    help="Rules to measure beside the usual ones, as gopher@dolma; may be given again.",
+    "--rules", multiple=True, metavar="NAME",
+    help="Rules to measure too, as gopher@dolma or german; may be given again.",
+)  # fmt: skip
+stop_words_option = click.option(
+    "--stop-words", metavar="FILE",
+    help="Words by white space that any text holds, for the recipe own; 'derive': of the corpus.",
 )  # fmt: skip
 against_option = click.option(
     "--against", "against", type=FOLDER, multiple=True, metavar="EVAL",
@@ -61,8 +69,9 @@ where_option = click.option(
     "--where", metavar="SQL", help="Condition over the tags, such as 'c4 and num_words > 100'."
 )
 recipe_option = click.option(
-    "--recipe", type=click.Choice(["english", "distinct"]), help="Condition by its name."
-)
+    "--recipe", metavar="NAME",
+    help="Condition by its name: english, distinct, another language, or own.",
+)  # fmt: skip
 
 
 @click.command()
@@ -70,7 +79,9 @@ recipe_option = click.option(
 @against_option
 @words_option
 @language_option
+@language_model_option
 @rules_option
+@stop_words_option
 @part_option
 @engine_options
 @reading_options
@@ -83,8 +94,8 @@ recipe_option = click.option(
 def tag(
     corpus: tuple[str, ...], against: tuple[Path, ...], part: Part | None, engine: str,
     address: str | None, output: Path | str, num_workers: int | None, overwrite: bool,
-    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
-    **options: Any,
+    stop_words: str | None, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
 
@@ -103,7 +114,7 @@ def tag(
     workers = start_engine("tags", engine, address, num_workers)
     config = resolve(TagConfig, config_path, overrides, **options)
     manifest, skipped = _tag(
-        corpus, against, output, num_workers, overwrite, quiet, config, part, workers
+        corpus, against, output, num_workers, overwrite, quiet, config, stop_words, part, workers
     )
     if isinstance(manifest, PartDone):
         return echo_part(manifest, output, as_json=as_json, quiet=quiet)
@@ -151,7 +162,9 @@ def select(
 @against_option
 @words_option
 @language_option
+@language_model_option
 @rules_option
+@stop_words_option
 @reading_options
 @click.option("--tags", type=FOLDER, default="tags", show_default=True, help="Tags to write.")
 @output_option("selection")
@@ -162,7 +175,7 @@ def select(
 @result_options
 def clean(
     corpus: tuple[str, ...], where: str | None, recipe: str | None, against: tuple[Path, ...],
-    tags: Path, output: Path, num_workers: int | None, overwrite: bool,
+    stop_words: str | None, tags: Path, output: Path, num_workers: int | None, overwrite: bool,
     config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
     **options: Any,
 ) -> None:  # fmt: skip
@@ -173,7 +186,15 @@ def clean(
     """
     _check_choice(where, recipe)
     from lmdata.settings import TagConfig
+    from lmdata.tagging.conditions import check_recipe
+    from lmdata.tagging.languages import LANGUAGES, OWN
 
+    if recipe is not None:
+        check_recipe(recipe)
+    if recipe in LANGUAGES:
+        options["rules"] = (*options["rules"], recipe)
+    if recipe == OWN:
+        stop_words = stop_words or "derive"
     config = resolve(TagConfig, config_path, overrides, **options)
     from lmdata.page import check_writable, write_page
     from lmdata.tag_page import tag_page
@@ -181,7 +202,7 @@ def clean(
 
     page_path = tags.parent / f"{tags.resolve().name}-report.html"
     check_writable(page_path, overwrite=overwrite)
-    _tag(corpus, against, tags, num_workers, overwrite, quiet, config)
+    _tag(corpus, against, tags, num_workers, overwrite, quiet, config, stop_words)
     write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
     if not (quiet or as_json):
         say(f"{page_path} shows what the rules would drop, and why")
@@ -223,17 +244,20 @@ def _comparison_lines(found: Comparison) -> list[str]:
 def _tag(
     corpus: tuple[str, ...], against: tuple[Path, ...], output: Path | str,
     num_workers: int | None, overwrite: bool, quiet: bool, config: TagConfig,
-    part: Part | None = None, workers: Workers | None = None,
+    stop_words: str | None = None, part: Part | None = None, workers: Workers | None = None,
 ) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
     from lmdata.build import check_part
     from lmdata.reading.sources import survey_sources
     from lmdata.tagging.evaluations import read_evaluations
+    from lmdata.tagging.languages import own_words
     from lmdata.tags import tag_corpus
 
     evaluations = read_evaluations(against)
     survey = survey_sources(corpus, config.corpus)
     if part is not None:
         check_part(survey.sources, overwrite=overwrite)
+    if stop_words is not None:
+        config = replace(config, own_words=own_words(stop_words, survey.sources, config.corpus))
     if not quiet:
         for note in survey.notes:
             say(note)
@@ -257,7 +281,8 @@ def _select(
     tags: Path, where: str | None, recipe: str | None, output: Path, overwrite: bool,
     as_json: bool, quiet: bool, mixture: MixtureConfig | None = None, replaces_pii: bool = False,
 ) -> None:  # fmt: skip
-    from lmdata.selection import recipe_condition, select_documents
+    from lmdata.selection import select_documents
+    from lmdata.tagging.conditions import recipe_condition
     from lmdata.tags import read_tag_manifest
 
     start = time.perf_counter()

@@ -47,35 +47,11 @@ from lmdata.tagging.pii import replace_pii
 from lmdata.tags import read_tag_manifest, read_tags
 from lmdata.writer import ShardWriter
 
-RECIPES = {
-    "english": "gopher_quality and gopher_repetition and c4 and fineweb and not duplicate "
-    "and not near_duplicate",
-    "distinct": "not duplicate and not near_duplicate",
-}
-"""Expressions by name: the rules that made FineWeb, and nothing but repeats left out."""
-
-_WHERE_TOLD = {
-    "english": {"language": "language = 'en'", "contaminated_gpt3": "not contaminated_gpt3"},
-    "distinct": {},
-}
-"""Conditions that recipes have where tags tell of it."""
-
 NOT_SELECTED = "not-selected"
 SELECTED = "selected"
 _NOT_DRAWN = "in the mixture"
 _MUCH = 0.5  # of a source: lost without a word, it would be missed late
 I64 = npt.NDArray[np.int64]
-
-
-def recipe_condition(name: str, tags: TagManifest) -> str:
-    """Return the expression of a recipe over some tags: also by language and evaluations, if told.
-
-    Args:
-        name: one of `RECIPES`
-        tags: the manifest of the tags
-    """
-    more = [text for column, text in _WHERE_TOLD[name].items() if column in tags.rules]
-    return " and ".join([RECIPES[name], *more])
 
 
 def select_documents(
@@ -343,7 +319,8 @@ class Selection:
         return Documents(
             np.asarray(kept.values, np.uint8), np.asarray(kept.offsets, np.int64),
             documents.positions[is_kept], dropped, num_bytes, documents.num_records,
-            documents.num_source_bytes, replaced, chosen.split_keys[places[is_kept]],
+            documents.num_source_bytes, documents.replaced | replaced,
+            chosen.split_keys[places[is_kept]],
         )  # fmt: skip
 
 
@@ -383,5 +360,5 @@ def _check_corpus(
     if manifest.configuration.corpus != corpus:
         raise MismatchError(
             f"{folder} is of documents that were read with other settings: give the same "
-            "--documents, --text-field, --encoding and --errors as to `lmdata tag`"
+            "--documents, --text-field, --encoding, --errors and --rewrite as to `lmdata tag`"
         )

@@ -34,6 +34,7 @@ from lmdata.chosen import read_manifest_of
 from lmdata.config import Change, build_config, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError
+from lmdata.reading.rewrites import describe_rewrites, flows_of_replaced
 from lmdata.reading.web import describe_web
 from lmdata.schema import (
     FORMAT_VERSION,
@@ -52,7 +53,7 @@ from lmdata.tagging.near import Repeats, find_neighbours, find_originals, rank_d
 from lmdata.tagging.overlap_index import describe, make_index
 from lmdata.tagging.overlaps import Overlaps
 from lmdata.tagging.rows import finish_rows, found_in, tag_schema
-from lmdata.tagging.rules import DEFAULT_RULES, VERSIONS
+from lmdata.tagging.rules import DEFAULT_RULES, MUCH_UNSPACED, VERSIONS, note_unspaced
 from lmdata.tagging.signatures import NUM_BANDS
 from lmdata.tagging.signatures import VERSION as NEAR_VERSION
 from lmdata.tagging.taggers import Tagger, make_taggers
@@ -147,6 +148,8 @@ class _TagJob:
     ) -> None:  # fmt: skip
         self._folder, self._sources, self._config, self._words = folder, sources, config, words
         self._taggers, self._unit_bytes, self._progress = taggers, unit_bytes, progress
+        rewrites = describe_rewrites(config.corpus.rewrites)
+        self._rewrites = [f"{name}: {version}" for name, version in rewrites.items()]
         self._versions = {rule: VERSIONS[rule] for rule in DEFAULT_RULES}
         self._versions |= {"near_duplicate": NEAR_VERSION}
         for tagger in taggers:
@@ -172,6 +175,7 @@ class _TagJob:
             "configuration": config_to_dict(self._config),
             "sources": {source.name: source.stamp for source in self._sources},
             **describe_web({source.format for source in self._sources}),
+            **({"rewrites": self._rewrites} if self._rewrites else {}),
             "against": {file.name: [file.bytes, file.xxh3] for file in self._evaluations},
         }
 
@@ -232,7 +236,7 @@ class _TagJob:
             self._folder.path, ALL_DOCUMENTS, schema, shard_bytes=self._config.shard_bytes
         )
         starts: dict[str, list[tuple[int, int]]] = {}
-        num_bytes, records, contaminated = 0, Counter[str](), Counter[str]()
+        num_bytes, num_unspaced, records, contaminated = 0, 0, Counter[str](), Counter[str]()
         for unit, receipt in zip(self._units, self._receipts, strict=True):
             for extent, first in zip(unit.extents, receipt.starts, strict=True):
                 place = extent.start, records[str(extent.source)] + first
@@ -241,6 +245,7 @@ class _TagJob:
                 rows = finish_rows(part, repeats, shared, row, names, records, schema)
                 self._writer.write(rows)
                 num_bytes += int(to_array(part.column("num_bytes")).sum())
+                num_unspaced += int((to_array(part.column("unspaced_ratio")) > MUCH_UNSPACED).sum())
                 row += part.num_rows
                 for rule in overlaps.RULES if shared else ():
                     contaminated[rule] += rows.column(rule).true_count
@@ -261,7 +266,12 @@ class _TagJob:
             sources=sources,
             splits=shards,
             ledger=ledger,
-            notes=(*repeats.notes(), *_count_contaminated(contaminated, bool(shared))),
+            notes=(
+                *self._rewrites,
+                *repeats.notes(),
+                *note_unspaced(num_unspaced),
+                *overlaps.notes(contaminated if shared else {}),
+            ),
             against=describe(self._evaluations, self._index) if self._index else {},
         )
 
@@ -335,18 +345,12 @@ class _TagJob:
             self._writer.close()
 
 
-def _count_contaminated(counts: Counter[str], is_compared: bool) -> list[str]:
-    if not is_compared:
-        return []
-    found = ", ".join(f"{counts[rule]:,} {rule}" for rule in overlaps.RULES)
-    return [f"documents that share text with evaluations: {found}"]
-
-
 def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) -> Ledger:
     """Return the ledger: what the readers counted against what lies in the shards."""
-    read, dropped, dropped_bytes = Counter[str](), Counter[str](), Counter[str]()
+    read, dropped, dropped_bytes, replaced = (Counter[str]() for _ in range(4))
     for receipt in receipts:
         read.update(receipt.read)
+        replaced.update(receipt.replaced)
         dropped.update(receipt.dropped)
         dropped_bytes.update(receipt.dropped_bytes)
     documents = Flow(
@@ -355,7 +359,8 @@ def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) 
     content = Flow(
         read=read["bytes"], written={ALL_DOCUMENTS: num_bytes}, dropped=dict(dropped_bytes)
     )
-    return Ledger(flows={"documents": documents, "bytes": content})
+    flows = {"documents": documents, "bytes": content, **flows_of_replaced(replaced)}
+    return Ledger(flows=flows)
 
 
 def read_tag_manifest(folder: Path) -> TagManifest:

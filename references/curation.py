@@ -15,6 +15,10 @@ _WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _BLANKS = re.compile(r"[^\S ]\s*| \s+")  # white space that is not one blank
 _PARAGRAPHS, _LINES = re.compile(r"\n{2,}"), re.compile(r"\n+")
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 _BULLETS, _ELLIPSES = ("•", "-"), ("...", "…")
 _ENDS = tuple(sorted(TERMINALS))
 _C4_ENDS = (".", "?", "!", '"', "'")
@@ -53,6 +57,7 @@ def measure_plainly(text: str) -> dict[str, float]:
         "lettered_word_ratio": sum(any(map(str.isalpha, word)) for word in words) / num_words
         if num_words
         else nan,
+        "unspaced_ratio": len(_UNSPACED.findall(text)) / len(text),
         "c4_num_sentences": sum(map(_count_sentences, cleaned.kept)),
         "c4_lorem_ipsum": cleaned.stop == "lorem ipsum",
         "c4_curly_bracket": cleaned.stop == "{",
@@ -134,6 +139,11 @@ class _Cleaned:
 
     kept: list[str]
     stop: str | None = None
+
+
+def clean_lines(text: str) -> list[str]:
+    """Return the lines that C4 keeps of a text that nothing stops."""
+    return _clean_lines(text).kept
 
 
 def _clean_lines(text: str) -> _Cleaned:

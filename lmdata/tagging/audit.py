@@ -14,7 +14,7 @@ import pyarrow as pa
 from lmdata.batch import to_array
 from lmdata.errors import IntegrityError
 from lmdata.schema import Flow, SourceRecord
-from lmdata.tagging.rules import RULES, judge, rules_told
+from lmdata.tagging.rules import ABSTAINS, RULES, figures_of, judge, rules_told
 
 
 def check_rows(
@@ -66,12 +66,14 @@ def _check_places(table: pa.Table, sources: Sequence[SourceRecord]) -> None:
 
 
 def _check_verdicts(table: pa.Table, rule: str) -> None:
-    figures = {limit.figure: _column(table, limit.figure) for limit in RULES[rule]}
+    figures = {name: _column(table, name) for name in (*figures_of([rule]), "unspaced_ratio")}
     expected = judge(figures, rule)
-    kept = np.asarray(table.column(rule).to_numpy(), bool)
-    texts = np.array([*(limit.reason for limit in RULES[rule]), None], object)
+    verdicts = table.column(rule)
+    said = -verdicts.fill_null(fill_value=False).to_numpy().astype(np.int8)  # kept: -1
+    said[verdicts.is_null().to_numpy()] = ABSTAINS
+    texts = np.array([*(limit.reason for limit in RULES[rule]), None, None], object)
     reasons = table.column(f"{rule}_reason").cast(pa.string()).to_numpy(zero_copy_only=False)
-    is_wrong = (kept != (expected < 0)) | (reasons != texts[expected])
+    is_wrong = (said != np.minimum(expected, 0)) | (reasons != texts[expected])
     if is_wrong.any():
         raise _wrong(f"row {int(is_wrong.argmax())}: {rule} is not what its figures say")
 

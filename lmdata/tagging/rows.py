@@ -12,7 +12,7 @@ from lmdata.batch import to_array, to_column, to_text_column
 from lmdata.tagging import overlaps
 from lmdata.tagging.near import Repeats
 from lmdata.tagging.overlaps import Overlaps
-from lmdata.tagging.rules import RULES, figures_of, judge, rules_told
+from lmdata.tagging.rules import ABSTAINS, RULES, figures_of, judge, rules_told
 from lmdata.tagging.taggers import Tagger
 from lmdata.tagging.units import SCRATCH, part_fields
 
@@ -34,7 +34,7 @@ def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Sc
     return pa.schema([
         pa.field("source", text, nullable=False),
         *(field for field in part_fields(taggers)[1:] if field.name not in SCRATCH),
-        *(pa.field(rule, pa.bool_(), nullable=False) for rule in rules),
+        *(pa.field(rule, pa.bool_()) for rule in rules),
         *(pa.field(f"{rule}_reason", reasons) for rule in rules),
         pa.field("duplicate", pa.bool_(), nullable=False),
         pa.field("duplicate_of", pa.uint64()),
@@ -65,13 +65,13 @@ def finish_rows(
     sources = to_array(part.column("source"))
     before = np.array([records[str(source)] for source in sources.tolist()], np.uint64)
     rules = rules_told(part.schema.names)
-    figures = {name: to_array(part.column(name)) for name in figures_of(rules)}
+    figures = {name: to_array(part.column(name)) for name in (*figures_of(rules), "unspaced_ratio")}
     verdicts = {rule: judge(figures, rule) for rule in rules}
     columns = [
         pa.DictionaryArray.from_arrays(part.column("source"), names),
         to_column(to_array(part.column("position")) + before),
         *part.columns[2 : part.num_columns - len(SCRATCH)],
-        *(pa.array(verdict < 0) for verdict in verdicts.values()),
+        *(pa.array(verdict < 0, mask=verdict == ABSTAINS) for verdict in verdicts.values()),
         *(_reasons(rule, verdict) for rule, verdict in verdicts.items()),
         *repeats.columns(row, row + part.num_rows),
         *(shared.columns(*found_in(part)) if shared else ()),

@@ -19,6 +19,7 @@ import numpy as np
 from lmdata.ragged import frozen, offsets_of
 from lmdata.tagging.c4_kernels import CURLY_BRACKET, LOREM_IPSUM, clean_lines
 from lmdata.tagging.characters import character_bits
+from lmdata.tagging.languages import LANGUAGES, OWN
 from lmdata.tagging.line_kernels import (
     BULLETS,
     CHARS,
@@ -38,6 +39,7 @@ from lmdata.tagging.line_kernels import (
     ROWS,
     ROWS_AGAIN,
     SHORT,
+    UNSPACED,
     count_lines,
 )
 from lmdata.tagging.word_kernels import LONGEST, LONGEST_TOP, NUM_COUNTS, count_words
@@ -69,6 +71,21 @@ class Limit:
         return np.asarray(values >= self.value if self.side == "from" else values > self.value)
 
 
+def quality_of(language: str) -> str:
+    """Return the name of Gopher's rule of quality for a language.
+
+    Example:
+        >>> quality_of("german"), stop_words_of("german")
+        ('gopher_quality_german', 'num_stop_words_german')
+    """
+    return f"gopher_quality_{language}"
+
+
+def stop_words_of(language: str) -> str:
+    """Return the name of the figure that counts its stop words."""
+    return f"num_stop_words_{language}"
+
+
 _GRAM_LIMITS = (0.2, 0.18, 0.16, 0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # of 2 to 10 words
 
 
@@ -79,19 +96,27 @@ def _gram_limits(prefix: str = "") -> tuple[Limit, ...]:
     )
 
 
-RULES: dict[str, tuple[Limit, ...]] = {
-    "gopher_quality": (
+def _quality(
+    stop_words: str = "num_stop_words", length: str = "mean_word_length",
+    shortest: float = 3, longest: float = 10,
+) -> tuple[Limit, ...]:  # fmt: skip
+    """Return the limits of Gopher's rule of quality, by which figures tell of a language."""
+    return (
         Limit("num_plain_words", "below", 50),
         Limit("num_plain_words", "above", 100_000),
-        Limit("mean_word_length", "below", 3),
-        Limit("mean_word_length", "above", 10),
+        Limit(length, "below", shortest),
+        Limit(length, "above", longest),
         Limit("hash_ratio", "above", 0.1),
         Limit("ellipsis_ratio", "above", 0.1),
         Limit("bullet_line_ratio", "above", 0.9),
         Limit("ellipsis_line_ratio", "above", 0.3),
         Limit("lettered_word_ratio", "below", 0.8),
-        Limit("num_stop_words", "below", 2),
-    ),
+        Limit(stop_words, "below", 2),
+    )
+
+
+RULES: dict[str, tuple[Limit, ...]] = {
+    "gopher_quality": _quality(),
     "gopher_repetition": (
         Limit("repeated_paragraph_ratio", "above", 0.3),
         Limit("repeated_paragraph_char_ratio", "above", 0.2),
@@ -149,6 +174,11 @@ RULES: dict[str, tuple[Limit, ...]] = {
         Limit("dclm_repeated_paragraph_char_ratio", "above", 0.2),
         *_gram_limits("dclm_"),
     ),
+    **{
+        quality_of(name): _quality(stop_words_of(name), longest=language.longest)
+        for name, language in LANGUAGES.items()
+    },
+    quality_of(OWN): _quality(stop_words_of(OWN), "own_word_length_ratio", 0.6, 2),
 }
 """Rules by name, their limits in the order in which the first one that drops is the reason."""
 
@@ -160,7 +190,13 @@ VERSIONS = {
     "fineweb_paper": "fineweb@paper",
     **dict.fromkeys(("gopher_quality_dolma", "gopher_repetition_dolma"), "gopher@dolma-1.2"),
     **dict.fromkeys(("gopher_quality_dclm", "gopher_repetition_dclm"), "gopher@dclm"),
+    **{quality_of(name): f"gopher@{name}-1" for name in LANGUAGES},
 }
+ABSTAINS = -2
+MUCH_UNSPACED = 0.3
+"""Share of characters of scripts without spaces above which rules that count words abstain."""
+
+_COUNT_NO_WORDS = frozenset({"fineweb_paper"})
 DEFAULT_RULES = ("gopher_quality", "gopher_repetition", "c4", "fineweb", "fineweb_paper")
 
 COUNTS = ("num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
@@ -172,8 +208,10 @@ COUNTS = ("num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num
 def judge(figures: Mapping[str, np.ndarray], rule: str) -> np.ndarray:
     """Return the first limit of a rule that drops each document, int8 (D,), -1 where none does.
 
+    A rule that counts words says nothing, ABSTAINS, of text in a script without spaces.
+
     Args:
-        figures: of D documents, by name
+        figures: of D documents, by name; with `unspaced_ratio` where that is known
         rule: one of `RULES`
 
     Example:
@@ -186,6 +224,8 @@ def judge(figures: Mapping[str, np.ndarray], rule: str) -> np.ndarray:
     found = np.full(len(figures[limits[0].figure]), -1, np.int8)
     for number, limit in reversed(list(enumerate(limits))):
         found[limit.drops(figures[limit.figure])] = number
+    if "unspaced_ratio" in figures and rule not in _COUNT_NO_WORDS:
+        found[figures["unspaced_ratio"] > MUCH_UNSPACED] = ABSTAINS
     return found
 
 
@@ -210,6 +250,12 @@ def rules_told(names: Iterable[str]) -> list[str]:
     return [rule for rule in RULES if known.issuperset(figures_of([rule]))]
 
 
+def note_unspaced(count: int) -> list[str]:
+    """Say of how many documents rules of words say nothing."""
+    said = f"documents without spaces between words, of which rules of words say nothing: {count:,}"
+    return [said] if count else []
+
+
 def measure(text: Text, offsets: Offsets, cutter: Cutter, words: Words | None = None) -> Figures:
     """Return what the rules that are always measured ask of documents, each (D,).
 
@@ -232,10 +278,13 @@ def measure(text: Text, offsets: Offsets, cutter: Cutter, words: Words | None = 
     return {
         **_word_figures(counts, lines),
         **_line_figures(lines),
+        "unspaced_ratio":
+            lines[:, UNSPACED] / lines[:, CHARS] if cutter.needs_spaces
+            else np.full(num_documents, np.nan),
         "c4_num_sentences": np.diff(sentences[rows]),
         "c4_lorem_ipsum": (stops == LOREM_IPSUM).astype(np.int64),
         "c4_curly_bracket": (stops == CURLY_BRACKET).astype(np.int64),
-    }
+    }  # fmt: skip
 
 
 def _word_figures(counts: np.ndarray, lines: np.ndarray) -> Figures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +12,20 @@ import pyarrow as pa
 
 from lmdata.batch import to_column, to_list_column, to_text_column
 from lmdata.errors import ConfigError
-from lmdata.settings import TagConfig
-from lmdata.tagging.language import LanguageModel
+from lmdata.settings import OwnWords, TagConfig
+from lmdata.tagging.language import (
+    FastTextModel,
+    LanguageModel,
+    Py3langidModel,
+    share_languages,
+)
+from lmdata.tagging.languages import LANGUAGES, OWN, StopWords
 from lmdata.tagging.pii import KINDS, find_pii
 from lmdata.tagging.pii import VERSION as PII_VERSION
-from lmdata.tagging.rules import COUNTS, VERSIONS, figures_of
+from lmdata.tagging.rules import COUNTS, VERSIONS, figures_of, quality_of, stop_words_of
 from lmdata.tagging.variants import measure_dclm, measure_dolma
 from lmdata.tagging.words import Figures, Offsets, Text, Words
+from lmdata.xxh3 import xxh3_128
 
 
 @dataclass(frozen=True)
@@ -29,12 +37,14 @@ class Batch:
         text: uint8 (N,), all of them
         offsets: int64 (D + 1,), where they begin
         words: of the documents
+        figures: that the rules ask for which are always measured
     """
 
     documents: Sequence[bytes]
     text: Text
     offsets: Offsets
     words: Words
+    figures: Figures
 
 
 class Tagger(Protocol):
@@ -53,22 +63,34 @@ class Tagger(Protocol):
 
 
 class LanguageTagger:
-    """Language of a document, how sure that is, and which one comes second."""
+    """Language of a document, how sure that is, and which one comes second; also by lines.
 
-    fields = (
-        pa.field("language", pa.string(), nullable=False),
-        pa.field("language_score", pa.float64(), nullable=False),
-        pa.field("second_language", pa.string(), nullable=False),
-    )
+    `languages` lists what its lines are written in, the most first, and `language_ratio` says how
+    much of them is in the language of the document.
+    """
 
-    def __init__(self) -> None:
-        self._model = LanguageModel()
-        self.versions = {field.name: self._model.version for field in self.fields}
+    def __init__(self, model: LanguageModel, *, by_lines: bool = False) -> None:
+        names = {"language": pa.string(), "language_score": pa.float64(),
+                 "second_language": pa.string()}  # fmt: skip
+        if by_lines:
+            names |= {"language_ratio": pa.float64(), "languages": pa.string()}
+        self.fields = tuple(pa.field(name, kind, nullable=False) for name, kind in names.items())
+        self.versions = dict.fromkeys(names, model.version)
+        self._model, self._by_lines = model, by_lines
 
     def tag(self, batch: Batch) -> list[pa.Array]:
         """Return its columns of some documents."""
         first, scores, second = zip(*map(self._model.label, batch.documents), strict=True)
-        return [to_text_column(first), to_column(np.array(scores)), to_text_column(second)]
+        columns = [to_text_column(first), to_column(np.array(scores)), to_text_column(second)]
+        if self._by_lines:
+            shares = [share_languages(document, self._model) for document in batch.documents]
+            ratios = [
+                own[label] / own.total() if own else 1.0
+                for own, label in zip(shares, first, strict=True)
+            ]
+            names = [" ".join(label for label, _ in own.most_common()) for own in shares]
+            columns += [to_column(np.array(ratios)), to_text_column(names)]
+        return columns
 
 
 class PiiTagger:
@@ -111,6 +133,31 @@ class RuleTagger:
         return [to_column(np.ascontiguousarray(figures[field.name])) for field in self.fields]
 
 
+class StopWordTagger:
+    """How many different stop words of some languages, or of the user's own, documents hold."""
+
+    def __init__(self, names: Sequence[str], own: OwnWords | None) -> None:
+        lists = [LANGUAGES[name].stop_words for name in names]
+        self.versions = {quality_of(name): VERSIONS[quality_of(name)] for name in names}
+        self._length = own.length if own else None
+        if own:
+            names, lists = [*names, OWN], [*lists, own.stop_words]
+            words = xxh3_128(" ".join(own.stop_words).encode()).hexdigest()[:8]
+            self.versions[quality_of(OWN)] = f"gopher@own-{words}-{own.length:g}"
+        self.fields = tuple(pa.field(stop_words_of(name), pa.int64(), False) for name in names)
+        if own:
+            self.fields += (pa.field("own_word_length_ratio", pa.float64(), nullable=False),)
+        self._stop_words = StopWords(lists)
+
+    def tag(self, batch: Batch) -> list[pa.Array]:
+        """Return its columns of some documents."""
+        counts = self._stop_words.count(batch.words)
+        columns = [np.ascontiguousarray(own) for own in counts.T]
+        if self._length is not None:
+            columns.append(batch.figures["mean_word_length"] / self._length)
+        return [to_column(column) for column in columns]
+
+
 RULE_TAGGERS: dict[str, Callable[[], Tagger]] = {
     "gopher@dolma": lambda: RuleTagger(
         ("gopher_quality_dolma", "gopher_repetition_dolma"), measure_dolma
@@ -128,11 +175,23 @@ def make_taggers(config: TagConfig) -> list[Tagger]:
     Raises:
         ConfigError: there are no such rules, or a package is not installed
     """
-    unknown = [name for name in config.rules or () if name not in RULE_TAGGERS]
+    names = [*dict.fromkeys(config.rules or ())]
+    unknown = [name for name in names if name not in RULE_TAGGERS and name not in LANGUAGES]
     if unknown:
         raise ConfigError(
             f"rules: there are none by the name {unknown[0]!r}; there are "
-            f"{', '.join(RULE_TAGGERS)}, beside those that are always measured"
+            f"{', '.join([*RULE_TAGGERS, *LANGUAGES])}, beside those that are always measured"
         )
-    rules = [RULE_TAGGERS[name]() for name in dict.fromkeys(config.rules or ())]
-    return [*rules, *([LanguageTagger()] if config.language != "none" else []), PiiTagger()]
+    rules: list[Tagger] = [RULE_TAGGERS[name]() for name in names if name in RULE_TAGGERS]
+    languages = [name for name in names if name in LANGUAGES]
+    if languages or config.own_words:
+        rules.append(StopWordTagger(languages, config.own_words))
+    return [*rules, *_language_taggers(config), PiiTagger()]
+
+
+def _language_taggers(config: TagConfig) -> list[Tagger]:
+    if not config.tells_languages:
+        return []
+    path = config.language_model
+    model: LanguageModel = FastTextModel(Path(path)) if path else Py3langidModel()
+    return [LanguageTagger(model, by_lines=bool(config.paragraph_languages))]

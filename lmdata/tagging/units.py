@@ -34,7 +34,7 @@ _BEGINNING = 160  # characters of a document that are kept, so that what goes ca
 SCRATCH = ("bands", "shingles", "found")  # columns of a unit that no tags have
 FIGURES = (
     "num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
-    "c4_lorem_ipsum", "c4_curly_bracket",
+    "c4_lorem_ipsum", "c4_curly_bracket", "unspaced_ratio",
     *(figure for figure in figures_of(DEFAULT_RULES) if figure not in COUNTS),
 )  # fmt: skip
 
@@ -69,6 +69,7 @@ class TagReceipt:
     read: dict[str, int] = field(default_factory=dict)  # quantity -> amount, before any drop
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> documents
     dropped_bytes: dict[str, int] = field(default_factory=dict)  # reason -> bytes
+    replaced: dict[str, int] = field(default_factory=dict)  # rewrite -> documents or lines
     records: dict[str, int] = field(default_factory=dict)  # source index -> lines or records
     documents: dict[str, int] = field(default_factory=dict)  # source index -> documents tagged
     hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
@@ -148,9 +149,9 @@ def _tag_documents(
     """Return the figures of some documents of a source, whose positions begin at `first`."""
     content = documents.text.tobytes()
     parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
-    batch = Batch(parts, documents.text, documents.offsets,
-                  cutter.words(documents.text, documents.offsets))  # fmt: skip
-    figures = measure(documents.text, documents.offsets, cutter, batch.words)
+    cut = cutter.words(documents.text, documents.offsets)
+    figures = measure(documents.text, documents.offsets, cutter, cut)
+    batch = Batch(parts, documents.text, documents.offsets, cut, figures)
     hashes = np.array([divmod(xxh3_128(part).intdigest(), 1 << 64) for part in parts], np.uint64)
     words = number_words(documents.text, documents.offsets)
     signed = sign(words)
@@ -190,6 +191,8 @@ def _count(receipt: TagReceipt, key: str, documents: Documents) -> None:
     count_in(receipt.documents, key, num_documents)
     count_in(receipt.read, "documents", num_documents + sum(documents.dropped.values()))
     count_in(receipt.read, "bytes", len(documents.text) + sum(documents.dropped_bytes.values()))
+    for name, count in documents.replaced.items():
+        count_in(receipt.replaced, name, count)
     for reason, count in documents.dropped.items():
         count_in(receipt.dropped, reason, count)
         count_in(receipt.dropped_bytes, reason, documents.dropped_bytes.get(reason, 0))

@@ -75,6 +75,10 @@ class Cutter(Protocol):
     def name(self) -> str:
         """Name and version, kept with what was counted."""
 
+    @property
+    def needs_spaces(self) -> bool:
+        """Whether it finds no words in scripts that are written without spaces between them."""
+
     def words(self, text: Text, offsets: Offsets) -> Words:
         """Return the words of documents: uint8 (N,), int64 (D + 1,)."""
 
@@ -84,6 +88,8 @@ class Cutter(Protocol):
 
 class PlainCutter:
     """Runs of letters and digits, with the apostrophes inside; all else by the character."""
+
+    needs_spaces = True
 
     def __init__(self) -> None:
         self.name = f"words-1-unicode-{unicodedata.unidata_version}"
@@ -120,6 +126,8 @@ class PlainCutter:
 
 class SpacyCutter:
     """The English words of spaCy, as datatrove takes them; each chunk is asked for once."""
+
+    needs_spaces = False  # what it finds there is what datatrove judges
 
     def __init__(self) -> None:
         try:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.settings import TagConfig
+from lmdata.tagging.language import Py3langidModel
 from lmdata.tagging.pii import KINDS, find_pii
 from lmdata.tagging.taggers import LanguageTagger, PiiTagger, make_taggers
 from tests.lmdata.text_batches import tag_batch
@@ -114,7 +115,7 @@ def test_a_model_tells_languages_and_comes_only_where_asked() -> None:
     assert [type(tagger) for tagger in make_taggers(TagConfig())] == [PiiTagger]
     texts = ["The cat sat on the mat and was happy.", "Der Hund bellt den ganzen Tag im Garten.",
              "Le chat est assis sur la table."]  # fmt: skip
-    first, scores, second = LanguageTagger().tag(tag_batch(texts))
+    first, scores, second = LanguageTagger(Py3langidModel()).tag(tag_batch(texts))
     assert first.to_pylist() == ["en", "de", "fr"]
     assert np.all(np.array(scores.to_pylist()) > 0.2)
     assert all(a != b for a, b in zip(first.to_pylist(), second.to_pylist(), strict=True))

@@ -25,10 +25,8 @@ from lmdata.page import page_html
 from lmdata.ragged import offsets_of
 from lmdata.recipes import RECIPES as RECIPES_OF_VIEWS
 from lmdata.selection import (
-    RECIPES,
     find_first_failed,
     open_selection,
-    recipe_condition,
     select_documents,
     split_keys,
 )
@@ -36,6 +34,7 @@ from lmdata.settings import TagConfig
 from lmdata.tag_page import tag_page
 from lmdata.tag_report import tag_report
 from lmdata.tagging.audit import check_rows
+from lmdata.tagging.conditions import RECIPES, recipe_condition
 from lmdata.tagging.evaluations import EvaluationFile, read_evaluations
 from lmdata.tagging.manifests import EvaluationRecord
 from lmdata.tagging.rules import DEFAULT_RULES, RULES, judge, measure

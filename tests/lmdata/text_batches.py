@@ -27,4 +27,4 @@ def tag_batch(documents: Iterable[str]) -> taggers.Batch:
     documents = list(documents)
     own = batch(documents)
     words = PlainCutter().words(own.text, own.offsets)
-    return taggers.Batch([text.encode() for text in documents], own.text, own.offsets, words)
+    return taggers.Batch([text.encode() for text in documents], own.text, own.offsets, words, {})
