@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks anywhere", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--files", type=int, default=8, help="Wikipedia files to use, of 8")
-    parser.add_argument("--copies", type=int, default=1, help="of the files, for ray")
+    parser.add_argument("--copies", type=int, default=1, help="of the files, for ray and export")
     parser.add_argument("--num-runs", type=int, default=3)
     parser.add_argument("--num-sources", type=int, default=20_000, help="files of the 10 TB")
     options = parser.parse_args(arguments)
@@ -159,22 +159,43 @@ def measure_ray(
     files: Sequence[Path], folder: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Tokenize several copies of the files by both engines, in turn, on the same cores."""
-    corpus = folder / "corpus"
-    for copy in range(options.copies):
-        (corpus / str(copy)).mkdir(parents=True)
-        for file in files:
-            (corpus / str(copy) / file.name).symlink_to(file.resolve())
+    corpus = copied(files, folder / "corpus", options.copies)
     num_bytes = options.copies * sum(map(text_bytes, files))
     vocabulary = DATA / "vocab" / "bert-base-uncased"
 
     def command(*more: str) -> list[str]:
         return [*tokenize_command([corpus], vocabulary, folder / "tokens"), *more]
 
-    return interleaved(
-        {f"tokenize, local, {NUM_CORES} workers": command,
-         f"tokenize, ray, {NUM_CORES} workers": lambda: command("--engine", "ray")},
-        num_bytes, options.num_runs,
-    )  # fmt: skip
+    with ray_cluster() as address:
+        return interleaved(
+            {f"tokenize, local, {NUM_CORES} workers": command,
+             "tokenize, a Ray cluster that runs":
+                 lambda: command("--engine", "ray", "--address", address),
+             "tokenize, a Ray cluster begun and ended": lambda: command("--engine", "ray")},
+            num_bytes, options.num_runs,
+        )  # fmt: skip
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """Begin a Ray cluster of this machine's cores, and yield its address."""
+    from ray.cluster_utils import Cluster
+
+    os.environ |= {"RAY_worker_niceness": "0"}  # else 15
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NUM_CORES})
+    try:
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def copied(files: Sequence[Path], folder: Path, num_copies: int) -> Path:
+    """Return a folder in which the files stand so many times."""
+    for copy in range(num_copies):
+        (folder / str(copy)).mkdir(parents=True)
+        for file in files:
+            (folder / str(copy) / file.name).symlink_to(file.resolve())
+    return folder
 
 
 # ---- Exports
@@ -185,7 +206,8 @@ def measure_export(
 ) -> list[dict[str, Any]]:
     """Write a store of the files in each format; megabytes of ids a second."""
     tokens = folder / "store"
-    run_command(tokenize_command(files, DATA / "vocab" / "bert-base-uncased", tokens))
+    corpus = copied(files, folder / "exported-corpus", options.copies)
+    run_command(tokenize_command([corpus], DATA / "vocab" / "bert-base-uncased", tokens))
     stores = open_stores(tokens)
     id_bytes = sum(
         store.num_tokens * store.blocks[0].unchecked_ids.itemsize for store in stores.values()

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--num-epochs", type=int, help="of reverse, translation, race")
     parser.add_argument("--num-sources", type=int, default=100, help="of beams")
     parser.add_argument("--minutes", type=float, default=56.0, help="of translation")
-    parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of titles")
+    parser.add_argument("--pretraining-tokens", type=int, default=6_000_000, help="of titles")
     parser.add_argument("--bf16", action="store_true", help="of turns, race: the plain loop")
     parser.add_argument("--most-ratio", type=float, default=4.0,
                         help="of race: the plain loop ends after so many times ours")  # fmt: skip
@@ -85,7 +85,7 @@ def measures(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[]
         "reverse": functools.partial(learn_reversing, folder, options.num_pairs, epochs or 2),
         "beams": functools.partial(compare_beams, folder, options.num_sources),
         "steps": functools.partial(t5_runs.compare_steps, folder),
-        "titles": functools.partial(t5_runs.write_titles, folder, options.pretraining_minutes),
+        "titles": functools.partial(t5_runs.write_titles, folder, options.pretraining_tokens),
         "translation": functools.partial(
             translation.translate, folder, options.minutes, epochs
         ),

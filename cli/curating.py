@@ -1,7 +1,8 @@
-"""The verbs of `lmdata` that say which documents are read: tag, select, clean."""
+"""The verbs of `lmdata` that say which documents are read: tag, select, clean; groups by tags."""
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from lmdata.errors import counted
 from .options import (
     FOLDER,
     NAME,
+    F,
     config_option,
     echo_part,
     echo_result,
@@ -40,34 +42,43 @@ if TYPE_CHECKING:
     from lmdata.mixing import MixtureConfig
     from lmdata.settings import TagConfig
     from lmdata.tagging.manifests import TagManifest
+    from lmdata.tagging.perplexity import Scorer
+    from lmmodel.evaluation import FindGroups
 
 _MOST_NOTES, _MOST_GROUPS = 5, 12
-words_option = click.option(
-    "--words", type=click.Choice(["plain", "spacy"]),
-    help="How text is cut into words; spacy gives datatrove's figures.  [default: plain]",
-)  # fmt: skip
-language_option = click.option(
-    "--language", type=click.Choice(["none", "py3langid"]),
-    help="What tells the language of each document.  [default: none]",
-)  # fmt: skip
-language_model_option = click.option(
-    "--language-model", metavar="FILE", help="A fastText model that tells the language instead."
-)
-rules_option = click.option(
-    "--rules", multiple=True, metavar="NAME",
-    help="Rules to measure too, as gopher@dolma or german; may be given again.",
-)  # fmt: skip
-stop_words_option = click.option(
-    "--stop-words", metavar="FILE",
-    help="Words by white space that any text holds, for the recipe own; 'derive': of the corpus.",
-)  # fmt: skip
-against_option = click.option(
-    "--against", "against", type=FOLDER, multiple=True, metavar="EVAL",
-    help="Files or folders of evaluations to compare with; may be given again.",
-)  # fmt: skip
+
+
+def tagging_options(function: F) -> F:
+    """What is measured of documents beside what always is."""
+    options = [
+        click.option("--against", type=FOLDER, multiple=True, metavar="EVAL",
+                     help="Files or folders of evaluations to compare with; may be given again."),
+        click.option("--perplexity", "ngrams_path", type=FOLDER, metavar="MODEL",
+                     help="Also how surprised this n-gram model is by each document; `lmmodel "
+                          "count` makes one."),
+        click.option("--words", type=click.Choice(["plain", "spacy"]),
+                     help="How text is cut into words; spacy gives datatrove's figures.  "
+                          "[default: plain]"),
+        click.option("--language", type=click.Choice(["none", "py3langid"]),
+                     help="What tells the language of each document.  [default: none]"),
+        click.option("--language-model", metavar="FILE",
+                     help="A fastText model that tells the language instead."),
+        click.option("--rules", multiple=True, metavar="NAME",
+                     help="Rules to measure too, as gopher@dolma or german; may be given again."),
+        click.option("--stop-words", metavar="FILE",
+                     help="Words by white space that any text holds, for the recipe own; 'derive': "
+                          "of the corpus."),
+    ]  # fmt: skip
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
 where_option = click.option(
     "--where", metavar="SQL", help="Condition over the tags, such as 'c4 and num_words > 100'."
 )
+select_option = click.option(
+    "--select", "selection_path", type=FOLDER,
+    help="Read only the documents of this selection, from `lmdata select`.",
+)  # fmt: skip
 recipe_option = click.option(
     "--recipe", metavar="NAME",
     help="Condition by its name: english, distinct, another language, or own.",
@@ -76,12 +87,7 @@ recipe_option = click.option(
 
 @click.command()
 @click.argument("corpus", type=NAME, nargs=-1, required=True)
-@against_option
-@words_option
-@language_option
-@language_model_option
-@rules_option
-@stop_words_option
+@tagging_options
 @part_option
 @engine_options
 @reading_options
@@ -92,10 +98,10 @@ recipe_option = click.option(
 @set_option
 @result_options
 def tag(
-    corpus: tuple[str, ...], against: tuple[Path, ...], part: Part | None, engine: str,
-    address: str | None, output: Path | str, num_workers: int | None, overwrite: bool,
-    stop_words: str | None, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
-    quiet: bool, **options: Any,
+    corpus: tuple[str, ...], against: tuple[Path, ...], ngrams_path: Path | None,
+    part: Part | None, engine: str, address: str | None, output: Path | str,
+    num_workers: int | None, overwrite: bool, stop_words: str | None, config_path: Path | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
 
@@ -109,13 +115,15 @@ def tag(
     from lmdata.settings import TagConfig
 
     start = time.perf_counter()
-    if part is not None and against:
-        raise click.UsageError("--against needs the whole corpus at once: leave --part out")
+    for name, value in {"--against": against, "--perplexity": ngrams_path}.items():
+        if part is not None and value:
+            raise click.UsageError(f"{name} needs the whole corpus at once: leave --part out")
     workers = start_engine("tags", engine, address, num_workers)
     config = resolve(TagConfig, config_path, overrides, **options)
     manifest, skipped = _tag(
-        corpus, against, output, num_workers, overwrite, quiet, config, stop_words, part, workers
-    )
+        corpus, against, ngrams_path, output, num_workers, overwrite, quiet, config, stop_words,
+        part, workers,
+    )  # fmt: skip
     if isinstance(manifest, PartDone):
         return echo_part(manifest, output, as_json=as_json, quiet=quiet)
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
@@ -159,12 +167,7 @@ def select(
 @click.argument("corpus", type=NAME, nargs=-1, required=True)
 @where_option
 @recipe_option
-@against_option
-@words_option
-@language_option
-@language_model_option
-@rules_option
-@stop_words_option
+@tagging_options
 @reading_options
 @click.option("--tags", type=FOLDER, default="tags", show_default=True, help="Tags to write.")
 @output_option("selection")
@@ -175,9 +178,9 @@ def select(
 @result_options
 def clean(
     corpus: tuple[str, ...], where: str | None, recipe: str | None, against: tuple[Path, ...],
-    stop_words: str | None, tags: Path, output: Path, num_workers: int | None, overwrite: bool,
-    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
-    **options: Any,
+    stop_words: str | None, ngrams_path: Path | None, tags: Path, output: Path,
+    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Tag a corpus, select from it and report on the tags, in one.
 
@@ -186,15 +189,10 @@ def clean(
     """
     _check_choice(where, recipe)
     from lmdata.settings import TagConfig
-    from lmdata.tagging.conditions import check_recipe
-    from lmdata.tagging.languages import LANGUAGES, OWN
+    from lmdata.tagging.conditions import rules_wanted
 
-    if recipe is not None:
-        check_recipe(recipe)
-    if recipe in LANGUAGES:
-        options["rules"] = (*options["rules"], recipe)
-    if recipe == OWN:
-        stop_words = stop_words or "derive"
+    rules, words = rules_wanted(recipe)
+    options["rules"] = (*options["rules"], *rules)
     config = resolve(TagConfig, config_path, overrides, **options)
     from lmdata.page import check_writable, write_page
     from lmdata.tag_page import tag_page
@@ -202,7 +200,8 @@ def clean(
 
     page_path = tags.parent / f"{tags.resolve().name}-report.html"
     check_writable(page_path, overwrite=overwrite)
-    _tag(corpus, against, tags, num_workers, overwrite, quiet, config, stop_words)
+    _tag(corpus, against, ngrams_path, tags, num_workers, overwrite, quiet, config,
+         stop_words or words)  # fmt: skip
     write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
     if not (quiet or as_json):
         say(f"{page_path} shows what the rules would drop, and why")
@@ -242,17 +241,17 @@ def _comparison_lines(found: Comparison) -> list[str]:
 
 
 def _tag(
-    corpus: tuple[str, ...], against: tuple[Path, ...], output: Path | str,
-    num_workers: int | None, overwrite: bool, quiet: bool, config: TagConfig,
+    corpus: tuple[str, ...], against: tuple[Path, ...], ngrams_path: Path | None,
+    output: Path | str, num_workers: int | None, overwrite: bool, quiet: bool, config: TagConfig,
     stop_words: str | None = None, part: Part | None = None, workers: Workers | None = None,
 ) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
     from lmdata.build import check_part
     from lmdata.reading.sources import survey_sources
     from lmdata.tagging.evaluations import read_evaluations
-    from lmdata.tagging.languages import own_words
+    from lmdata.tagging.stop_words import own_words
     from lmdata.tags import tag_corpus
 
-    evaluations = read_evaluations(against)
+    evaluations, scorer = read_evaluations(against), _open_scorer(ngrams_path, quiet)
     survey = survey_sources(corpus, config.corpus)
     if part is not None:
         check_part(survey.sources, overwrite=overwrite)
@@ -265,9 +264,22 @@ def _tag(
         manifest = tag_corpus(
             survey.sources, config, output, num_workers=num_workers or num_cores(),
             overwrite=overwrite, evaluations=evaluations, part=part, workers=workers,
+            scorer=scorer,
             progress=lambda done, total, documents: line.update(done, total),
         )  # fmt: skip
     return manifest, survey.skipped
+
+
+def _open_scorer(path: Path | None, quiet: bool) -> Scorer | None:
+    if path is None:
+        return None
+    from lmmodel.ngrams import NgramScorer
+
+    scorer = NgramScorer(path.resolve())
+    version = scorer.version  # opened before anything is read
+    if not quiet:
+        say(f"perplexities by {version}")
+    return scorer
 
 
 def _check_choice(where: str | None, recipe: str | None) -> None:
@@ -283,7 +295,7 @@ def _select(
 ) -> None:  # fmt: skip
     from lmdata.selection import select_documents
     from lmdata.tagging.conditions import recipe_condition
-    from lmdata.tags import read_tag_manifest
+    from lmdata.tagging.manifests import read_tag_manifest
 
     start = time.perf_counter()
     if where is None:
@@ -337,3 +349,36 @@ def _tag_lines(manifest: TagManifest, facts: dict[str, Any]) -> list[str]:
         *(flow_line(name, flow) for name, flow in manifest.ledger.flows.items()),
         *(f"  note       {note}" for note in manifest.notes),
     ]
+
+
+def group_options(function: F) -> F:
+    """`--by-source`, `--by` and `--tags`, of which `grouping` makes one answer."""
+    options = [
+        click.option("--by-source", is_flag=True,
+                     help="Also for each source file; token stores only."),
+        click.option("--by", "by_tag", metavar="SQL",
+                     help="Also for each group: by `source`, or by a tag or expression of --tags."),
+        click.option("--tags", "tags_path", type=FOLDER, help="Of --by, from `lmdata tag`."),
+    ]  # fmt: skip
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+def grouping(by_source: bool, by: str | None, tags_path: Path | None) -> str | None:
+    """Return by what documents are grouped, None where they are not."""
+    if by_source and by:
+        raise click.UsageError("--by-source is --by source: give one of them")
+    by = "source" if by_source else by
+    if by is None and tags_path is not None:
+        raise click.UsageError("--tags are for --by: say which tag makes the groups")
+    if by not in (None, "source") and tags_path is None:
+        raise click.UsageError(f"--by {by} needs the tags: give --tags with their folder")
+    return by
+
+
+def open_tag_groups(tags_path: Path | None, by: str) -> FindGroups | None:
+    """Return what finds the groups of documents; None where each source is one."""
+    if tags_path is None:
+        return None
+    from lmdata.tag_groups import open_groups
+
+    return open_groups(tags_path, by).find

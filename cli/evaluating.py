@@ -10,6 +10,7 @@ import click
 from lmdata.config import json_values
 from lmdata.errors import counted
 
+from .curating import group_options, grouping, open_tag_groups
 from .inputs import TEXT, WINDOWED, count_lines, layout_options
 from .options import (
     FOLDER,
@@ -43,7 +44,7 @@ MAX_SHOWN = 12  # labels whose confusion is printed
     help="Split of the data.  [default: validation]",
 )
 @click.option("--num-examples", type=click.IntRange(min=1), help="Examples to score.")
-@click.option("--by-source", is_flag=True, help="Also for each source file; token stores only.")
+@group_options
 @click.option(
     "--minimal-pairs",
     "pairs_path",
@@ -81,8 +82,9 @@ MAX_SHOWN = 12  # labels whose confusion is printed
 @result_options
 def evaluate(
     model: Path, data: Path | str | None, pairs_path: Path | None, rated_path: Path | None,
-    by_source: bool, precision: PairPrecision | None, start_token: str | None,
-    device: str | None, as_json: bool, quiet: bool, **options: Any,
+    by_source: bool, by_tag: str | None, tags_path: Path | None,
+    precision: PairPrecision | None, start_token: str | None, device: str | None, as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """How good a model is: a run on held-out data, a fine-tuned model on a task file.
 
@@ -96,6 +98,7 @@ def evaluate(
     \b
     Example: lmmodel evaluate runs/wiki shards/
     Example: lmmodel evaluate runs/wiki tokens/ --by-source --num-examples 4096
+    Example: lmmodel evaluate runs/wiki tokens/ --by language --tags tags/
     Example: lmmodel evaluate runs/wiki --minimal-pairs blimp/
     Example: lmmodel evaluate runs/vectors --similarity sts-dev.tsv
     Example: lmmodel evaluate runs/wiki-sequence-classification test.csv
@@ -105,14 +108,14 @@ def evaluate(
     wanted = {name: value for name, value in options.items() if value is not None}
     layout = {n.partition("__")[2]: v for n, v in wanted.items() if n.startswith("columns__")}
     given = {n: v for n, v in wanted.items() if not n.startswith("columns__")}
-    run = model
+    run, by = model, grouping(by_source, by_tag, tags_path)
     if is_fine_tuned(model):
-        if given or by_source or pairs_path or rated_path or precision or start_token:
+        if given or by or pairs_path or rated_path or precision or start_token:
             raise click.UsageError(f"{model} is fine-tuned: it is scored on a task file, as it is")
         scored, lines = evaluate_file(model, data, device=device or "auto", layout=layout)
         return echo_result(scored, as_json=as_json, quiet=quiet, lines=lines)
     if rated_path is not None:
-        if given or by_source or pairs_path or precision or start_token or data is not None:
+        if given or by or pairs_path or precision or start_token or data is not None:
             raise click.UsageError("--similarity brings its own texts: it goes with columns alone")
         rated, lines = evaluate_similarity(
             run, rated_path, device=device or "auto", layout=layout, quiet=quiet
@@ -124,10 +127,10 @@ def evaluate(
         if precision is not None or start_token is not None:
             raise click.UsageError("--precision and --start-token are for --minimal-pairs")
         result, lines = evaluate_data(
-            run, data, by_source=by_source, device=device or "auto", quiet=quiet, **given
+            run, data, by=by, tags_path=tags_path, device=device or "auto", quiet=quiet, **given
         )
     else:
-        if given or data is not None or by_source:
+        if given or data is not None or by:
             raise click.UsageError("--minimal-pairs brings its own sentences: it takes no data")
         result, lines = evaluate_pairs(
             run, pairs_path, device=device or "auto", quiet=quiet, start_token=start_token,
@@ -159,8 +162,9 @@ def evaluate_file(
 
 
 def evaluate_data(
-    run: Path, data: Path | str | None, *, by_source: bool, quiet: bool, **options: Any
-) -> tuple[Any, list[str]]:
+    run: Path, data: Path | str | None, *, by: str | None, tags_path: Path | None, quiet: bool,
+    **options: Any,
+) -> tuple[Any, list[str]]:  # fmt: skip
     """Return the held-out figures of a run, for machines and for people."""
     from lmmodel.counting.folder import is_ngrams
     from lmmodel.evaluation import evaluate_run, evaluate_sources
@@ -169,7 +173,7 @@ def evaluate_data(
     if is_experts(run):
         from lmmodel.experts import evaluate_experts
 
-        if by_source or data is None:
+        if by or data is None:
             raise click.UsageError(
                 f"{run} holds experts: name a token store to evaluate them on, without --by-source"
             )
@@ -179,17 +183,21 @@ def evaluate_data(
     if is_ngrams(run):
         from lmmodel.ngrams import evaluate_ngrams
 
-        if by_source:
+        if by:
             raise click.UsageError(f"{run} holds an n-gram model: leave --by-source out")
         del options["device"]  # it has no choice
         found = evaluate_ngrams(run, Path(data) if data else None, **options)
         return found.figures(), evaluation_lines(found)
 
     with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
-        if by_source:
-            figures = evaluate_sources(run, data, progress=line.update, **options)
-            sources = json_values(figures.sources)
-            return {"total": figures.total.figures(), "sources": sources}, source_lines(figures)
+        if by:
+            groups = open_tag_groups(tags_path, by)
+            figures = evaluate_sources(run, data, progress=line.update, groups=groups, **options)
+            lines, found = source_lines(figures, by), json_values(figures.sources)
+            rows = {"sources": found}
+            if by != "source":
+                rows = {"by": by, "groups": [{"group": own.pop("source"), **own} for own in found]}
+            return {"total": figures.total.figures(), **rows}, lines
         result = evaluate_run(run, data, progress=line.update, **options)
         return result.figures(), evaluation_lines(result)
 
@@ -242,9 +250,9 @@ def evaluate_similarity(
     return json_values(found), [*aligned(rows), *count_lines(counts)]
 
 
-def source_lines(result: SourceEvaluation) -> list[str]:
-    """Return the figures of all documents, then a row a source file, the hardest first."""
-    rows = [("source", "documents", "tokens", "nats a token", "nats a byte", "accuracy")]
+def source_lines(result: SourceEvaluation, by: str) -> list[str]:
+    """Return the figures of all documents, then a row a source file or group, hardest first."""
+    rows = [(by, "documents", "tokens", "nats a token", "nats a byte", "accuracy")]
     rows += [
         (
             found.source,

@@ -12,7 +12,7 @@ import click
 from lmdata.errors import counted
 
 from . import looking
-from .curating import clean, compare, select, tag
+from .curating import clean, compare, select, select_option, tag
 from .looking import export
 from .options import (
     FOLDER,
@@ -114,6 +114,7 @@ def sample_corpus(
               help="Special tokens <extra_id_0> ..., which T5 has 100 of.")  # fmt: skip
 @click.option("--splits", type=click.Choice(["gpt2", "gpt4"]),
               help="Of bpe: rules that cut text first.  [default: gpt2]")  # fmt: skip
+@select_option
 @engine_options
 @reading_options
 @output_option("tokenizer")
@@ -123,8 +124,8 @@ def sample_corpus(
 @set_option
 @result_options
 def train_tokenizer(
-    corpus: tuple[str, ...], engine: str, address: str | None, output: Path,
-    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    corpus: tuple[str, ...], selection_path: Path | None, engine: str, address: str | None,
+    output: Path, num_workers: int | None, overwrite: bool, config_path: Path | None,
     overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train a tokenizer that transformers.AutoTokenizer opens; the same text, the same bytes.
@@ -149,7 +150,7 @@ def train_tokenizer(
             corpus, output, config, reading, num_workers=num_workers or num_cores(),
             overwrite=overwrite, progress=line.update, report=found.append,
             workers=start_engine("counts", engine, address, num_workers),
-            say=None if quiet else say,
+            say=None if quiet else say, selection_path=selection_path,
         )  # fmt: skip
     facts = tokenizer_summary(tokenizer, output, found[0])
     lines = tokenizer_lines(tokenizer, output, config.vocab_size, found[0])
@@ -177,8 +178,7 @@ def train_tokenizer(
     metavar="SIZE",
     help="Budget of all processes together, such as 4GiB.",
 )
-@click.option("--select", "selection_path", type=FOLDER,
-              help="Read only the documents of this selection, from `lmdata select`.")  # fmt: skip
+@select_option
 @click.option("--verbose", is_flag=True, help="Say how the text is encoded, and why so.")
 @part_option
 @engine_options
@@ -249,6 +249,7 @@ def tokenize(
 @click.option("--compat", type=click.Choice(["bert"]), help="Choices of BERT's own script.")
 @click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True,
               help="Which epoch of the view is frozen.")  # fmt: skip
+@select_option
 @engine_options
 @output_option("shards", is_anywhere=True)
 @seed_option
@@ -258,10 +259,10 @@ def tokenize(
 @set_option
 @result_options
 def mask(
-    tokens: Path | str, recipe_name: str, epoch: int, engine: str, address: str | None,
-    output: Path | str, seed: int | None, num_workers: int | None, overwrite: bool,
-    config_path: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
-    **options: Any,
+    tokens: Path | str, recipe_name: str, epoch: int, selection_path: Path | None, engine: str,
+    address: str | None, output: Path | str, seed: int | None, num_workers: int | None,
+    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Freeze one view of a token store: pairs, masks and labels as files.
 
@@ -286,6 +287,7 @@ def mask(
             tokens, recipe, output, seed=seed or 0, epoch=epoch,
             num_workers=num_workers or num_cores(), overwrite=overwrite, progress=line.update,
             workers=start_engine("examples", engine, address, num_workers),
+            selection_path=selection_path,
         )  # fmt: skip
     report_dataset(manifest, output, start, "examples", as_json=as_json, quiet=quiet)
 

@@ -100,6 +100,12 @@ def main() -> None:
     help="What it learns; `lmmodel objectives` lists them.  [default: what the family is for]",
 )
 @click.option(
+    "--preset",
+    metavar="NAME",
+    help="Examples as a published model had them, and the objective that learns from them; `lmdata "
+    "recipes` prints each.  [default: what the objective needs]",
+)
+@click.option(
     "--init-from",
     type=FOLDER,
     help="Begin with the model of this run, trained or imported, instead of a fresh one.",

@@ -207,7 +207,8 @@ VERBS = (show, stats, report, verify, tokenizers, recipes)
 # ---- Other trainers
 
 
-FORMAT_NAMES = ("nanogpt", "megatron", "mds", "litdata", "parquet", "datasets")
+FORMAT_NAMES = ("nanogpt", "megatron", "mds", "litdata", "parquet", "parquet-uncompressed",
+                "datasets")  # fmt: skip
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2

@@ -189,7 +189,7 @@ def select(
     """
     from lmdata.selection import select_documents
     from lmdata.tagging.conditions import NAMES, RECIPES, recipe_condition
-    from lmdata.tags import read_tag_manifest
+    from lmdata.tagging.manifests import read_tag_manifest
 
     if where in NAMES and where not in RECIPES:
         where = recipe_condition(where, read_tag_manifest(Path(tags)))
@@ -357,7 +357,7 @@ def export(
     Args:
         tokens: the folder of a token store
         output: folder to write
-        format: nanogpt, megatron, mds, litdata, parquet or datasets
+        format: nanogpt, megatron, mds, litdata, parquet, parquet-uncompressed or datasets
         end_token: a piece that is put behind each document, "none", or "auto": the tokenizer's
             own where the format keeps no boundaries
         row_length: cut into rows of so many tokens; None: a row is a document

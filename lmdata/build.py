@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmdata.building.memory import MemoryBudget
 from lmdata.building.output import check_apart, check_free, check_unfinished, place_of
-from lmdata.building.plan import DEFAULT_UNIT_BYTES, Unit, make_units
+from lmdata.building.plan import DEFAULT_UNIT_BYTES, Choice, Unit, make_units
 from lmdata.building.resumable import FACTS, Part, PartDone, read_plan
 from lmdata.building.workers import Died, Failed, Finished, Workers
 from lmdata.encoding import RoundTrip, make_encoder
@@ -42,7 +42,7 @@ def build_tokenizer(
     arguments: Sequence[str], output: Path, config: TokenizerConfig, corpus: CorpusConfig, *,
     num_workers: int = 2, overwrite: bool = False, progress: OnBytes | None = None,
     report: Callable[[RoundTrip], None] | None = None, workers: Workers | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] | None = None, selection_path: Path | None = None,
 ) -> Tokenizer:  # fmt: skip
     """Train a tokenizer on files and write its folder.
 
@@ -57,14 +57,17 @@ def build_tokenizer(
         report: called with what comes back of the text that it was trained on
         workers: of another engine, which run `prepare_counts`; ended here
         say: called with a line about what was decided for the user
+        selection_path: a folder that `lmdata select` wrote; None: every document is read
 
     Raises:
         CorpusError: an input is missing or broken
+        MismatchError: the selection is of another corpus
         TokenizerError: the text can't give such a tokenizer
         OutputError: `output` exists or can't be written
     """
     survey = survey_sources(arguments, corpus)
     sources = survey.sources
+    selection = _open_selection(selection_path, sources, corpus)
     if say is not None:
         for note in survey.notes:
             say(note)
@@ -72,11 +75,11 @@ def build_tokenizer(
 
     with writing_folder(output, TOKENIZER, overwrite=overwrite) as folder:
         if workers is None:
-            batches = _documents_of(sources, corpus, progress)
+            batches = _documents_of(sources, corpus, progress, selection)
             tokenizer = train_tokenizer(batches, config, num_threads=num_workers, report=report)
         else:
             with closing(workers):
-                workers.prepare(CountSetup(sources, corpus, config), -1)
+                workers.prepare(CountSetup(sources, corpus, config, selection), -1)
                 units = make_units(sources, corpus, DEFAULT_UNIT_BYTES)
                 tallies = _in_turn(workers, units, sources, progress)
                 tokenizer = learn_tokenizer(tallies, config, report)
@@ -151,11 +154,7 @@ def build_store(
     say = say or (lambda _: None)
     MemoryBudget(memory_bytes, workers.num_workers if workers else num_workers).divide()
     survey = survey_sources(arguments, config.corpus)
-    selection = None
-    if selection_path is not None:
-        from lmdata.selection import open_selection  # which reads tags: seconds to import
-
-        selection = open_selection(selection_path, survey.sources, config.corpus)
+    selection = _open_selection(selection_path, survey.sources, config.corpus)
     check_apart(tokenizer_path or DEFAULT_TOKENIZER, output)
     check_free(output, overwrite=overwrite)
     for note in survey.notes:
@@ -212,15 +211,27 @@ def _build_default_tokenizer(
     )  # fmt: skip
 
 
+def _open_selection(
+    path: Path | None, sources: list[Source], corpus: CorpusConfig
+) -> Choice | None:
+    if path is None:
+        return None
+    from lmdata.selection import open_selection  # which reads tags: seconds to import
+
+    return open_selection(path, sources, corpus)
+
+
 def _documents_of(
-    sources: Sequence[Source], config: CorpusConfig, progress: OnBytes | None
-) -> Iterator[Documents]:
+    sources: Sequence[Source], config: CorpusConfig, progress: OnBytes | None,
+    selection: Choice | None,
+) -> Iterator[Documents]:  # fmt: skip
     from lmdata.corpus import read_documents
 
     total = sum(source.size_bytes for source in sources)
     done = 0
     for source in sources:
-        yield from read_documents(source, config)
+        for documents in read_documents(source, config):
+            yield documents if selection is None else selection.keep(source, 0, documents)
         done += source.size_bytes
         if progress:
             progress(done, total)

@@ -230,6 +230,37 @@ class ReadSelection:
         return found
 
 
+def choose_training(
+    stores: dict[str, TokenStore], selection_path: Path | None, promised: str | None = None
+) -> dict[str, TokenStore]:
+    """Return the splits of a store, of the training split what a selection reads, as often.
+
+    Args:
+        stores: by split
+        selection_path: None: everything is read
+        promised: the hash that the selection must have; None: any
+
+    Raises:
+        ConfigError: the selection has phases, which only a training goes through
+        MismatchError: it is of another corpus than the store, or was made anew
+    """
+    if selection_path is None or "train" not in stores:
+        return stores
+    selection = read_selection(selection_path)
+    num_phases = len(selection.manifest.phase_shares)
+    if num_phases > 1:
+        raise ConfigError(
+            f"{selection_path} has {num_phases} phases, which only a training goes through: give "
+            "it to `lmmodel train --select`, or select without phases"
+        )
+    if promised not in (None, selection.manifest.hash):
+        raise MismatchError(
+            f"{selection_path} is no longer the selection that was read: its manifest has hash "
+            f"{selection.manifest.hash} instead of {promised}; make what was made by it again"
+        )
+    return {**stores, "train": selection.choose(stores["train"])}
+
+
 def _runs(repeats: I64) -> Iterator[tuple[int, int]]:
     """Yield stretches of documents, each as often as it is read.
 

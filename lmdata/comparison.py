@@ -15,7 +15,7 @@ from lmdata.chosen import Chosen, ReadSelection, read_selection
 from lmdata.errors import IntegrityError
 from lmdata.tag_report import DocumentSample
 from lmdata.tagging.expressions import find_first_failed
-from lmdata.tags import read_tag_manifest, read_tags
+from lmdata.tagging.manifests import read_tag_manifest, read_tags
 
 NUM_SAMPLES = 5
 Places = dict[str, npt.NDArray[np.uint64]]  # source -> positions

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -204,6 +205,7 @@ class RoundTrip:
         )
 
 
+_FEW = 16  # words that are tried at a time
 _WORTH_A_REMEDY = 0.005  # of the characters
 
 
@@ -240,10 +242,9 @@ def measure_round_trip(
             lost[WITHOUT_PIECE] += count * (missing.total() - changed)
             searched.append(text)
             sought |= missing
-    examples = _find_examples(tokenizer, searched, sought, lower)
-    return RoundTrip(
-        characters=characters, lost={r: n for r, n in lost.items() if n}, examples=examples
-    )
+    lost = {reason: number for reason, number in lost.items() if number}
+    examples = _find_examples(tokenizer, searched, sought.keys(), lower, lost.keys())
+    return RoundTrip(characters=characters, lost=lost, examples=examples)
 
 
 def does_lower_case(normalizer: dict[str, Any] | None) -> bool:
@@ -292,26 +293,29 @@ def _missing(wanted: str, found: str) -> Counter[str]:
 
 
 def _find_examples(
-    tokenizer: Tokenizer, texts: Sequence[str], sought: Container[str], lower: bool
-) -> dict[str, str]:
+    tokenizer: Tokenizer, texts: Sequence[str], sought: Set[str], lower: bool,
+    reasons: Set[str],
+) -> dict[str, str]:  # fmt: skip
     """Return the shortest word for each reason, with what comes back of it.
 
-    Only words that hold a character that is `sought` are looked at.
+    Only words that hold a character that is `sought` are looked at, the shortest first, until
+    there is one for each of `reasons`.
     """
-    words = [
-        word
-        for word in dict.fromkeys(" ".join(texts)[:_SEARCHED].split())
-        if any(character in sought for character in _visible(word, lower))
-    ]
     shortest: dict[str, tuple[str, str]] = {}
-    backs = _decode(tokenizer, _encode(tokenizer, words))
-    for word, back in sorted(zip(words, backs, strict=True), key=lambda pair: len(pair[0])):
-        wanted = _visible(word, lower)
-        missing = _missing(wanted, _visible(back, lower)).total()
-        changed = _missing(wanted, _visible(_normalized(tokenizer, word), lower)).total()
-        if missing:
-            reason = CHANGED if changed >= missing else WITHOUT_PIECE
-            shortest.setdefault(reason, (word, back.strip()))
+    words = iter(sorted(dict.fromkeys(" ".join(texts)[:_SEARCHED].split()), key=len))
+    plain = not any(character.isascii() for character in sought)  # so are words of ASCII alone
+    odd = (
+        word for word in words
+        if not (plain and word.isascii()) and not sought.isdisjoint(_visible(word, lower))
+    )  # fmt: skip
+    while not shortest.keys() >= reasons and (few := list(islice(odd, _FEW))):
+        for word, back in zip(few, _decode(tokenizer, _encode(tokenizer, few)), strict=True):
+            wanted = _visible(word, lower)
+            missing = _missing(wanted, _visible(back, lower)).total()
+            changed = _missing(wanted, _visible(_normalized(tokenizer, word), lower)).total()
+            if missing:
+                reason = CHANGED if changed >= missing else WITHOUT_PIECE
+                shortest.setdefault(reason, (word, back.strip()))
     return dict(shortest[reason] for reason in (CHANGED, WITHOUT_PIECE) if reason in shortest)
 
 

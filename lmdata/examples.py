@@ -29,6 +29,7 @@ from lmdata.building.example_ledger import (
 from lmdata.building.output import AnyFolder, check_apart
 from lmdata.building.resumable import SplitShards, run_build
 from lmdata.building.workers import Threads, Workers
+from lmdata.chosen import choose_training, read_selection
 from lmdata.config import Change, config_to_dict
 from lmdata.copies import at_hand
 from lmdata.dataset import TokenStore, open_stores, segment_end
@@ -57,6 +58,7 @@ def write_examples(
     store_path: Path | str, recipe: Recipe, output: Path | str, *, seed: int, epoch: int = 0,
     num_workers: int = 2, shard_bytes: int = DEFAULT_SHARD_BYTES, overwrite: bool = False,
     progress: OnProgress | None = None, workers: Workers | None = None,
+    selection_path: Path | None = None,
 ) -> Manifest:  # fmt: skip
     """Write the example shards of a token store and return their manifest.
 
@@ -74,24 +76,32 @@ def write_examples(
         overwrite: replace what is in `output`
         progress: called with (examples done, examples in all)
         workers: of another engine, which run `prepare_examples`; ended here, sets `num_workers`
+        selection_path: a folder that `lmdata select` wrote, of which documents are trained on and
+            how often; None: every one once
 
     Raises:
-        ConfigError: a mask rate that changes, no worker, or no room in a shard
+        ConfigError: a mask rate that changes, no worker, no room in a shard, or a selection with
+            phases
         DatasetError: the store has nothing to make such examples of, or is not whole
-        MismatchError: `output` holds an unfinished build of another store, recipe or seed
+        MismatchError: `output` holds an unfinished build of another store, recipe or seed; the
+            selection is of another corpus
         OutputError: `output` exists, can't be written or its disk is full
     """
     _check_settings(recipe, num_workers, shard_bytes)
     origin, store_path = store_path, at_hand(store_path)
-    stores = open_stores(store_path)
+    stores = choose_training(open_stores(store_path), selection_path)
     settings = ExampleSettings(
         recipe=recipe, seed=seed, epoch=epoch, shard_bytes=shard_bytes,
         columns=columns_to_add(stores, recipe),
         store=_name_store(origin, output),
         store_manifest=next(iter(stores.values())).manifest.hash,
+        selection=selection_path and _name_store(selection_path, output),
+        selection_manifest=selection_path and read_selection(selection_path).manifest.hash,
     )  # fmt: skip
-    setup = ExampleSetup(store_path, settings, stores)
+    setup = ExampleSetup(store_path, selection_path, settings, stores)
     check_apart(store_path, output)
+    if selection_path is not None:
+        check_apart(selection_path, output)
     pool = workers or start_masking(num_workers)
     make = functools.partial(
         _ExamplesJob, setup=setup, num_ahead=pool.num_workers, progress=progress
@@ -148,16 +158,20 @@ class ExampleSetup:
     """What computes examples; another process opens the store and makes the views for itself."""
 
     store_path: Path
+    selection_path: Path | None
     settings: ExampleSettings
-    stores: dict[str, TokenStore]  # by split
+    stores: dict[str, TokenStore]  # by split, what is read of them
 
     @classmethod
-    def open(cls, store_path: Path, settings: ExampleSettings) -> ExampleSetup:
+    def open(
+        cls, store_path: Path, selection_path: Path | None, settings: ExampleSettings
+    ) -> ExampleSetup:
         """Return the setup for a token store."""
-        return cls(store_path, settings, open_stores(store_path))
+        stores = choose_training(open_stores(store_path), selection_path)
+        return cls(store_path, selection_path, settings, stores)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ExampleSetup.open, (self.store_path, self.settings)
+        return ExampleSetup.open, (self.store_path, self.selection_path, self.settings)
 
     @functools.cached_property
     def views(self) -> dict[str, View]:
@@ -250,7 +264,7 @@ class _ExamplesJob:
         late = {item.name for item in fields(Recipe) if item.metadata == LATE}
         given = values["recipe"].items()
         values["recipe"] = {k: v for k, v in given if v is not None or k not in late}
-        return values
+        return {k: v for k, v in values.items() if v is not None}
 
     def facts(self) -> dict[str, Any]:
         """Nothing: examples are not done by several commands."""

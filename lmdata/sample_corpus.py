@@ -45,7 +45,7 @@ class SampleSummary:
 
 
 def write_sample_corpus(
-    output: Path,
+    output: Path | str,
     *,
     max_bytes: int | None = None,
     overwrite: bool = False,
@@ -66,6 +66,7 @@ def write_sample_corpus(
     Raises:
         OutputError: the folder is not empty, not ours to replace, or can't be written
     """
+    output = Path(output)
     with writing_folder(output, _SAMPLE, overwrite=overwrite) as folder, output_errors(output):
         summary = _write_documents(folder, max_bytes, progress)
         (folder / _RECORD_NAME).write_text(_describe_files(folder), encoding="utf-8")

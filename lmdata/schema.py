@@ -27,7 +27,6 @@ FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".build"
-
 DatasetKind = Literal["tokens", "examples"]
 
 _HASH = "hash"  # key of the manifest's file, from version 2 on
@@ -240,6 +239,8 @@ class ExampleSettings:
     store: str = ""  # the token store, from the folder of the shards
     store_manifest: str = ""  # its hash
     columns: tuple[Column, ...] = ()  # added to `batch.COLUMNS`, or declared otherwise than there
+    selection: str | None = field(default=None, metadata=LATE)  # as `store`
+    selection_manifest: str | None = field(default=None, metadata=LATE)
 
     @property
     def all_columns(self) -> tuple[Column, ...]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
 from lmdata import __version__
@@ -22,7 +22,6 @@ from lmdata.batch import to_array, to_column
 from lmdata.building.output import ALL_DOCUMENTS, PLAN_NAME, AnyFolder, check_apart, claim_folder
 from lmdata.chosen import Chosen, GroupRecord, SelectionManifest, read_selection, selection_schema
 from lmdata.config import build_config, config_to_dict
-from lmdata.corpus import Documents, Source
 from lmdata.errors import ConfigError, MismatchError
 from lmdata.files import write_atomically
 from lmdata.mixing import (
@@ -41,11 +40,18 @@ from lmdata.schema import (
     ShardRecord,
 )
 from lmdata.settings import DEFAULT_SHARD_BYTES, CorpusConfig
-from lmdata.tagging.expressions import evaluate, find_first_failed
-from lmdata.tagging.manifests import TagManifest
-from lmdata.tagging.pii import replace_pii
-from lmdata.tags import read_tag_manifest, read_tags
+from lmdata.tagging.expressions import find_first_failed, group_names, words_of
+from lmdata.tagging.manifests import TagManifest, read_tag_manifest, read_tags
 from lmdata.writer import ShardWriter
+
+if TYPE_CHECKING:  # reading needs Numba, which takes longer than to select
+    from lmdata.corpus import Documents, Source
+
+_USED = frozenset({
+    "source", "position", "num_bytes", "hash_high", "hash_low", "component", "duplicate",
+    "duplicate_of", "near_duplicate", "near_of",
+})  # fmt: skip
+"""Columns that a selection is made of, beside those that its expressions name."""
 
 NOT_SELECTED = "not-selected"
 SELECTED = "selected"
@@ -75,7 +81,8 @@ def select_documents(
         OutputError: `output` exists, can't be written or its disk is full
     """
     tags = read_tag_manifest(tags_path)
-    table = read_tags(tags_path, tags)
+    by = [] if mixture is None else [mixture.by]
+    table = read_tags(tags_path, tags, _USED | words_of(where, *by))
     first_failed, reasons = find_first_failed(table, where)
     if not (first_failed < 0).any():
         raise ConfigError(
@@ -166,7 +173,7 @@ def mix(
         ConfigError: the mixture can't be made of these documents
     """
     rows = np.flatnonzero(is_kept)
-    names = _group_names(table.take(pa.array(rows)), mixture.by)
+    names = group_names(table.take(pa.array(rows)), mixture.by)
     num_bytes = _column(table, "num_bytes").astype(np.int64)[rows]
     members = {name: np.flatnonzero(names == name) for name in sorted(set(names.tolist()))}
     if mixture.cluster_repeats:
@@ -209,12 +216,6 @@ def _resolve(
                 sizes[places], asked[name], keys[places], mixture.seed
             )
     return np.diff(read, axis=0)
-
-
-def _group_names(table: pa.Table, by: str) -> npt.NDArray[np.str_]:
-    """Return the group of each row, by a tag or an expression over tags."""
-    values = evaluate(table, by, "by").cast(pl.String).fill_null("none")
-    return np.array(values.to_list(), np.str_)
 
 
 def _cluster_sizes(table: pa.Table) -> I64:
@@ -289,14 +290,13 @@ class Selection:
     sources: dict[str, Chosen]
     replaces_pii: bool
 
-    def keep(self, source: Source, start: int, first: int, documents: Documents) -> Documents:
+    def keep(self, source: Source, start: int, documents: Documents) -> Documents:
         """Return the documents that are selected, the others counted as dropped.
 
         Args:
             source: that they come from
             start: byte of the source at which their range begins
-            first: lines or records of the range before them
-            documents: in the order of the file
+            documents: of the range
 
         Raises:
             MismatchError: the selection is of other files or other ranges
@@ -306,7 +306,7 @@ class Selection:
                 f"the selection says nothing of {source.name} from byte {start}: it is of another "
                 "corpus; tag and select this one"
             )
-        before = np.uint64(self.starts[source.name][start] + first)
+        before = np.uint64(self.starts[source.name][start])
         chosen = self.sources[source.name]
         places, is_kept = chosen.find(documents.positions + before)
         sizes = np.diff(documents.offsets)
@@ -316,16 +316,18 @@ class Selection:
         if not is_kept.all():
             dropped[NOT_SELECTED] = int((~is_kept).sum())
             num_bytes[NOT_SELECTED] = int(sizes[~is_kept].sum())
-        return Documents(
-            np.asarray(kept.values, np.uint8), np.asarray(kept.offsets, np.int64),
-            documents.positions[is_kept], dropped, num_bytes, documents.num_records,
-            documents.num_source_bytes, documents.replaced | replaced,
-            chosen.split_keys[places[is_kept]],
+        return replace(
+            documents, text=np.asarray(kept.values, np.uint8),
+            offsets=np.asarray(kept.offsets, np.int64), positions=documents.positions[is_kept],
+            dropped=dropped, dropped_bytes=num_bytes, replaced=documents.replaced | replaced,
+            split_keys=chosen.split_keys[places[is_kept]],
         )  # fmt: skip
 
 
 def _replace(texts: Ragged) -> tuple[Ragged, dict[str, int]]:
     """Return documents with personal data replaced by its kind, and how much of each kind."""
+    from lmdata.tagging.pii import replace_pii  # with its kernels
+
     found = [replace_pii(np.asarray(row, np.uint8).tobytes()) for row in texts.rows()]
     content = np.frombuffer(b"".join(text for text, _ in found), np.uint8)
     kinds = Counter(kind for _, own in found for kind in own)

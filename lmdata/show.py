@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lmdata.batch import NO_LABEL, ORDERS, ExampleBatch, targets_of
+from lmdata.chosen import choose_training
 from lmdata.copies import at_hand, beside
 from lmdata.dataset import ExampleSet, TokenStore, open_examples, open_store
 from lmdata.errors import MismatchError
@@ -139,7 +140,7 @@ def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
     """Return the split of the token store that examples were made from.
 
     Raises:
-        MismatchError: the store was built anew since
+        MismatchError: the store, or the selection, was built anew since
         IntegrityError: it is no longer where it was
     """
     settings = read_settings(examples.manifest)
@@ -151,7 +152,10 @@ def open_own_store(folder: Path, examples: ExampleSet) -> TokenStore:
             f"{store.manifest.hash} instead of {settings.store_manifest}; build "
             f"{folder} again"
         )
-    return store
+    selection = settings.selection and beside(folder, settings.selection)
+    return choose_training({examples.split: store}, selection or None, settings.selection_manifest)[
+        examples.split
+    ]
 
 
 def describe_source(store: TokenStore, row: int) -> str:

@@ -117,11 +117,20 @@ def _repeats(report: TagReport) -> Section:
         for size, count in report.clusters if size > 1
     ]  # fmt: skip
     columns = ("overlapping by half", "components", "documents beside the first")
+    common: list[Row] = [
+        (own.source, own.documents, own.bytes, own.line_ratio, own.paragraph_ratio, own.mostly)
+        for own in report.common
+    ]
     return Section(
         title="Repeats",
         blocks=[
             Table(title="Components", columns=columns, rows=rows[:40]),
             Passages(title="Near duplicates that just go", passages=[*_pairs(report.near)]),
+            Table(title="Lines and paragraphs of several documents of a source",
+                  columns=("source", "documents", "bytes", "lines, of its bytes",
+                           "paragraphs, of its bytes", "documents mostly so"),
+                  rows=common, forms=("", "", "", ".2%", ".2%", "")),
+            _samples("Documents whose lines others have too", report.common_samples),
             Table(title="Personal data", columns=("kind", "found", "documents with it"),
                   rows=list(report.pii)),
         ],

@@ -21,12 +21,12 @@ from lmdata.selection import balance
 from lmdata.settings import TagConfig
 from lmdata.tagging.conditions import RECIPES, recipe_condition
 from lmdata.tagging.expressions import find_first_failed
-from lmdata.tagging.manifests import EvaluationRecord, TagManifest
+from lmdata.tagging.manifests import EvaluationRecord, TagManifest, read_tag_manifest, read_tags
 from lmdata.tagging.pii import KINDS
 from lmdata.tagging.rules import RULES, Limit, rules_told
-from lmdata.tags import read_tag_manifest, read_tags
 
 NUM_SAMPLES, NUM_LISTED, NUM_SOURCES = 5, 12, 20
+_MOSTLY = 0.5  # of a document
 I64 = npt.NDArray[np.int64]
 
 
@@ -87,6 +87,18 @@ class PairSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommonReport:
+    """How much of a source are lines that stand in several of its documents."""
+
+    source: str
+    documents: int
+    bytes: int
+    line_ratio: float  # of its bytes
+    paragraph_ratio: float
+    mostly: int  # documents that are so to more than half
+
+
+@dataclass(frozen=True, kw_only=True)
 class TagReport:
     """What there is to say of tags."""
 
@@ -105,6 +117,8 @@ class TagReport:
     languages: tuple[tuple[str, int, int], ...]  # label, documents, bytes
     clusters: tuple[tuple[int, int], ...]  # documents of a component, how many such components
     near: tuple[PairSample, ...]
+    common: tuple[CommonReport, ...]  # sources with the largest share
+    common_samples: tuple[DocumentSample, ...]
     against: dict[str, EvaluationRecord]
     overlaps: tuple[PairSample, ...]
     pii: tuple[tuple[str, int, int], ...]  # kind, how many, in how many documents
@@ -141,6 +155,8 @@ def tag_report(path: Path) -> TagReport:
         languages=tuple(_count_languages(rows)),
         clusters=_count_clusters(rows),
         near=tuple(_near_pairs(rows)),
+        common=tuple(_report_common(rows)),
+        common_samples=_sample_common(rows),
         against=manifest.against,
         overlaps=tuple(_overlaps(rows)),
         pii=tuple(
@@ -169,6 +185,12 @@ class _Rows:
 
     def truths(self, name: str) -> npt.NDArray[np.bool_]:
         return np.asarray(self.table.column(name).to_numpy(), bool)
+
+    def sources(self) -> tuple[list[str], I64]:
+        """Return names of sources, and which of them each row is of."""
+        column = self.table.column("source").unify_dictionaries().combine_chunks()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        return column.dictionary.to_pylist(), to_array(column.indices).astype(np.int64)
 
     def texts(self, name: str, rows: I64) -> list[str]:
         return [str(text) for text in self.table.column(name).take(pa.array(rows)).to_pylist()]
@@ -263,6 +285,39 @@ def _pairs(rows: _Rows, places: I64, others: tuple[DocumentSample, ...]) -> Iter
             document=document, other=other.beginning, where=f"{other.source}:{other.position}",
             said=other.said,
         )  # fmt: skip
+
+
+def _report_common(rows: _Rows) -> Iterator[CommonReport]:
+    """Yield sources by the share of their bytes that are lines of several documents."""
+    if not rows.has("common_line_byte_ratio"):  # of tags of an earlier version
+        return
+    names, numbers = rows.sources()
+    lines, paragraphs = (
+        rows.numbers(f"common_{kind}_byte_ratio") for kind in ("line", "paragraph")
+    )
+    counts, sizes = np.bincount(numbers), np.bincount(numbers, rows.num_bytes)
+    by_lines, by_paragraphs = (
+        np.bincount(numbers, ratios * rows.num_bytes) / np.maximum(sizes, 1)
+        for ratios in (lines, paragraphs)
+    )
+    mostly = np.bincount(numbers, lines > _MOSTLY)
+    for place in np.argsort(-by_lines, kind="stable")[:NUM_SOURCES].tolist():
+        if by_lines[place]:
+            yield CommonReport(
+                source=names[place], documents=int(counts[place]), bytes=int(sizes[place]),
+                line_ratio=float(by_lines[place]), paragraph_ratio=float(by_paragraphs[place]),
+                mostly=int(mostly[place]),
+            )  # fmt: skip
+
+
+def _sample_common(rows: _Rows) -> tuple[DocumentSample, ...]:
+    """Return documents of which the largest share are lines that others have too."""
+    if not rows.has("common_line_byte_ratio"):
+        return ()
+    ratios = rows.numbers("common_line_byte_ratio")
+    places = np.flatnonzero(ratios)
+    places = places[np.lexsort((rows.keys[places], -ratios[places]))[:NUM_SAMPLES]]
+    return rows.samples(places, [f"{ratio:.0%} of it" for ratio in ratios[places].tolist()])
 
 
 def _overlaps(rows: _Rows) -> Iterator[PairSample]:

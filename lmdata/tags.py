@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from lmdata import __version__
@@ -30,7 +29,6 @@ from lmdata.building.plan import (
 from lmdata.building.receipts import find_receipts, in_build
 from lmdata.building.resumable import Part, PartDone, finish_build, run_build, run_part
 from lmdata.building.workers import WorkerPool, Workers
-from lmdata.chosen import read_manifest_of
 from lmdata.config import Change, build_config, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError
@@ -40,21 +38,20 @@ from lmdata.schema import (
     FORMAT_VERSION,
     Flow,
     Ledger,
-    ShardRecord,
     SourceRecord,
 )
 from lmdata.settings import TagConfig
-from lmdata.shards import Shard, map_shard
-from lmdata.tagging import overlaps
+from lmdata.shards import map_shard
+from lmdata.tagging import common_lines, overlaps
 from lmdata.tagging.audit import check_rows
 from lmdata.tagging.evaluations import EvaluationFile
-from lmdata.tagging.manifests import TagManifest
-from lmdata.tagging.near import Repeats, find_neighbours, find_originals, rank_documents
+from lmdata.tagging.manifests import TagManifest, iterate_rows
 from lmdata.tagging.overlap_index import describe, make_index
 from lmdata.tagging.overlaps import Overlaps
-from lmdata.tagging.rows import finish_rows, found_in, tag_schema
+from lmdata.tagging.perplexity import Scorer, find_thirds
+from lmdata.tagging.repeats import Repeats, find_repeats
+from lmdata.tagging.rows import Whole, finish_rows, found_in, is_scored, tag_schema
 from lmdata.tagging.rules import DEFAULT_RULES, MUCH_UNSPACED, VERSIONS, note_unspaced
-from lmdata.tagging.signatures import NUM_BANDS
 from lmdata.tagging.signatures import VERSION as NEAR_VERSION
 from lmdata.tagging.taggers import Tagger, make_taggers
 from lmdata.tagging.units import TagReceipt, TagSetup, part_fields
@@ -73,6 +70,7 @@ def tag_corpus(
     overwrite: bool = False, progress: OnProgress | None = None,
     unit_bytes: int = DEFAULT_UNIT_BYTES, workers: Workers | None = None,
     evaluations: Sequence[EvaluationFile] = (), part: Part | None = None,
+    scorer: Scorer | None = None,
 ) -> TagManifest | PartDone:  # fmt: skip
     """Write the tags of a corpus and return their manifest.
 
@@ -91,6 +89,7 @@ def tag_corpus(
         evaluations: that the corpus is compared with, from `read_evaluations`
         part: do only these units, beside other commands that do the others; what was done is
             returned, and `finish_tags` ends the build
+        scorer: a language model, by which documents have a perplexity; None: they have none
 
     Raises:
         ConfigError: the words need a package that is not installed
@@ -98,7 +97,7 @@ def tag_corpus(
         MismatchError: `output` holds an unfinished build of another plan
         OutputError: `output` exists, can't be written or its disk is full
     """
-    name, taggers = CUTTERS[config.words]().name, make_taggers(config)
+    name, taggers = CUTTERS[config.words]().name, make_taggers(config, scorer)
     if any(source.path is None for source in sources):
         raise CorpusError(
             "tags are of files that are read again: save standard input to a file first"
@@ -106,8 +105,9 @@ def tag_corpus(
 
     def make(folder: AnyFolder) -> _TagJob:
         return _TagJob(
-            folder, list(sources), config, name, taggers, unit_bytes, progress, evaluations
-        )
+            folder, list(sources), config, name, taggers, unit_bytes, progress, evaluations,
+            scorer,
+        )  # fmt: skip
 
     pool = workers or start_tagging(num_workers)
     if part is not None:
@@ -144,7 +144,7 @@ class _TagJob:
     def __init__(
         self, folder: AnyFolder, sources: list[Source], config: TagConfig, words: str,
         taggers: Sequence[Tagger], unit_bytes: int, progress: OnProgress | None,
-        evaluations: Sequence[EvaluationFile],
+        evaluations: Sequence[EvaluationFile], scorer: Scorer | None = None,
     ) -> None:  # fmt: skip
         self._folder, self._sources, self._config, self._words = folder, sources, config, words
         self._taggers, self._unit_bytes, self._progress = taggers, unit_bytes, progress
@@ -152,9 +152,10 @@ class _TagJob:
         self._rewrites = [f"{name}: {version}" for name, version in rewrites.items()]
         self._versions = {rule: VERSIONS[rule] for rule in DEFAULT_RULES}
         self._versions |= {"near_duplicate": NEAR_VERSION}
+        self._versions |= dict.fromkeys(common_lines.NAMES, common_lines.VERSION)
         for tagger in taggers:
             self._versions |= tagger.versions
-        self._evaluations = evaluations
+        self._evaluations, self._scorer = evaluations, scorer
         self._index = make_index(evaluations) if evaluations else None
         self._versions |= overlaps.VERSIONS if evaluations else {}
         self._receipts: list[TagReceipt] = []
@@ -191,7 +192,7 @@ class _TagJob:
         """Plan the units and read the receipts of an earlier run."""
         self._units = make_units(self._sources, self._config.corpus, self._unit_bytes)
         done = dict(self._find_done())
-        setup = TagSetup(self._sources, self._config, self._folder.place, self._index)
+        setup = TagSetup(self._sources, self._config, self._folder.place, self._index, self._scorer)
         return setup, self._units, done
 
     def _find_done(self) -> Iterator[tuple[int, TagReceipt]]:
@@ -228,9 +229,8 @@ class _TagJob:
         Raises:
             CorpusError: there was no text at all
         """
-        repeats, row = self._find_repeats(), 0
-        shared = self._find_overlaps(repeats)
-        schema = tag_schema(self._taggers, is_compared=shared is not None)
+        whole, row = self._find_whole(), 0
+        schema = tag_schema(self._taggers, is_compared=whole.shared is not None)
         names = to_text_column([source.name for source in self._sources])
         self._writer = ShardWriter(
             self._folder.path, ALL_DOCUMENTS, schema, shard_bytes=self._config.shard_bytes
@@ -242,17 +242,22 @@ class _TagJob:
                 place = extent.start, records[str(extent.source)] + first
                 starts.setdefault(self._sources[extent.source].name, []).append(place)
             for part in self._part(receipt):
-                rows = finish_rows(part, repeats, shared, row, names, records, schema)
+                rows = finish_rows(part, whole, row, names, records, schema)
                 self._writer.write(rows)
                 num_bytes += int(to_array(part.column("num_bytes")).sum())
                 num_unspaced += int((to_array(part.column("unspaced_ratio")) > MUCH_UNSPACED).sum())
                 row += part.num_rows
-                for rule in overlaps.RULES if shared else ():
+                for rule in overlaps.RULES if whole.shared else ():
                     contaminated[rule] += rows.column(rule).true_count
             records.update(receipt.records)
         shards = {ALL_DOCUMENTS: tuple(self._writer.finish())}
         sources, ledger = self._describe_sources(), _sum_up(self._receipts, row, num_bytes)
-        written = read_rows(self._folder.path, shards[ALL_DOCUMENTS])
+        notes = (
+            *self._rewrites, *whole.notes(), *note_unspaced(num_unspaced),
+            *overlaps.notes(contaminated if whole.shared else {}),
+        )  # fmt: skip
+        del whole  # of some bytes a document, as what is looked at now
+        written = iterate_rows(self._folder.path, shards[ALL_DOCUMENTS])
         check_rows(written, sources, ledger.flows, self._config.near_jaccard)
         for shard in shards[ALL_DOCUMENTS]:
             self._folder.place.keep(shard.file)
@@ -266,55 +271,32 @@ class _TagJob:
             sources=sources,
             splits=shards,
             ledger=ledger,
-            notes=(
-                *self._rewrites,
-                *repeats.notes(),
-                *note_unspaced(num_unspaced),
-                *overlaps.notes(contaminated if shared else {}),
-            ),
+            notes=notes,
             against=describe(self._evaluations, self._index) if self._index else {},
         )
+
+    def _find_whole(self) -> Whole:
+        """Return what takes the whole corpus to know."""
+        repeats = find_repeats(self._parts, self._folder.build, self._config.near_jaccard)
+        thirds = find_thirds(self._parts()) if is_scored(self._taggers) else None
+        return Whole(repeats, self._find_overlaps(repeats), thirds)
 
     def _find_overlaps(self, repeats: Repeats) -> Overlaps | None:
         """Return what is common of all that documents share with evaluations."""
         if self._index is None:
             return None
         shared, row = Overlaps(self._evaluations, self._index), 0
-        for receipt in self._receipts:
-            for part in self._part(receipt):
-                components = repeats.near.component[row : row + part.num_rows]
-                shared.note(*found_in(part), components)
-                row += part.num_rows
+        for part in self._parts():
+            components = repeats.near.component[row : row + part.num_rows]
+            shared.note(*found_in(part), components)
+            row += part.num_rows
         shared.close()
         return shared
 
-    def _find_repeats(self) -> Repeats:
-        """Return which documents were there before, to the byte or nearly.
-
-        Raises:
-            CorpusError: there was no text at all
-        """
-        parts = [part for receipt in self._receipts for part in self._part(receipt)]
-        if not any(part.num_rows for part in parts):
-            raise CorpusError("no text was found: is this the right corpus, or field?")
-        num_chars, high, low = (
-            np.concatenate([to_array(part.column(name)) for part in parts])
-            for name in ("num_chars", "hash_high", "hash_low")
-        )
-        keys = np.concatenate([
-            to_array(part.column("bands").flatten()).reshape(-1, NUM_BANDS) for part in parts
-        ])  # fmt: skip
-        ends = np.cumsum([part.num_rows for part in parts])
-
-        def shingles_of(row: int) -> np.ndarray:
-            number = int(np.searchsorted(ends, row, side="right"))
-            part = parts[number]
-            return to_array(part.column("shingles")[row - int(ends[number]) + part.num_rows].values)
-
-        originals = find_originals(high, low)
-        order = rank_documents(num_chars, high, low)
-        near = find_neighbours(keys, order, originals, shingles_of, self._config.near_jaccard)
-        return Repeats(originals, near)
+    def _parts(self) -> Iterator[pa.RecordBatch]:
+        """Yield the parts of all units in the order of the corpus."""
+        for receipt in self._receipts:
+            yield from self._part(receipt)
 
     def _part(self, receipt: TagReceipt) -> list[pa.RecordBatch]:
         record = receipt.part
@@ -361,35 +343,3 @@ def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) 
     )
     flows = {"documents": documents, "bytes": content, **flows_of_replaced(replaced)}
     return Ledger(flows=flows)
-
-
-def read_tag_manifest(folder: Path) -> TagManifest:
-    """Return the manifest of a folder of tags.
-
-    Raises:
-        IntegrityError: it has none, of another kind, or altered
-    """
-    return read_manifest_of(folder, TagManifest, "tags", "lmdata tag CORPUS")
-
-
-def read_tags(folder: Path, manifest: TagManifest) -> pa.Table:
-    """Return all tags, one row a document in the order of the corpus, every column compared.
-
-    Raises:
-        IntegrityError: a shard is missing or altered
-    """
-    return read_rows(folder, manifest.splits[ALL_DOCUMENTS])
-
-
-def read_rows(folder: Path, records: Sequence[ShardRecord]) -> pa.Table:
-    """Return the rows of shards of tags, every column compared with its hash.
-
-    Raises:
-        IntegrityError: a shard is missing or altered
-    """
-    batches = []
-    for record in records:
-        with pa.OSFile(str(folder / record.file)) as file:
-            schema = pa.ipc.open_file(file).schema
-        batches += [block.read() for block in Shard(folder, record, schema).blocks]
-    return pa.Table.from_batches(batches)

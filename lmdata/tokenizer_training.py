@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from lmdata.building.plan import Unit
-from lmdata.corpus import read_documents
+from lmdata.building.plan import Choice, Extent, Unit
+from lmdata.corpus import Documents, read_documents
 from lmdata.encoders.cut_kernels import NUM_CLASSES, SPACE, WORD
 from lmdata.encoders.cuts import CutRule
 from lmdata.encoders.words import ascii_classes
@@ -117,6 +117,7 @@ class CountSetup:
     sources: list[Source]
     reading: CorpusConfig
     config: TokenizerConfig
+    selection: Choice | None = None  # of the documents; None: every one is read
 
 
 def prepare_counts(
@@ -127,16 +128,18 @@ def prepare_counts(
 
     def work(unit: Unit, report: Callable[[Any], None]) -> Tally:
         rule = _counting_rule(setup.config, METHODS[setup.config.model].make_backend(setup.config))
-        batches = (
-            batch
-            for extent in unit.extents
-            for batch in read_documents(
-                setup.sources[extent.source], setup.reading, start=extent.start, stop=extent.stop
-            )
-        )
+        batches = (batch for extent in unit.extents for batch in _read(setup, extent))
         return tally_words(batches, rule, setup.config.max_training_bytes)
 
     return work
+
+
+def _read(setup: CountSetup, extent: Extent) -> Iterator[Documents]:
+    source = setup.sources[extent.source]
+    for batch in read_documents(source, setup.reading, start=extent.start, stop=extent.stop):
+        if setup.selection is not None:
+            batch = setup.selection.keep(source, extent.start, batch)
+        yield batch
 
 
 def _new_backend(config: TokenizerConfig) -> tokenizers.Tokenizer:

@@ -15,7 +15,7 @@ from lmdata.config import build_config, config_to_dict, gather, laid_over
 from lmdata.errors import ConfigError
 from lmdata.recipes import RECIPES, Recipe
 from lmmodel.families import FAMILIES, MODEL_SIZES, ModelConfig
-from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, check_fits
+from lmmodel.objectives import OBJECTIVES, ObjectiveConfig, check_fits, made_for
 from lmmodel.optimizing import (
     AveragingConfig,
     DistillationConfig,
@@ -126,7 +126,7 @@ def load_train_config(
 
     `recipe` settings are laid over the preset, or over the recipe that the objective implies; model
     and objective over those of the run in `init_from`; a family learns what it is made for, unless
-    an objective is named.
+    an objective is named or a preset makes examples for another.
 
     Raises:
         RunError: `init_from` names no run
@@ -135,13 +135,35 @@ def load_train_config(
     values = gather(toml_path, overrides, options=options)
     if isinstance(values.get("init_from"), str):
         values = _inherit(values)
-    values = _with_dropout(_with_family(values))
+    values = _with_dropout(_with_family(_with_objective(values)))
     family = FAMILIES.get(str(_table(values, "model").get("family")))
     if family is not None and "name" not in _table(values, "objective"):
         values["objective"] = {**_table(values, "objective"), "name": family.objective}
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
+
+
+def _with_objective(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the objective that learns from a preset, where none is named.
+
+    Raises:
+        ConfigError: the family can't learn from it
+    """
+    name, objective = values.get("preset"), _table(values, "objective")
+    if not isinstance(name, str) or name not in RECIPES or "name" in objective:
+        return values
+    family = FAMILIES.get(str(_table(values, "model").get("family")))
+    usual = (family or FAMILIES[ModelConfig.family]).objective
+    known = sorted(made_for(RECIPES[name]), key=lambda own: own != usual)
+    fitting = [own for own in known if family is None or OBJECTIVES[own].fits(family)]
+    if not fitting:
+        fits = (key for key, own in FAMILIES.items() if OBJECTIVES[known[0]].fits(own))
+        raise ConfigError(
+            f"preset={name} is for objective.name={known[0]}, which model.family="
+            f"{_table(values, 'model')['family']} can't learn: take {' or '.join(fits)}"
+        )
+    return {**values, "objective": {**objective, "name": fitting[0]}}
 
 
 def _with_family(values: dict[str, Any]) -> dict[str, Any]:

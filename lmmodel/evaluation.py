@@ -33,6 +33,7 @@ from lmmodel.saving.run import own_data
 from lmmodel.trained import Run, check_tokenizer, load_run
 
 TokensDone = Callable[[int, int], None]
+FindGroups = Callable[[Sequence[str], np.ndarray], np.ndarray]  # of documents, by their places
 
 # Training "sits on" the unigram line while its loss is no further below it than this, in nats.
 UNIGRAM_MARGIN = 0.05
@@ -297,9 +298,9 @@ def held_out_for(
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFigures:
-    """Of the documents of one source file."""
+    """Of the documents of one source file, or of one group."""
 
-    source: str
+    source: str  # or the name of the group
     num_documents: int  # that have a label
     num_labels: int  # predicted tokens
     loss: float  # nats per predicted token
@@ -318,8 +319,9 @@ class SourceEvaluation:
 def evaluate_sources(
     run_path: Path, data_path: Path | str | None = None, *, split: str = "validation",
     num_examples: int | None = None, device: str = "auto", progress: TokensDone | None = None,
+    groups: FindGroups | None = None,
 ) -> SourceEvaluation:  # fmt: skip
-    """Return the held-out figures of a run for each source file of a token store.
+    """Return the held-out figures of a run for each source file of a token store, or each group.
 
     Where training packs several documents into a row, examples are of one document each here.
 
@@ -330,6 +332,8 @@ def evaluate_sources(
         num_examples: None: as many as during training
         device: "auto", "cpu" or "cuda"
         progress: called with the tokens done and those of all
+        groups: sources and positions, uint64, of documents to the groups in which they are counted,
+            str; None: each source is one
 
     Raises:
         RunError: no run there
@@ -345,7 +349,7 @@ def evaluate_sources(
     view = None if run.objective.pair_view else "single"
     held_out = held_out_for(run, data, split=split, num_examples=num_examples, view=view)
     scores = score_held_out(run, held_out, progress)
-    sources = sources_of(data.path, split, held_out.documents)
+    sources = sources_of(data.path, split, held_out.documents, groups)
     main = join_scores(scores_by_term(held_out.objective, scores)[0])
     total = summarize(held_out, scores)
     return SourceEvaluation(total=total, sources=_group(held_out, main, sources))
@@ -376,15 +380,20 @@ def _group(held_out: HeldOut, scores: TermScores, sources: np.ndarray) -> tuple[
     return tuple(sorted(figures, key=lambda found: -(found.nats_per_byte or found.loss)))
 
 
-def sources_of(path: Path, split: str, documents: np.ndarray) -> np.ndarray:
-    """Return the name of the source file of each document: str (P,).
+def sources_of(
+    path: Path, split: str, documents: np.ndarray, groups: FindGroups | None = None
+) -> np.ndarray:
+    """Return the name of the source file of each document, or of its group: str (P,).
 
     Args:
         path: of a token store
         split: of it
         documents: uint64 (P,) rows of the split
+        groups: as of `evaluate_sources`
     """
     store = open_store(path, split)
     rows, place = np.unique(documents, return_inverse=True)
-    names = [store.provenance(int(row))[0] for row in rows]
+    names, positions = zip(*(store.provenance(int(row)) for row in rows), strict=True)
+    if groups is not None:
+        names = groups(names, np.array(positions, np.uint64))
     return np.array(names, dtype=np.str_)[place]

@@ -155,12 +155,21 @@ class NgramModel:
 
     def score_ids(self, texts: TextIds) -> np.ndarray:
         """Return the log-probability of each token of some texts, nats: float64 (T,)."""
-        starts = offsets_of(texts.lengths + 1)
-        ids = np.full(starts[-1], self.trie.num_pieces + 1, np.int64)
-        is_scored = np.ones(len(ids), bool)
+        return self.score_rows(texts.ids, texts.lengths)
+
+    def score_rows(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Return the log-probability of each id of some rows, nats: float64 (T,).
+
+        Args:
+            ids: integers (T,), of all rows
+            lengths: integers (R,), ids of each row
+        """
+        starts = offsets_of(lengths + 1)
+        lines = np.full(starts[-1], self.trie.num_pieces + 1, np.int64)
+        is_scored = np.ones(len(lines), bool)
         is_scored[starts[:-1]] = False
-        ids[is_scored] = texts.ids
-        return score_lines(self.trie, ids, starts)[is_scored]
+        lines[is_scored] = ids
+        return score_lines(self.trie, lines, starts)[is_scored]
 
     def generate(
         self, prompts: Sequence[str] | str, config: GenerationConfig | None = None
@@ -210,6 +219,47 @@ class NgramModel:
             ids=added,
             stopped_by=stopped_by,
         )
+
+
+@dataclass(frozen=True)
+class NgramScorer:
+    """An n-gram model that goes to other processes by its path, where it is opened anew."""
+
+    path: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NgramScorer, (self.path,)
+
+    @cached_property
+    def model(self) -> NgramModel:
+        """The model.
+
+        Raises:
+            RunError, CheckpointError: as `load_ngrams`
+        """
+        return load_ngrams(self.path)
+
+    @property
+    def version(self) -> str:
+        """What it is."""
+        record = self.model.record
+        return f"kneser-ney-{record.order}-{record.weights_xxh3[:12]}"
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of its ids."""
+        return self.model.tokenizer
+
+    def score(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Return the log-likelihood of documents, without their ends, nats: float64 (D,).
+
+        Args:
+            ids: integers (T,), of all documents
+            offsets: int64 (D + 1,), where documents begin among them
+        """
+        lengths = np.diff(offsets)
+        document = np.repeat(np.arange(len(lengths)), lengths)
+        return np.bincount(document, self.model.score_rows(ids, lengths), minlength=len(lengths))
 
 
 def load_ngrams(path: Path | str) -> NgramModel:

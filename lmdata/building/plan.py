@@ -127,14 +127,13 @@ class Choice(Protocol):
     def where(self) -> str:
         """By what it was made, in words."""
 
-    def keep(self, source: Source, start: int, first: int, documents: Documents) -> Documents:
+    def keep(self, source: Source, start: int, documents: Documents) -> Documents:
         """Return the documents that are read, the others counted as dropped.
 
         Args:
             source: that they come from
             start: byte of the source at which their range begins
-            first: lines or records of the range before them
-            documents: in the order of the file
+            documents: of the range
         """
 
 

@@ -70,9 +70,7 @@ class RayWorkers:
         self._prepare, self._key = prepare, uuid.uuid4().hex
         self._setup: Any = None
         self._doing: dict[Any, int] = {}  # what is under way -> worker
-        self._do_unit = self._ray.remote(
-            num_cpus=1, max_retries=_MAX_RETRIES, runtime_env={"env_vars": ONE_THREAD}
-        )(do_unit)
+        self._do_unit = self._ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(do_unit)
 
     def prepare(self, setup: Any, lock: int) -> None:
         """Send what the work function is made of; the lock is of this machine alone."""
@@ -126,7 +124,8 @@ def _join(ray: Any, num_workers: int | None, address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of it
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        ray.init(num_cpus=num_workers, include_dashboard=False, **quiet)
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: whatever else runs goes first
+        ray.init("local", num_cpus=num_workers, include_dashboard=False, **quiet)
         return
     try:
         _knock(address)
@@ -157,6 +156,7 @@ def do_unit(prepare: str, key: str, setup: bytes, task: Any) -> tuple[list[Any],
         what was reported meanwhile, and the unit's result
     """
     if key not in _made:
+        os.environ |= ONE_THREAD  # here: an environment of the task's own takes Ray seconds to make
         received = _receive(setup)
         _made.clear()
         _made[key] = find_function(prepare)(lambda: received)

@@ -27,6 +27,7 @@ from lmdata.checking.checks import (
 )
 from lmdata.checking.example_checks import Counts, count_examples, drawn_bounds, judge
 from lmdata.checking.text_checks import NoiseCounts, count_noise, is_from_documents, judge_noise
+from lmdata.chosen import choose_training
 from lmdata.copies import beside
 from lmdata.dataset import ExampleSet, StoreBlock, TokenStore, open_examples, open_stores
 from lmdata.errors import LmdataError
@@ -171,9 +172,13 @@ def _find_stores(
     folder: Path, manifest: Manifest, store_path: Path | str | None
 ) -> tuple[Stores | None, Row]:
     """Return the splits of the store that the examples were made from, if it is at hand."""
-    name, promised = "token store, by hash", read_settings(manifest).store_manifest
+    settings = read_settings(manifest)
+    name, promised = "token store, by hash", settings.store_manifest
     try:
-        stores = open_stores(store_path or beside(folder, read_settings(manifest).store))
+        stores = open_stores(store_path or beside(folder, settings.store))
+        if settings.selection is not None:
+            own = beside(folder, settings.selection)
+            stores = choose_training(stores, own, settings.selection_manifest)
     except LmdataError as error:
         verdict: Verdict = "skip" if store_path is None else "fail"
         return None, Row(name, promised, f"not at hand: {error}", "", verdict)

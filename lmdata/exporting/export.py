@@ -24,7 +24,7 @@ from lmdata.dataset import StoreBlock, TokenStore, open_stores
 from lmdata.errors import ConfigError, OutputError
 from lmdata.exporting.flat import LitData, Mds, Megatron, NanoGpt
 from lmdata.exporting.format import ExportedFile, ExportFacts, ExportRows, Files, Format
-from lmdata.exporting.tables import Datasets, Parquet
+from lmdata.exporting.tables import Datasets, Parquet, UncompressedParquet
 from lmdata.files import Kind, make_folder, write_atomically, writing_folder
 from lmdata.hub import HubFolder
 from lmdata.ragged import Ragged, offsets_of
@@ -34,7 +34,8 @@ from lmdata.tokenizer import TOKENIZER_FILES, TOKENIZER_FOLDER, Tokenizer, save_
 from lmdata.xxh3 import xxh3_128
 
 FORMATS: dict[str, type[Format]] = {
-    kind.name: kind for kind in (NanoGpt, Megatron, Mds, LitData, Parquet, Datasets)
+    kind.name: kind
+    for kind in (NanoGpt, Megatron, Mds, LitData, Parquet, UncompressedParquet, Datasets)
 }
 EXPORT_NAME = "export.json"
 AUTO, NO_TOKEN = "auto", "none"  # values of `end_token` that are no pieces

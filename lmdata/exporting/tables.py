@@ -100,6 +100,19 @@ class Parquet(_Tables):
         return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=dictionary)
 
 
+class UncompressedParquet(Parquet):
+    """The same rows in plain pages: three times the bytes, at the speed of the disk."""
+
+    name = "parquet-uncompressed"
+    summary = "the same uncompressed: three times the bytes, at the speed of the disk"
+
+    def _fill(self, file: AtomicFile, batches: list[pa.RecordBatch]) -> None:
+        import polars  # whose writer of lists takes half the time of PyArrow's
+
+        table = pa.Table.from_batches(batches)
+        polars.DataFrame(table).write_parquet(file, compression="uncompressed", statistics=False)  # type: ignore[arg-type]
+
+
 class Datasets(_Tables):
     """`train/data-00000.arrow` with what `datasets.load_from_disk` looks for; maps, copies nothing.
 

@@ -6,9 +6,10 @@ compared with the figures beside them, so that a row can't say one thing and mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lmdata.batch import to_array
@@ -16,14 +17,18 @@ from lmdata.errors import IntegrityError
 from lmdata.schema import Flow, SourceRecord
 from lmdata.tagging.rules import ABSTAINS, RULES, figures_of, judge, rules_told
 
+_NAMED = np.dtype([("hash_high", "<u8"), ("hash_low", "<u8"), ("original", "<i8"),
+                   ("nearest", "<i8")])  # fmt: skip
+
 
 def check_rows(
-    table: pa.Table, sources: Sequence[SourceRecord], flows: Mapping[str, Flow], jaccard: float
-) -> None:
+    batches: Iterable[pa.RecordBatch], sources: Sequence[SourceRecord], flows: Mapping[str, Flow],
+    jaccard: float,
+) -> None:  # fmt: skip
     """Check that tags are of every document once, and say of each what their figures say.
 
     Args:
-        table: of tags
+        batches: of tags, in order; one is held at a time
         sources: with the documents that were read of each
         flows: of documents and bytes
         jaccard: from which on a document is a near duplicate
@@ -31,69 +36,121 @@ def check_rows(
     Raises:
         IntegrityError: they are not, which is a bug of ours
     """
-    _check_places(table, sources)
-    totals = {"documents": len(table), "bytes": int(_column(table, "num_bytes").sum())}
+    places, named, totals = _Places(sources), list[np.ndarray](), {"documents": 0, "bytes": 0}
+    for batch in batches:
+        places.check(batch)
+        for rule in rules_told(batch.schema.names):
+            _check_verdicts(batch, rule, totals["documents"])
+        named.append(_what_is_named(batch, totals["documents"], jaccard))
+        totals["documents"] += batch.num_rows
+        totals["bytes"] += int(_column(batch, "num_bytes").sum())
+    places.close()
     for quantity, found in totals.items():
         expected = flows[quantity].read - flows[quantity].total_dropped
         if found != expected:
             raise _wrong(f"they hold {found} {quantity} instead of {expected}")
-    for rule in rules_told(table.column_names):
-        _check_verdicts(table, rule)
-    _check_repeats(table, jaccard)
+    _check_repeats(np.concatenate(named))
 
 
 def _wrong(problem: str) -> IntegrityError:
     return IntegrityError(f"the tags are not of what was read: {problem}; please report this")
 
 
-def _column(table: pa.Table, name: str) -> np.ndarray:
-    return to_array(table.column(name).combine_chunks())
+def _column(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    return to_array(batch.column(name))
 
 
-def _check_places(table: pa.Table, sources: Sequence[SourceRecord]) -> None:
-    """Check that the documents of each source lie together, in order, and as many as were read."""
-    names = table.column("source").cast(pa.string()).to_numpy(zero_copy_only=False)
-    positions, row = _column(table, "position"), 0
-    for source in sources:
-        count = source.documents or 0
-        own = slice(row, row + count)
-        if not (names[own] == source.name).all() or len(names[own]) != count:
-            raise _wrong(f"rows {row} to {row + count} are not those of {source.name}")
-        is_behind = positions[own][1:] <= positions[own][:-1]
+def _truths(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.bool_]:
+    return np.asarray(batch.column(name).to_numpy(zero_copy_only=False), bool)
+
+
+def _texts(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    found: np.ndarray = batch.column(name).cast(pa.string()).to_numpy(zero_copy_only=False)
+    return found
+
+
+class _Places:
+    """Whether the documents of each source lie together, in order, and as many as were read."""
+
+    def __init__(self, sources: Sequence[SourceRecord]) -> None:
+        self._sources = sources
+        self._ends = np.cumsum([source.documents or 0 for source in sources])
+        self._row, self._last = 0, (-1, 0)  # source and position of the row before
+
+    def check(self, batch: pa.RecordBatch) -> None:
+        """Check the next rows."""
+        rows = np.arange(self._row, self._row + batch.num_rows)
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        if rows[-1] >= self._ends[-1]:
+            raise _wrong(f"row {self._ends[-1]} is of no source")
+        names = np.array([source.name for source in self._sources], object)[numbers]
+        is_other = names != _texts(batch, "source")
+        if is_other.any():
+            place = int(is_other.argmax())
+            raise _wrong(f"row {rows[place]} is not of {names[place]}")
+        positions = np.append(np.uint64(self._last[1]), _column(batch, "position"))
+        numbers = np.append(self._last[0], numbers)
+        is_behind = (positions[1:] <= positions[:-1]) & (numbers[1:] == numbers[:-1])
         if is_behind.any():
-            raise _wrong(f"{source.name}: row {row + int(is_behind.argmax()) + 1} is out of order")
-        row += count
+            place = int(is_behind.argmax())
+            raise _wrong(f"{names[place]}: row {rows[place]} is out of order")
+        self._row, self._last = int(rows[-1]) + 1, (int(numbers[-1]), int(positions[-1]))
+
+    def close(self) -> None:
+        """Check that none is missing."""
+        if len(self._ends) and self._row != self._ends[-1]:
+            raise _wrong(f"they hold {self._row} documents instead of {self._ends[-1]}")
 
 
-def _check_verdicts(table: pa.Table, rule: str) -> None:
-    figures = {name: _column(table, name) for name in (*figures_of([rule]), "unspaced_ratio")}
+def _check_verdicts(batch: pa.RecordBatch, rule: str, first: int) -> None:
+    figures = {name: _column(batch, name) for name in (*figures_of([rule]), "unspaced_ratio")}
     expected = judge(figures, rule)
-    verdicts = table.column(rule)
-    said = -verdicts.fill_null(fill_value=False).to_numpy().astype(np.int8)  # kept: -1
-    said[verdicts.is_null().to_numpy()] = ABSTAINS
+    said = -_truths(batch, rule).astype(np.int8)  # kept: -1
+    said[batch.column(rule).is_null().to_numpy(zero_copy_only=False)] = ABSTAINS
     texts = np.array([*(limit.reason for limit in RULES[rule]), None, None], object)
-    reasons = table.column(f"{rule}_reason").cast(pa.string()).to_numpy(zero_copy_only=False)
+    reasons = _texts(batch, f"{rule}_reason")
     is_wrong = (said != np.minimum(expected, 0)) | (reasons != texts[expected])
     if is_wrong.any():
-        raise _wrong(f"row {int(is_wrong.argmax())}: {rule} is not what its figures say")
+        raise _wrong(f"row {first + int(is_wrong.argmax())}: {rule} is not what its figures say")
 
 
-def _check_repeats(table: pa.Table, jaccard: float) -> None:
-    """Check that what repeats an earlier document names one that has its bytes, or stays."""
-    rows = np.arange(len(table))
-    is_copy, is_near = (np.asarray(table.column(name).to_numpy(), bool)
-                        for name in ("duplicate", "near_duplicate"))  # fmt: skip
-    of_copy, of_near = (table.column(name) for name in ("duplicate_of", "near_of"))
-    original = np.where(is_copy, of_copy.fill_null(0).to_numpy(), rows).astype(np.int64)
-    nearest = np.where(is_near, of_near.fill_null(0).to_numpy(), rows).astype(np.int64)
-    hashes = np.column_stack([_column(table, "hash_high"), _column(table, "hash_low")])
-    _, first, inverse = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+def _what_is_named(batch: pa.RecordBatch, first: int, jaccard: float) -> np.ndarray:
+    """Return what documents repeat, as `_NAMED`, where each names one if and only if it repeats."""
+    rows = np.arange(first, first + batch.num_rows)
+    found = np.empty(batch.num_rows, _NAMED)
+    for name in ("hash_high", "hash_low"):
+        found[name] = _column(batch, name)
+    is_copy, is_near = _truths(batch, "duplicate"), _truths(batch, "near_duplicate")
+    of_copy, of_near = batch.column("duplicate_of"), batch.column("near_of")
+    found["original"] = np.where(is_copy, _numbers(of_copy), rows)
+    found["nearest"] = np.where(is_near, _numbers(of_near), rows)
     is_wrong = (
-        (first[inverse.reshape(-1)] != original)
-        | (is_near[nearest] & is_near)
-        | (is_near & ((nearest == rows) | (_column(table, "near_jaccard") < jaccard)))
-        | (is_copy != ~of_copy.is_null().to_numpy())
-        | (is_near & of_near.is_null().to_numpy())
+        (is_near & ((found["nearest"] == rows) | (_column(batch, "near_jaccard") < jaccard)))
+        | (is_copy != of_copy.is_valid().to_numpy(zero_copy_only=False))
+        | (is_near & of_near.is_null().to_numpy(zero_copy_only=False))
     )
     if is_wrong.any():
-        raise _wrong(f"row {int(is_wrong.argmax())} names another document than it repeats")
+        raise _wrong_name(first + int(is_wrong.argmax()))
+    return found
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[np.int64]:
+    return to_array(column.fill_null(0)).astype(np.int64)
+
+
+def _check_repeats(named: np.ndarray) -> None:
+    """Check that what repeats an earlier document names one that has its bytes, or stays."""
+    rows, original, nearest = np.arange(len(named)), named["original"], named["nearest"]
+    order = np.lexsort((named["hash_low"], named["hash_high"]))
+    high, low = named["hash_high"][order], named["hash_low"][order]
+    is_new = np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))[: len(rows)]
+    first = np.empty(len(rows), np.int64)
+    first[order] = order[np.maximum.accumulate(np.where(is_new, rows, 0))]
+    is_wrong = (first != original) | (nearest >= len(rows))
+    is_wrong |= (nearest != rows) & (nearest[np.minimum(nearest, len(rows) - 1)] != nearest)
+    if is_wrong.any():
+        raise _wrong_name(int(is_wrong.argmax()))
+
+
+def _wrong_name(row: int) -> IntegrityError:
+    return _wrong(f"row {row} names another document than it repeats")

@@ -6,9 +6,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 
 from lmdata.errors import ConfigError
-from lmdata.tagging.languages import LANGUAGES, OWN, language_condition
+from lmdata.tagging.languages import LANGUAGES, OWN, language_condition, quality_of
 from lmdata.tagging.manifests import TagManifest
-from lmdata.tagging.rules import quality_of
 
 RECIPES = {
     "english": "gopher_quality and gopher_repetition and c4 and fineweb and not duplicate "
@@ -71,6 +70,21 @@ def check_recipe(name: str) -> None:
             f"there is no recipe {name!r}: {hint}there are {', '.join(NAMES)}; "
             "`lmdata tag CORPUS --stop-words derive` makes rules of any other language"
         )
+
+
+def rules_wanted(recipe: str | None) -> tuple[tuple[str, ...], str | None]:
+    """Return the rules that tags for a recipe are made with, and where its stop words come from.
+
+    Raises:
+        ConfigError: there is no such recipe
+
+    Example:
+        >>> rules_wanted("german"), rules_wanted("own"), rules_wanted("english")
+        ((('german',), None), ((), 'derive'), ((), None))
+    """
+    if recipe is not None:
+        check_recipe(recipe)
+    return (recipe,) if recipe in LANGUAGES else (), "derive" if recipe == OWN else None
 
 
 def _check_rules(name: str, tags: TagManifest) -> None:

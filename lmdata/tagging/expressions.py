@@ -87,7 +87,7 @@ def evaluate(table: pa.Table, expression: str, setting: str) -> pl.Series:
     Raises:
         ConfigError: it names no column, or can't be read
     """
-    words = set(re.findall(r"\w+", expression))  # the other columns need not be looked at
+    words = words_of(expression)  # the other columns need not be looked at
     names = [name for name in table.column_names if name in words] or table.column_names[:1]
     frame = pl.DataFrame(pl.from_arrow(table.select(names)))
     try:
@@ -99,6 +99,30 @@ def evaluate(table: pa.Table, expression: str, setting: str) -> pl.Series:
     except pl.exceptions.PolarsError as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"{setting}: {expression!r} can't be read as SQL: {problem}") from error
+
+
+def words_of(*expressions: str) -> frozenset[str]:
+    """Return all that could be names of columns in expressions.
+
+    Example:
+        >>> sorted(words_of("c4 and not num_words > 7"))
+        ['7', 'and', 'c4', 'not', 'num_words']
+    """
+    return frozenset(word for text in expressions for word in re.findall(r"\w+", text))
+
+
+def group_names(table: pa.Table, by: str) -> npt.NDArray[np.str_]:
+    """Return the group of each row, str (D,), by a tag or an expression over tags.
+
+    Raises:
+        ConfigError: it names no column, or can't be read
+
+    Example:
+        >>> group_names(pa.table({"a": [1, None]}), "a + 1").tolist()
+        ['2', 'none']
+    """
+    values = evaluate(table, by, "by").cast(pl.String).fill_null("none")
+    return np.array(values.to_list(), np.str_)
 
 
 def _explain_name(known: Sequence[str], condition: str, error: Exception) -> str:

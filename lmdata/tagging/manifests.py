@@ -1,11 +1,15 @@
-"""What tags know of themselves."""
+"""What tags know of themselves, and their rows as they lie on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Literal
 
-from lmdata.building.output import HasLedger
+import pyarrow as pa
+
+from lmdata.chosen import DOCUMENTS, read_manifest_of
 from lmdata.schema import (
     Ledger,
     ShardRecord,
@@ -13,9 +17,8 @@ from lmdata.schema import (
     to_json,
 )
 from lmdata.settings import LATE, TagConfig
+from lmdata.shards import Shard
 from lmdata.xxh3 import xxh3_128
-
-T = TypeVar("T", bound=HasLedger)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +53,46 @@ class TagManifest:
     def hash(self) -> str:
         """The xxh3_128 of the canonical JSON, hexadecimal."""
         return str(xxh3_128(to_json(self).encode()).hexdigest())
+
+
+def read_tag_manifest(folder: Path) -> TagManifest:
+    """Return the manifest of a folder of tags.
+
+    Raises:
+        IntegrityError: it has none, of another kind, or altered
+    """
+    return read_manifest_of(folder, TagManifest, "tags", "lmdata tag CORPUS")
+
+
+def read_tags(
+    folder: Path, manifest: TagManifest, names: Collection[str] | None = None
+) -> pa.Table:
+    """Return all tags, one row a document in the order of the corpus, on memory maps.
+
+    Args:
+        folder: of the tags
+        manifest: of the tags
+        names: of the columns that will be used, which are compared with their hashes; None: all
+
+    Raises:
+        IntegrityError: a shard is missing or altered
+    """
+    return pa.Table.from_batches(iterate_rows(folder, manifest.splits[DOCUMENTS], names))
+
+
+def iterate_rows(
+    folder: Path, records: Sequence[ShardRecord], names: Collection[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of shards of tags; arguments and errors as of `read_tags`."""
+    for record in records:
+        yield from _rows_of(folder, record, names)
+
+
+def _rows_of(
+    folder: Path, record: ShardRecord, names: Collection[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a shard, which is let go of before the next one is opened."""
+    with pa.OSFile(str(folder / record.file)) as file:
+        schema = pa.ipc.open_file(file).schema
+    for block in Shard(folder, record, schema).blocks:
+        yield block.read(names)

@@ -9,22 +9,21 @@ components of all that was found to overlap by half.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from lmdata.batch import to_column
+from lmdata.ragged import offsets_of
 from lmdata.settings import WIDE_JACCARD
 
 MOST_COMPARED = 32  # survivors of a band's group, the best ones: templates make groups of thousands
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
+_NONE = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -59,37 +58,79 @@ def rank_documents(num_chars: I64, high: U64, low: U64) -> I64:
     return np.lexsort((low, high, -num_chars))
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Documents that share the key of a band with another: C of them, in B bands.
+
+    Attributes:
+        documents: int64 (C,), ascending
+        numbers: int32 (C, B), which group each is of, -1: alone with its key
+        sizes: int64 (G,), documents of each group
+    """
+
+    documents: I64
+    numbers: npt.NDArray[np.int32]
+    sizes: I64
+
+
+def find_groups(bands: Iterable[U64], is_compared: npt.NDArray[np.bool_]) -> Groups:
+    """Return which documents have equal keys, one band in memory at a time.
+
+    Args:
+        bands: keys of each band, uint64 (D,)
+        is_compared: bool (D,), the documents that count
+
+    Example:
+        >>> found = find_groups([np.array([7, 5, 7, 7], np.uint64)], np.array([1, 1, 1, 0], bool))
+        >>> found.documents.tolist(), found.numbers.tolist(), found.sizes.tolist()
+        ([0, 2], [[0], [0]], [2])
+    """
+    rows, members, sizes = np.flatnonzero(is_compared), [], [np.empty(0, np.int64)]
+    for keys in bands:
+        own = keys[rows]
+        order = np.argsort(own, kind="stable")
+        own = own[order]
+        is_new = np.ones(len(own) + 1, bool)
+        is_new[1:-1] = own[1:] != own[:-1]
+        counts = np.diff(np.flatnonzero(is_new))
+        members.append(rows[order[np.repeat(counts > 1, counts)]].astype(np.uint32))
+        sizes.append(counts[counts > 1])
+    is_member = np.zeros(len(is_compared), bool)
+    for own in members:
+        is_member[own] = True
+    documents = np.flatnonzero(is_member)
+    numbers, total = np.full((len(documents), len(members)), -1, np.int32), 0
+    for band, (own, counts) in enumerate(zip(members, sizes[1:], strict=True)):
+        groups = np.repeat(np.arange(total, total + len(counts), dtype=np.int32), counts)
+        numbers[np.searchsorted(documents, own), band] = groups
+        total += len(counts)
+    return Groups(documents, numbers, np.concatenate(sizes))
+
+
 def find_neighbours(
-    keys: U64, order: I64, originals: I64, shingles_of: Callable[[int], U64], jaccard: float
+    groups: Groups, order: I64, originals: I64, shingles_of: Callable[[int], U64], jaccard: float
 ) -> Neighbours:
     """Return the near duplicates of documents.
 
     Args:
-        keys: uint64 (D, B), of their bands; 0 where a document has no words
+        groups: those of equal keys
         order: int64 (D,), from the best to the worst
-        originals: int64 (D,), the first document of the same bytes; only these are compared
-        shingles_of: a document to its shingles, in any order, with repeats
+        originals: int64 (D,), the first document of the same bytes
+        shingles_of: a place in `groups.documents` to its shingles, each once, ascending
         jaccard: from which on a document goes
     """
-    num_documents = len(keys)
-    groups = _group(keys, (originals == np.arange(num_documents)) & keys.any(axis=1))
+    num_documents = len(order)
     nearest = np.full(num_documents, -1, np.int64)
     overlap, inside = np.zeros(num_documents), np.zeros(num_documents)
     parents, is_near = np.arange(num_documents), np.zeros(num_documents, bool)
-    ranks = np.empty(num_documents, np.int64)
-    ranks[order] = np.arange(num_documents)
-    survivors: dict[int, list[int]] = {}
-    num_passed_over = 0
-
-    @functools.lru_cache(maxsize=4096)
-    def distinct(row: int) -> U64:
-        return np.unique(shingles_of(row))
-
-    for row in order[(groups[order] >= 0).any(axis=1)].tolist():
-        own = [group for group in groups[row].tolist() if group >= 0]
-        others = {other for group in own for other in survivors.get(group, ())}
-        for other in sorted(others, key=ranks.__getitem__):
-            one, two = distinct(row), distinct(other)
+    ranks = _rank_in(groups.documents, order)
+    stays = _Survivors(groups.sizes)
+    for place in np.argsort(ranks).tolist():
+        own = groups.numbers[place][groups.numbers[place] >= 0].tolist()
+        others = sorted(stays.sharing(own), key=ranks.__getitem__)
+        row, one = int(groups.documents[place]), shingles_of(place) if others else _NONE
+        for there in others:
+            two, other = shingles_of(there), int(groups.documents[there])
             common = _count_common(one, two)
             found = common / (len(one) + len(two) - common)
             if found > overlap[row]:
@@ -100,34 +141,44 @@ def find_neighbours(
                 is_near[row] = True
                 nearest[row], overlap[row], inside[row] = other, found, common / len(one)
                 break
-        for group in own if not is_near[row] else ():
-            members = survivors.setdefault(group, [])
-            if len(members) < MOST_COMPARED:
-                members.append(row)
+        if not is_near[row]:
+            stays.add(place, own)
+    component = _roots(parents)[originals]
+    return Neighbours(nearest, overlap, inside, is_near, component, stays.num_passed_over)
+
+
+def _rank_in(documents: I64, order: I64) -> I64:
+    """Return the rank of some documents in an order of all, int64 (C,)."""
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks[documents]
+
+
+class _Survivors:
+    """What stays of each group, the best ones, in flat arrays."""
+
+    def __init__(self, sizes: I64) -> None:
+        self._starts = offsets_of(np.minimum(sizes, MOST_COMPARED))
+        self._members = np.empty(self._starts[-1], np.int32)
+        self._counts = np.zeros(len(sizes), np.int32)
+        self.num_passed_over = 0
+
+    def sharing(self, groups: list[int]) -> set[int]:
+        """Return what stays of some groups."""
+        found: set[int] = set()
+        for group in groups:
+            start = self._starts[group]
+            found.update(self._members[start : start + self._counts[group]].tolist())
+        return found
+
+    def add(self, place: int, groups: list[int]) -> None:
+        """Note that a document of some groups stays."""
+        for group in groups:
+            if self._counts[group] < MOST_COMPARED:
+                self._members[self._starts[group] + self._counts[group]] = place
+                self._counts[group] += 1
             else:
-                num_passed_over += 1
-    component = np.array([_root(parents, row) for row in range(num_documents)], np.int64)
-    return Neighbours(nearest, overlap, inside, is_near, component[originals], num_passed_over)
-
-
-def _group(keys: U64, is_compared: npt.NDArray[np.bool_]) -> I64:
-    """Return which group of equal keys each document belongs to in each band, -1: to none of two.
-
-    int64 (D, B); numbers of groups are those of one band alone.
-    """
-    groups = np.full(keys.shape, -1, np.int64)
-    rows, total = np.flatnonzero(is_compared), 0
-    for band in range(keys.shape[1]):
-        own = keys[rows, band]
-        order = np.argsort(own, kind="stable")
-        is_new = np.ones(len(own), bool)
-        is_new[1:] = own[order][1:] != own[order][:-1]
-        numbers = np.cumsum(is_new) - 1
-        sizes = np.bincount(numbers, minlength=1)
-        is_shared = sizes[numbers] > 1
-        groups[rows[order[is_shared]], band] = total + numbers[is_shared]
-        total += len(sizes)
-    return groups
+                self.num_passed_over += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -160,46 +211,13 @@ def _join(parents: I64, one: int, other: int) -> None:
     parents[high] = low
 
 
-@dataclass(frozen=True)
-class Repeats:
-    """Which of D documents were there before.
-
-    Attributes:
-        originals: int64 (D,), from `find_originals`
-        near: what they overlap with
-    """
-
-    originals: np.ndarray
-    near: Neighbours
-
-    def notes(self) -> tuple[str, ...]:
-        """Say how many there are."""
-        num_again = int((self.originals != np.arange(len(self.originals))).sum())
-        notes = [
-            f"documents that repeat an earlier one to the byte: {num_again:,}",
-            f"near duplicates of a document that stays: {int(self.near.is_near.sum()):,}",
-        ]
-        if self.near.num_passed_over:
-            notes.append(
-                f"documents that stay in a group of more than {MOST_COMPARED} alike, which later "
-                f"ones were not compared with: {self.near.num_passed_over:,}"
-            )
-        return tuple(notes)
-
-    def columns(self, start: int, stop: int) -> list[pa.Array]:
-        """Return the last columns of tags, of some rows."""
-        rows, near = slice(start, stop), self.near
-        originals, nearest = self.originals[rows], near.nearest[rows]
-        is_again = originals != np.arange(start, stop)
-        return [
-            pa.array(is_again),
-            to_column(originals.astype(np.uint64), is_again),
-            pa.array(near.is_near[rows]),
-            to_column(nearest.astype(np.uint64), nearest >= 0),
-            to_column(near.jaccard[rows]),
-            to_column(near.containment[rows]),
-            to_column(near.component[rows].astype(np.uint64)),
-        ]
+def _roots(parents: I64) -> I64:
+    """Return the root of every document, int64 (D,)."""
+    while True:
+        above = parents[parents]
+        if (above == parents).all():
+            return above
+        parents = above
 
 
 def find_originals(high: np.ndarray, low: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ LONG_GRAM = 13  # words
 LONGEST_RUN = 10  # words that a share of a text is counted from
 MOST_DOCUMENTS = 10
 _SHOWN = 300  # characters of a text that was found
+_MOST_PAIRS = 1 << 20  # kept until those that say nothing are left out
 
 RULES = {
     "contaminated_gpt3": Limit("eval_13_grams", "above", 0),
@@ -126,6 +127,8 @@ class Overlaps:
             ), strict=True,
         ):  # fmt: skip
             seen.append(np.column_stack(_distinct(*own)))
+            if sum(map(len, seen[1:])) > max(_MOST_PAIRS, len(seen[0])):
+                seen[:] = [_first_of(np.concatenate(seen))]
 
     def close(self) -> None:
         """Settle which n-grams stand in more documents than say anything."""
@@ -269,6 +272,22 @@ def _counted(*columns: npt.ArrayLike) -> list[I64]:
     arrays, firsts = _sorted(columns)
     counts = np.diff(np.append(firsts, len(arrays[0])))
     return [*(array[firsts] for array in arrays), counts]
+
+
+def _first_of(pairs: I64) -> I64:
+    """Return distinct pairs, of each key no more than tell that it is common.
+
+    Args:
+        pairs: int64 (P, 2), what, and the component of a document in which it stands
+
+    Example:
+        >>> _first_of(np.array([[5, row] for row in range(20)] + [[7, 0], [7, 0]])).shape
+        (12, 2)
+    """
+    keys, components = _distinct(*pairs.T)
+    _, starts = _sorted([keys])
+    ranks = np.arange(len(keys)) - np.repeat(starts, np.diff(np.append(starts, len(keys))))
+    return np.column_stack([keys, components])[ranks <= MOST_DOCUMENTS]
 
 
 def _common(pairs: I64) -> I64:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from lmdata.batch import to_array, to_column, to_text_column
-from lmdata.tagging import overlaps
-from lmdata.tagging.near import Repeats
+from lmdata.tagging import overlaps, perplexity, repeats
 from lmdata.tagging.overlaps import Overlaps
+from lmdata.tagging.perplexity import PerplexityTagger, Thirds
+from lmdata.tagging.repeats import Repeats
 from lmdata.tagging.rules import ABSTAINS, RULES, figures_of, judge, rules_told
 from lmdata.tagging.taggers import Tagger
 from lmdata.tagging.units import SCRATCH, part_fields
+
+
+def is_scored(taggers: Sequence[Tagger]) -> bool:
+    """Return whether some tagger tells perplexities."""
+    return any(isinstance(tagger, PerplexityTagger) for tagger in taggers)
 
 
 def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Schema:
@@ -36,27 +43,34 @@ def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Sc
         *(field for field in part_fields(taggers)[1:] if field.name not in SCRATCH),
         *(pa.field(rule, pa.bool_()) for rule in rules),
         *(pa.field(f"{rule}_reason", reasons) for rule in rules),
-        pa.field("duplicate", pa.bool_(), nullable=False),
-        pa.field("duplicate_of", pa.uint64()),
-        pa.field("near_duplicate", pa.bool_(), nullable=False),
-        pa.field("near_of", pa.uint64()),
-        pa.field("near_jaccard", pa.float64(), nullable=False),
-        pa.field("near_containment", pa.float64(), nullable=False),
-        pa.field("component", pa.uint64(), nullable=False),
+        *repeats.FIELDS,
+        *(perplexity.FIELDS if is_scored(taggers) else ()),
         *(overlaps.FIELDS if is_compared else ()),
     ])  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What takes the whole corpus to know."""
+
+    repeats: Repeats
+    shared: Overlaps | None  # with evaluations
+    thirds: Thirds | None  # by perplexity
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what was found."""
+        return self.repeats.notes() + (self.thirds.notes() if self.thirds else ())
+
+
 def finish_rows(
-    part: pa.RecordBatch, repeats: Repeats, shared: Overlaps | None, row: int, names: pa.Array,
-    records: Counter[str], schema: pa.Schema,
+    part: pa.RecordBatch, whole: Whole, row: int, names: pa.Array, records: Counter[str],
+    schema: pa.Schema,
 ) -> pa.RecordBatch:  # fmt: skip
     """Return rows of a part as tags.
 
     Args:
         part: of a unit
-        repeats: of all documents
-        shared: with evaluations
+        whole: what was found of all documents
         row: of the first
         names: of the sources
         records: lines or records of each source in the units before
@@ -73,8 +87,9 @@ def finish_rows(
         *part.columns[2 : part.num_columns - len(SCRATCH)],
         *(pa.array(verdict < 0, mask=verdict == ABSTAINS) for verdict in verdicts.values()),
         *(_reasons(rule, verdict) for rule, verdict in verdicts.items()),
-        *repeats.columns(row, row + part.num_rows),
-        *(shared.columns(*found_in(part)) if shared else ()),
+        *whole.repeats.columns(part, row),
+        *(whole.thirds.columns(part) if whole.thirds else ()),
+        *(whole.shared.columns(*found_in(part)) if whole.shared else ()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

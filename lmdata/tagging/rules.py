@@ -19,7 +19,7 @@ import numpy as np
 from lmdata.ragged import frozen, offsets_of
 from lmdata.tagging.c4_kernels import CURLY_BRACKET, LOREM_IPSUM, clean_lines
 from lmdata.tagging.characters import character_bits
-from lmdata.tagging.languages import LANGUAGES, OWN
+from lmdata.tagging.languages import LANGUAGES, OWN, quality_of, stop_words_of
 from lmdata.tagging.line_kernels import (
     BULLETS,
     CHARS,
@@ -69,21 +69,6 @@ class Limit:
         if self.side == "below":
             return np.asarray(values < self.value)
         return np.asarray(values >= self.value if self.side == "from" else values > self.value)
-
-
-def quality_of(language: str) -> str:
-    """Return the name of Gopher's rule of quality for a language.
-
-    Example:
-        >>> quality_of("german"), stop_words_of("german")
-        ('gopher_quality_german', 'num_stop_words_german')
-    """
-    return f"gopher_quality_{language}"
-
-
-def stop_words_of(language: str) -> str:
-    """Return the name of the figure that counts its stop words."""
-    return f"num_stop_words_{language}"
 
 
 _GRAM_LIMITS = (0.2, 0.18, 0.16, 0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # of 2 to 10 words

@@ -19,10 +19,12 @@ from lmdata.tagging.language import (
     Py3langidModel,
     share_languages,
 )
-from lmdata.tagging.languages import LANGUAGES, OWN, StopWords
+from lmdata.tagging.languages import LANGUAGES, OWN, quality_of, stop_words_of
+from lmdata.tagging.perplexity import PerplexityTagger, Scorer
 from lmdata.tagging.pii import KINDS, find_pii
 from lmdata.tagging.pii import VERSION as PII_VERSION
-from lmdata.tagging.rules import COUNTS, VERSIONS, figures_of, quality_of, stop_words_of
+from lmdata.tagging.rules import COUNTS, VERSIONS, figures_of
+from lmdata.tagging.stop_words import StopWords
 from lmdata.tagging.variants import measure_dclm, measure_dolma
 from lmdata.tagging.words import Figures, Offsets, Text, Words
 from lmdata.xxh3 import xxh3_128
@@ -169,8 +171,12 @@ RULE_TAGGERS: dict[str, Callable[[], Tagger]] = {
 """Rules by the names by which they are asked for."""
 
 
-def make_taggers(config: TagConfig) -> list[Tagger]:
-    """Return the taggers of a configuration.
+def make_taggers(config: TagConfig, scorer: Scorer | None = None) -> list[Tagger]:
+    """Return the taggers of a configuration; of one thread.
+
+    Args:
+        config: what they are made of
+        scorer: of perplexities; None: there are none
 
     Raises:
         ConfigError: there are no such rules, or a package is not installed
@@ -186,7 +192,8 @@ def make_taggers(config: TagConfig) -> list[Tagger]:
     languages = [name for name in names if name in LANGUAGES]
     if languages or config.own_words:
         rules.append(StopWordTagger(languages, config.own_words))
-    return [*rules, *_language_taggers(config), PiiTagger()]
+    scorers = [] if scorer is None else [PerplexityTagger(scorer)]
+    return [*rules, *_language_taggers(config), PiiTagger(), *scorers]
 
 
 def _language_taggers(config: TagConfig) -> list[Tagger]:

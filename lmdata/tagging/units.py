@@ -20,8 +20,10 @@ from lmdata.corpus import Documents, Source, read_documents
 from lmdata.places import Place, new_attempt
 from lmdata.schema import ShardRecord
 from lmdata.settings import TagConfig
-from lmdata.tagging.numbers import number_words
+from lmdata.tagging.common_lines import STRETCH, list_stretches
+from lmdata.tagging.numbers import NumberedWords, number_words
 from lmdata.tagging.overlap_index import FOUND, OverlapIndex
+from lmdata.tagging.perplexity import Scorer
 from lmdata.tagging.rules import COUNTS, DEFAULT_RULES, figures_of, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
 from lmdata.tagging.taggers import Batch, Tagger, make_taggers
@@ -31,7 +33,7 @@ from lmdata.xxh3 import hash_file, xxh3_128
 
 _BATCH_BYTES = 4 << 20
 _BEGINNING = 160  # characters of a document that are kept, so that what goes can be read
-SCRATCH = ("bands", "shingles", "found")  # columns of a unit that no tags have
+SCRATCH = ("bands", "shingles", "found", "stretches")  # columns of a unit that no tags have
 FIGURES = (
     "num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
     "c4_lorem_ipsum", "c4_curly_bracket", "unspaced_ratio",
@@ -45,9 +47,11 @@ def part_fields(taggers: Sequence[Tagger]) -> list[pa.Field]:
     Those named in `SCRATCH` are for what takes all documents to know, and are not kept.
     """
     names = {"source": pa.int32(), "position": pa.uint64(), "num_bytes": pa.uint64(),
-             "hash_high": pa.uint64(), "hash_low": pa.uint64()}  # fmt: skip
+             "hash_high": pa.uint64(), "hash_low": pa.uint64(),
+             "words_hash": pa.uint64()}  # fmt: skip
     names |= {name: pa.int64() if name in COUNTS else pa.float64() for name in FIGURES}
-    scratch = pa.list_(pa.uint64(), NUM_BANDS), pa.large_list(pa.uint64()), pa.large_list(FOUND)
+    scratch = (pa.list_(pa.uint64(), NUM_BANDS), pa.large_list(pa.uint64()), pa.large_list(FOUND),
+               pa.large_list(STRETCH))  # fmt: skip
     return [
         *(pa.field(name, kind, nullable=False) for name, kind in names.items()),
         pa.field("beginning", pa.string(), nullable=False),
@@ -88,6 +92,7 @@ class TagSetup:
     config: TagConfig
     place: Place
     index: OverlapIndex | None  # of what the corpus is compared with
+    scorer: Scorer | None = None  # of perplexities
 
 
 def prepare_tags(
@@ -100,7 +105,7 @@ def prepare_tags(
     def work(unit: Unit, report: Callable[[Any], None]) -> TagReceipt:
         if not hasattr(own, "cutter"):
             own.cutter = CUTTERS[setup.config.words]()
-            own.taggers = make_taggers(setup.config)
+            own.taggers = make_taggers(setup.config, setup.scorer)
         return _tag_unit(unit, setup, own.cutter, own.taggers, report)
 
     return work
@@ -117,7 +122,8 @@ def _tag_unit(
     try:
         for extent in unit.extents:
             source, key = setup.sources[extent.source], str(extent.source)
-            receipt.starts += (receipt.records.get(key, 0),)
+            first = receipt.records.get(key, 0)
+            receipt.starts += (first,)
             with source.at_hand() if extent.stop is None else nullcontext(source) as own:
                 if extent.start == 0:
                     receipt.hashes[key] = hash_file(own.path)
@@ -126,7 +132,6 @@ def _tag_unit(
                     batch_bytes=_BATCH_BYTES,
                 ):  # fmt: skip
                     if len(documents.positions):
-                        first = receipt.records.get(key, 0)
                         part.write(
                             _tag_documents(
                                 documents, extent.source, first, cutter, taggers, setup.index
@@ -146,7 +151,7 @@ def _tag_documents(
     documents: Documents, source: int, first: int, cutter: Cutter, taggers: Sequence[Tagger],
     index: OverlapIndex | None,
 ) -> pa.RecordBatch:  # fmt: skip
-    """Return the figures of some documents of a source, whose positions begin at `first`."""
+    """Return the figures of some documents of a range that begins at `first`."""
     content = documents.text.tobytes()
     parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
     cut = cutter.words(documents.text, documents.offsets)
@@ -164,19 +169,33 @@ def _tag_documents(
         np.diff(documents.offsets).astype(np.uint64),
         np.ascontiguousarray(hashes[:, 0]),
         np.ascontiguousarray(hashes[:, 1]),
+        _hash_words(words),
         *(figures[name] for name in FIGURES),
     ]
     near = [
         pa.FixedSizeListArray.from_arrays(to_column(signed.keys.ravel()), NUM_BANDS),
         pa.LargeListArray.from_arrays(to_column(signed.rows), to_column(signed.shingles)),
-        pa.LargeListArray.from_arrays(
-            to_column(ends), pa.FixedSizeListArray.from_arrays(to_column(found.ravel()), type=FOUND)
-        ),
+        _to_rows(found, ends, FOUND),
+        _to_rows(*list_stretches(documents.text, documents.offsets, source), STRETCH),
     ]
     own = [array for tagger in taggers for array in tagger.tag(batch)]
     beginnings = to_text_column([_begin(part) for part in parts])
     arrays = [*(to_column(values) for values in columns), beginnings, *own, *near]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(part_fields(taggers)))
+
+
+def _to_rows(values: np.ndarray, ends: np.ndarray, kind: pa.DataType) -> pa.LargeListArray:
+    """Return lists of some numbers each, (n, k), as a column of documents that begin at `ends`."""
+    items = pa.FixedSizeListArray.from_arrays(to_column(values.ravel()), type=kind)
+    return pa.LargeListArray.from_arrays(to_column(ends), items)
+
+
+def _hash_words(words: NumberedWords) -> np.ndarray:
+    """Return a hash of the words of each document, uint64 (D,), 0 where there is none."""
+    return np.array([
+        xxh3_128(words.exact[a:b].tobytes()).intdigest() & (1 << 64) - 1 if b > a else 0
+        for a, b in pairwise(words.exact_rows.tolist())
+    ], np.uint64)  # fmt: skip
 
 
 def _begin(document: bytes) -> str:

@@ -5,7 +5,7 @@ Needs no torch until an objective's parts are asked for. To add one: an entry in
 
 from __future__ import annotations
 
-from lmdata.recipes import Recipe
+from lmdata.recipes import PAIR_VIEWS, Recipe
 from lmmodel.families import ModelConfig
 from lmmodel.objectives.denoising import BART, T5
 from lmmodel.objectives.objective import (
@@ -30,8 +30,25 @@ OBJECTIVES |= {
 
 __all__ = [
     "OBJECTIVES", "Definition", "Objective", "ObjectiveConfig", "Part", "Term", "check_fits",
-    "make_objective", "modules_of", "num_parameters",
+    "made_for", "make_objective", "modules_of", "num_parameters",
 ]  # fmt: skip
+
+
+def made_for(recipe: Recipe) -> list[str]:
+    """Return the names of the objectives that learn from examples of a recipe as they are meant.
+
+    Masks may be of any kind for who guesses masked tokens; all else is one corruption's own.
+    """
+
+    def masks(own: Recipe) -> bool:
+        return own.corruption_traits.is_masking and not own.corruption_traits.orders
+
+    pair_view = recipe.view if recipe.view in PAIR_VIEWS else None
+    return [
+        name for name, own in OBJECTIVES.items()
+        if own.pair_view == pair_view and (own.recipe.corruption == recipe.corruption
+                                           or (masks(own.recipe) and masks(recipe)))
+    ]  # fmt: skip
 
 
 def check_fits(config: ObjectiveConfig, model: ModelConfig, recipe: Recipe | None) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from lmdata.tagging.manifests import read_tag_manifest, read_tags
 from tests.cli.commands import Road, as_json, invoke, succeed
 
 
@@ -30,6 +32,31 @@ def test_it_is_evaluated_scored_continued_and_exported(counted: Path, tmp_path: 
     succeed("lmmodel", "export", counted, path, "--format", "arpa")
     assert path.read_text(encoding="utf-8").splitlines()[0] == "\\data\\"
     assert "ngram 3=" in path.read_text(encoding="utf-8")
+
+
+def test_documents_are_tagged_by_perplexity(counted: Path, tmp_path: Path) -> None:
+    texts = ["The river sees a stone.", "stone a The.", "The bird sees the river.", "A stone."]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    said = succeed("lmdata", "tag", corpus, "--perplexity", counted, "--output", tmp_path / "tags")
+    assert "perplexities by kneser-ney-3-" in said.stderr
+    assert "perplexity: head to" in said.stdout
+    table = read_tags(tmp_path / "tags", read_tag_manifest(tmp_path / "tags"))
+    scored = as_json("lmmodel", "score", counted, *texts)["texts"]
+    perplexity = table.column("perplexity").to_pylist()
+    assert perplexity == pytest.approx([math.exp(-text["per_token"]) for text in scored])
+    nats = [-text["per_byte"] for text in scored]
+    assert table.column("nats_per_byte").to_pylist() == pytest.approx(nats)
+    thirds = table.column("perplexity_third").to_pylist()
+    assert sorted(thirds) == ["head", "head", "middle", "tail"]
+    assert perplexity[thirds.index("tail")] == max(perplexity)
+    where = "perplexity < 1e6 and perplexity_third <> 'tail'"
+    succeed("lmdata", "select", tmp_path / "tags", "--where", where, "--output", tmp_path / "kept")
+    result = invoke("lmdata", "tag", corpus, "--perplexity", tmp_path, "--output", tmp_path / "no")
+    assert result.exit_code == 1
+    assert "holds no n-gram model: `lmmodel count`" in result.stderr
+    result = invoke("lmdata", "tag", corpus, "--perplexity", counted, "--part", "1/2")
+    assert "--perplexity needs the whole corpus" in result.stderr
 
 
 def test_minimal_pairs_are_scored_by_n_grams(counted: Path, tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lmdata.build import build_tokenizer
+from lmdata.building.workers import Threads
+from lmdata.settings import CorpusConfig, TokenizerConfig
 from lmdata.tokenizer import save_tokenizer
 from tests.cli.commands import TRAIN_FAST, invoke, make_text, succeed
 from tests.lmdata.builds import make_tokenizer
@@ -100,6 +103,59 @@ def test_a_model_is_trained_on_a_selection_of_tokens_that_are_there(inside: Path
     result = invoke("lmmodel", "train", "shards", "--select", "selection", "--output", "other")
     assert result.exit_code == 1
     assert "--select chooses documents of a token store" in result.stderr
+
+
+def test_examples_are_made_of_a_selection_of_tokens_that_are_there(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    save_tokenizer(make_tokenizer(), inside / "tokenizer")
+    succeed("lmdata", "tokenize", "corpus", "--set", "validation_ratio=0")
+    succeed("lmdata", "tag", "corpus")
+    succeed("lmdata", "select", "--where", "num_words > 9 and not duplicate")
+    mask = ("lmdata", "mask", "--recipe", "roberta", "--max-seq-length", "32", "--json")
+    whole = json.loads(succeed(*mask, "--output", "whole").stdout)
+    facts = json.loads(succeed(*mask, "--select", "selection").stdout)
+    part, every = (own["ledger"]["tokens"]["read"] for own in (facts, whole))
+    assert 0 < part < every
+    assert "shards: passed" in succeed("lmdata", "verify", "shards").stdout
+    assert "a.jsonl, line or record" in succeed("lmdata", "show", "shards", "--source").stdout
+    twice = ("--set", "budget=8", "--set", "unit=documents", "--overwrite")
+    succeed("lmdata", "select", "--where", "num_words > 9 and not duplicate", *twice)
+    facts = json.loads(succeed(*mask, "--select", "selection", "--overwrite").stdout)
+    assert facts["ledger"]["tokens"]["read"] == 2 * part
+    succeed("lmdata", "select", "--where", "not duplicate", "--overwrite")
+    assert "no longer the selection" in invoke("lmdata", "show", "shards", "--source").stderr
+    phases = "phases=[{share=1},{share=1}]"
+    succeed("lmdata", "select", "--where", "not duplicate", "--set", phases, "--overwrite")
+    result = invoke(*mask, "--select", "selection", "--overwrite")
+    assert result.exit_code == 1
+    assert "has 2 phases, which only a training goes through" in result.stderr
+
+
+def test_a_tokenizer_learns_from_a_selection(inside: Path) -> None:
+    (inside / "corpus").mkdir()
+    texts = ["wombats walk with wombats", "zzz qqq zzz qqq zzz qqq"]
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    (inside / "corpus" / "a.jsonl").write_text("".join(lines))
+    succeed("lmdata", "tag", "corpus")
+    succeed("lmdata", "select", "--where", "position = 0")
+    train = ("lmdata", "train-tokenizer", "corpus", "--model", "bpe")
+    succeed(*train, "--select", "selection")
+    config = TokenizerConfig(model="bpe", allow_smaller=True)
+    build_tokenizer(
+        ["corpus"], inside / "counted-in-units", config, CorpusConfig(),
+        workers=Threads(2, "lmdata.tokenizer_training:prepare_counts"),
+        selection_path=inside / "selection",
+    )  # fmt: skip
+    text, other = (
+        (inside / name / "tokenizer.json").read_text() for name in ("tokenizer", "counted-in-units")
+    )
+    assert text == other
+    assert "ombat" in text
+    assert "zz" not in text
+    (inside / "corpus" / "b.jsonl").write_text(lines[0])
+    result = invoke(*train, "--select", "selection", "--output", "other")
+    assert result.exit_code == 1
+    assert "is of another corpus: b.jsonl" in result.stderr
 
 
 def test_selections_are_compared_and_tags_reported_on(inside: Path) -> None:

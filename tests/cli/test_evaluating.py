@@ -42,6 +42,35 @@ def test_figures_by_source_are_a_row_a_file(road: Road) -> None:
     assert "evaluate by source on the token store" in result.stderr
 
 
+def test_figures_by_a_tag_are_a_row_a_group(road: Road, tmp_path: Path) -> None:
+    evaluate = ("lmmodel", "evaluate", road.run, road.tokens)
+    tags = ("--documents", "blank-line", "--output", tmp_path / "tags")
+    succeed("lmdata", "tag", road.corpus, *tags)
+    by = ("--by", "num_words > 100", "--tags", tmp_path / "tags")
+    lines = succeed(*evaluate, "--split", "train", *by).stdout.splitlines()
+    assert any(line.startswith("num_words > 100  documents") for line in lines)
+    found = as_json(*evaluate, "--split", "train", *by)
+    by_source = as_json(*evaluate, "--split", "train", "--by", "source")
+    assert found["total"] == by_source["total"]
+    groups = found["groups"]
+    assert {own["group"] for own in groups} <= {"true", "false"}
+    assert sum(own["num_labels"] for own in groups) == found["total"]["num_labels"]
+    for arguments, message in [
+        (("--by", "language"), "needs the tags"),
+        (("--tags", tmp_path / "tags"), "are for --by"),
+        (("--by", "source", "--by-source"), "give one of them"),
+    ]:
+        result = invoke(*evaluate, *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    result = invoke(*evaluate, "--by", "num_word", "--tags", tmp_path / "tags")
+    assert "did you mean 'num_words'?" in result.stderr
+    succeed("lmdata", "tag", road.corpus, "--documents", "file", "--output", tmp_path / "whole")
+    result = invoke(*evaluate, "--by", "c4", "--tags", tmp_path / "whole")
+    assert result.exit_code == 1
+    assert "tells nothing of text.txt" in result.stderr
+
+
 def test_minimal_pairs_are_a_row_a_paradigm_and_one_for_all(road: Road, pairs: Path) -> None:
     lines = succeed("lmmodel", "evaluate", road.run, "--minimal-pairs", pairs).stdout.splitlines()
     assert lines[0].split() == ["paradigm", "pairs", "right", "95", "%", "interval", "ties"]

@@ -145,7 +145,8 @@ def read_datasets(folder: Path, split: str) -> list[list[int]]:
 
 READERS: dict[str, Any] = {
     "nanogpt": read_nanogpt, "megatron": read_megatron, "mds": read_mds, "litdata": read_litdata,
-    "parquet": read_parquet, "datasets": read_datasets,
+    "parquet": read_parquet, "parquet-uncompressed": read_parquet,
+    "datasets": read_datasets,
 }  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from lmdata.corpus import CorpusConfig, find_sources
 from lmdata.errors import ConfigError, CorpusError
 from lmdata.settings import OwnWords, TagConfig
-from lmdata.tagging.languages import LANGUAGES, StopWords, choose_words, derive_words, own_words
+from lmdata.tagging.languages import LANGUAGES
 from lmdata.tagging.rules import ABSTAINS, DEFAULT_RULES, judge, measure
+from lmdata.tagging.stop_words import StopWords, choose_words, derive_words, own_words
 from lmdata.tagging.taggers import make_taggers
 from lmdata.tagging.words import PlainCutter
 from references.curation import cut

@@ -12,6 +12,7 @@ from lmdata.tagging.near import (
     MOST_COMPARED,
     WIDE_JACCARD,
     Neighbours,
+    find_groups,
     find_neighbours,
     find_originals,
     rank_documents,
@@ -101,10 +102,14 @@ def neighbours_of(texts: list[str]) -> tuple[Neighbours, np.ndarray, np.ndarray]
     originals = find_originals(hashes, hashes)
     order = rank_documents(np.array([*map(len, texts)]), hashes, hashes)
 
-    def rows_of(row: int) -> np.ndarray:
-        return signed.shingles[signed.rows[row] : signed.rows[row + 1]]
+    is_compared = (originals == np.arange(len(texts))) & signed.keys.any(axis=1)
+    groups = find_groups(signed.keys.T, is_compared)
 
-    found = find_neighbours(signed.keys, order, originals, rows_of, THRESHOLD)
+    def shingles_at(place: int) -> np.ndarray:
+        row = groups.documents[place]
+        return np.unique(signed.shingles[signed.rows[row] : signed.rows[row + 1]])
+
+    found = find_neighbours(groups, order, originals, shingles_at, THRESHOLD)
     return found, order, originals
 
 
@@ -181,6 +186,7 @@ def test_large_groups_are_compared_with_the_best_ones_and_counted() -> None:
     keys = np.ones((MOST_COMPARED + 5, 14), np.uint64)
     rows = [np.arange(100 * row, 100 * row + 50, dtype=np.uint64) for row in range(len(keys))]
     everything = np.arange(len(keys))
-    found = find_neighbours(keys, everything, everything, rows.__getitem__, THRESHOLD)
+    groups = find_groups(keys.T, np.ones(len(keys), bool))
+    found = find_neighbours(groups, everything, everything, rows.__getitem__, THRESHOLD)
     assert not found.is_near.any()
     assert found.num_passed_over == 5 * 14

@@ -1,5 +1,6 @@
 """What documents share with evaluations: against a plain search, planted items, common phrases."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -36,7 +37,8 @@ def compare(texts: list[str], documents: list[str]) -> list[dict[str, Any]]:
     content = np.frombuffer(b"".join(parts), np.uint8)
     found, ends = index.find(number_words(content, offsets_of([*map(len, parts)])))
     overlaps = Overlaps(files, index)
-    overlaps.note(found, ends, np.arange(len(documents)))
+    for row, (start, stop) in enumerate(itertools.pairwise(ends.tolist())):
+        overlaps.note(found[start:stop], np.array([0, stop - start]), np.array([row]))
     overlaps.close()
     return pa.table(overlaps.columns(found, ends), schema=pa.schema(FIELDS)).to_pylist()
 
@@ -84,7 +86,11 @@ def test_planted_items_are_found_whatever_their_case_and_marks(size: int) -> Non
             assert row["eval_short_text"] == items[number]
 
 
-def test_phrases_that_many_documents_use_do_not_contaminate() -> None:
+@pytest.mark.parametrize("most_pairs", [1, 1 << 20])
+def test_phrases_that_many_documents_use_do_not_contaminate(
+    most_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmdata.tagging.overlaps._MOST_PAIRS", most_pairs)
     choose = random.Random(1)
     phrase = "it was the best of times it was the worst of times indeed"
     many = [f"{sentence(choose, 20)} {phrase} {sentence(choose, 20)}" for _ in range(11)]

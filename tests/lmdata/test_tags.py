@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from lmdata.building.workers import Message, Threads
 from lmdata.chosen import read_selection
 from lmdata.comparison import compare_selections
-from lmdata.corpus import CorpusConfig, find_sources, read_documents
+from lmdata.corpus import CorpusConfig, Documents, find_sources, read_documents
 from lmdata.dataset import open_store
 from lmdata.errors import ConfigError, CorpusError, IntegrityError, MismatchError
 from lmdata.mixing import MixtureConfig, Phase
@@ -36,10 +36,10 @@ from lmdata.tag_report import tag_report
 from lmdata.tagging.audit import check_rows
 from lmdata.tagging.conditions import RECIPES, recipe_condition
 from lmdata.tagging.evaluations import EvaluationFile, read_evaluations
-from lmdata.tagging.manifests import EvaluationRecord
+from lmdata.tagging.manifests import EvaluationRecord, read_tag_manifest, read_tags
 from lmdata.tagging.rules import DEFAULT_RULES, RULES, judge, measure
 from lmdata.tagging.words import PlainCutter
-from lmdata.tags import read_tag_manifest, read_tags, tag_corpus, tag_schema
+from lmdata.tags import tag_corpus, tag_schema
 from lmdata.tokens import TokenizeConfig, tokenize_corpus
 from lmdata.views import view
 from lmdata.writer import ShardWriter
@@ -309,6 +309,37 @@ def test_tokenizing_reads_what_is_selected(corpus: Path, tags: Path, tmp_path: P
     assert built.configuration["selection"] == {"where": where, "hash": manifest.hash}
 
 
+def test_places_are_those_of_the_source_whatever_is_read_at_a_time(
+    corpus: Path, tags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_little(*arguments: Any, **options: Any) -> Iterator[Documents]:
+        return read_documents(*arguments, **{**options, "batch_bytes": 700})
+
+    for room in ("lmdata.building.units", "lmdata.tagging.units"):
+        monkeypatch.setattr(f"{room}.read_documents", read_little)
+    tag(corpus, tmp_path / "tags")
+    assert (
+        files_of(tmp_path / "tags")["documents-00000.arrow"]
+        == (files_of(tags)["documents-00000.arrow"])
+    )
+    select_documents(tags, "num_words > 40", tmp_path / "selection")
+    sources = find_sources([str(corpus)], CorpusConfig())
+    selection = open_selection(tmp_path / "selection", sources, CorpusConfig())
+    kept = [(name, position) for name, position, text in read_texts(corpus)
+            if len(text.split()) > 40]  # fmt: skip
+    for unit_bytes in (UNIT_BYTES, 1 << 20):
+        workers = Threads(1, "lmdata.building.units:prepare_units")
+        tokenize_corpus(
+            sources, TokenizeConfig(validation_ratio=0.0), make_tokenizer(),
+            tmp_path / f"tokens-{unit_bytes}", workers=workers, unit_bytes=unit_bytes,
+            selection=selection,
+        )  # fmt: skip
+        store = open_store(tmp_path / f"tokens-{unit_bytes}")
+        places = [store.provenance(row) for row in range(len(store))]
+        assert set(places) >= set(kept)
+        assert places == sorted(places)
+
+
 def test_a_store_of_everything_is_read_by_a_selection(
     corpus: Path, tags: Path, tmp_path: Path
 ) -> None:
@@ -407,7 +438,7 @@ def test_200_planted_mistakes_stop_a_build(tags: Path) -> None:
     manifest = read_tag_manifest(tags)
     table = read_tags(tags, manifest)
     flows = manifest.ledger.flows
-    check_rows(table, manifest.sources, flows, 0.8)
+    check_rows(table.to_batches(), manifest.sources, flows, 0.8)
     choose = random.Random(0)
     for row in choose.sample(range(len(table)), 25):
         for mutate in MUTATIONS.values():
@@ -415,7 +446,7 @@ def test_200_planted_mistakes_stop_a_build(tags: Path) -> None:
             mutate(rows, row)
             mutated = pa.Table.from_pylist(rows, schema=table.schema)
             with pytest.raises(IntegrityError, match="the tags are not of what was read"):
-                check_rows(mutated, manifest.sources, flows, 0.8)
+                check_rows(mutated.to_batches(), manifest.sources, flows, 0.8)
 
 
 def test_a_mistake_of_the_writer_leaves_no_tags(
@@ -447,6 +478,50 @@ def test_the_report_says_what_would_go_and_shows_it(tags: Path) -> None:
     assert found.rules[0].any_dropped[0].beginning[:20] in html.unescape(page)
 
 
+def test_documents_of_the_same_words_are_told(tmp_path: Path) -> None:
+    texts = [
+        "The cat, sat!",
+        "— !",
+        "the  CAT sat",
+        "the cat sat.",
+        "...",
+        "the cat sat 7",
+        "the cat sat 8",
+    ]
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    tag(tmp_path / "a.jsonl", tmp_path / "tags")
+    table = read_tags(tmp_path / "tags", read_tag_manifest(tmp_path / "tags"))
+    assert table.column("same_words_of").to_pylist() == [None, None, 0, 0, None, None, None]
+    assert table.column("same_words").to_pylist() == [False, False, True, True, *[False] * 3]
+    assert not any(table.column("duplicate").to_pylist())
+
+
+def test_lines_that_other_documents_of_a_source_have_are_counted(tmp_path: Path) -> None:
+    own = ["First one stands here.", "Another thing was said.", "The third is of its own kind."]
+    texts = [f"Menu\n\n{line}\n  Imprint of us \n" for line in own]
+    texts += ["Only here.\nOnly here.", own[0], "Menu of others", "Only here.\nOnly here."]
+    (tmp_path / "corpus").mkdir()
+    for name, part in {"a.jsonl": texts, "b.jsonl": ["Menu", "Nothing else."]}.items():
+        lines = [json.dumps({"text": text}) + "\n" for text in part]
+        (tmp_path / "corpus" / name).write_text("".join(lines))
+    tag(tmp_path / "corpus", tmp_path / "tags")
+    table = read_tags(tmp_path / "tags", read_tag_manifest(tmp_path / "tags"))
+    found = {name: table.column(name).to_pylist() for name in table.column_names}
+    # of three lines two, and the first document's own one, which the fifth has too
+    assert found["common_line_ratio"] == [1, 2 / 3, 2 / 3, 0, 1, 0, 0, 0, 0]
+    num_bytes = [len("MenuImprint of us") / len(f"MenuImprint of us{line}") for line in own[1:]]
+    assert found["common_line_byte_ratio"] == [1, *num_bytes, 0, 1, 0, 0, 0, 0]
+    assert found["common_paragraph_ratio"] == [1 / 2, 1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0]
+    paragraphs = [len("Menu") / len(f"MenuImprint of us{line}") for line in own]
+    assert found["common_paragraph_byte_ratio"] == [*paragraphs, 0, 0, 0, 0, 0, 0]
+    assert found["duplicate"] == [*[False] * 6, True, False, False]
+    report = tag_report(tmp_path / "tags")
+    assert [(own.source, own.documents, own.mostly) for own in report.common] == [("a.jsonl", 7, 2)]
+    assert [sample.said for sample in report.common_samples[:2]] == ["100% of it"] * 2
+    assert "documents mostly so" in page_html(tag_page(report))
+
+
 def test_personal_data_is_replaced_where_text_is_tokenized(tmp_path: Path) -> None:
     texts = ["Write to ann@example.org today.", "Nothing here.", "Call +49 30 1234567 or bo@ex.org"]
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
@@ -456,7 +531,7 @@ def test_personal_data_is_replaced_where_text_is_tokenized(tmp_path: Path) -> No
     sources = find_sources([str(tmp_path / "a.jsonl")], CorpusConfig())
     selection = open_selection(tmp_path / "selection", sources, CorpusConfig())
     documents = [*read_documents(sources[0], CorpusConfig())]
-    kept = selection.keep(sources[0], 0, 0, documents[0])
+    kept = selection.keep(sources[0], 0, documents[0])
     found = [kept.text[a:b].tobytes() for a, b in itertools.pairwise(kept.offsets)]
     assert found == [b"Write to <email> today.", b"Nothing here.", b"Call <phone> or <email>"]
     workers = Threads(1, "lmdata.building.units:prepare_units")

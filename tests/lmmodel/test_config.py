@@ -56,6 +56,26 @@ def test_a_family_learns_what_it_is_made_for_unless_it_is_said():
     assert short.recipe == dataclasses.replace(OBJECTIVES["clm"].recipe, max_seq_length=64)
 
 
+@pytest.mark.parametrize(
+    ("preset", "family", "taken"),
+    [("bert", None, ("bert", "mlm+nsp")), ("roberta", None, ("bert", "mlm")),
+     ("roberta", "modern", ("modern", "mlm")), ("roberta", "electra", ("electra", "rtd")),
+     ("albert", None, ("bert", "mlm+sop")), ("spanbert", None, ("bert", "mlm")),
+     ("xlnet", None, ("xlnet", "plm")), ("t5", None, ("t5", "t5")),
+     ("bart", None, ("bart", "bart")),
+     ("t5", "t5-v1.0", ("t5-v1.0", "t5")), ("simcse", None, ("bert", "simcse"))],
+)  # fmt: skip
+def test_a_preset_brings_the_objective_that_learns_from_it(preset, family, taken):
+    options = {"preset": preset, **({"model.family": family} if family else {})}
+    config = load_train_config(options=options)
+    assert (config.model.family, config.objective.name) == taken
+
+
+def test_a_preset_leaves_an_objective_that_is_named():
+    options = {"preset": "bert", "objective.name": "mlm"}
+    assert load_train_config(options=options).objective.name == "mlm"
+
+
 def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
     overrides = ["objective.name=mlm+sop", "recipe.max_seq_length=64"]
     recipe = load_train_config(None, overrides).recipe
@@ -97,6 +117,8 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
         (["objective.name=[[1]]"], "objective.name must be"),
         (["model.family=[1]"], "model.family must be"),
         (["preset=[1]"], "preset must be"),
+        (["preset=t5", "model.family=bert"], "preset=t5 is for .* take t5 or t5-v1.0"),
+        (["preset=bert", "model.family=gpt2"], "which model.family=gpt2 can't learn"),
         (["objective.name=[1]", "recipe.seed=1"], "objective.name must be"),
         (["objective.pair_weight=0"], "pair_weight must be above 0"),
         (["objective.causal_share=1"], r"causal_share must be in \(0, 1\)"),
