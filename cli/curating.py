@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,22 +46,32 @@ if TYPE_CHECKING:
     from lmmodel.evaluation import FindGroups
 
 _MOST_NOTES, _MOST_GROUPS = 5, 12
-perplexity_option = click.option(
-    "--perplexity", "ngrams_path", type=FOLDER, metavar="MODEL",
-    help="Also how surprised this n-gram model is by each document; `lmmodel count` makes one.",
-)  # fmt: skip
-words_option = click.option(
-    "--words", type=click.Choice(["plain", "spacy"]),
-    help="How text is cut into words; spacy gives datatrove's figures.  [default: plain]",
-)  # fmt: skip
-language_option = click.option(
-    "--language", type=click.Choice(["none", "py3langid"]),
-    help="What tells the language of each document.  [default: none]",
-)  # fmt: skip
-against_option = click.option(
-    "--against", "against", type=FOLDER, multiple=True, metavar="EVAL",
-    help="Files or folders of evaluations to compare with; may be given again.",
-)  # fmt: skip
+
+
+def tagging_options(function: F) -> F:
+    """What is measured of documents beside what always is."""
+    options = [
+        click.option("--against", type=FOLDER, multiple=True, metavar="EVAL",
+                     help="Files or folders of evaluations to compare with; may be given again."),
+        click.option("--perplexity", "ngrams_path", type=FOLDER, metavar="MODEL",
+                     help="Also how surprised this n-gram model is by each document; `lmmodel "
+                          "count` makes one."),
+        click.option("--words", type=click.Choice(["plain", "spacy"]),
+                     help="How text is cut into words; spacy gives datatrove's figures.  "
+                          "[default: plain]"),
+        click.option("--language", type=click.Choice(["none", "py3langid"]),
+                     help="What tells the language of each document.  [default: none]"),
+        click.option("--language-model", metavar="FILE",
+                     help="A fastText model that tells the language instead."),
+        click.option("--rules", multiple=True, metavar="NAME",
+                     help="Rules to measure too, as gopher@dolma or german; may be given again."),
+        click.option("--stop-words", metavar="FILE",
+                     help="Words by white space that any text holds, for the recipe own; 'derive': "
+                          "of the corpus."),
+    ]  # fmt: skip
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
 where_option = click.option(
     "--where", metavar="SQL", help="Condition over the tags, such as 'c4 and num_words > 100'."
 )
@@ -69,16 +80,14 @@ select_option = click.option(
     help="Read only the documents of this selection, from `lmdata select`.",
 )  # fmt: skip
 recipe_option = click.option(
-    "--recipe", type=click.Choice(["english", "distinct"]), help="Condition by its name."
-)
+    "--recipe", metavar="NAME",
+    help="Condition by its name: english, distinct, another language, or own.",
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("corpus", type=NAME, nargs=-1, required=True)
-@against_option
-@perplexity_option
-@words_option
-@language_option
+@tagging_options
 @part_option
 @engine_options
 @reading_options
@@ -91,7 +100,7 @@ recipe_option = click.option(
 def tag(
     corpus: tuple[str, ...], against: tuple[Path, ...], ngrams_path: Path | None,
     part: Part | None, engine: str, address: str | None, output: Path | str,
-    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    num_workers: int | None, overwrite: bool, stop_words: str | None, config_path: Path | None,
     overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every document once: what the rules of Gopher, C4 and FineWeb ask, and repeats.
@@ -112,8 +121,9 @@ def tag(
     workers = start_engine("tags", engine, address, num_workers)
     config = resolve(TagConfig, config_path, overrides, **options)
     manifest, skipped = _tag(
-        corpus, against, ngrams_path, output, num_workers, overwrite, quiet, config, part, workers
-    )
+        corpus, against, ngrams_path, output, num_workers, overwrite, quiet, config, stop_words,
+        part, workers,
+    )  # fmt: skip
     if isinstance(manifest, PartDone):
         return echo_part(manifest, output, as_json=as_json, quiet=quiet)
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
@@ -157,10 +167,7 @@ def select(
 @click.argument("corpus", type=NAME, nargs=-1, required=True)
 @where_option
 @recipe_option
-@against_option
-@perplexity_option
-@words_option
-@language_option
+@tagging_options
 @reading_options
 @click.option("--tags", type=FOLDER, default="tags", show_default=True, help="Tags to write.")
 @output_option("selection")
@@ -171,9 +178,9 @@ def select(
 @result_options
 def clean(
     corpus: tuple[str, ...], where: str | None, recipe: str | None, against: tuple[Path, ...],
-    ngrams_path: Path | None, tags: Path, output: Path, num_workers: int | None,
-    overwrite: bool, config_path: Path | None, overrides: tuple[str, ...], as_json: bool,
-    quiet: bool, **options: Any,
+    stop_words: str | None, ngrams_path: Path | None, tags: Path, output: Path,
+    num_workers: int | None, overwrite: bool, config_path: Path | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Tag a corpus, select from it and report on the tags, in one.
 
@@ -182,7 +189,10 @@ def clean(
     """
     _check_choice(where, recipe)
     from lmdata.settings import TagConfig
+    from lmdata.tagging.conditions import rules_wanted
 
+    rules, words = rules_wanted(recipe)
+    options["rules"] = (*options["rules"], *rules)
     config = resolve(TagConfig, config_path, overrides, **options)
     from lmdata.page import check_writable, write_page
     from lmdata.tag_page import tag_page
@@ -190,7 +200,8 @@ def clean(
 
     page_path = tags.parent / f"{tags.resolve().name}-report.html"
     check_writable(page_path, overwrite=overwrite)
-    _tag(corpus, against, ngrams_path, tags, num_workers, overwrite, quiet, config)
+    _tag(corpus, against, ngrams_path, tags, num_workers, overwrite, quiet, config,
+         stop_words or words)  # fmt: skip
     write_page(tag_page(tag_report(tags)), page_path, overwrite=overwrite)
     if not (quiet or as_json):
         say(f"{page_path} shows what the rules would drop, and why")
@@ -231,18 +242,21 @@ def _comparison_lines(found: Comparison) -> list[str]:
 
 def _tag(
     corpus: tuple[str, ...], against: tuple[Path, ...], ngrams_path: Path | None,
-    output: Path | str, num_workers: int | None, overwrite: bool, quiet: bool,
-    config: TagConfig, part: Part | None = None, workers: Workers | None = None,
+    output: Path | str, num_workers: int | None, overwrite: bool, quiet: bool, config: TagConfig,
+    stop_words: str | None = None, part: Part | None = None, workers: Workers | None = None,
 ) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
     from lmdata.build import check_part
     from lmdata.reading.sources import survey_sources
     from lmdata.tagging.evaluations import read_evaluations
+    from lmdata.tagging.stop_words import own_words
     from lmdata.tags import tag_corpus
 
     evaluations, scorer = read_evaluations(against), _open_scorer(ngrams_path, quiet)
     survey = survey_sources(corpus, config.corpus)
     if part is not None:
         check_part(survey.sources, overwrite=overwrite)
+    if stop_words is not None:
+        config = replace(config, own_words=own_words(stop_words, survey.sources, config.corpus))
     if not quiet:
         for note in survey.notes:
             say(note)
@@ -279,7 +293,8 @@ def _select(
     tags: Path, where: str | None, recipe: str | None, output: Path, overwrite: bool,
     as_json: bool, quiet: bool, mixture: MixtureConfig | None = None, replaces_pii: bool = False,
 ) -> None:  # fmt: skip
-    from lmdata.selection import recipe_condition, select_documents
+    from lmdata.selection import select_documents
+    from lmdata.tagging.conditions import recipe_condition
     from lmdata.tagging.manifests import read_tag_manifest
 
     start = time.perf_counter()

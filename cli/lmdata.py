@@ -136,7 +136,6 @@ def train_tokenizer(
     from lmdata.config import build_config, gather
     from lmdata.settings import CorpusConfig, TokenizerConfig
 
-    options["special_tokens"] = options["special_tokens"] or None
     settings = gather(config_path, overrides, options=by_key(options))
     reading = build_config(CorpusConfig, settings.pop("corpus", {}), "corpus.")
     settings.setdefault("allow_smaller", "vocab_size" not in settings)

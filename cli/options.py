@@ -297,7 +297,7 @@ def start_engine(
 
 
 def reading_options(function: F) -> F:
-    """How a corpus is read: the four options that every command which reads text takes."""
+    """How a corpus is read: the five options that every command which reads text takes."""
     options = [
         click.option("--text-field", "corpus__text_field",
                      help="Field with the text: JSON lines, Parquet, Arrow, CSV.  [default: text]"),
@@ -309,17 +309,16 @@ def reading_options(function: F) -> F:
         click.option("--errors", "corpus__errors",
                      type=click.Choice(["strict", "replace", "skip"]),
                      help="What to do with text that can't be read.  [default: strict]"),
+        click.option("--rewrite", "corpus__rewrites", multiple=True, metavar="NAME",
+                     help="Change text: mojibake, nfc, nfkc, c4-lines, boilerplate; in order."),
     ]  # fmt: skip
     return functools.reduce(lambda inner, option: option(inner), reversed(options), function)
 
 
 def resolve(
-    cls: type[T],
-    config_path: Path | None,
-    overrides: Sequence[str],
-    base: dict[str, Any] | None = None,
-    **options: Any,
-) -> T:
+    cls: type[T], config_path: Path | None, overrides: Sequence[str],
+    base: dict[str, Any] | None = None, **options: Any,
+) -> T:  # fmt: skip
     """Return a configuration: `base`, then the TOML file, then options given, then --set.
 
     An option that was not given is None. A name with a double underscore sets a nested key:
@@ -331,13 +330,13 @@ def resolve(
 
 
 def by_key(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options by the dotted key of their setting.
+    """Return options by the dotted key of their setting; no values of one that takes several, None.
 
     Example:
-        >>> by_key({"seed": 1, "budget__num_steps": 9})
-        {'seed': 1, 'budget.num_steps': 9}
+        >>> by_key({"seed": 1, "budget__num_steps": 9, "rules": ()})
+        {'seed': 1, 'budget.num_steps': 9, 'rules': None}
     """
-    return {name.replace("__", "."): value for name, value in options.items()}
+    return {k.replace("__", "."): None if v == () else v for k, v in options.items()}
 
 
 def echo_result(result: Any, *, as_json: bool, quiet: bool, lines: list[str]) -> None:

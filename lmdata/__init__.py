@@ -180,15 +180,19 @@ def select(
     Args:
         tags: the folder that `tag` wrote
         where: a condition in SQL, as "c4 and num_words > 100", or the name of one: english,
-            distinct
+            distinct, another language whose rules the tags tell of, or own
         output: folder to write
         overwrite: replace the selection that is there
 
     Raises:
         LmdataError: no such tag, no condition, or one that holds for no document
     """
-    from lmdata.selection import RECIPES, select_documents
+    from lmdata.selection import select_documents
+    from lmdata.tagging.conditions import NAMES, RECIPES, recipe_condition
+    from lmdata.tagging.manifests import read_tag_manifest
 
+    if where in NAMES and where not in RECIPES:
+        where = recipe_condition(where, read_tag_manifest(Path(tags)))
     return select_documents(
         Path(tags), RECIPES.get(where, where), Path(output), overwrite=overwrite
     )

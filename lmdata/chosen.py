@@ -21,7 +21,6 @@ from lmdata.config import build_config
 from lmdata.dataset import StoreBlock, TokenStore
 from lmdata.errors import ConfigError, IntegrityError, MismatchError
 from lmdata.mixing import MixtureConfig
-from lmdata.recipes import LATE
 from lmdata.schema import (
     MANIFEST_NAME,
     Ledger,
@@ -30,7 +29,7 @@ from lmdata.schema import (
     parse_json_object,
     to_json,
 )
-from lmdata.settings import TagConfig
+from lmdata.settings import LATE, TagConfig
 from lmdata.shards import Shard
 from lmdata.xxh3 import xxh3_128
 

@@ -9,14 +9,16 @@ The unit is a byte of document text, in UTF-8, after decoding, without byte-orde
 CRLF and CR in .txt, .csv and .tsv. A document is a file, a line without its line feed, the lines
 between blank lines without the last line feed, a JSON field after unescaping, or a table cell. A
 record that yields no text (broken JSON, a missing field, a wrong type) counts with the bytes of
-its line; a null counts with 0. An empty file is one document of 0 bytes, dropped as `empty`.
+its line; a null counts with 0. An empty file is one document of 0 bytes, dropped as `empty`. Text
+that is rewritten counts as it is then, and with its bytes before where nothing of it is left.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ from lmdata.ragged import Ragged, frozen, offsets_of
 from lmdata.reading.blank_lines import align_offset, find_blank_documents
 from lmdata.reading.readers import read_records
 from lmdata.reading.records import Reading, Records, Rejections, no_records
+from lmdata.reading.rewrites import rewrite_documents
 from lmdata.reading.sources import (
     Source,
     Survey,
@@ -35,7 +38,7 @@ from lmdata.reading.sources import (
     survey_sources,
 )
 from lmdata.reading.streams import is_utf8
-from lmdata.settings import CorpusConfig
+from lmdata.settings import CorpusConfig, Rewrite
 from lmdata.stored import is_lfs_pointer
 
 __all__ = [
@@ -79,7 +82,7 @@ class Documents:
     (of whole lines), so this is what progress counts. A batch may hold only this and `dropped`."""
 
     replaced: dict[str, int] = field(default_factory=dict)
-    """Kind -> stretches of these documents that were replaced."""
+    """Kind -> stretches of these documents that were replaced; rewrite -> documents or lines."""
 
     split_keys: npt.NDArray[np.uint64] | None = None
     """uint64 array (D,): what the split of each is drawn by; None: its content."""
@@ -114,7 +117,7 @@ def read_documents(
     num_left = (source.size_bytes if stop is None else stop) - start
     for records in _read_if_there(reading):
         num_left -= records.num_source_bytes
-        yield _clean(reading, records)
+        yield _rewrite(_clean(reading, records), config.rewrites)
     if reading.rejections.dropped or num_left > 0:
         yield _clean(reading, no_records(max(num_left, 0)))
 
@@ -161,6 +164,26 @@ def _clean(reading: Reading, records: Records) -> Documents:
         records.num_records,
         records.num_source_bytes,
     )
+
+
+def _rewrite(documents: Documents, names: Sequence[Rewrite] | None) -> Documents:
+    """Return documents as they are read on; those of which nothing is left are dropped as empty."""
+    if not names or not len(documents.positions):
+        return documents
+    content, before = documents.text.tobytes(), documents.offsets.tolist()
+    parts, counts = rewrite_documents((content[a:b] for a, b in itertools.pairwise(before)), names)
+    text, offsets = np.frombuffer(b"".join(parts), np.uint8), offsets_of([*map(len, parts)])
+    is_left = ~find_blank_documents(text, offsets)
+    kept = Ragged(text, offsets).take(np.flatnonzero(is_left))
+    dropped, dropped_bytes = Counter(documents.dropped), Counter(documents.dropped_bytes)
+    if not is_left.all():
+        dropped["empty"] += int((~is_left).sum())
+        dropped_bytes["empty"] += int(np.diff(documents.offsets)[~is_left].sum())
+    return replace(
+        documents, text=np.asarray(kept.values, np.uint8),
+        offsets=np.asarray(kept.offsets, np.int64), positions=documents.positions[is_left],
+        dropped=dict(dropped), dropped_bytes=dict(dropped_bytes), replaced=dict(counts),
+    )  # fmt: skip
 
 
 def _check_utf8(

@@ -34,7 +34,7 @@ from lmdata.config import Change, config_to_dict
 from lmdata.copies import at_hand
 from lmdata.dataset import TokenStore, open_stores, segment_end
 from lmdata.errors import ConfigError, DatasetError, IntegrityError, TokenizerError
-from lmdata.recipes import LATE, Recipe
+from lmdata.recipes import Recipe
 from lmdata.schema import (
     FORMAT_VERSION,
     ExampleSettings,
@@ -43,7 +43,7 @@ from lmdata.schema import (
     example_schema,
     read_manifest,
 )
-from lmdata.settings import DEFAULT_SHARD_BYTES
+from lmdata.settings import DEFAULT_SHARD_BYTES, LATE
 from lmdata.shards import map_shard
 from lmdata.stores import is_uri
 from lmdata.views import View, view

@@ -11,6 +11,7 @@ import numpy as np
 from lmdata.corruptions import CORRUPTIONS, PAIR_VIEWS, VIEWS, Corruption, ViewTraits
 from lmdata.denoising import MEAN_SPAN_LENGTH, Noise
 from lmdata.errors import ConfigError
+from lmdata.settings import LATE
 
 __all__ = [
     "CORRUPTIONS", "PAIR_VIEWS", "RECIPES", "VIEWS", "Corruption", "Recipe", "ViewTraits",
@@ -23,7 +24,6 @@ COVERAGES = ("independent", "balanced")
 COMPATIBLE = ("bert",)
 MIN_SEQ_LENGTH = 8
 MAX_SEQ_LENGTH = 65_535
-LATE = {"is_late": True}  # of settings that manifests leave out where they are None
 
 
 @dataclass(frozen=True, kw_only=True)

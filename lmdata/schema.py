@@ -19,8 +19,8 @@ from lmdata import __version__
 from lmdata.batch import COLUMNS, Column
 from lmdata.config import build_config
 from lmdata.errors import ConfigError, IntegrityError, VersionError
-from lmdata.recipes import LATE, Recipe
-from lmdata.settings import DEFAULT_SHARD_BYTES
+from lmdata.recipes import Recipe
+from lmdata.settings import DEFAULT_SHARD_BYTES, LATE
 from lmdata.xxh3 import xxh3_128
 
 FORMAT_VERSION = 2

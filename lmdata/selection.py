@@ -47,19 +47,6 @@ from lmdata.writer import ShardWriter
 if TYPE_CHECKING:  # reading needs Numba, which takes longer than to select
     from lmdata.corpus import Documents, Source
 
-RECIPES = {
-    "english": "gopher_quality and gopher_repetition and c4 and fineweb and not duplicate "
-    "and not near_duplicate",
-    "distinct": "not duplicate and not near_duplicate",
-}
-"""Expressions by name: the rules that made FineWeb, and nothing but repeats left out."""
-
-_WHERE_TOLD = {
-    "english": {"language": "language = 'en'", "contaminated_gpt3": "not contaminated_gpt3"},
-    "distinct": {},
-}
-"""Conditions that recipes have where tags tell of it."""
-
 _USED = frozenset({
     "source", "position", "num_bytes", "hash_high", "hash_low", "component", "duplicate",
     "duplicate_of", "near_duplicate", "near_of",
@@ -71,17 +58,6 @@ SELECTED = "selected"
 _NOT_DRAWN = "in the mixture"
 _MUCH = 0.5  # of a source: lost without a word, it would be missed late
 I64 = npt.NDArray[np.int64]
-
-
-def recipe_condition(name: str, tags: TagManifest) -> str:
-    """Return the expression of a recipe over some tags: also by language and evaluations, if told.
-
-    Args:
-        name: one of `RECIPES`
-        tags: the manifest of the tags
-    """
-    more = [text for column, text in _WHERE_TOLD[name].items() if column in tags.rules]
-    return " and ".join([RECIPES[name], *more])
 
 
 def select_documents(
@@ -343,7 +319,7 @@ class Selection:
         return replace(
             documents, text=np.asarray(kept.values, np.uint8),
             offsets=np.asarray(kept.offsets, np.int64), positions=documents.positions[is_kept],
-            dropped=dropped, dropped_bytes=num_bytes, replaced=replaced,
+            dropped=dropped, dropped_bytes=num_bytes, replaced=documents.replaced | replaced,
             split_keys=chosen.split_keys[places[is_kept]],
         )  # fmt: skip
 
@@ -386,5 +362,5 @@ def _check_corpus(
     if manifest.configuration.corpus != corpus:
         raise MismatchError(
             f"{folder} is of documents that were read with other settings: give the same "
-            "--documents, --text-field, --encoding and --errors as to `lmdata tag`"
+            "--documents, --text-field, --encoding, --errors and --rewrite as to `lmdata tag`"
         )

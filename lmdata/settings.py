@@ -33,6 +33,8 @@ FORMATS: dict[str, Format] = {
 COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 Model = Literal["wordpiece", "bpe", "unigram"]
 Splits = Literal["gpt2", "gpt4"]
+Rewrite = Literal["mojibake", "nfc", "nfkc", "c4-lines", "boilerplate"]
+LATE = {"is_late": True}  # of settings that manifests leave out where they are None
 DEFAULT_SHARD_BYTES = 256_000_000
 DEFAULT_TOKENIZER = Path("tokenizer")  # taken where it is there, else made
 WIDE_JACCARD = 0.5  # from which on documents are of one component
@@ -66,6 +68,9 @@ class CorpusConfig:
     """Longest document (or JSON or table record) to accept, in bytes. A reader takes about three
     times the larger of `batch_bytes` and the longest document, in each worker: the default fits
     two workers into 1 GiB. Raise it together with the memory budget."""
+
+    rewrites: tuple[Rewrite, ...] | None = field(default=None, metadata=LATE)
+    """What is changed in the text, in this order; `lmdata.reading.rewrites` defines it."""
 
     def __post_init__(self) -> None:
         if self.max_document_bytes < 1:
@@ -122,6 +127,26 @@ def known_extensions() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnWords:
+    """What tells text of a corpus from noise: derived from it, or given."""
+
+    stop_words: tuple[str, ...]
+    """Words of which a document holds two different ones at least, 63 at most."""
+
+    length: float = 5.0
+    """Characters of a word, on average over the corpus."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(set(self.stop_words)) == len(self.stop_words) < 64:
+            raise ValueError(
+                f"stop_words must be from 2 to 63 different words, got {len(self.stop_words)}, "
+                f"{len(set(self.stop_words))} of them different"
+            )
+        if not self.length > 0:
+            raise ValueError(f"length must be above 0, got {self.length}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TagConfig:
     """What tags are made of; every field changes the result."""
 
@@ -133,6 +158,18 @@ class TagConfig:
 
     language: Literal["none", "py3langid"] = "none"
     """What tells the language of a document; py3langid must be installed."""
+
+    language_model: str | None = field(default=None, metadata=LATE)
+    """File of a fastText model that tells the language instead."""
+
+    paragraph_languages: bool | None = field(default=None, metadata=LATE)
+    """Whether the language of each line is told too."""
+
+    rules: tuple[str, ...] | None = field(default=None, metadata=LATE)
+    """Names of rules that are measured beside those that always are: variants, languages."""
+
+    own_words: OwnWords | None = field(default=None, metadata=LATE)
+    """Words that the rule `gopher_quality_own` looks for."""
 
     near_jaccard: float = 0.8
     """Share of 5-word shingles from which on two documents are near duplicates, in (0.5, 1]."""
@@ -147,6 +184,20 @@ class TagConfig:
             )
         if self.shard_bytes < 1:
             raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
+        if self.language_model and self.language != "none":
+            raise ValueError(
+                f"language={self.language} and language_model both tell languages: leave one out"
+            )
+        if self.paragraph_languages and not self.tells_languages:
+            raise ValueError(
+                "paragraph_languages needs what tells languages: --language py3langid, or "
+                "--language-model with a file"
+            )
+
+    @property
+    def tells_languages(self) -> bool:
+        """Whether documents are told the language of."""
+        return self.language != "none" or self.language_model is not None
 
 
 @dataclass(frozen=True, kw_only=True)

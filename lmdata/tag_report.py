@@ -17,12 +17,13 @@ import pyarrow as pa
 from lmdata.batch import to_array
 from lmdata.charts import thin
 from lmdata.schema import Flow, SourceRecord
-from lmdata.selection import RECIPES, balance, recipe_condition
+from lmdata.selection import balance
 from lmdata.settings import TagConfig
+from lmdata.tagging.conditions import RECIPES, recipe_condition
 from lmdata.tagging.expressions import find_first_failed
 from lmdata.tagging.manifests import EvaluationRecord, TagManifest, read_tag_manifest, read_tags
 from lmdata.tagging.pii import KINDS
-from lmdata.tagging.rules import RULES, Limit
+from lmdata.tagging.rules import RULES, Limit, rules_told
 
 NUM_SAMPLES, NUM_LISTED, NUM_SOURCES = 5, 12, 20
 _MOSTLY = 0.5  # of a document
@@ -147,7 +148,10 @@ def tag_report(path: Path) -> TagReport:
         documents=len(table),
         bytes=int(rows.num_bytes.sum()),
         recipes=tuple(_report_recipes(table, manifest)),
-        rules=tuple(_report_rule(rows, name, manifest.rules[name]) for name in RULES),
+        rules=tuple(
+            _report_rule(rows, name, manifest.rules[name])
+            for name in rules_told(table.column_names)
+        ),
         languages=tuple(_count_languages(rows)),
         clusters=_count_clusters(rows),
         near=tuple(_near_pairs(rows)),
@@ -212,6 +216,7 @@ def _report_recipes(table: pa.Table, manifest: TagManifest) -> Iterator[RecipeRe
 
 def _report_rule(rows: _Rows, name: str, version: str) -> RuleReport:
     is_kept, limits = rows.truths(name), RULES[name]
+    is_against = ~is_kept & rows.table.column(name).is_valid().to_numpy()
     reasons = np.array(rows.table.column(f"{name}_reason").cast(pa.string()).to_pylist(), object)
     found = tuple(_report_limit(rows, limit, reasons == limit.reason) for limit in limits)
     most = limits[int(np.argmax([limit.documents for limit in found]))]
@@ -228,10 +233,10 @@ def _report_rule(rows: _Rows, name: str, version: str) -> RuleReport:
         return rows.samples(chosen, said)
 
     return RuleReport(
-        name=name, version=version, documents=int((~is_kept).sum()),
-        bytes=int(rows.num_bytes[~is_kept].sum()), limits=found,
+        name=name, version=version, documents=int(is_against.sum()),
+        bytes=int(rows.num_bytes[is_against].sum()), limits=found,
         near_kept=pick(is_kept, distance), near_dropped=pick(is_dropped, distance),
-        any_kept=pick(is_kept, rows.keys), any_dropped=pick(~is_kept, rows.keys),
+        any_kept=pick(is_kept, rows.keys), any_dropped=pick(is_against, rows.keys),
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from lmdata.building.workers import WorkerPool, Workers
 from lmdata.config import Change, build_config, config_to_dict
 from lmdata.corpus import Source
 from lmdata.errors import ConfigError, CorpusError
+from lmdata.reading.rewrites import describe_rewrites, flows_of_replaced
 from lmdata.reading.web import describe_web
 from lmdata.schema import (
     FORMAT_VERSION,
@@ -50,7 +51,7 @@ from lmdata.tagging.overlaps import Overlaps
 from lmdata.tagging.perplexity import Scorer, find_thirds
 from lmdata.tagging.repeats import Repeats, find_repeats
 from lmdata.tagging.rows import Whole, finish_rows, found_in, is_scored, tag_schema
-from lmdata.tagging.rules import VERSIONS
+from lmdata.tagging.rules import DEFAULT_RULES, MUCH_UNSPACED, VERSIONS, note_unspaced
 from lmdata.tagging.signatures import VERSION as NEAR_VERSION
 from lmdata.tagging.taggers import Tagger, make_taggers
 from lmdata.tagging.units import TagReceipt, TagSetup, part_fields
@@ -96,7 +97,7 @@ def tag_corpus(
         MismatchError: `output` holds an unfinished build of another plan
         OutputError: `output` exists, can't be written or its disk is full
     """
-    name, taggers = CUTTERS[config.words]().name, make_taggers(config.language, scorer)
+    name, taggers = CUTTERS[config.words]().name, make_taggers(config, scorer)
     if any(source.path is None for source in sources):
         raise CorpusError(
             "tags are of files that are read again: save standard input to a file first"
@@ -125,7 +126,7 @@ def finish_tags(output: Path | str) -> TagManifest:
     def make(folder: AnyFolder, plan: dict[str, Any]) -> _TagJob:
         config = build_config(TagConfig, plan["configuration"])
         return _TagJob(
-            folder, read_sources(plan), config, plan["words"], make_taggers(config.language),
+            folder, read_sources(plan), config, plan["words"], make_taggers(config),
             plan["unit_bytes"], None, (),
         )  # fmt: skip
 
@@ -147,7 +148,10 @@ class _TagJob:
     ) -> None:  # fmt: skip
         self._folder, self._sources, self._config, self._words = folder, sources, config, words
         self._taggers, self._unit_bytes, self._progress = taggers, unit_bytes, progress
-        self._versions = VERSIONS | {"near_duplicate": NEAR_VERSION}
+        rewrites = describe_rewrites(config.corpus.rewrites)
+        self._rewrites = [f"{name}: {version}" for name, version in rewrites.items()]
+        self._versions = {rule: VERSIONS[rule] for rule in DEFAULT_RULES}
+        self._versions |= {"near_duplicate": NEAR_VERSION}
         self._versions |= dict.fromkeys(common_lines.NAMES, common_lines.VERSION)
         for tagger in taggers:
             self._versions |= tagger.versions
@@ -172,6 +176,7 @@ class _TagJob:
             "configuration": config_to_dict(self._config),
             "sources": {source.name: source.stamp for source in self._sources},
             **describe_web({source.format for source in self._sources}),
+            **({"rewrites": self._rewrites} if self._rewrites else {}),
             "against": {file.name: [file.bytes, file.xxh3] for file in self._evaluations},
         }
 
@@ -231,7 +236,7 @@ class _TagJob:
             self._folder.path, ALL_DOCUMENTS, schema, shard_bytes=self._config.shard_bytes
         )
         starts: dict[str, list[tuple[int, int]]] = {}
-        num_bytes, records, contaminated = 0, Counter[str](), Counter[str]()
+        num_bytes, num_unspaced, records, contaminated = 0, 0, Counter[str](), Counter[str]()
         for unit, receipt in zip(self._units, self._receipts, strict=True):
             for extent, first in zip(unit.extents, receipt.starts, strict=True):
                 place = extent.start, records[str(extent.source)] + first
@@ -240,13 +245,17 @@ class _TagJob:
                 rows = finish_rows(part, whole, row, names, records, schema)
                 self._writer.write(rows)
                 num_bytes += int(to_array(part.column("num_bytes")).sum())
+                num_unspaced += int((to_array(part.column("unspaced_ratio")) > MUCH_UNSPACED).sum())
                 row += part.num_rows
                 for rule in overlaps.RULES if whole.shared else ():
                     contaminated[rule] += rows.column(rule).true_count
             records.update(receipt.records)
         shards = {ALL_DOCUMENTS: tuple(self._writer.finish())}
         sources, ledger = self._describe_sources(), _sum_up(self._receipts, row, num_bytes)
-        notes = whole.notes() + tuple(_count_contaminated(contaminated, whole.shared is not None))
+        notes = (
+            *self._rewrites, *whole.notes(), *note_unspaced(num_unspaced),
+            *overlaps.notes(contaminated if whole.shared else {}),
+        )  # fmt: skip
         del whole  # of some bytes a document, as what is looked at now
         written = iterate_rows(self._folder.path, shards[ALL_DOCUMENTS])
         check_rows(written, sources, ledger.flows, self._config.near_jaccard)
@@ -318,18 +327,12 @@ class _TagJob:
             self._writer.close()
 
 
-def _count_contaminated(counts: Counter[str], is_compared: bool) -> list[str]:
-    if not is_compared:
-        return []
-    found = ", ".join(f"{counts[rule]:,} {rule}" for rule in overlaps.RULES)
-    return [f"documents that share text with evaluations: {found}"]
-
-
 def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) -> Ledger:
     """Return the ledger: what the readers counted against what lies in the shards."""
-    read, dropped, dropped_bytes = Counter[str](), Counter[str](), Counter[str]()
+    read, dropped, dropped_bytes, replaced = (Counter[str]() for _ in range(4))
     for receipt in receipts:
         read.update(receipt.read)
+        replaced.update(receipt.replaced)
         dropped.update(receipt.dropped)
         dropped_bytes.update(receipt.dropped_bytes)
     documents = Flow(
@@ -338,4 +341,5 @@ def _sum_up(receipts: Sequence[TagReceipt], num_documents: int, num_bytes: int) 
     content = Flow(
         read=read["bytes"], written={ALL_DOCUMENTS: num_bytes}, dropped=dict(dropped_bytes)
     )
-    return Ledger(flows={"documents": documents, "bytes": content})
+    flows = {"documents": documents, "bytes": content, **flows_of_replaced(replaced)}
+    return Ledger(flows=flows)

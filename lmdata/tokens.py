@@ -8,6 +8,7 @@ what is done, so that the same command typed again goes on from there. The manif
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,9 +42,10 @@ from lmdata.building.workers import Workers, start_tokenizing
 from lmdata.config import Change, build_config, config_to_dict
 from lmdata.errors import ConfigError, CorpusError, TokenizerError
 from lmdata.files import AtomicFile, output_errors
+from lmdata.reading.rewrites import describe_rewrites
 from lmdata.reading.sources import Source
 from lmdata.reading.web import describe_web
-from lmdata.schema import FORMAT_VERSION, Manifest, TokenizerIdentity
+from lmdata.schema import FORMAT_VERSION, Manifest, TokenizerIdentity, to_json
 from lmdata.settings import TokenizeConfig
 from lmdata.splitting import SPLITTER_VERSION
 from lmdata.tokenizer import Tokenizer, load_tokenizer
@@ -158,6 +160,7 @@ class _StoreJob:
         self._sources, self._config, self._memory = sources, config, memory
         self._unit_bytes, self._progress = unit_bytes, progress
         self._web = describe_web({source.format for source in sources})
+        self._web |= describe_rewrites(config.corpus.rewrites)
         self._units: list[Unit] = []
         self._weights: list[int] = []  # bytes of sources that each unit reads
         self._totals = Totals(len(sources))
@@ -295,7 +298,7 @@ class _StoreJob:
             format_version=FORMAT_VERSION,
             created_with=f"lmdata {__version__}",
             configuration={
-                **config_to_dict(self._config), "sentence_splitter": SPLITTER_VERSION,
+                **json.loads(to_json(self._config)), "sentence_splitter": SPLITTER_VERSION,
                 **_describe_selection(self._selection),
             },
             tokenizer=TokenizerIdentity(

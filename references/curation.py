@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ _WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _BLANKS = re.compile(r"[^\S ]\s*| \s+")  # white space that is not one blank
 _PARAGRAPHS, _LINES = re.compile(r"\n{2,}"), re.compile(r"\n+")
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 _BULLETS, _ELLIPSES = ("•", "-"), ("...", "…")
 _ENDS = tuple(sorted(TERMINALS))
 _C4_ENDS = (".", "?", "!", '"', "'")
@@ -52,6 +57,7 @@ def measure_plainly(text: str) -> dict[str, float]:
         "lettered_word_ratio": sum(any(map(str.isalpha, word)) for word in words) / num_words
         if num_words
         else nan,
+        "unspaced_ratio": len(_UNSPACED.findall(text)) / len(text),
         "c4_num_sentences": sum(map(_count_sentences, cleaned.kept)),
         "c4_lorem_ipsum": cleaned.stop == "lorem ipsum",
         "c4_curly_bracket": cleaned.stop == "{",
@@ -135,6 +141,11 @@ class _Cleaned:
     stop: str | None = None
 
 
+def clean_lines(text: str) -> list[str]:
+    """Return the lines that C4 keeps of a text that nothing stops."""
+    return _clean_lines(text).kept
+
+
 def _clean_lines(text: str) -> _Cleaned:
     kept: list[str] = []
     for raw in text.splitlines():
@@ -158,6 +169,81 @@ def _clean_lines(text: str) -> _Cleaned:
         if not any(policy in lower for policy in _POLICIES):
             kept.append(line)
     return _Cleaned(kept)
+
+
+def measure_as_dolma(text: str) -> dict[str, float]:
+    """Return what dolma counts of one document: words are what white space divides."""
+    words, lines = text.split(), text.split("\n")
+    num_chars, copies = sum(map(len, words)), Counter(lines)
+    again = {line: count for line, count in copies.items() if count > 1}
+    figures = {
+        "num_words": len(words),
+        "median_word_length": statistics.median(map(len, words)),
+        "symbol_ratio": sum("#" in word or "…" in word for word in words) / len(words),
+        "lettered_word_ratio": sum(any(map(str.isalpha, word)) for word in words) / len(words),
+        "num_stop_words": sum(word in STOP_WORDS for word in words),
+        "bullet_line_ratio": sum(line.startswith(("*", "-")) for line in lines) / len(lines),
+        "ellipsis_line_ratio": sum(line.endswith("…") for line in lines) / len(lines),
+        "repeated_line_ratio": sum(again.values()) / len(lines),
+        "repeated_line_char_ratio": sum(len(line) * n for line, n in again.items()) / num_chars,
+    }
+    for n in range(2, 11):
+        grams = Counter(zip(*(words[start:] for start in range(n)), strict=False))
+        sizes = {gram: count * sum(map(len, gram)) for gram, count in grams.items()}
+        if n <= 4:
+            top = sizes[grams.most_common(1)[0][0]] if grams else 0
+            figures[f"top_{n}_gram_ratio"] = top / num_chars
+        else:
+            repeated = sum(size for gram, size in sizes.items() if grams[gram] > 1)
+            figures[f"repeated_{n}_gram_ratio"] = repeated / max(1, sum(sizes.values()))
+    return {f"dolma_{name}": value for name, value in figures.items()}
+
+
+def measure_as_dclm(text: str) -> dict[str, float]:
+    """Return what DCLM counts of one document: words of n-grams begin with a letter or digit."""
+    chunks, words = text.split(), [word for word in cut(text) if word[0].isalnum()]
+    lines, paragraphs = (
+        [part.strip() for part in text.split(end) if part.strip()] for end in ("\n", "\n\n")
+    )
+    symbols = sum(map(text.count, ("#", "...", ". . .", "…")))
+    bullets = sum(line.startswith(("●", "•", "*", "-")) for line in lines)
+    figures = {
+        "num_words": len(words),
+        "mean_word_length": sum(map(len, chunks)) / len(chunks),
+        "symbol_ratio": symbols / len(chunks),
+        "bullet_line_ratio": bullets / len(lines),
+        "ellipsis_line_ratio": sum(line.endswith(("...", ". . .", "…")) for line in lines)
+        / len(lines),
+        "unlettered_word_ratio": sum(not any(map(str.isalpha, word)) for word in chunks)
+        / len(chunks),
+        "num_stop_words": sum(word.lower() in STOP_WORDS for word in chunks),
+    }
+    for kind, parts in (("line", lines), ("paragraph", paragraphs)):
+        again = {part: count for part, count in Counter(parts).items() if count > 1}
+        figures[f"repeated_{kind}_ratio"] = sum(again.values()) / len(parts)
+        size = sum(len(part) * count for part, count in again.items())
+        figures[f"repeated_{kind}_char_ratio"] = size / sum(map(len, parts))
+    for n in range(2, 11):
+        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        figures[f"{'top' if n <= 4 else 'repeated'}_{n}_gram_ratio"] = (
+            _top_of_dclm(grams) if n <= 4 else _covered_of_dclm(grams, words, n)
+        ) / max(1, sum(map(len, words)))
+    return {f"dclm_{name}": value for name, value in figures.items()}
+
+
+def _top_of_dclm(grams: list[tuple[str, ...]]) -> int:
+    counts = Counter(grams)
+    most = max(counts.values(), default=0)
+    longest = max((sum(map(len, gram)) for gram, n in counts.items() if n == most), default=0)
+    return longest * most if most > 1 else 0
+
+
+def _covered_of_dclm(grams: list[tuple[str, ...]], words: list[str], n: int) -> int:
+    counts, covered = Counter(grams), set[int]()
+    for index, gram in enumerate(grams):
+        if counts[gram] > 1:
+            covered.update(range(index, index + n))
+    return sum(len(words[index]) for index in covered)
 
 
 def find_overlaps(texts: list[str], documents: list[str]) -> list[dict[str, float]]:

@@ -21,6 +21,7 @@ from lmdata.building.plan import UnitReceipt, part_schema
 from lmdata.building.receipts import in_build
 from lmdata.building.resumable import SplitShards
 from lmdata.encoding import RoundTrip
+from lmdata.reading.rewrites import flows_of_replaced
 from lmdata.reading.sources import Source
 from lmdata.schema import Flow, Ledger, ShardRecord, SourceRecord, token_schema
 from lmdata.settings import TokenizeConfig
@@ -212,7 +213,7 @@ class Totals:
                     read=sample.characters, written={"come back": sample.characters - lost},
                     dropped=sample.lost,
                 ),
-                **_replaced(self._replaced),
+                **flows_of_replaced(self._replaced),
             }
         )  # fmt: skip
 
@@ -236,10 +237,3 @@ class Totals:
         """Say why there is nothing to write."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self._dropped.items()))
         return f"no text was found: {reasons or 'no documents'}; is this the right corpus or field?"
-
-
-def _replaced(counts: Counter[str]) -> dict[str, Flow]:
-    """Return the flow of what was replaced in the text, nothing where nothing was."""
-    if not counts:
-        return {}
-    return {"personal data": Flow(read=counts.total(), written={}, dropped=dict(counts))}

@@ -15,7 +15,7 @@ import pyarrow as pa
 from lmdata.batch import to_array
 from lmdata.errors import IntegrityError
 from lmdata.schema import Flow, SourceRecord
-from lmdata.tagging.rules import RULES, judge
+from lmdata.tagging.rules import ABSTAINS, RULES, figures_of, judge, rules_told
 
 _NAMED = np.dtype([("hash_high", "<u8"), ("hash_low", "<u8"), ("original", "<i8"),
                    ("nearest", "<i8")])  # fmt: skip
@@ -39,7 +39,7 @@ def check_rows(
     places, named, totals = _Places(sources), list[np.ndarray](), {"documents": 0, "bytes": 0}
     for batch in batches:
         places.check(batch)
-        for rule in RULES:
+        for rule in rules_told(batch.schema.names):
             _check_verdicts(batch, rule, totals["documents"])
         named.append(_what_is_named(batch, totals["documents"], jaccard))
         totals["documents"] += batch.num_rows
@@ -103,11 +103,13 @@ class _Places:
 
 
 def _check_verdicts(batch: pa.RecordBatch, rule: str, first: int) -> None:
-    figures = {limit.figure: _column(batch, limit.figure) for limit in RULES[rule]}
+    figures = {name: _column(batch, name) for name in (*figures_of([rule]), "unspaced_ratio")}
     expected = judge(figures, rule)
-    texts = np.array([*(limit.reason for limit in RULES[rule]), None], object)
+    said = -_truths(batch, rule).astype(np.int8)  # kept: -1
+    said[batch.column(rule).is_null().to_numpy(zero_copy_only=False)] = ABSTAINS
+    texts = np.array([*(limit.reason for limit in RULES[rule]), None, None], object)
     reasons = _texts(batch, f"{rule}_reason")
-    is_wrong = (_truths(batch, rule) != (expected < 0)) | (reasons != texts[expected])
+    is_wrong = (said != np.minimum(expected, 0)) | (reasons != texts[expected])
     if is_wrong.any():
         raise _wrong(f"row {first + int(is_wrong.argmax())}: {rule} is not what its figures say")
 

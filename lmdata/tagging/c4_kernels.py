@@ -263,7 +263,7 @@ def count_line_sentences(
 ) -> np.ndarray:
     """Return the sentences of each line by plain words, int64 (num_lines,).
 
-    As `word_kernels.count_sentences` on the words, with white space that is more than one blank.
+    As `count_sentences` on the words, with white space that is more than one blank.
     """
     counts = np.zeros(num_lines, np.int64)
     for line in range(num_lines):
@@ -291,4 +291,28 @@ def count_line_sentences(
             elif is_over and is_word and not kind & IS_PUNCTUATION:
                 counts[line] += 1
                 is_over = False
+    return counts
+
+
+@numba.njit(cache=True, nogil=True)
+def count_sentences(flags: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the sentences of each line, int64 (L,).
+
+    A sentence ends before the first word behind its end mark that is no punctuation.
+
+    Args:
+        flags: uint16 (W,), of words; white space that is more than one blank is one
+        rows: int64 (L + 1,), where lines begin among the words
+    """
+    counts = np.zeros(len(rows) - 1, np.int64)
+    for line in range(len(rows) - 1):
+        is_over = False
+        for kind in flags[rows[line] : rows[line + 1]]:
+            is_end = kind & ENDS_SENTENCE
+            if is_over and not is_end and not kind & IS_PUNCTUATION:
+                counts[line] += 1
+                is_over = False
+            elif is_end:
+                is_over = True
+        counts[line] += rows[line + 1] > rows[line]
     return counts

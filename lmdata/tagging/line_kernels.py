@@ -13,12 +13,14 @@ from lmdata.tagging.characters import (
     ENDS_SENTENCE,
     SPACE,
 )
+from lmdata.tagging.numbers import is_unspaced
 from lmdata.tagging.word_kernels import find_slot, table_size
 
-NUM_LINE_COUNTS = 17
+NUM_LINE_COUNTS = 18
 (
     CHARS, HASHES, ELLIPSES, FEEDS, LINES, BULLETS, ENDS_IN_ELLIPSIS, PARAGRAPHS,
     PARAGRAPHS_AGAIN, PARAGRAPH_CHARS, ROWS, ROWS_AGAIN, ROW_CHARS, FULL, ENDED, SHORT, FULL_CHARS,
+    UNSPACED,
 ) = range(NUM_LINE_COUNTS)  # fmt: skip
 SHORT_LINE = 30  # characters
 
@@ -79,6 +81,14 @@ def _count_characters(text: np.ndarray, start: int, stop: int, row: np.ndarray) 
             ellipses += 1
             here += 3
     row[CHARS], row[FEEDS], row[HASHES], row[ELLIPSES] = chars, feeds, hashes, ellipses
+    here = start
+    while here < stop:
+        if text[here] < 0xE0:  # below them there is no such script
+            here += 1
+            continue
+        code, size = decode(text, here, stop)
+        row[UNSPACED] += is_unspaced(code)
+        here += size
 
 
 @numba.njit(cache=True, nogil=True)

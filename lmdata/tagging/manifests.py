@@ -10,14 +10,13 @@ from typing import Literal
 import pyarrow as pa
 
 from lmdata.chosen import DOCUMENTS, read_manifest_of
-from lmdata.recipes import LATE
 from lmdata.schema import (
     Ledger,
     ShardRecord,
     SourceRecord,
     to_json,
 )
-from lmdata.settings import TagConfig
+from lmdata.settings import LATE, TagConfig
 from lmdata.shards import Shard
 from lmdata.xxh3 import xxh3_128
 

@@ -92,7 +92,13 @@ def mixed(value: Int) -> Int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_unspaced(code: int) -> bool:
+def is_unspaced(code: int) -> bool:
+    """Return whether a character is of a script that is written without spaces between words.
+
+    Example:
+        >>> [is_unspaced(ord(character)) for character in "漢ก한a"]
+        [True, True, False, False]
+    """
     if code < 0x0E00:
         return False
     return (
@@ -119,7 +125,7 @@ def _number_word(
     while start < stop:
         code, size = decode(text, start, stop)
         if code < _NUM_LOWER:
-            if code >= 0x0E00 and _is_unspaced(code):
+            if code >= 0x0E00 and is_unspaced(code):
                 kind |= _UNSPACED
             is_digit = (bits[code] & DIGIT) != 0
             code = np.int64(lower[code])
@@ -128,7 +134,7 @@ def _number_word(
                 kind |= _HAS_DIGIT
                 code = 48
         else:
-            kind |= _UNSPACED if _is_unspaced(code) else 0
+            kind |= _UNSPACED if is_unspaced(code) else 0
             exact = (exact ^ np.uint64(code)) * _PRIME
         folded = (folded ^ np.uint64(code)) * _PRIME
         start += size
@@ -179,10 +185,10 @@ def _cut_unspaced(
     while start < stop:
         code, size = decode(text, start, stop)
         end = start + size
-        if not _is_unspaced(code):
+        if not is_unspaced(code):
             while end < stop:
                 code, size = decode(text, end, stop)
-                if _is_unspaced(code):
+                if is_unspaced(code):
                     break
                 end += size
         _, exact[num_exact], _ = _number_word(text, start, end, bits, lower)

@@ -11,7 +11,7 @@ Cosmopedia (10 words that follow each other, and half of the text).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,17 @@ FIELDS = (
     pa.field("eval_short_text", pa.string()),
     *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
 )
+
+
+def notes(counts: Mapping[str, int]) -> list[str]:
+    """Say how many documents each rule finds contaminated, if any was asked.
+
+    Example:
+        >>> notes({"contaminated_phi": 3})
+        ['documents that share text with evaluations: 3 contaminated_phi']
+    """
+    found = ", ".join(f"{count:,} {rule}" for rule, count in counts.items())
+    return [f"documents that share text with evaluations: {found}"] if counts else []
 
 
 @dataclass(frozen=True)

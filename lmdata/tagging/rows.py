@@ -14,9 +14,9 @@ from lmdata.tagging import overlaps, perplexity, repeats
 from lmdata.tagging.overlaps import Overlaps
 from lmdata.tagging.perplexity import PerplexityTagger, Thirds
 from lmdata.tagging.repeats import Repeats
-from lmdata.tagging.rules import RULES, judge
+from lmdata.tagging.rules import ABSTAINS, RULES, figures_of, judge, rules_told
 from lmdata.tagging.taggers import Tagger
-from lmdata.tagging.units import FIGURES, SCRATCH, part_fields
+from lmdata.tagging.units import SCRATCH, part_fields
 
 
 def is_scored(taggers: Sequence[Tagger]) -> bool:
@@ -37,11 +37,12 @@ def tag_schema(taggers: Sequence[Tagger], *, is_compared: bool = False) -> pa.Sc
     """
     text = pa.dictionary(pa.int32(), pa.string())
     reasons = pa.dictionary(pa.int8(), pa.string())
+    rules = rules_told(field.name for field in part_fields(taggers))
     return pa.schema([
         pa.field("source", text, nullable=False),
         *(field for field in part_fields(taggers)[1:] if field.name not in SCRATCH),
-        *(pa.field(rule, pa.bool_(), nullable=False) for rule in RULES),
-        *(pa.field(f"{rule}_reason", reasons) for rule in RULES),
+        *(pa.field(rule, pa.bool_()) for rule in rules),
+        *(pa.field(f"{rule}_reason", reasons) for rule in rules),
         *repeats.FIELDS,
         *(perplexity.FIELDS if is_scored(taggers) else ()),
         *(overlaps.FIELDS if is_compared else ()),
@@ -77,13 +78,14 @@ def finish_rows(
     """
     sources = to_array(part.column("source"))
     before = np.array([records[str(source)] for source in sources.tolist()], np.uint64)
-    figures = {name: to_array(part.column(name)) for name in FIGURES}
-    verdicts = {rule: judge(figures, rule) for rule in RULES}
+    rules = rules_told(part.schema.names)
+    figures = {name: to_array(part.column(name)) for name in (*figures_of(rules), "unspaced_ratio")}
+    verdicts = {rule: judge(figures, rule) for rule in rules}
     columns = [
         pa.DictionaryArray.from_arrays(part.column("source"), names),
         to_column(to_array(part.column("position")) + before),
         *part.columns[2 : part.num_columns - len(SCRATCH)],
-        *(pa.array(verdict < 0) for verdict in verdicts.values()),
+        *(pa.array(verdict < 0, mask=verdict == ABSTAINS) for verdict in verdicts.values()),
         *(_reasons(rule, verdict) for rule, verdict in verdicts.items()),
         *whole.repeats.columns(part, row),
         *(whole.thirds.columns(part) if whole.thirds else ()),

@@ -2,7 +2,7 @@
 
 Figures and limits are apart, so that another limit reads no text. Each rule is named after who
 published it and after the implementation that it equals: `datatrove` 0.10 where spaCy cuts the
-words, `paper` where code and paper differ.
+words, `paper` where code and paper differ, `dolma` 1.2 and `dclm`, which count otherwise.
 
 Sources: Gopher (Rae et al., 2021, appendix A.1), C4 (Raffel et al., 2020, section 2.2), FineWeb
 (Penedo et al., 2024, section 3.6).
@@ -10,7 +10,7 @@ Sources: Gopher (Rae et al., 2021, appendix A.1), C4 (Raffel et al., 2020, secti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 from lmdata.ragged import frozen, offsets_of
 from lmdata.tagging.c4_kernels import CURLY_BRACKET, LOREM_IPSUM, clean_lines
 from lmdata.tagging.characters import character_bits
+from lmdata.tagging.languages import LANGUAGES, OWN, quality_of, stop_words_of
 from lmdata.tagging.line_kernels import (
     BULLETS,
     CHARS,
@@ -38,12 +39,11 @@ from lmdata.tagging.line_kernels import (
     ROWS,
     ROWS_AGAIN,
     SHORT,
+    UNSPACED,
     count_lines,
 )
 from lmdata.tagging.word_kernels import LONGEST, LONGEST_TOP, NUM_COUNTS, count_words
-from lmdata.tagging.words import Cutter, Offsets, Text
-
-Figures = dict[str, np.ndarray]
+from lmdata.tagging.words import Cutter, Figures, Offsets, Text, Words
 
 
 @dataclass(frozen=True)
@@ -71,32 +71,43 @@ class Limit:
         return np.asarray(values >= self.value if self.side == "from" else values > self.value)
 
 
-RULES: dict[str, tuple[Limit, ...]] = {
-    "gopher_quality": (
+_GRAM_LIMITS = (0.2, 0.18, 0.16, 0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # of 2 to 10 words
+
+
+def _gram_limits(prefix: str = "") -> tuple[Limit, ...]:
+    return tuple(
+        Limit(f"{prefix}{'top' if n <= LONGEST_TOP else 'repeated'}_{n}_gram_ratio", "above", limit)
+        for n, limit in enumerate(_GRAM_LIMITS, 2)
+    )
+
+
+def _quality(
+    stop_words: str = "num_stop_words", length: str = "mean_word_length",
+    shortest: float = 3, longest: float = 10,
+) -> tuple[Limit, ...]:  # fmt: skip
+    """Return the limits of Gopher's rule of quality, by which figures tell of a language."""
+    return (
         Limit("num_plain_words", "below", 50),
         Limit("num_plain_words", "above", 100_000),
-        Limit("mean_word_length", "below", 3),
-        Limit("mean_word_length", "above", 10),
+        Limit(length, "below", shortest),
+        Limit(length, "above", longest),
         Limit("hash_ratio", "above", 0.1),
         Limit("ellipsis_ratio", "above", 0.1),
         Limit("bullet_line_ratio", "above", 0.9),
         Limit("ellipsis_line_ratio", "above", 0.3),
         Limit("lettered_word_ratio", "below", 0.8),
-        Limit("num_stop_words", "below", 2),
-    ),
+        Limit(stop_words, "below", 2),
+    )
+
+
+RULES: dict[str, tuple[Limit, ...]] = {
+    "gopher_quality": _quality(),
     "gopher_repetition": (
         Limit("repeated_paragraph_ratio", "above", 0.3),
         Limit("repeated_paragraph_char_ratio", "above", 0.2),
         Limit("repeated_line_ratio", "above", 0.3),
         Limit("repeated_line_char_ratio", "above", 0.2),
-        *(
-            Limit(f"top_{n}_gram_ratio", "above", limit)
-            for n, limit in zip((2, 3, 4), (0.2, 0.18, 0.16), strict=True)
-        ),
-        *(
-            Limit(f"repeated_{n}_gram_ratio", "above", limit)
-            for n, limit in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True)
-        ),
+        *_gram_limits(),
     ),
     "c4": (
         Limit("c4_lorem_ipsum", "above", 0),
@@ -114,6 +125,45 @@ RULES: dict[str, tuple[Limit, ...]] = {
         Limit("short_line_ratio", "above", 0.67),
         Limit("repeated_full_line_char_ratio", "above", 0.1),
     ),
+    "gopher_quality_dolma": (
+        Limit("dolma_num_words", "below", 50),
+        Limit("dolma_num_words", "above", 100_000),
+        Limit("dolma_median_word_length", "below", 3),
+        Limit("dolma_median_word_length", "above", 10),
+        Limit("dolma_symbol_ratio", "above", 0.1),
+        Limit("dolma_lettered_word_ratio", "below", 0.8),
+        Limit("dolma_num_stop_words", "below", 2),
+        Limit("dolma_bullet_line_ratio", "above", 0.9),
+        Limit("dolma_ellipsis_line_ratio", "above", 0.3),
+    ),
+    "gopher_repetition_dolma": (
+        Limit("dolma_repeated_line_ratio", "above", 0.3),
+        Limit("dolma_repeated_line_char_ratio", "above", 0.3),  # Gopher has 0.2
+        *_gram_limits("dolma_"),
+    ),
+    "gopher_quality_dclm": (
+        Limit("dclm_num_words", "below", 50),
+        Limit("dclm_num_words", "above", 100_000),
+        Limit("dclm_mean_word_length", "below", 3),
+        Limit("dclm_mean_word_length", "above", 10),
+        Limit("dclm_symbol_ratio", "above", 0.1),
+        Limit("dclm_bullet_line_ratio", "above", 0.9),
+        Limit("dclm_ellipsis_line_ratio", "above", 0.3),
+        Limit("dclm_unlettered_word_ratio", "above", 0.2),
+        Limit("dclm_num_stop_words", "below", 2),
+    ),
+    "gopher_repetition_dclm": (
+        Limit("dclm_repeated_line_ratio", "above", 0.3),
+        Limit("dclm_repeated_paragraph_ratio", "above", 0.3),
+        Limit("dclm_repeated_line_char_ratio", "above", 0.2),
+        Limit("dclm_repeated_paragraph_char_ratio", "above", 0.2),
+        *_gram_limits("dclm_"),
+    ),
+    **{
+        quality_of(name): _quality(stop_words_of(name), longest=language.longest)
+        for name, language in LANGUAGES.items()
+    },
+    quality_of(OWN): _quality(stop_words_of(OWN), "own_word_length_ratio", 0.6, 2),
 }
 """Rules by name, their limits in the order in which the first one that drops is the reason."""
 
@@ -123,18 +173,30 @@ VERSIONS = {
     "c4": "c4@datatrove-0.10",
     "fineweb": "fineweb@datatrove-0.10",
     "fineweb_paper": "fineweb@paper",
+    **dict.fromkeys(("gopher_quality_dolma", "gopher_repetition_dolma"), "gopher@dolma-1.2"),
+    **dict.fromkeys(("gopher_quality_dclm", "gopher_repetition_dclm"), "gopher@dclm"),
+    **{quality_of(name): f"gopher@{name}-1" for name in LANGUAGES},
 }
+ABSTAINS = -2
+MUCH_UNSPACED = 0.3
+"""Share of characters of scripts without spaces above which rules that count words abstain."""
+
+_COUNT_NO_WORDS = frozenset({"fineweb_paper"})
+DEFAULT_RULES = ("gopher_quality", "gopher_repetition", "c4", "fineweb", "fineweb_paper")
 
 COUNTS = ("num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
-          "c4_lorem_ipsum", "c4_curly_bracket")  # fmt: skip
+          "c4_lorem_ipsum", "c4_curly_bracket", "dolma_num_words", "dolma_num_stop_words",
+          "dclm_num_words", "dclm_num_stop_words")  # fmt: skip
 """Figures that are whole numbers; all others are ratios."""
 
 
 def judge(figures: Mapping[str, np.ndarray], rule: str) -> np.ndarray:
     """Return the first limit of a rule that drops each document, int8 (D,), -1 where none does.
 
+    A rule that counts words says nothing, ABSTAINS, of text in a script without spaces.
+
     Args:
-        figures: of D documents, by name
+        figures: of D documents, by name; with `unspaced_ratio` where that is known
         rule: one of `RULES`
 
     Example:
@@ -147,19 +209,49 @@ def judge(figures: Mapping[str, np.ndarray], rule: str) -> np.ndarray:
     found = np.full(len(figures[limits[0].figure]), -1, np.int8)
     for number, limit in reversed(list(enumerate(limits))):
         found[limit.drops(figures[limit.figure])] = number
+    if "unspaced_ratio" in figures and rule not in _COUNT_NO_WORDS:
+        found[figures["unspaced_ratio"] > MUCH_UNSPACED] = ABSTAINS
     return found
 
 
-def measure(text: Text, offsets: Offsets, cutter: Cutter) -> Figures:
-    """Return what all rules ask of documents, each (D,).
+def figures_of(rules: Iterable[str]) -> tuple[str, ...]:
+    """Return the figures that rules ask for, each once.
+
+    Example:
+        >>> figures_of(["c4"])
+        ('c4_lorem_ipsum', 'c4_curly_bracket', 'c4_num_sentences')
+    """
+    return tuple(dict.fromkeys(limit.figure for rule in rules for limit in RULES[rule]))
+
+
+def rules_told(names: Iterable[str]) -> list[str]:
+    """Return the rules whose figures are all among some columns.
+
+    Example:
+        >>> rules_told([*figures_of(["c4"]), "num_words"])
+        ['c4']
+    """
+    known = set(names)
+    return [rule for rule in RULES if known.issuperset(figures_of([rule]))]
+
+
+def note_unspaced(count: int) -> list[str]:
+    """Say of how many documents rules of words say nothing."""
+    said = f"documents without spaces between words, of which rules of words say nothing: {count:,}"
+    return [said] if count else []
+
+
+def measure(text: Text, offsets: Offsets, cutter: Cutter, words: Words | None = None) -> Figures:
+    """Return what the rules that are always measured ask of documents, each (D,).
 
     Args:
         text: uint8 (N,), UTF-8
         offsets: int64 (D + 1,), where documents begin; none of them is blank
         cutter: cuts them into words
+        words: theirs, where they are cut already
     """
     text, bits, num_documents = frozen(text), character_bits(), len(offsets) - 1
-    words = cutter.words(text, offsets)
+    words = words or cutter.words(text, offsets)
     counts = np.zeros((num_documents, NUM_COUNTS), np.int64)
     count_words(words.stream, words.starts, words.lengths, words.flags, words.rows, counts)
     lines = np.zeros((num_documents, NUM_LINE_COUNTS), np.int64)
@@ -171,10 +263,13 @@ def measure(text: Text, offsets: Offsets, cutter: Cutter) -> Figures:
     return {
         **_word_figures(counts, lines),
         **_line_figures(lines),
+        "unspaced_ratio":
+            lines[:, UNSPACED] / lines[:, CHARS] if cutter.needs_spaces
+            else np.full(num_documents, np.nan),
         "c4_num_sentences": np.diff(sentences[rows]),
         "c4_lorem_ipsum": (stops == LOREM_IPSUM).astype(np.int64),
         "c4_curly_bracket": (stops == CURLY_BRACKET).astype(np.int64),
-    }
+    }  # fmt: skip
 
 
 def _word_figures(counts: np.ndarray, lines: np.ndarray) -> Figures:

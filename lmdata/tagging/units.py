@@ -24,9 +24,9 @@ from lmdata.tagging.common_lines import STRETCH, list_stretches
 from lmdata.tagging.numbers import NumberedWords, number_words
 from lmdata.tagging.overlap_index import FOUND, OverlapIndex
 from lmdata.tagging.perplexity import Scorer
-from lmdata.tagging.rules import COUNTS, RULES, measure
+from lmdata.tagging.rules import COUNTS, DEFAULT_RULES, figures_of, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
-from lmdata.tagging.taggers import Tagger, make_taggers
+from lmdata.tagging.taggers import Batch, Tagger, make_taggers
 from lmdata.tagging.words import CUTTERS, Cutter
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
@@ -36,12 +36,8 @@ _BEGINNING = 160  # characters of a document that are kept, so that what goes ca
 SCRATCH = ("bands", "shingles", "found", "stretches")  # columns of a unit that no tags have
 FIGURES = (
     "num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
-    "c4_lorem_ipsum", "c4_curly_bracket", *(
-        dict.fromkeys(
-            limit.figure for limits in RULES.values() for limit in limits
-            if limit.figure not in COUNTS
-        )
-    ),
+    "c4_lorem_ipsum", "c4_curly_bracket", "unspaced_ratio",
+    *(figure for figure in figures_of(DEFAULT_RULES) if figure not in COUNTS),
 )  # fmt: skip
 
 
@@ -77,6 +73,7 @@ class TagReceipt:
     read: dict[str, int] = field(default_factory=dict)  # quantity -> amount, before any drop
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> documents
     dropped_bytes: dict[str, int] = field(default_factory=dict)  # reason -> bytes
+    replaced: dict[str, int] = field(default_factory=dict)  # rewrite -> documents or lines
     records: dict[str, int] = field(default_factory=dict)  # source index -> lines or records
     documents: dict[str, int] = field(default_factory=dict)  # source index -> documents tagged
     hashes: dict[str, str] = field(default_factory=dict)  # source index -> xxh3 of the file
@@ -108,7 +105,7 @@ def prepare_tags(
     def work(unit: Unit, report: Callable[[Any], None]) -> TagReceipt:
         if not hasattr(own, "cutter"):
             own.cutter = CUTTERS[setup.config.words]()
-            own.taggers = make_taggers(setup.config.language, setup.scorer)
+            own.taggers = make_taggers(setup.config, setup.scorer)
         return _tag_unit(unit, setup, own.cutter, own.taggers, report)
 
     return work
@@ -157,7 +154,9 @@ def _tag_documents(
     """Return the figures of some documents of a range that begins at `first`."""
     content = documents.text.tobytes()
     parts = [content[a:b] for a, b in pairwise(documents.offsets.tolist())]
-    figures = measure(documents.text, documents.offsets, cutter)
+    cut = cutter.words(documents.text, documents.offsets)
+    figures = measure(documents.text, documents.offsets, cutter, cut)
+    batch = Batch(parts, documents.text, documents.offsets, cut, figures)
     hashes = np.array([divmod(xxh3_128(part).intdigest(), 1 << 64) for part in parts], np.uint64)
     words = number_words(documents.text, documents.offsets)
     signed = sign(words)
@@ -179,7 +178,7 @@ def _tag_documents(
         _to_rows(found, ends, FOUND),
         _to_rows(*list_stretches(documents.text, documents.offsets, source), STRETCH),
     ]
-    own = [array for tagger in taggers for array in tagger.tag(parts)]
+    own = [array for tagger in taggers for array in tagger.tag(batch)]
     beginnings = to_text_column([_begin(part) for part in parts])
     arrays = [*(to_column(values) for values in columns), beginnings, *own, *near]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(part_fields(taggers)))
@@ -211,6 +210,8 @@ def _count(receipt: TagReceipt, key: str, documents: Documents) -> None:
     count_in(receipt.documents, key, num_documents)
     count_in(receipt.read, "documents", num_documents + sum(documents.dropped.values()))
     count_in(receipt.read, "bytes", len(documents.text) + sum(documents.dropped_bytes.values()))
+    for name, count in documents.replaced.items():
+        count_in(receipt.replaced, name, count)
     for reason, count in documents.dropped.items():
         count_in(receipt.dropped, reason, count)
         count_in(receipt.dropped_bytes, reason, documents.dropped_bytes.get(reason, 0))

@@ -23,6 +23,7 @@ from lmdata.tagging.characters import (
 
 NUM_COUNTS = 14
 LONGEST_TOP, LONGEST = 4, 10  # n-grams of 2 to 4 words, of 5 to 10
+BEGINS_CHUNK, IS_ALPHANUMERIC = SPACE, WORD  # of a word: white space before it, its first character
 FIRST_STOP_BIT = 8  # what flags of a word hold from here on: which stop word it is
 PADDING = 40  # bytes behind a stream, so that it can be read in whole pieces
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -36,6 +37,7 @@ def word_end(text: np.ndarray, first: int, stop: int, bits: np.ndarray) -> tuple
     """
     code, size = decode(text, first, stop)
     kind = int(bits[code])
+    begin = kind & IS_ALPHANUMERIC if code != 0x5F else 0
     here, num_chars, any_kind, all_kinds = first + size, 1, kind, kind
     if not kind & WORD:
         return here, 1, kind & (HAS_LETTER | IS_SYMBOL | ENDS_SENTENCE | IS_PUNCTUATION)
@@ -55,7 +57,7 @@ def word_end(text: np.ndarray, first: int, stop: int, bits: np.ndarray) -> tuple
         all_kinds &= kind
         num_chars += 1
         here += size
-    flags = any_kind & HAS_LETTER | all_kinds & (IS_SYMBOL | IS_PUNCTUATION)
+    flags = begin | any_kind & HAS_LETTER | all_kinds & (IS_SYMBOL | IS_PUNCTUATION)
     return here, num_chars, flags | (all_kinds & ENDS_SENTENCE if num_chars == 1 else 0)
 
 
@@ -84,6 +86,7 @@ def cut_words(
     for document in range(len(offsets) - 1):
         rows[document] = num_words
         here, stop = offsets[document], offsets[document + 1]
+        before = BEGINS_CHUNK
         while here < stop:
             end, kind, any_kind, all_kinds = here, ascii_bits[text[here]], 0, 255
             starts[num_words] = at
@@ -95,11 +98,15 @@ def cut_words(
                 kind = ascii_bits[text[end]] if end < stop else SPACE
             if end > here and kind & (SPACE | IS_PUNCTUATION) and (end == stop or text[end] != 39):
                 lengths[num_words] = end - here
-                flags[num_words] = any_kind & HAS_LETTER | all_kinds & (IS_SYMBOL | IS_PUNCTUATION)
+                flags[num_words] = (
+                    any_kind & HAS_LETTER | all_kinds & (IS_SYMBOL | IS_PUNCTUATION)
+                    | IS_ALPHANUMERIC * (text[here] != 95)
+                )  # fmt: skip
             else:
                 code, size = decode(text, here, stop)
                 if bits[code] & SPACE:
                     here += size
+                    before = BEGINS_CHUNK
                     continue
                 end, num_chars, own = word_end(borrowed(text), here, stop, borrowed(bits))
                 for index in range(here, end):
@@ -112,8 +119,11 @@ def cut_words(
                 for number in range(len(stops)):
                     if stops[number] == key:
                         flags[num_words] |= 1 << (FIRST_STOP_BIT + number)
+            flags[num_words] |= before
             num_words += 1
-            here = end + (end < stop and text[end] == 32)
+            is_spaced = end < stop and text[end] == 32
+            before = BEGINS_CHUNK * is_spaced
+            here = end + is_spaced
     rows[len(offsets) - 1] = num_words
     starts[num_words] = at
     stream[at : at + PADDING] = 0
@@ -225,7 +235,7 @@ def _count_top(
     Words are joined by blanks. Where no n-gram occurs twice, it is the first. So only those are
     counted that may occur twice: pairs by a filter, more words where both parts do.
     """
-    num_chosen = _choose_pairs(hashes, num_words, chosen, seen)
+    num_chosen = choose_pairs(hashes, num_words, chosen, seen)
     for n in range(2, LONGEST_TOP + 1):
         if num_words < n:
             break
@@ -253,11 +263,11 @@ def _count_top(
         for index in range(best_first, best_first + n):
             size += lengths[index]
         row[3 + n] = size * best_total
-        num_chosen = _choose_longer(n, num_words, chosen, num_chosen, totals, slots)
+        num_chosen = choose_longer(n, num_words, chosen, num_chosen, totals, slots)
 
 
 @numba.njit(cache=True, nogil=True)
-def _choose_pairs(hashes: np.ndarray, num_words: int, chosen: np.ndarray, seen: np.ndarray) -> int:
+def choose_pairs(hashes: np.ndarray, num_words: int, chosen: np.ndarray, seen: np.ndarray) -> int:
     """Write at which words a pair begins that may occur twice, and return how many."""
     mask = 4 * table_size(num_words) - 1
     seen[: mask + 1] = 0
@@ -277,11 +287,20 @@ def _pair_slot(one: Int, other: Int, mask: int) -> Int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _choose_longer(
+def choose_longer(
     n: int, num_words: int, chosen: np.ndarray, num_chosen: int, totals: np.ndarray,
     slots: np.ndarray,
 ) -> int:  # fmt: skip
-    """Keep the places at which n + 1 words may occur twice, since both parts do."""
+    """Keep the places at which n + 1 words may occur twice, since both parts do.
+
+    Args:
+        n: words
+        num_words: of the document
+        chosen: int64, ascending, at which n words may occur twice; written
+        num_chosen: how many
+        totals: by slot, how often they occur
+        slots: of each place
+    """
     kept = 0
     for position in range(num_chosen):
         index = chosen[position]
@@ -365,27 +384,3 @@ def _repeated_characters(
         else:
             keys[slot] = key
     return total
-
-
-@numba.njit(cache=True, nogil=True)
-def count_sentences(flags: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the sentences of each line, int64 (L,).
-
-    A sentence ends before the first word behind its end mark that is no punctuation.
-
-    Args:
-        flags: uint16 (W,), of words; white space that is more than one blank is one
-        rows: int64 (L + 1,), where lines begin among the words
-    """
-    counts = np.zeros(len(rows) - 1, np.int64)
-    for line in range(len(rows) - 1):
-        is_over = False
-        for kind in flags[rows[line] : rows[line + 1]]:
-            is_end = kind & ENDS_SENTENCE
-            if is_over and not is_end and not kind & IS_PUNCTUATION:
-                counts[line] += 1
-                is_over = False
-            elif is_end:
-                is_over = True
-        counts[line] += rows[line + 1] > rows[line]
-    return counts

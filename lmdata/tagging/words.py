@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lmdata.errors import ConfigError
 from lmdata.ragged import Ragged, frozen, offsets_of
-from lmdata.tagging.c4_kernels import count_line_sentences
+from lmdata.tagging.c4_kernels import count_line_sentences, count_sentences
 from lmdata.tagging.characters import (
     ENDS_SENTENCE,
     HAS_LETTER,
@@ -30,16 +30,23 @@ from lmdata.tagging.characters import (
     SYMBOLS,
     character_bits,
 )
-from lmdata.tagging.word_kernels import FIRST_STOP_BIT, PADDING, count_sentences, cut_words
+from lmdata.tagging.word_kernels import (
+    BEGINS_CHUNK,
+    FIRST_STOP_BIT,
+    IS_ALPHANUMERIC,
+    PADDING,
+    cut_words,
+)
 
 _BLANKS = re.compile(r"[^\S ]\s*| \s+")  # white space that is not one blank
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-_STOP_KEYS = np.array([int.from_bytes(word.encode(), "little") for word in STOP_WORDS], np.uint64)
+STOP_KEYS = np.array([int.from_bytes(word.encode(), "little") for word in STOP_WORDS], np.uint64)
 _SPACE = "\n"  # the chunk that stands for white space which is more than one blank
 _MOST_CHUNKS = 1 << 20  # kept at a time; the result does not depend on it
 
 Text = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
+Figures = dict[str, np.ndarray]  # of documents, each (D,)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Words:
         stream: uint8, the words one after the other, and some bytes of 0
         starts: int64 (W + 1,), where each begins in the stream, and where the last ends
         lengths: int32 (W,), characters
-        flags: uint16 (W,), `HAS_LETTER` and its like
+        flags: uint16 (W,), `HAS_LETTER` and its like, `BEGINS_CHUNK`, `IS_ALPHANUMERIC`
         rows: int64 (D + 1,), where documents begin among the words
     """
 
@@ -68,6 +75,10 @@ class Cutter(Protocol):
     def name(self) -> str:
         """Name and version, kept with what was counted."""
 
+    @property
+    def needs_spaces(self) -> bool:
+        """Whether it finds no words in scripts that are written without spaces between them."""
+
     def words(self, text: Text, offsets: Offsets) -> Words:
         """Return the words of documents: uint8 (N,), int64 (D + 1,)."""
 
@@ -77,6 +88,8 @@ class Cutter(Protocol):
 
 class PlainCutter:
     """Runs of letters and digits, with the apostrophes inside; all else by the character."""
+
+    needs_spaces = True
 
     def __init__(self) -> None:
         self.name = f"words-1-unicode-{unicodedata.unidata_version}"
@@ -95,7 +108,7 @@ class PlainCutter:
         stream, starts = np.empty(size + PADDING, np.uint8), np.empty(size + 1, np.int64)
         lengths, flags = np.empty(size, np.int32), np.empty(size, np.uint16)
         rows = np.empty(len(offsets), np.int64)
-        num_words = cut_words(frozen(text), offsets, self._bits, _STOP_KEYS, stream, starts,
+        num_words = cut_words(frozen(text), offsets, self._bits, STOP_KEYS, stream, starts,
                               lengths, flags, rows)  # fmt: skip
         return Words(stream, starts[: num_words + 1], lengths[:num_words], flags[:num_words], rows)
 
@@ -113,6 +126,8 @@ class PlainCutter:
 
 class SpacyCutter:
     """The English words of spaCy, as datatrove takes them; each chunk is asked for once."""
+
+    needs_spaces = False  # what it finds there is what datatrove judges
 
     def __init__(self) -> None:
         try:
@@ -153,6 +168,7 @@ class SpacyCutter:
         flags |= IS_SYMBOL * SYMBOLS.issuperset(word)
         flags |= ENDS_SENTENCE * (word in self._terminals)
         flags |= IS_PUNCTUATION * bool(self._language.vocab[word].is_punct)
+        flags |= IS_ALPHANUMERIC * word[0].isalnum()
         if word in STOP_WORDS:
             flags |= 1 << (FIRST_STOP_BIT + STOP_WORDS.index(word))
         return flags
@@ -197,9 +213,11 @@ class _WordTable:
             np.frombuffer(bytes(self._bytes), np.uint8), np.array(self._byte_ends, np.int64)
         ).take(own)
         stream = np.concatenate([content.values, np.zeros(PADDING, np.uint8)])
+        flags = np.array(self._flags, np.uint16)[own]
+        flags[np.asarray(words.offsets[:-1], np.int64)] |= BEGINS_CHUNK
         return Words(
             stream.astype(np.uint8, copy=False), np.asarray(content.offsets, np.int64),
-            np.array(self._lengths, np.int32)[own], np.array(self._flags, np.uint16)[own],
+            np.array(self._lengths, np.int32)[own], flags,
             np.asarray(words.offsets[offsets], np.int64),
         )  # fmt: skip
 

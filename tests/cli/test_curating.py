@@ -13,6 +13,13 @@ from lmdata.tokenizer import save_tokenizer
 from tests.cli.commands import TRAIN_FAST, invoke, make_text, succeed
 from tests.lmdata.builds import make_tokenizer
 
+GERMAN = """Der Hund lag vor dem alten Haus und schlief, als die Katze zu ihm kam.
+Sie wollte in den Garten, aber das Tor war nicht offen, und niemand hatte den Schlüssel.
+Am Abend brachte ein Nachbar frisches Brot, etwas Käse und zwei Flaschen von seinem Wein.
+Über die Felder zog langsam der Nebel, während im Dorf schon alle Lichter brannten.
+Morgen, sagte er, werden wir wieder früh aufstehen, denn die Arbeit wartet auf keinen.
+"""
+
 
 def write_corpus(folder: Path) -> None:
     folder.mkdir()
@@ -34,6 +41,36 @@ def test_a_corpus_is_tagged_selected_and_tokenized(inside: Path) -> None:
     )
     assert facts["ledger"]["documents"]["dropped"] == {"empty": 1, "not-selected": 2}
     assert sum(facts["rows"].values()) == 4
+
+
+def test_rules_beside_the_usual_ones_are_asked_for_by_name(inside: Path) -> None:
+    write_corpus(inside / "corpus")
+    said = succeed("lmdata", "tag", "corpus", "--rules", "gopher@dolma", "--rules", "gopher@dclm")
+    assert "gopher@dclm, gopher@dolma-1.2" in said.stdout
+    where = "gopher_quality_dclm and dolma_num_words > 9 and gopher_repetition_dolma"
+    said = succeed("lmdata", "select", "--where", where)
+    assert "(1 gopher_quality_dclm" in said.stdout
+    succeed("lmdata", "report", "tags")
+    assert "gopher@dclm" in (inside / "tags-report.html").read_text(encoding="utf-8")
+    result = invoke("lmdata", "tag", "corpus", "--rules", "gopher@x", "--output", "other")
+    assert result.exit_code == 1
+    assert "none by the name 'gopher@x'; there are gopher@dolma, gopher@dclm" in result.stderr
+
+
+def test_a_recipe_of_a_language_asks_for_its_rules(inside: Path) -> None:
+    (inside / "a.txt").write_text(GERMAN)
+    (inside / "b.txt").write_text("One more text of no words that are asked for at all. " * 9)
+    corpus = (inside / "a.txt", inside / "b.txt")
+    said = succeed("lmdata", "clean", *corpus, "--recipe", "german").stdout
+    assert "gopher_quality_german and gopher_repetition and ended_line_ratio" in said
+    succeed("lmdata", "tag", *corpus, "--stop-words", "derive", "--output", "own")
+    result = invoke("lmdata", "select", "own", "--recipe", "german", "--output", "other")
+    assert result.exit_code == 1
+    assert "say nothing of the rules of german: `lmdata tag CORPUS --rules german`" in result.stderr
+    succeed("lmdata", "select", "own", "--where", "gopher_quality_own", "--output", "other")
+    result = invoke("lmdata", "clean", *corpus, "--recipe", "germann", "--overwrite")
+    assert result.exit_code == 1
+    assert "no recipe 'germann': did you mean 'german'? there are english," in result.stderr
 
 
 def test_clean_tags_and_selects_in_one(inside: Path) -> None:

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmdata.settings import TagConfig
+from lmdata.tagging.language import Py3langidModel
 from lmdata.tagging.pii import KINDS, find_pii
 from lmdata.tagging.taggers import LanguageTagger, PiiTagger, make_taggers
+from tests.lmdata.text_batches import tag_batch
 
 IBANS = [  # published examples of their countries' registers
     "GB29 NWBK 6016 1331 9268 19", "DE89370400440532013000", "FR14 2004 1010 0505 0001 3M02 606",
@@ -99,8 +102,8 @@ def test_stretches_are_apart_and_within_the_text(text: str) -> None:
 
 
 def test_columns_hold_counts_and_places() -> None:
-    documents = [b"nothing", b"ann@example.org, bob@example.org"]
-    columns = PiiTagger().tag(documents)
+    batch = tag_batch(["nothing", "ann@example.org, bob@example.org"])
+    columns = PiiTagger().tag(batch)
     table = dict(zip([field.name for field in PiiTagger.fields], columns, strict=True))
     assert table["num_emails"].to_pylist() == [0, 2]
     assert table["pii"].to_pylist() == [[], [0, 0, 15, 0, 17, 32]]
@@ -109,10 +112,10 @@ def test_columns_hold_counts_and_places() -> None:
 
 def test_a_model_tells_languages_and_comes_only_where_asked() -> None:
     pytest.importorskip("py3langid", reason="holds the model")
-    assert [type(tagger) for tagger in make_taggers("none")] == [PiiTagger]
+    assert [type(tagger) for tagger in make_taggers(TagConfig())] == [PiiTagger]
     texts = ["The cat sat on the mat and was happy.", "Der Hund bellt den ganzen Tag im Garten.",
              "Le chat est assis sur la table."]  # fmt: skip
-    first, scores, second = LanguageTagger().tag([text.encode() for text in texts])
+    first, scores, second = LanguageTagger(Py3langidModel()).tag(tag_batch(texts))
     assert first.to_pylist() == ["en", "de", "fr"]
     assert np.all(np.array(scores.to_pylist()) > 0.2)
     assert all(a != b for a, b in zip(first.to_pylist(), second.to_pylist(), strict=True))

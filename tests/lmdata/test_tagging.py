@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from lmdata.errors import ConfigError
 from lmdata.ragged import offsets_of
+from lmdata.settings import TagConfig
 from lmdata.tagging import words as words_module
 from lmdata.tagging.characters import (
     DIGIT,
@@ -32,16 +33,19 @@ from lmdata.tagging.characters import (
     WORD,
     character_bits,
 )
-from lmdata.tagging.rules import RULES, Figures, judge, measure
-from lmdata.tagging.words import CUTTERS, Cutter, PlainCutter
-from references.curation import measure_plainly
+from lmdata.tagging.rules import RULES, figures_of, judge, measure
+from lmdata.tagging.taggers import RULE_TAGGERS, make_taggers
+from lmdata.tagging.variants import measure_dclm, measure_dolma
+from lmdata.tagging.words import CUTTERS, Cutter, Figures, PlainCutter
+from references.curation import measure_as_dclm, measure_as_dolma, measure_plainly
+from tests.lmdata.text_batches import tag_batch
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-ODD_CHARACTERS = "ab .\n!#…-•é\t\r\x0b\x85\u2028'’_[]1٣{\u212a漢"
+ODD_CHARACTERS = "ab .\n!#…-•●*é\t\r\x0b\x85\u2028'’_[]1٣{\u212a漢"
 PHRASES = [
     "javascript", "lorem ipsum", "Privacy Policy", "uses cookies", "use coo\u212aies", "[edit]",
     "[12]", "[citation needed]", "terms of use", " ", "\n", ". ", "the cat and ", "a b c d. ",
-    " \t", "x" * 1001, "one and two and three. ", "...", '."',
+    " \t", "x" * 1001, "one and two and three. ", "...", '."', ". . .", "\n\n", "The ", "- ",
 ]  # fmt: skip
 texts_strategy = st.lists(
     st.text(st.sampled_from(ODD_CHARACTERS), min_size=1, max_size=60).filter(str.strip),
@@ -60,9 +64,12 @@ def measure_all(texts: list[str], cutter: Cutter | None = None) -> Figures:
 
 
 def check_figures(texts: list[str]) -> None:
+    batch = tag_batch(texts)
     figures = measure_all(texts)
+    for variant in (measure_dolma, measure_dclm):
+        figures |= variant(batch.text, batch.offsets, batch.words)
     for row, text in enumerate(texts):
-        expected = measure_plainly(text)
+        expected = measure_plainly(text) | measure_as_dolma(text) | measure_as_dclm(text)
         found = {name: values[row] for name, values in figures.items()}
         assert found.keys() == expected.keys()
         for name, value in expected.items():
@@ -108,6 +115,31 @@ def test_the_first_limit_is_the_reason() -> None:
     assert judge(figures, "gopher_repetition").tolist()[0] >= 0
 
 
+def test_variants_of_one_rule_judge_apart() -> None:
+    """Copies count in all their places, or from the second on; a tie is broken in three ways."""
+    tie = "a b x cccc dddd y a b z cccc dddd"
+    copies = "The same is here.\n" * 2 + "\n".join(f"And number {n} is new." for n in range(5))
+    batch = tag_batch([tie, copies])
+    figures = measure_all([tie, copies])
+    figures |= measure_dolma(batch.text, batch.offsets, batch.words)
+    figures |= measure_dclm(batch.text, batch.offsets, batch.words)
+    names = "top_2_gram_ratio", "dolma_top_2_gram_ratio", "dclm_top_2_gram_ratio"
+    assert [figures[name][0] for name in names] == [6 / 33, 4 / 23, 16 / 23]
+    names = "repeated_line_ratio", "dolma_repeated_line_ratio", "dclm_repeated_line_ratio"
+    assert [figures[name][1] for name in names] == [1 / 7, 2 / 7, 2 / 7]
+    assert judge(figures, "gopher_repetition_dclm").tolist() == [4, 2]
+
+
+def test_rules_have_the_columns_that_their_limits_ask_for() -> None:
+    batch = tag_batch(["The cat sat on the mat. " * 9, "…"])
+    for name in RULE_TAGGERS:
+        tagger = make_taggers(TagConfig(rules=(name,)))[0]
+        columns = dict(zip([field.name for field in tagger.fields], tagger.tag(batch), strict=True))
+        assert set(columns) == set(figures_of(tagger.versions))
+    with pytest.raises(ConfigError, match=r"none by the name 'gopher@x'; there are gopher@dolma,"):
+        make_taggers(TagConfig(rules=("gopher@x",)))
+
+
 def test_lines_of_c4_are_kept_dropped_or_drop_the_page() -> None:
     good = "This is a sentence. And this is one more."
     pages = {
@@ -133,7 +165,8 @@ def test_a_forgotten_table_gives_the_same_figures(monkeypatch: pytest.MonkeyPatc
     cutter = CUTTERS["spacy"]()
     for part, expected in zip(texts, whole, strict=True):
         found = measure_all(part, cutter)
-        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        for name, values in expected.items():
+            assert np.array_equal(found[name], values, equal_nan=True), name
 
 
 def test_words_of_spacy_need_spacy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,8 @@ from lmdata.page import page_html
 from lmdata.ragged import offsets_of
 from lmdata.recipes import RECIPES as RECIPES_OF_VIEWS
 from lmdata.selection import (
-    RECIPES,
     find_first_failed,
     open_selection,
-    recipe_condition,
     select_documents,
     split_keys,
 )
@@ -36,9 +34,10 @@ from lmdata.settings import TagConfig
 from lmdata.tag_page import tag_page
 from lmdata.tag_report import tag_report
 from lmdata.tagging.audit import check_rows
+from lmdata.tagging.conditions import RECIPES, recipe_condition
 from lmdata.tagging.evaluations import EvaluationFile, read_evaluations
 from lmdata.tagging.manifests import EvaluationRecord, read_tag_manifest, read_tags
-from lmdata.tagging.rules import RULES, judge, measure
+from lmdata.tagging.rules import DEFAULT_RULES, RULES, judge, measure
 from lmdata.tagging.words import PlainCutter
 from lmdata.tags import tag_corpus, tag_schema
 from lmdata.tokens import TokenizeConfig, tokenize_corpus
@@ -131,7 +130,8 @@ def test_a_row_says_of_each_document_what_the_rules_say(corpus: Path, tags: Path
     figures = measure(content, offsets, PlainCutter())
     for name, values in figures.items():
         assert np.array_equal(table.column(name).to_numpy(), values), name
-    for rule, limits in RULES.items():
+    for rule in DEFAULT_RULES:
+        limits = RULES[rule]
         verdict = judge(figures, rule).tolist()
         assert table.column(rule).to_pylist() == [number < 0 for number in verdict]
         reasons = [limits[number].reason if number >= 0 else None for number in verdict]
@@ -559,4 +559,5 @@ def test_a_selection_of_another_corpus_is_refused(corpus: Path, tags: Path, tmp_
 
 def test_the_schema_has_a_verdict_and_a_reason_for_each_rule() -> None:
     names = set(tag_schema([]).names)
-    assert all({rule, f"{rule}_reason"} <= names for rule in RULES)
+    assert all({rule, f"{rule}_reason"} <= names for rule in DEFAULT_RULES)
+    assert not names & (RULES.keys() - set(DEFAULT_RULES))

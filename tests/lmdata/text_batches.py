@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmdata.tagging import taggers
+from lmdata.tagging.words import PlainCutter
+
 
 @dataclass
 class Batch:
@@ -18,3 +21,10 @@ def batch(documents: Iterable[str]) -> Batch:
     encoded = [document.encode() for document in documents]
     text = np.frombuffer(b"".join(encoded), np.uint8)
     return Batch(text, np.cumsum([0, *map(len, encoded)]).astype(np.int64))
+
+
+def tag_batch(documents: Iterable[str]) -> taggers.Batch:
+    documents = list(documents)
+    own = batch(documents)
+    words = PlainCutter().words(own.text, own.offsets)
+    return taggers.Batch([text.encode() for text in documents], own.text, own.offsets, words, {})
