@@ -198,7 +198,8 @@ def _sample(logits: Tensor, points: Tensor) -> Tensor:
     num_blocks = -(-num_pieces // _BLOCK)
     chances = logits.float()
     chances = (chances - chances.amax(1, keepdim=True)).exp_()
-    chances = F.pad(chances, (0, num_blocks * _BLOCK - num_pieces)).unflatten(1, (-1, _BLOCK))
+    chances = F.pad(chances, (0, num_blocks * _BLOCK - num_pieces))
+    chances = chances.view(len(logits), num_blocks, _BLOCK)
     sums = chances.sum(2)
     ends = sums.double().cumsum(1)
     points = points * ends[:, -1]
