@@ -63,7 +63,8 @@ def test_a_recipe_of_a_language_asks_for_its_rules(inside: Path) -> None:
     corpus = (inside / "a.txt", inside / "b.txt")
     said = succeed("lmdata", "clean", *corpus, "--recipe", "german").stdout
     assert "gopher_quality_german and gopher_repetition and ended_line_ratio" in said
-    succeed("lmdata", "tag", *corpus, "--stop-words", "derive", "--output", "own")
+    said = succeed("lmdata", "tag", *corpus, "--stop-words", "derive", "--output", "own").stdout
+    assert "next: lmdata select own --recipe own" in said
     result = invoke("lmdata", "select", "own", "--recipe", "german", "--output", "other")
     assert result.exit_code == 1
     assert "say nothing of the rules of german: `lmdata tag CORPUS --rules german`" in result.stderr
