@@ -106,8 +106,8 @@ def main(arguments: list[str]) -> None:
             subprocess.run([sys.executable, "-m", "benchmarks", *command], check=True)
     found = [json.loads((options.folder / f"{row.name}.json").read_text()) for row in rows]
     table, steps = summarize(found), [] if options.no_steps else time_steps(options.quick)
-    print_table(table)
-    print_table(steps)
+    for rows_of in filter(None, (table, steps)):
+        print_table(rows_of)
     name = "objectives-quick" if options.quick else "objectives"
     write_result(name, {"scale": vars(scale), "table": table, "steps": steps, "rows": found})
     return None

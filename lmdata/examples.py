@@ -95,8 +95,10 @@ def write_examples(
         columns=columns_to_add(stores, recipe),
         store=_name_store(origin, output),
         store_manifest=next(iter(stores.values())).manifest.hash,
-        selection=selection_path and _name_store(selection_path, output),
-        selection_manifest=selection_path and read_selection(selection_path).manifest.hash,
+        selection=None if selection_path is None else _name_store(selection_path, output),
+        selection_manifest=(
+            None if selection_path is None else read_selection(selection_path).manifest.hash
+        ),
     )  # fmt: skip
     setup = ExampleSetup(store_path, selection_path, settings, stores)
     check_apart(store_path, output)

@@ -140,7 +140,7 @@ class _Chosen:
     where: str
     hash: str
 
-    def keep(self, source: Source, start: int, first: int, documents: Any) -> Any:
+    def keep(self, source: Source, start: int, documents: Any) -> Any:
         """Nothing is read."""
         raise AssertionError
 

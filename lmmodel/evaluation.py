@@ -394,6 +394,5 @@ def sources_of(
     store = open_store(path, split)
     rows, place = np.unique(documents, return_inverse=True)
     names, positions = zip(*(store.provenance(int(row)) for row in rows), strict=True)
-    if groups is not None:
-        names = groups(names, np.array(positions, np.uint64))
-    return np.array(names, dtype=np.str_)[place]
+    told = names if groups is None else groups(names, np.array(positions, np.uint64))
+    return np.array(told, dtype=np.str_)[place]

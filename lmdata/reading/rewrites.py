@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lmdata.errors import ConfigError
 from lmdata.schema import Flow
@@ -76,7 +76,7 @@ def _cut_boilerplate(text: str) -> tuple[str, int]:
     return "\n".join(kept), len(lines) - len(kept)
 
 
-def _normalize(form: str, text: str) -> tuple[str, int]:
+def _normalize(form: Literal["NFC", "NFKC"], text: str) -> tuple[str, int]:
     found = unicodedata.normalize(form, text)
     return found, int(found != text)
 
@@ -132,7 +132,7 @@ def flows_of_replaced(counts: Mapping[str, int]) -> dict[str, Flow]:
         >>> list(flows_of_replaced({"nfc": 2, "email": 1})), flows_of_replaced({})
         (['rewrites', 'personal data'], {})
     """
-    parts = {
+    parts: dict[str, dict[str, int]] = {
         "rewrites": {name: count for name, count in counts.items() if name in REWRITES},
         "personal data": {name: count for name, count in counts.items() if name not in REWRITES},
     }

@@ -24,7 +24,8 @@ class Language:
 
 
 def _language(codes: str, longest: int, words: str) -> Language:
-    return Language(*codes.split(), longest, tuple(words.split()))
+    code, long_code = codes.split()
+    return Language(code, long_code, longest, tuple(words.split()))
 
 
 LANGUAGES = {

@@ -47,7 +47,7 @@ class Neighbours:
     num_passed_over: int
 
 
-def rank_documents(num_chars: I64, high: U64, low: U64) -> I64:
+def rank_documents(num_chars: I64 | U64, high: U64, low: U64) -> I64:
     """Return documents from the best to the worst: int64 (D,).
 
     Example:
@@ -87,11 +87,10 @@ def find_groups(bands: Iterable[U64], is_compared: npt.NDArray[np.bool_]) -> Gro
     """
     rows, members, sizes = np.flatnonzero(is_compared), [], [np.empty(0, np.int64)]
     for keys in bands:
-        own = keys[rows]
-        order = np.argsort(own, kind="stable")
-        own = own[order]
-        is_new = np.ones(len(own) + 1, bool)
-        is_new[1:-1] = own[1:] != own[:-1]
+        order = np.argsort(keys[rows], kind="stable")
+        ordered = keys[rows][order]
+        is_new = np.ones(len(ordered) + 1, bool)
+        is_new[1:-1] = ordered[1:] != ordered[:-1]
         counts = np.diff(np.flatnonzero(is_new))
         members.append(rows[order[np.repeat(counts > 1, counts)]].astype(np.uint32))
         sizes.append(counts[counts > 1])

@@ -10,7 +10,7 @@ Source: CCNet (Wenzek et al., 2020, section 4): thirds by language, head, middle
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from lmdata.batch import to_column, to_text_column
 from lmdata.encoding import make_encoder
-from lmdata.ragged import offsets_of
 from lmdata.tagging.numbers import I64
+from lmdata.tagging.words import Batch
 from lmdata.tokenizer import Tokenizer
 
 THIRDS = ("head", "middle", "tail")
@@ -62,17 +62,16 @@ class PerplexityTagger:
         self._scorer, self._encoder = scorer, make_encoder(scorer.tokenizer)
         self.versions = {field.name: scorer.version for field in (*self.fields, *FIELDS)}
 
-    def tag(self, documents: Sequence[bytes]) -> list[pa.Array]:
+    def tag(self, batch: Batch) -> list[pa.Array]:
         """Return its columns of some documents."""
-        sizes = np.array([len(document) for document in documents], np.int64)
-        offsets = offsets_of(sizes)
-        text = np.frombuffer(b"".join(documents), np.uint8)
-        encoded = self._encoder.encode(text, offsets, offsets[:-1])
+        encoded = self._encoder.encode(batch.text, batch.offsets, batch.offsets[:-1])
         nats = -self._scorer.score(encoded.ids, encoded.document_offsets)
         num_tokens = np.diff(encoded.document_offsets)
         is_there = num_tokens > 0
         perplexity = np.exp(nats / np.maximum(num_tokens, 1))
-        return [to_column(values, is_there) for values in (perplexity, nats / sizes)]
+        return [
+            to_column(values, is_there) for values in (perplexity, nats / np.diff(batch.offsets))
+        ]
 
 
 @dataclass(frozen=True)

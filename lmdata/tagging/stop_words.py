@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -132,8 +133,8 @@ class StopWords:
 
 
 @numba.njit(cache=True, nogil=True)
-def hash_word(stream: np.ndarray, start: int, stop: int) -> int:
-    """Return a hash of a word that is not 0."""
+def hash_word(stream: np.ndarray, start: int, stop: int) -> Any:
+    """Return a hash of a word that is not 0: uint64."""
     return hash_of(word_key(stream, start, stop), stop - start) | np.uint64(1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,27 +25,8 @@ from lmdata.tagging.pii import VERSION as PII_VERSION
 from lmdata.tagging.rules import COUNTS, VERSIONS, figures_of
 from lmdata.tagging.stop_words import StopWords
 from lmdata.tagging.variants import measure_c4_as_dolma, measure_dclm, measure_dolma
-from lmdata.tagging.words import Figures, Offsets, Text, Words
+from lmdata.tagging.words import Batch, Figures
 from lmdata.xxh3 import xxh3_128
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some documents, D of them, cut into words once for all taggers.
-
-    Attributes:
-        documents: UTF-8 of each
-        text: uint8 (N,), all of them
-        offsets: int64 (D + 1,), where they begin
-        words: of the documents
-        figures: that the rules ask for which are always measured
-    """
-
-    documents: Sequence[bytes]
-    text: Text
-    offsets: Offsets
-    words: Words
-    figures: Figures
 
 
 class Tagger(Protocol):

@@ -26,8 +26,8 @@ from lmdata.tagging.overlap_index import FOUND, OverlapIndex
 from lmdata.tagging.perplexity import Scorer
 from lmdata.tagging.rules import COUNTS, DEFAULT_RULES, figures_of, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
-from lmdata.tagging.taggers import Batch, Tagger, make_taggers
-from lmdata.tagging.words import CUTTERS, Cutter
+from lmdata.tagging.taggers import Tagger, make_taggers
+from lmdata.tagging.words import CUTTERS, Batch, Cutter
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
 

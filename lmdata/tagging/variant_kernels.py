@@ -200,9 +200,8 @@ def _begins_with_bullet(text: np.ndarray, start: int, stop: int, kind: int) -> b
         return True
     if kind == LINES_AS_THEY_ARE or stop - start < 3 or text[start] != 0xE2:
         return False
-    return (text[start + 1] == 0x80 and text[start + 2] == 0xA2) or (
-        text[start + 1] == 0x97 and text[start + 2] == 0x8F
-    )
+    second, third = text[start + 1], text[start + 2]
+    return bool((second == 0x80 and third == 0xA2) or (second == 0x97 and third == 0x8F))
 
 
 @numba.njit(cache=True, nogil=True)

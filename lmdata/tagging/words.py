@@ -11,7 +11,7 @@ import itertools
 import re
 import unicodedata
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -66,6 +66,25 @@ class Words:
     lengths: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint16]
     rows: Offsets
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some documents, D of them, cut into words once for all taggers.
+
+    Attributes:
+        documents: UTF-8 of each
+        text: uint8 (N,), all of them
+        offsets: int64 (D + 1,), where they begin
+        words: of the documents
+        figures: that the rules ask for which are always measured
+    """
+
+    documents: Sequence[bytes]
+    text: Text
+    offsets: Offsets
+    words: Words
+    figures: Figures
 
 
 class Cutter(Protocol):

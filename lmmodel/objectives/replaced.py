@@ -37,6 +37,7 @@ REPLACED = "replaced"
 GENERATOR = "generator"
 TABLE = "tokens"
 """The generator's own table of tokens, where embeddings are disentangled."""
+_BLOCK = 128  # pieces whose chances are summed before any is looked at
 
 
 class Generator(Transformer):
@@ -174,8 +175,9 @@ def uniforms(batch: Batch, rows: Tensor, seed: int) -> Tensor:
 def sample(logits: Tensor, points: Tensor) -> Tensor:
     """Return an id for each row, drawn from its softmax: int64 (P,).
 
-    The id is where the running sum of the probabilities passes the point. One number a row
-    decides, where Gumbel noise takes one for each piece.
+    The id is where the running sum of the probabilities passes the point: first of blocks of
+    pieces, then of the pieces of one block. One number a row decides, where Gumbel noise takes
+    one for each piece.
 
     Args:
         logits: floats (P, V)
@@ -186,14 +188,27 @@ def sample(logits: Tensor, points: Tensor) -> Tensor:
         >>> sample(logits, torch.tensor([0.2, 0.7, 0.999], dtype=torch.float64)).tolist()
         [0, 1, 1]
     """
-    num_rows, last = chunk_rows(logits.shape[1], logits.device), logits.shape[1] - 1
-    parts = [
-        torch.searchsorted(chances.float().softmax(1).double().cumsum(1), own[:, None])[:, 0]
-        for chances, own in zip(
-            torch.split(logits, num_rows), torch.split(points, num_rows), strict=True
-        )
-    ]
-    return torch.cat(parts).clamp(max=last)  # a sum may end a little below 1
+    num_rows = chunk_rows(logits.shape[1], logits.device)
+    parts = zip(torch.split(logits, num_rows), torch.split(points, num_rows), strict=True)
+    return torch.cat([_sample(*part) for part in parts])
+
+
+def _sample(logits: Tensor, points: Tensor) -> Tensor:
+    num_pieces = logits.shape[1]
+    num_blocks = -(-num_pieces // _BLOCK)
+    chances = logits.float()
+    chances = (chances - chances.amax(1, keepdim=True)).exp_()
+    chances = F.pad(chances, (0, num_blocks * _BLOCK - num_pieces))
+    chances = chances.view(len(logits), num_blocks, _BLOCK)
+    sums = chances.sum(2)
+    ends = sums.double().cumsum(1)
+    points = points * ends[:, -1]
+    block = torch.searchsorted(ends, points[:, None]).clamp(max=num_blocks - 1)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0)
+    own = torch.take_along_dim(chances, block[:, :, None], 1)[:, 0].double().cumsum(1)
+    scale = own[:, -1:] / sums.gather(1, block)  # the same sum, as it was rounded above
+    piece = torch.searchsorted(own, (points[:, None] - before) * scale).clamp(max=_BLOCK - 1)
+    return (block * _BLOCK + piece)[:, 0].clamp(max=num_pieces - 1)  # a sum may end a bit below
 
 
 def fill(batch: Batch, drawn: Tensor) -> Batch:
