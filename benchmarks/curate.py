@@ -37,6 +37,7 @@ from lmdata.tagging.numbers import number_words
 from lmdata.tagging.overlap_index import make_index
 from lmdata.tagging.rules import measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
+from lmdata.tagging.variants import measure_dclm, measure_dolma
 from lmdata.tagging.words import PlainCutter
 from lmdata.writer import ShardWriter
 
@@ -112,8 +113,11 @@ def rules(texts: list[str], _: Path, num_theirs: int) -> list[Row]:
             peer.filter(Document(text=text, id="0"))
 
     by_peer()
+    words = cutter.words(*content)
     rows = [
         {"work": "rules, lmdata", **speed(texts, lambda: measure(*content, cutter))},
+        {"work": "gopher@dolma beside", **speed(texts, lambda: measure_dolma(*content, words))},
+        {"work": "gopher@dclm beside", **speed(texts, lambda: measure_dclm(*content, words))},
         {"work": "rules, datatrove", **speed(theirs, by_peer, 1)},
     ]
     return rows

@@ -113,6 +113,7 @@ def tag(
     """
     from lmdata.building.resumable import PartDone
     from lmdata.settings import TagConfig
+    from lmdata.tagging.conditions import NAMES
 
     start = time.perf_counter()
     for name, value in {"--against": against, "--perplexity": ngrams_path}.items():
@@ -128,7 +129,9 @@ def tag(
         return echo_part(manifest, output, as_json=as_json, quiet=quiet)
     facts = dataset_summary(manifest, output, time.perf_counter() - start)
     lines = [*_tag_lines(manifest, facts), *passed_over_lines(skipped)]
-    lines.append(f"next: lmdata select {output} --recipe english")
+    named = [name for name in config.rules or () if name in NAMES]
+    recipe = named[0] if named else "own" if stop_words else "english"
+    lines.append(f"next: lmdata select {output} --recipe {recipe}")
     return echo_result(facts, as_json=as_json, quiet=quiet, lines=lines)
 
 

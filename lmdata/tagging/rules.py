@@ -141,6 +141,11 @@ RULES: dict[str, tuple[Limit, ...]] = {
         Limit("dolma_repeated_line_char_ratio", "above", 0.3),  # Gopher has 0.2
         *_gram_limits("dolma_"),
     ),
+    "c4_dolma": (
+        Limit("dolma_c4_javascript", "above", 0),
+        Limit("dolma_c4_lorem_ipsum", "above", 0),
+        Limit("dolma_c4_curly_bracket", "above", 0),
+    ),
     "gopher_quality_dclm": (
         Limit("dclm_num_words", "below", 50),
         Limit("dclm_num_words", "above", 100_000),
@@ -174,6 +179,7 @@ VERSIONS = {
     "fineweb": "fineweb@datatrove-0.10",
     "fineweb_paper": "fineweb@paper",
     **dict.fromkeys(("gopher_quality_dolma", "gopher_repetition_dolma"), "gopher@dolma-1.2"),
+    "c4_dolma": "c4@dolma-1.2",
     **dict.fromkeys(("gopher_quality_dclm", "gopher_repetition_dclm"), "gopher@dclm"),
     **{quality_of(name): f"gopher@{name}-1" for name in LANGUAGES},
 }
@@ -181,12 +187,13 @@ ABSTAINS = -2
 MUCH_UNSPACED = 0.3
 """Share of characters of scripts without spaces above which rules that count words abstain."""
 
-_COUNT_NO_WORDS = frozenset({"fineweb_paper"})
+_COUNT_NO_WORDS = frozenset({"fineweb_paper", "c4_dolma"})
 DEFAULT_RULES = ("gopher_quality", "gopher_repetition", "c4", "fineweb", "fineweb_paper")
 
 COUNTS = ("num_chars", "num_words", "num_plain_words", "num_stop_words", "c4_num_sentences",
           "c4_lorem_ipsum", "c4_curly_bracket", "dolma_num_words", "dolma_num_stop_words",
-          "dclm_num_words", "dclm_num_stop_words")  # fmt: skip
+          "dclm_num_words", "dclm_num_stop_words", "dolma_c4_javascript", "dolma_c4_lorem_ipsum",
+          "dolma_c4_curly_bracket")  # fmt: skip
 """Figures that are whole numbers; all others are ratios."""
 
 

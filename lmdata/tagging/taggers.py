@@ -24,7 +24,7 @@ from lmdata.tagging.pii import KINDS, find_pii
 from lmdata.tagging.pii import VERSION as PII_VERSION
 from lmdata.tagging.rules import COUNTS, VERSIONS, figures_of
 from lmdata.tagging.stop_words import StopWords
-from lmdata.tagging.variants import measure_dclm, measure_dolma
+from lmdata.tagging.variants import measure_c4_as_dolma, measure_dclm, measure_dolma
 from lmdata.tagging.words import Batch, Figures
 from lmdata.xxh3 import xxh3_128
 
@@ -100,8 +100,10 @@ class PiiTagger:
 class RuleTagger:
     """Figures of rules that are measured where they are asked for."""
 
-    def __init__(self, rules: Sequence[str], measure: Callable[..., Figures]) -> None:
-        names = figures_of(rules)
+    def __init__(
+        self, rules: Sequence[str], measure: Callable[..., Figures], more: Sequence[str] = ()
+    ) -> None:
+        names = [*figures_of(rules), *more]
         self.versions = {rule: VERSIONS[rule] for rule in rules}
         self.fields = tuple(
             pa.field(name, pa.int64() if name in COUNTS else pa.float64(), nullable=False)
@@ -143,6 +145,11 @@ class StopWordTagger:
 RULE_TAGGERS: dict[str, Callable[[], Tagger]] = {
     "gopher@dolma": lambda: RuleTagger(
         ("gopher_quality_dolma", "gopher_repetition_dolma"), measure_dolma
+    ),
+    "c4@dolma": lambda: RuleTagger(
+        ("c4_dolma",),
+        measure_c4_as_dolma,
+        ("dolma_unended_line_ratio", "dolma_few_word_line_ratio"),
     ),
     "gopher@dclm": lambda: RuleTagger(
         ("gopher_quality_dclm", "gopher_repetition_dclm"), measure_dclm

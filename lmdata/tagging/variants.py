@@ -1,4 +1,4 @@
-"""Gopher's figures as dolma 1.2 and DCLM count them, from the words that all rules share (pure).
+"""Gopher's figures as dolma 1.2 and DCLM count them, of the words that all share; dolma's of C4.
 
 dolma takes what is between white space for words, their median length, and all copies of a line.
 DCLM takes words that begin with a letter or digit for its n-grams, counts every word of a repeated
@@ -45,6 +45,7 @@ from lmdata.tagging.word_kernels import (
 from lmdata.tagging.words import STOP_KEYS, Figures, Offsets, Text, Words
 
 _ELLIPSIS = "…".encode()
+_C4_ENDS, _C4_FEWEST_WORDS = (".", "?", "!", '"'), 3
 I64 = npt.NDArray[np.int64]
 
 
@@ -239,3 +240,42 @@ def _sum_rows(values: np.ndarray, rows: I64) -> I64:
     """
     before = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
     return np.diff(before[rows])
+
+
+def measure_c4_as_dolma(text: Text, offsets: Offsets, _: Words) -> Figures:
+    """Return what dolma's `c4_v1` counts of documents but for bad words, each (D,).
+
+    A line that does not end in a mark counts, and one of fewer than three words; an apostrophe is
+    no end mark, and javascript must stand alone.
+
+    Args:
+        text: uint8 (N,), UTF-8
+        offsets: int64 (D + 1,), where documents begin
+
+    Example:
+        >>> text = np.frombuffer(b"It's JavaScript!Use javascript {", np.uint8)
+        >>> figures = measure_c4_as_dolma(text, np.array([0, 16, 32]), None)
+        >>> [column.tolist() for column in figures.values()]
+        [[0, 1], [0, 0], [0, 1], [0.0, 1.0], [1.0, 0.0]]
+    """
+    found = [
+        _count_c4(text[start:stop].tobytes().decode("utf-8", errors="replace").lower())
+        for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ]
+    counts = np.array(found, np.int64).reshape(-1, 6)
+    return {
+        "dolma_c4_javascript": counts[:, 0],
+        "dolma_c4_lorem_ipsum": counts[:, 1],
+        "dolma_c4_curly_bracket": counts[:, 2],
+        "dolma_unended_line_ratio": counts[:, 3] / counts[:, 5],
+        "dolma_few_word_line_ratio": counts[:, 4] / counts[:, 5],
+    }
+
+
+def _count_c4(text: str) -> tuple[bool, bool, bool, int, int, int]:
+    lines = [line.strip() for line in text.split("\n")]
+    return (
+        "javascript" in text and "javascript" in text.split(), "lorem ipsum" in text, "{" in text,
+        sum(not line.endswith(_C4_ENDS) for line in lines),
+        sum(len(line.split(maxsplit=3)) < _C4_FEWEST_WORDS for line in lines), len(lines),
+    )  # fmt: skip

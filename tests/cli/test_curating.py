@@ -54,7 +54,10 @@ def test_rules_beside_the_usual_ones_are_asked_for_by_name(inside: Path) -> None
     assert "gopher@dclm" in (inside / "tags-report.html").read_text(encoding="utf-8")
     result = invoke("lmdata", "tag", "corpus", "--rules", "gopher@x", "--output", "other")
     assert result.exit_code == 1
-    assert "none by the name 'gopher@x'; there are gopher@dolma, gopher@dclm" in result.stderr
+    assert (
+        "by the name 'gopher@x'; there are gopher@dolma, c4@dolma, gopher@dclm"
+        in result.stderr
+    )
 
 
 def test_a_recipe_of_a_language_asks_for_its_rules(inside: Path) -> None:
@@ -63,7 +66,8 @@ def test_a_recipe_of_a_language_asks_for_its_rules(inside: Path) -> None:
     corpus = (inside / "a.txt", inside / "b.txt")
     said = succeed("lmdata", "clean", *corpus, "--recipe", "german").stdout
     assert "gopher_quality_german and gopher_repetition and ended_line_ratio" in said
-    succeed("lmdata", "tag", *corpus, "--stop-words", "derive", "--output", "own")
+    said = succeed("lmdata", "tag", *corpus, "--stop-words", "derive", "--output", "own").stdout
+    assert "next: lmdata select own --recipe own" in said
     result = invoke("lmdata", "select", "own", "--recipe", "german", "--output", "other")
     assert result.exit_code == 1
     assert "say nothing of the rules of german: `lmdata tag CORPUS --rules german`" in result.stderr

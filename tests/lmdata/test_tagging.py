@@ -35,7 +35,7 @@ from lmdata.tagging.characters import (
 )
 from lmdata.tagging.rules import RULES, figures_of, judge, measure
 from lmdata.tagging.taggers import RULE_TAGGERS, make_taggers
-from lmdata.tagging.variants import measure_dclm, measure_dolma
+from lmdata.tagging.variants import measure_c4_as_dolma, measure_dclm, measure_dolma
 from lmdata.tagging.words import CUTTERS, Cutter, Figures, PlainCutter
 from references.curation import measure_as_dclm, measure_as_dolma, measure_plainly
 from tests.lmdata.text_batches import tag_batch
@@ -130,12 +130,25 @@ def test_variants_of_one_rule_judge_apart() -> None:
     assert judge(figures, "gopher_repetition_dclm").tolist() == [4, 2]
 
 
+def test_c4_as_dolma_counts_it_takes_no_apostrophe_for_an_end() -> None:
+    texts = ["He said 'yes'\nIt ends here.\nNo end\n", "Needs javascript to run.", "javascript:",
+             "lorem\nipsum", "A LOREM Ipsum text", "if {", "漢字、だ。"]  # fmt: skip
+    batch = tag_batch(texts)
+    figures = measure_c4_as_dolma(batch.text, batch.offsets, batch.words)
+    assert judge(figures, "c4_dolma").tolist() == [-1, 0, -1, -1, 1, 2, -1]
+    assert figures["dolma_unended_line_ratio"].tolist() == [3 / 4, 0, 1, 1, 1, 1, 1]
+    assert figures["dolma_few_word_line_ratio"][0] == 2 / 4
+    figures["unspaced_ratio"] = np.ones(len(texts))
+    assert judge(figures, "c4_dolma")[-1] == -1
+
+
 def test_rules_have_the_columns_that_their_limits_ask_for() -> None:
     batch = tag_batch(["The cat sat on the mat. " * 9, "…"])
     for name in RULE_TAGGERS:
         tagger = make_taggers(TagConfig(rules=(name,)))[0]
         columns = dict(zip([field.name for field in tagger.fields], tagger.tag(batch), strict=True))
-        assert set(columns) == set(figures_of(tagger.versions))
+        assert set(columns) >= set(figures_of(tagger.versions))
+        assert [column.type for column in columns.values()] == [f.type for f in tagger.fields]
     with pytest.raises(ConfigError, match=r"none by the name 'gopher@x'; there are gopher@dolma,"):
         make_taggers(TagConfig(rules=("gopher@x",)))
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmdata.tagging import taggers
-from lmdata.tagging.words import PlainCutter
+from lmdata.tagging import words as tagging
 
 
 @dataclass
@@ -23,8 +22,8 @@ def batch(documents: Iterable[str]) -> Batch:
     return Batch(text, np.cumsum([0, *map(len, encoded)]).astype(np.int64))
 
 
-def tag_batch(documents: Iterable[str]) -> taggers.Batch:
+def tag_batch(documents: Iterable[str]) -> tagging.Batch:
     documents = list(documents)
     own = batch(documents)
-    words = PlainCutter().words(own.text, own.offsets)
-    return taggers.Batch([text.encode() for text in documents], own.text, own.offsets, words, {})
+    words = tagging.PlainCutter().words(own.text, own.offsets)
+    return tagging.Batch([text.encode() for text in documents], own.text, own.offsets, words, {})
