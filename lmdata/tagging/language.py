@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from lmdata.errors import ConfigError
+from lmdata.tagging.byte_walk import ByteWalk
 from lmdata.xxh3 import hash_file
 
 _MOST_BYTES = 4096  # of a document: what follows hardly changes what is said of it
@@ -44,12 +45,11 @@ class Py3langidModel:
                 "'lmdata-lmmodel[language]', or take language=none"
             ) from error
         self.version = f"py3langid-{metadata.version('py3langid')}"
-        self._model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self._walk = ByteWalk(LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True))
 
     def label(self, text: bytes) -> tuple[str, float, str]:
         """Return the language of a text, how sure that is in [0, 1], and the second one."""
-        first, second = self._model.rank(_beginning(text))[:2]
-        return str(first[0]), float(first[1]), str(second[0])
+        return self._walk.rank(_beginning(text))
 
 
 class FastTextModel:

@@ -8,6 +8,7 @@ import pytest
 
 from lmdata.errors import ConfigError
 from lmdata.settings import TagConfig
+from lmdata.tagging.byte_walk import ByteWalk
 from lmdata.tagging.language import FastTextModel, check_fasttext, share_languages
 from lmdata.tagging.taggers import LanguageTagger, make_taggers
 from tests.lmdata.text_batches import tag_batch
@@ -91,3 +92,21 @@ def test_settings_of_languages_that_have_no_effect_are_refused() -> None:
         TagConfig(language="py3langid", language_model="lid.bin")
     with pytest.raises(ValueError, match="paragraph_languages needs what tells languages"):
         TagConfig(paragraph_languages=True)
+
+
+TEXTS = [
+    "", " ", "123", "HELLO, THIS IS ALL IN CAPITALS", "Le chat dort sur la chaise.",
+    "Der Hund schläft im Haus, und die Katze auch.", "e\u0301te\u0301 a\u0300 la mer",
+    "Сви људи рађају се слободни", "Svi ljudi rađaju se slobodni", "人人生而自由", "ทุกคนเกิดมา",
+    "the cat " * 3000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_kernel_says_what_py3langid_says(text: str) -> None:
+    langid = pytest.importorskip("py3langid.langid", reason="the extra [language]")
+    model = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    (first, score), (second, _) = model.rank(text)[:2]
+    told = ByteWalk(model).rank(text)
+    assert (told[0], told[2]) == (first, second)
+    assert told[1] == pytest.approx(score, abs=1e-4)
