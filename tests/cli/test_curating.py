@@ -54,10 +54,7 @@ def test_rules_beside_the_usual_ones_are_asked_for_by_name(inside: Path) -> None
     assert "gopher@dclm" in (inside / "tags-report.html").read_text(encoding="utf-8")
     result = invoke("lmdata", "tag", "corpus", "--rules", "gopher@x", "--output", "other")
     assert result.exit_code == 1
-    assert (
-        "by the name 'gopher@x'; there are gopher@dolma, c4@dolma, gopher@dclm"
-        in result.stderr
-    )
+    assert "by the name 'gopher@x'; there are gopher@dolma, c4@dolma, gopher@dclm" in result.stderr
 
 
 def test_a_recipe_of_a_language_asks_for_its_rules(inside: Path) -> None:
