@@ -175,7 +175,7 @@ def evaluate_data(
 
         if by or data is None:
             raise click.UsageError(
-                f"{run} holds experts: name a token store to evaluate them on, without --by-source"
+                f"{run} holds experts: name a token store to evaluate them on, without --by[-source]"
             )
         with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
             of_experts = evaluate_experts(run, Path(data), progress=line.update, **options)
@@ -184,7 +184,7 @@ def evaluate_data(
         from lmmodel.ngrams import evaluate_ngrams
 
         if by:
-            raise click.UsageError(f"{run} holds an n-gram model: leave --by-source out")
+            raise click.UsageError(f"{run} holds an n-gram model: leave --by and --by-source out")
         del options["device"]  # it has no choice
         found = evaluate_ngrams(run, Path(data) if data else None, **options)
         return found.figures(), evaluation_lines(found)

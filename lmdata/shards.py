@@ -44,8 +44,8 @@ class Shard:
             if record.blocks is not None:
                 self._check_frame(data, record.blocks)
             batches = _read_batches(data, schema, self.path)
-            self.blocks = [
-                Block(self, number, batch, _find_buffers(batch, data, number, record))
+            self._blocks = [
+                (batch, _find_buffers(batch, data, number, record))
                 for number, batch in enumerate(batches)
             ]
             rows, tokens = sum(b.num_rows for b in batches), sum(map(_num_ids, batches))
@@ -56,6 +56,11 @@ class Shard:
                 f"{self.path} holds {rows} rows and {tokens} tokens instead of {record.rows} and "
                 f"{record.tokens} (swapped?): restore it, or build {folder} again"
             )
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Its blocks, made anew: they know the shard; if it knew them, it would stay mapped."""
+        return [Block(self, number, *own) for number, own in enumerate(self._blocks)]
 
     def _check_frame(self, data: pa.Buffer, blocks: Sequence[BlockRecord]) -> None:
         if hash_frame(data, blocks) != self.record.frame:

@@ -88,11 +88,12 @@ def _problems_of(folder: Path, manifest: Manifest, record: ShardRecord) -> Itera
     """Yield what is wrong with a shard: in which block and column, where the manifest tells."""
     try:
         shard = Shard(folder, record, dataset_schema(manifest))
-        in_blocks = [error for block in shard.blocks for error in block.damages()]
+        blocks = shard.blocks
+        in_blocks = [error for block in blocks for error in block.damages()]
         yield from in_blocks
         if not in_blocks:
             shard.check_whole()
-            for block in shard.blocks:
+            for block in blocks:
                 block.read()
     except LmdataError as error:
         yield error

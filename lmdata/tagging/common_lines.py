@@ -34,7 +34,7 @@ FIELDS = tuple(pa.field(name, pa.float64(), nullable=False) for name in NAMES)
 STRETCH = pa.list_(pa.field("item", pa.uint64(), nullable=False), 2)
 """A line or paragraph: its hash, and its bytes, with `_PARAGRAPH` added where it is one."""
 
-_NUM_SPOOLS = 256
+_NUM_SPOOLS = 64  # files that are open at a time
 _PARAGRAPH = np.uint64(1 << 63)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SCATTERED = np.dtype([("key", "<u8"), ("size", "<u8"), ("row", "<u4")])

@@ -70,7 +70,7 @@ def test_minimal_pairs_are_scored_by_n_grams(counted: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("evaluate", "MODEL", "--by-source"), "leave --by-source out"),
+        (("evaluate", "MODEL", "--by-source"), "leave --by and --by-source out"),
         (("score", "MODEL", "a", "--start-token", "a"), "leave --start-token out"),
         (("export", "MODEL", "out", "--format", "hf"), "--format arpa is for n-gram models"),
         (("export", "MODEL", "out", "--onnx"), "--format arpa is for n-gram models"),

@@ -14,6 +14,7 @@ KINDS = (
     "short reads",
 )  # fmt: skip
 SHARE = 0.12  # of the requests that go wrong
+SHARES = {"stale listings": 0.8, "short reads": 0.6}  # of those that are made rarely
 
 
 class FaultyStore:
@@ -85,8 +86,7 @@ class FaultyStore:
             raise BrieflyError("500 Internal Server Error")
 
     def _fails(self, kind: str) -> bool:
-        share = 0.8 if kind == "stale listings" else SHARE  # lists are asked for rarely
-        is_so = kind == self.kind and self._draw.random() < share
+        is_so = kind == self.kind and self._draw.random() < SHARES.get(kind, SHARE)
         self.num_faults += is_so
         return is_so
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,21 @@ def test_no_damage_ends_a_process(sound: Path, tmp_path: Path, kind: str) -> Non
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "all found\n"), done.stderr
+
+
+def test_a_shard_is_let_go_of_with_its_last_block(sound: Path) -> None:
+    folder = sound / "tokens"
+    record = read_manifest(folder).splits["train"][0]
+    shard = Shard(folder, record, SCHEMA)
+    blocks, is_there = shard.blocks, weakref.ref(shard)
+    gc.disable()
+    try:
+        del shard
+        assert is_there() is not None
+        blocks.clear()
+        assert is_there() is None
+    finally:
+        gc.enable()
 
 
 def damage_column(folder: Path, number: int, column: str) -> str:
