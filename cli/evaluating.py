@@ -175,7 +175,7 @@ def evaluate_data(
 
         if by or data is None:
             raise click.UsageError(
-                f"{run} holds experts: name a token store to evaluate them on, without --by[-source]"
+                f"{run} holds experts: name a token store to judge them on, without --by[-source]"
             )
         with ProgressLine("evaluating", unit="tokens", quiet=quiet) as line:
             of_experts = evaluate_experts(run, Path(data), progress=line.update, **options)
