@@ -1,8 +1,7 @@
 """What is changed in the text of documents while they are read, each by its name, and counted.
 
 Lines go by the rules of C4 for lines (Raffel et al., 2020, section 2.2), or as the boilerplate that
-RefinedWeb cuts (Penedo et al., 2023, appendix G.2). What makes a whole document go is a rule, and
-left to tags.
+RefinedWeb cuts (Penedo et al., 2023). What makes a whole document go is a rule, and left to tags.
 """
 
 from __future__ import annotations
