@@ -10,6 +10,7 @@ from typing import Literal
 import pyarrow as pa
 
 from lmdata.chosen import DOCUMENTS, read_manifest_of
+from lmdata.errors import MismatchError
 from lmdata.schema import (
     Ledger,
     ShardRecord,
@@ -19,6 +20,8 @@ from lmdata.schema import (
 from lmdata.settings import LATE, TagConfig
 from lmdata.shards import Shard
 from lmdata.xxh3 import xxh3_128
+
+_SINCE = "common_line_ratio"  # a column that tags have had since places are right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,15 @@ def read_tag_manifest(folder: Path) -> TagManifest:
 
     Raises:
         IntegrityError: it has none, of another kind, or altered
+        MismatchError: it is of the time when places behind the first 4 MiB of a file were wrong
     """
-    return read_manifest_of(folder, TagManifest, "tags", "lmdata tag CORPUS")
+    manifest = read_manifest_of(folder, TagManifest, "tags", "lmdata tag CORPUS")
+    if _SINCE not in manifest.rules:
+        raise MismatchError(
+            f"{folder} was made by an earlier lmdata, which counted wrongly which document of a "
+            "large file is which: make it again with `lmdata tag CORPUS --overwrite`"
+        )
+    return manifest
 
 
 def read_tags(

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lmdata.mixing import MixtureConfig, Phase
 from lmdata.page import page_html
 from lmdata.ragged import offsets_of
 from lmdata.recipes import RECIPES as RECIPES_OF_VIEWS
+from lmdata.schema import manifest_json
 from lmdata.selection import (
     find_first_failed,
     open_selection,
@@ -210,6 +212,15 @@ def test_tags_that_were_altered_are_refused(tags: Path, tmp_path: Path) -> None:
         read_tag_manifest(copy)
     with pytest.raises(IntegrityError, match="holds no finished tags"):
         read_tag_manifest(tmp_path)
+
+
+def test_tags_of_before_places_were_right_are_refused(tags: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tags, tmp_path / "tags"))
+    manifest = read_tag_manifest(copy)
+    rules = {name: rule for name, rule in manifest.rules.items() if "common" not in name}
+    (copy / "manifest.json").write_text(manifest_json(replace(manifest, rules=rules)))
+    with pytest.raises(MismatchError, match=r"earlier lmdata.* make it again"):
+        read_tag_manifest(copy)
 
 
 def test_standard_input_and_no_text_are_refused(tmp_path: Path) -> None:
