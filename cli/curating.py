@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,27 +250,30 @@ def _tag(
     stop_words: str | None = None, part: Part | None = None, workers: Workers | None = None,
 ) -> tuple[TagManifest | PartDone, dict[str, list[str]]]:  # fmt: skip
     from lmdata.build import check_part
+    from lmdata.building.workers import WorkerPool
     from lmdata.reading.sources import survey_sources
-    from lmdata.tagging.evaluations import read_evaluations
-    from lmdata.tagging.stop_words import own_words
-    from lmdata.tags import tag_corpus
 
-    evaluations, scorer = read_evaluations(against), _open_scorer(ngrams_path, quiet)
-    survey = survey_sources(corpus, config.corpus)
-    if part is not None:
-        check_part(survey.sources, overwrite=overwrite)
-    if stop_words is not None:
-        config = replace(config, own_words=own_words(stop_words, survey.sources, config.corpus))
-    if not quiet:
-        for note in survey.notes:
+    # The workers load their kernels while this process reads what the corpus is compared with.
+    room = "lmdata.tagging.units:prepare_tags"
+    with closing(workers or WorkerPool(num_workers or num_cores(), room)) as pool:
+        from lmdata.tagging.evaluations import read_evaluations
+        from lmdata.tagging.stop_words import own_words
+        from lmdata.tags import tag_corpus
+
+        evaluations, scorer = read_evaluations(against), _open_scorer(ngrams_path, quiet)
+        survey = survey_sources(corpus, config.corpus)
+        if part is not None:
+            check_part(survey.sources, overwrite=overwrite)
+        if stop_words is not None:
+            config = replace(config, own_words=own_words(stop_words, survey.sources, config.corpus))
+        for note in () if quiet else survey.notes:
             say(note)
-    with ProgressLine("tagging", unit="bytes", quiet=quiet) as line:
-        manifest = tag_corpus(
-            survey.sources, config, output, num_workers=num_workers or num_cores(),
-            overwrite=overwrite, evaluations=evaluations, part=part, workers=workers,
-            scorer=scorer,
-            progress=lambda done, total, documents: line.update(done, total),
-        )  # fmt: skip
+        with ProgressLine("tagging", unit="bytes", quiet=quiet) as line:
+            manifest = tag_corpus(
+                survey.sources, config, output, overwrite=overwrite, evaluations=evaluations,
+                part=part, workers=pool, scorer=scorer,
+                progress=lambda done, total, documents: line.update(done, total),
+            )  # fmt: skip
     return manifest, survey.skipped
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -38,14 +39,19 @@ class Py3langidModel:
 
     def __init__(self) -> None:
         try:
-            from py3langid.langid import MODEL_FILE, LanguageIdentifier
-        except ImportError as error:
+            self.version = f"py3langid-{metadata.version('py3langid')}"
+        except metadata.PackageNotFoundError as error:
             raise ConfigError(
                 "language=py3langid needs the py3langid package: pip install "
                 "'lmdata-lmmodel[language]', or take language=none"
             ) from error
-        self.version = f"py3langid-{metadata.version('py3langid')}"
-        self._walk = ByteWalk(LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True))
+
+    @cached_property
+    def _walk(self) -> ByteWalk:
+        """Of the model, which takes most of a second to read: in workers alone."""
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+        return ByteWalk(LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True))
 
     def label(self, text: bytes) -> tuple[str, float, str]:
         """Return the language of a text, how sure that is in [0, 1], and the second one."""

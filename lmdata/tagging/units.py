@@ -26,7 +26,7 @@ from lmdata.tagging.overlap_index import FOUND, OverlapIndex
 from lmdata.tagging.perplexity import Scorer
 from lmdata.tagging.rules import COUNTS, DEFAULT_RULES, figures_of, measure
 from lmdata.tagging.signatures import NUM_BANDS, sign
-from lmdata.tagging.taggers import Tagger, make_taggers
+from lmdata.tagging.taggers import PiiTagger, Tagger, make_taggers
 from lmdata.tagging.words import CUTTERS, Batch, Cutter
 from lmdata.writer import ShardFile
 from lmdata.xxh3 import hash_file, xxh3_128
@@ -99,6 +99,7 @@ def prepare_tags(
     receive_setup: Callable[[], TagSetup],
 ) -> Callable[[Unit, Callable[[Any], None]], TagReceipt]:
     """Return the work function of a worker: units in, receipts of their parts out."""
+    _load_kernels()
     setup = receive_setup()
     own = threading.local()  # a cutter is of one thread
 
@@ -109,6 +110,13 @@ def prepare_tags(
         return _tag_unit(unit, setup, own.cutter, own.taggers, report)
 
     return work
+
+
+def _load_kernels() -> None:
+    """Tag a few words: loading compiled code takes a second, here before there is work."""
+    text = np.frombuffer(b"Some words, 1 line.", np.uint8)
+    few = Documents(text=text, offsets=np.array([0, len(text)]), positions=np.zeros(1, np.uint64))
+    _tag_documents(few, 0, 0, CUTTERS["plain"](), [PiiTagger()], None)
 
 
 def _tag_unit(
