@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -270,7 +271,8 @@ def _explanations(result: FinetuneResult) -> list[str]:
         notes.append("  guess: always the label most frequent in training")
     if result.signatures:
         notes += [f"  {name}: {told}" for name, told in result.signatures.items()]
-    for source, target, wanted in result.samples:
+    for sample in result.samples:
+        source, target, wanted = (shorten(text, 200, placeholder=" ...") for text in sample)
         notes += [f"  source: {source}", f"    wrote: {target}", f"    right: {wanted}"]
     if result.picture is not None:
         notes.append(f"  picture: {result.picture}")
