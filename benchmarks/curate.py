@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,13 @@ def main(arguments: list[str]) -> None:
 def read_texts(num_bytes: int) -> list[str]:
     """Return articles of Wikipedia, as many as make so many bytes."""
     texts, total = [], 0
-    with zstandard.open(min((DATA / "wikipedia-en").glob("*.zst")), "rb") as stream:
-        for line in io.TextIOWrapper(stream, "utf-8"):
-            texts.append(json.loads(line)["text"])
-            total += len(texts[-1].encode())
-            if total >= num_bytes:
-                break
+    for path in sorted((DATA / "wikipedia-en").glob("*.zst")):
+        with zstandard.open(path, "rb") as stream:
+            for line in io.TextIOWrapper(stream, "utf-8"):
+                texts.append(json.loads(line)["text"])
+                total += len(texts[-1].encode())
+                if total >= num_bytes:
+                    return texts
     return texts
 
 
@@ -114,8 +116,15 @@ def rules(texts: list[str], _: Path, num_theirs: int) -> list[Row]:
 
     by_peer()
     words = cutter.words(*content)
+    halves = [joined(texts[start::2]) for start in (0, 1)]
+
+    def by_two() -> None:
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda half: measure(*half, PlainCutter()), halves))
+
     rows = [
         {"work": "rules, lmdata", **speed(texts, lambda: measure(*content, cutter))},
+        {"work": "rules, lmdata, two threads", **speed(texts, by_two)},
         {"work": "gopher@dolma beside", **speed(texts, lambda: measure_dolma(*content, words))},
         {"work": "gopher@dclm beside", **speed(texts, lambda: measure_dclm(*content, words))},
         {"work": "rules, datatrove", **speed(theirs, by_peer, 1)},
