@@ -69,9 +69,8 @@ class PerplexityTagger:
         num_tokens = np.diff(encoded.document_offsets)
         is_there = num_tokens > 0
         perplexity = np.exp(nats / np.maximum(num_tokens, 1))
-        return [
-            to_column(values, is_there) for values in (perplexity, nats / np.diff(batch.offsets))
-        ]
+        of_bytes = nats / np.maximum(np.diff(batch.offsets), 1)
+        return [to_column(values, is_there) for values in (perplexity, of_bytes)]
 
 
 @dataclass(frozen=True)
