@@ -13,8 +13,8 @@ from lmdata.tagging.characters import (
     ENDS_SENTENCE,
     SPACE,
 )
+from lmdata.tagging.gram_tables import find_slot, table_size
 from lmdata.tagging.numbers import is_unspaced
-from lmdata.tagging.word_kernels import find_slot, table_size
 
 NUM_LINE_COUNTS = 18
 (

@@ -17,9 +17,9 @@ from lmdata.encoders.cut_kernels import Int
 from lmdata.intrinsics import int64
 from lmdata.ragged import offsets_of, ranges
 from lmdata.tagging.evaluations import EvaluationFile
+from lmdata.tagging.gram_tables import find_slot, table_size
 from lmdata.tagging.manifests import EvaluationRecord
 from lmdata.tagging.numbers import I64, U64, NumberedWords, mixed, number_words
-from lmdata.tagging.word_kernels import find_slot, table_size
 
 GRAM, SHORTEST = 8, 4  # words
 MOST_TEXTS = 64  # of an evaluation that may share an n-gram: more, and it is of their template

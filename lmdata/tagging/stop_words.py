@@ -19,8 +19,9 @@ from lmdata.errors import ConfigError, CorpusError
 from lmdata.intrinsics import borrowed
 from lmdata.settings import CorpusConfig, OwnWords
 from lmdata.tagging.characters import HAS_LETTER
+from lmdata.tagging.gram_tables import find_slot, table_size
 from lmdata.tagging.numbers import is_unspaced
-from lmdata.tagging.word_kernels import PADDING, find_slot, table_size
+from lmdata.tagging.word_kernels import PADDING
 from lmdata.tagging.words import Words
 
 _SAMPLE_BYTES, _LEAST_BYTES = 16 << 20, 1 << 18  # of a corpus, of a source

@@ -7,14 +7,15 @@ import numpy as np
 
 from lmdata.encoders.word_kernels import hash_of, word_key
 from lmdata.intrinsics import borrowed, int64
-from lmdata.tagging.line_kernels import count_characters, find_feed, skip_space, trim_space
-from lmdata.tagging.word_kernels import (
-    LONGEST,
+from lmdata.tagging.gram_tables import (
     choose_longer,
     choose_pairs,
+    count_places,
     find_slot,
     table_size,
 )
+from lmdata.tagging.line_kernels import count_characters, find_feed, skip_space, trim_space
+from lmdata.tagging.word_kernels import LONGEST
 
 NUM_GRAM_COUNTS = 5
 TOP_FIRST, TOP_LONGEST, REPEATED, ALL, COVERED = range(NUM_GRAM_COUNTS)
@@ -22,8 +23,6 @@ NUM_PART_COUNTS = 6
 PARTS, PART_CHARS, BULLETED, DOTTED, COPIES, COPY_CHARS = range(NUM_PART_COUNTS)
 NUM_KINDS = 3
 LINES_AS_THEY_ARE, LINES, PARAGRAPHS = range(NUM_KINDS)  # the last two without space around them
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -63,43 +62,15 @@ def count_grams(
             row = counts[document, n - 2]
             for index in range(num_words - n + 1):
                 row[ALL] += before[index + n] - before[index]
-            top, place = _count_places(n, borrowed(hashes), borrowed(chosen), num_chosen,
-                                       borrowed(keys), borrowed(totals), borrowed(firsts),
-                                       borrowed(slots))  # fmt: skip
+            top, place = count_places(n, borrowed(hashes), borrowed(chosen), num_chosen,
+                                      borrowed(keys), borrowed(totals), borrowed(firsts),
+                                      borrowed(slots))  # fmt: skip
             row[TOP_FIRST] = top * (before[place + n] - before[place])
             _sum_places(n, top, borrowed(before), borrowed(chosen), num_chosen, borrowed(totals),
                         borrowed(slots), row)  # fmt: skip
             num_chosen = choose_longer(
                 n, num_words, borrowed(chosen), num_chosen, borrowed(totals), borrowed(slots)
             )
-
-
-@numba.njit(cache=True, nogil=True)
-def _count_places(
-    n: int, hashes: np.ndarray, chosen: np.ndarray, num_chosen: int, keys: np.ndarray,
-    totals: np.ndarray, firsts: np.ndarray, slots: np.ndarray,
-) -> tuple[int, int]:  # fmt: skip
-    """Count n-grams by slot, and return how often the first that occurs most does, and where."""
-    mask = table_size(num_chosen) - 1
-    keys[: mask + 1] = 0
-    top, place = 1, int64(0)
-    for position in range(num_chosen):
-        index = chosen[position]
-        key = np.uint64(n)
-        for word in range(index, index + n):
-            key = (key ^ hashes[word]) * _MIX
-            key ^= key >> np.uint64(31)
-        key |= np.uint64(1)
-        slot = find_slot(keys, mask, key)
-        if keys[slot] == 0:
-            keys[slot] = key
-            totals[slot], firsts[slot] = 0, index
-        totals[slot] += 1
-        slots[position] = slot
-        total, own = totals[slot], firsts[slot]
-        if total > top or (total == top and total > 1 and own < place):
-            top, place = total, own
-    return top, place
 
 
 @numba.njit(cache=True, nogil=True)

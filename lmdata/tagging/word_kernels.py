@@ -20,13 +20,20 @@ from lmdata.tagging.characters import (
     SPACE,
     WORD,
 )
+from lmdata.tagging.gram_tables import (
+    MIX,
+    choose_longer,
+    choose_pairs,
+    count_places,
+    find_slot,
+    table_size,
+)
 
 NUM_COUNTS = 14
 LONGEST_TOP, LONGEST = 4, 10  # n-grams of 2 to 4 words, of 5 to 10
 BEGINS_CHUNK, IS_ALPHANUMERIC = SPACE, WORD  # of a word: white space before it, its first character
 FIRST_STOP_BIT = 8  # what flags of a word hold from here on: which stop word it is
 PADDING = 40  # bytes behind a stream, so that it can be read in whole pieces
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -181,20 +188,6 @@ def count_words(
 
 
 @numba.njit(cache=True, nogil=True)
-def table_size(num_keys: int) -> int:
-    """Return the slots of a table of so many keys: a power of two, twice as many at least.
-
-    Example:
-        >>> table_size(5)
-        16
-    """
-    size = 8
-    while size < 2 * num_keys:
-        size *= 2
-    return size
-
-
-@numba.njit(cache=True, nogil=True)
 def _count_kinds(
     lengths: np.ndarray, flags: np.ndarray, first: int, last: int, row: np.ndarray
 ) -> None:
@@ -216,15 +209,6 @@ def _count_kinds(
 
 
 @numba.njit(cache=True, nogil=True)
-def find_slot(keys: np.ndarray, mask: int, key: Int) -> Int:
-    """Return the slot that holds a key, or the free one, 0, where it belongs."""
-    slot = np.int64((key * _MIX) >> np.uint64(32)) & mask
-    while keys[slot] != 0 and keys[slot] != key:
-        slot = (slot + 1) & mask
-    return slot
-
-
-@numba.njit(cache=True, nogil=True)
 def _count_top(
     lengths: np.ndarray, hashes: np.ndarray, num_words: int, keys: np.ndarray,
     totals: np.ndarray, firsts: np.ndarray, slots: np.ndarray, chosen: np.ndarray,
@@ -239,82 +223,13 @@ def _count_top(
     for n in range(2, LONGEST_TOP + 1):
         if num_words < n:
             break
-        mask = table_size(num_chosen) - 1
-        keys[: mask + 1] = 0
-        best_total, best_first = 1, 0
-        for position in range(num_chosen):
-            index = chosen[position]
-            key = np.uint64(n)
-            for word in range(index, index + n):
-                key = (key ^ hashes[word]) * _MIX
-                key ^= key >> np.uint64(31)
-            key |= np.uint64(1)
-            slot = find_slot(keys, mask, key)
-            if keys[slot] == 0:
-                keys[slot] = key
-                totals[slot] = 0
-                firsts[slot] = index
-            totals[slot] += 1
-            slots[position] = slot
-            total, place = totals[slot], firsts[slot]
-            if total > best_total or (total == best_total and total > 1 and place < best_first):
-                best_total, best_first = total, place
+        best_total, best_first = count_places(n, hashes, chosen, num_chosen, keys, totals, firsts,
+                                              slots)  # fmt: skip
         size = n - 1
         for index in range(best_first, best_first + n):
             size += lengths[index]
         row[3 + n] = size * best_total
         num_chosen = choose_longer(n, num_words, chosen, num_chosen, totals, slots)
-
-
-@numba.njit(cache=True, nogil=True)
-def choose_pairs(hashes: np.ndarray, num_words: int, chosen: np.ndarray, seen: np.ndarray) -> int:
-    """Write at which words a pair begins that may occur twice, and return how many."""
-    mask = 4 * table_size(num_words) - 1
-    seen[: mask + 1] = 0
-    for index in range(num_words - 1):
-        slot = _pair_slot(hashes[index], hashes[index + 1], mask)
-        seen[slot] = seen[slot] * 2 + 1  # once: 1, twice or more: above it
-    num_chosen = 0
-    for index in range(num_words - 1):
-        chosen[num_chosen] = index
-        num_chosen += seen[_pair_slot(hashes[index], hashes[index + 1], mask)] > 1
-    return num_chosen
-
-
-@numba.njit(cache=True, nogil=True)
-def _pair_slot(one: Int, other: Int, mask: int) -> Int:
-    return np.int64(((one ^ (other * _MIX)) * _MIX) >> np.uint64(33)) & mask
-
-
-@numba.njit(cache=True, nogil=True)
-def choose_longer(
-    n: int, num_words: int, chosen: np.ndarray, num_chosen: int, totals: np.ndarray,
-    slots: np.ndarray,
-) -> int:  # fmt: skip
-    """Keep the places at which n + 1 words may occur twice, since both parts do.
-
-    Args:
-        n: words
-        num_words: of the document
-        chosen: int64, ascending, at which n words may occur twice; written
-        num_chosen: how many
-        totals: by slot, how often they occur
-        slots: of each place
-    """
-    kept = 0
-    for position in range(num_chosen):
-        index = chosen[position]
-        if totals[slots[position]] > 1 and index + n < num_words:
-            chosen[kept] = index
-            kept += 1
-    num_chosen = 0
-    for position in range(kept):
-        index = chosen[position]
-        is_followed = position + 1 < kept and chosen[position + 1] == index + 1
-        if is_followed or index + 1 + n == num_words:
-            chosen[num_chosen] = index
-            num_chosen += 1
-    return num_chosen
 
 
 @numba.njit(cache=True, nogil=True)
@@ -351,7 +266,7 @@ def _choose_repeatable(
 def _prefix_slot(stream: np.ndarray, start: int, size: int, mask: int) -> Int:
     key = np.uint64(0)
     for index in range(start, start + size, 8):
-        key = (key ^ load8(stream, index)) * _MIX
+        key = (key ^ load8(stream, index)) * MIX
         key ^= key >> np.uint64(32)
     return np.int64(key) & mask
 
