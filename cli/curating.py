@@ -6,6 +6,7 @@ import functools
 import time
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,12 +229,17 @@ def compare(one: Path, other: Path, as_json: bool, quiet: bool) -> None:
     echo_result(found, as_json=as_json, quiet=quiet, lines=_comparison_lines(found))
 
 
+_NUM_SHOWN = 5  # documents that have moved; --json lists all
+
+
 def _comparison_lines(found: Comparison) -> list[str]:
     lines = [f"{path}/  {where}" for path, where in zip(found.paths, found.where, strict=True)]
     lines.append(
         f"  both       {found.both:,} documents; {found.other_repeats:,} of them another number of "
         f"times; {found.other_components:,} in another component"
     )
+    places = (f"{source}:{place}" for source, own in found.moved.items() for place in own)
+    lines += [f"    {place}  in another component" for place in islice(places, _NUM_SHOWN)]
     for only in found.only:
         lines.append(f"  only {only.path}/  {counted(only.documents, 'document')}")
         lines += [f"    {count:>10,}  {reason}" for reason, count in only.reasons.items()]

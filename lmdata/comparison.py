@@ -41,6 +41,7 @@ class Comparison:
     both: int  # documents
     other_repeats: int  # of these, read another number of times
     other_components: int  # of these, with another key of their split
+    moved: dict[str, list[int]]  # source -> positions of those, which may be in another split now
     only: tuple[Only, Only]
 
 
@@ -51,7 +52,8 @@ def compare_selections(one: Path, other: Path) -> Comparison:
         IntegrityError: one of them is not whole
     """
     found = read_selection(one), read_selection(other)
-    both = other_repeats = other_components = 0
+    both = other_repeats = 0
+    moved: dict[str, list[int]] = {}
     only: tuple[Places, Places] = ({}, {})
     for name in sorted({*found[0].sources, *found[1].sources}):
         a, b = (selection.sources.get(name, _nothing()) for selection in found)
@@ -60,7 +62,10 @@ def compare_selections(one: Path, other: Path) -> Comparison:
         repeats = a.repeats.sum(axis=0), b.repeats.sum(axis=0)
         places = places[is_there]
         other_repeats += int((repeats[0][is_there] != repeats[1][places]).sum())
-        other_components += int((a.split_keys[is_there] != b.split_keys[places]).sum())
+        if is_moved := a.positions[is_there][
+            a.split_keys[is_there] != b.split_keys[places]
+        ].tolist():
+            moved[name] = is_moved
         only[0][name] = a.positions[~is_there]
         only[1][name] = b.positions[~a.find(b.positions)[1]]
     return Comparison(
@@ -68,7 +73,8 @@ def compare_selections(one: Path, other: Path) -> Comparison:
         where=(found[0].manifest.where, found[1].manifest.where),
         both=both,
         other_repeats=other_repeats,
-        other_components=other_components,
+        other_components=sum(map(len, moved.values())),
+        moved=moved,
         only=(
             _describe(one, only[0], found[0], found[1]),
             _describe(other, only[1], found[1], found[0]),

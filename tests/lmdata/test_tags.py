@@ -407,6 +407,26 @@ def test_documents_of_a_component_share_a_split_also_when_the_corpus_grows(
     assert again.hash != before.hash
 
 
+def test_documents_that_a_new_one_joins_are_listed_as_moved(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(200)]
+    head, tail = ([f"{name}{number}" for number in range(19)] for name in ("head", "tail"))
+    one, bridge, other = words, [*words[:-19], *tail], [*head, *words[19:-19], *tail]
+    for name, texts in (("few", [one, other]), ("more", [one, other, bridge])):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"text": " ".join(text)}) + "\n" for text in texts]
+        for number, line in enumerate(lines):
+            (tmp_path / name / f"{number}.jsonl").write_text(line)
+        tag(tmp_path / name, tmp_path / f"{name}-tags")
+        select_documents(tmp_path / f"{name}-tags", "num_words > 0", tmp_path / f"{name}-chosen")
+    table = read_tags(tmp_path / "few-tags", read_tag_manifest(tmp_path / "few-tags"))
+    grown = read_tags(tmp_path / "more-tags", read_tag_manifest(tmp_path / "more-tags"))
+    moved = np.flatnonzero(split_keys(table) != split_keys(grown)[:2])
+    assert len(moved)
+    found = compare_selections(tmp_path / "few-chosen", tmp_path / "more-chosen")
+    assert found.moved == {f"{number}.jsonl": [0] for number in moved.tolist()}
+    assert found.other_components == len(moved)
+
+
 def test_two_selections_are_compared_with_reasons_and_samples(tags: Path, tmp_path: Path) -> None:
     select_documents(tags, "num_words > 30", tmp_path / "one")
     select_documents(tags, "num_words > 60 and not duplicate", tmp_path / "two")
