@@ -27,6 +27,7 @@ import zstandard
 
 from benchmarks.measure import DATA, RESULTS, print_table, write_result
 from benchmarks.ngrams import program, run
+from benchmarks.planted import judge_personal_data, plant_evaluations
 from lmdata.building.output import ALL_DOCUMENTS
 from lmdata.ragged import offsets_of
 from lmdata.schema import MANIFEST_NAME, Flow, Ledger, manifest_json
@@ -418,11 +419,23 @@ def languages(_: list[str], _folder: Path, _theirs: int) -> list[Row]:
     return rows
 
 
+def planted(_: list[str], folder: Path, _theirs: int) -> list[Row]:
+    """Texts of evaluations, and phrases, that were planted."""
+    return plant_evaluations(folder, tag)
+
+
+def personal_data(_: list[str], _folder: Path, _theirs: int) -> list[Row]:
+    """Personal data in 600 cases."""
+    return judge_personal_data()
+
+
 PARTS: dict[str, Callable[[list[str], Path, int], list[Row]]] = {
     "rules": rules,
     "languages": languages,
     "signatures": signatures,
     "evaluations": evaluations,
+    "planted": planted,
+    "personal-data": personal_data,
     "near-duplicates": near_duplicates,
     "whole": whole,
     "memory": memory,
