@@ -28,7 +28,7 @@ BENCHMARKS = {
     "serve": "lmmodel serve against sentence-transformers behind FastAPI",
     "sequence_to_sequence": "reversing, translating, titles; T5 and beams against transformers",
     "curate": "rules, near duplicates, evaluations and whole tags against datatrove and others",
-    "curated": "what a model knows after equal tokens of a raw and of a curated corpus",
+    "raw_or_curated": "what a model knows after equal tokens of a raw and of a curated corpus",
     "anywhere": "from S3, on Ray and to other formats, against the same work on one machine",
     "gpu": "correctness and speed of training on the graphics card at hand",
 }

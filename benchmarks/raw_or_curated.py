@@ -160,7 +160,7 @@ def bits_of(folder: Path, store: str, seed: int, options: argparse.Namespace) ->
 
 def main(arguments: list[str]) -> None:
     """Make the stores, train on both with each seed, print the table and keep it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks curated", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks raw-or-curated", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
     parser.add_argument("--size", default="mini")
     parser.add_argument("--num-tokens", type=int, default=1_000_000, help="of each run")
@@ -183,4 +183,4 @@ def main(arguments: list[str]) -> None:
     print_table(rows)
     print(f"curated is {statistics.mean(gains):.3f} bits per byte better, spread {spread:.3f}")
     settings = {"size": options.size, "num_tokens": options.num_tokens, **made}
-    write_result("curated", {"settings": settings, "gains": gains, "rows": rows})
+    write_result("raw-or-curated", {"settings": settings, "gains": gains, "rows": rows})
