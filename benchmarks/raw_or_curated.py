@@ -160,7 +160,9 @@ def bits_of(folder: Path, store: str, seed: int, options: argparse.Namespace) ->
 
 def main(arguments: list[str]) -> None:
     """Make the stores, train on both with each seed, print the table and keep it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks raw-or-curated", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks raw-or-curated", description=__doc__
+    )
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
     parser.add_argument("--size", default="mini")
     parser.add_argument("--num-tokens", type=int, default=1_000_000, help="of each run")
