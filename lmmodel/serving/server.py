@@ -350,6 +350,8 @@ class _Server(uvicorn.Server):
             f"largest difference that neighbours make to an answer, measured now: {difference:g}"
         )
         self._say(f"ready at {self._address} after {time.perf_counter() - start:.1f} s of loading")
+        with one_thread():
+            engine.make_kernels()
 
 
 def _http_protocol() -> type[Any]:
