@@ -266,11 +266,11 @@ class PackedLinear(nn.Module):
         return out
 
 
-def make_kernels(model: nn.Module) -> None:
-    """Have oneDNN make its kernels for every number of rows that batches have, which it keeps.
+def make_kernels(model: nn.Module) -> Iterator[None]:
+    """Have oneDNN make its kernels for every number of rows that batches have, one at a time.
 
-    Some 0.6 MB and a millisecond for each shape of a product and number of rows, of which there are
-    32: a server that makes them as they come grows for a hundred thousand requests. The product
+    It keeps some 0.6 MB for each shape of a product and number of rows, of which there are 32: a
+    server that makes them as they come grows for a hundred thousand requests. The product
     with the vocabulary is left out: it is of a few numbers of rows only.
 
     Args:
@@ -282,11 +282,12 @@ def make_kernels(model: nn.Module) -> None:
         for module in model.modules()
         if isinstance(module, PackedLinear) and module not in heads
     }
-    with torch.inference_mode():
-        for (_, width), product in products.items():
-            rows = torch.zeros(CPU_BATCH_TOKENS, width, dtype=product.dtype)
-            for num_rows in range(TILE, CPU_BATCH_TOKENS + 1, TILE):
+    for (_, width), product in products.items():
+        rows = torch.zeros(CPU_BATCH_TOKENS, width, dtype=product.dtype)
+        for num_rows in range(TILE, CPU_BATCH_TOKENS + 1, TILE):
+            with torch.inference_mode():
                 product(rows[:num_rows])
+            yield
 
 
 class PackedLora(nn.Module):

@@ -252,11 +252,13 @@ class Engine:
     def make_kernels(self) -> None:
         """Make now what the first batches of each size would make, so that memory stays as it is.
 
-        Requests are taken meanwhile.
+        Requests are taken meanwhile; it ends early where the engine is closed.
         """
         for model in self.models.values():
             for one in model.runs if isinstance(model, Experts) else (model,):
-                make_kernels(one.prepared())
+                for _ in make_kernels(one.prepared()):
+                    if self._is_closed:
+                        return
 
     def close(self, timeout_s: float | None = None) -> None:
         """Take no more requests, and return when those taken are answered, or after a time."""
