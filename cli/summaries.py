@@ -323,6 +323,7 @@ def plan_lines(plan: Plan) -> list[str]:
     return [
         f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
         f"objective   {config.objective.name}",
+        f"learns by   {config.batch.size} examples a step; {config.optimizer.sentence}",
         f"data        {plan.tokens_per_step:,.0f} tokens a step, {plan.num_epochs:.2f} epochs",
         f"steps       {plan.num_steps:,}, {plan.num_tokens:,} tokens",
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
