@@ -91,8 +91,7 @@ def main() -> None:
     "--family",
     "model__family",
     type=click.Choice(list(FAMILIES)),
-    help="How it is built, what it learns and by which numbers; modern learns most from a token "
-    "store.  [default: bert]",
+    help="How it is built; modern learns most from a token store.  [default: bert]",
 )
 @click.option(
     "--objective",
@@ -104,8 +103,7 @@ def main() -> None:
     "--preset",
     metavar="NAME",
     help="Examples as a published model had them, and the objective that learns from them; `lmdata "
-    "recipes` prints each, what bert's cost is in docs/decisions.md.  [default: what family and "
-    "objective learn best from]",
+    "recipes` prints each.  [default: what family and objective learn from]",
 )
 @click.option(
     "--init-from",

@@ -322,10 +322,9 @@ def plan_lines(plan: Plan) -> list[str]:
     shape = f"{config.model.num_hidden_layers} x {config.model.hidden_size}"
     return [
         f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
-        f"objective   {config.objective.name}",
-        f"learns by   {config.batch.size} examples a step; {config.optimizer.sentence}",
+        f"objective   {config.objective.name}; {config.optimizer.sentence}",
         f"data        {plan.tokens_per_step:,.0f} tokens a step, {plan.num_epochs:.2f} epochs",
-        f"steps       {plan.num_steps:,}, {plan.num_tokens:,} tokens",
+        f"steps       {plan.num_steps:,} of {config.batch.size} examples, {plan.num_tokens:,} tokens",
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",
