@@ -17,6 +17,7 @@ BENCHMARKS = {
     "orders": "a step of permutation language modelling against XLNetLMHeadModel",
     "objectives": "every objective of one store at equal tokens and minutes, and its steps' times",
     "recipe": "what a run learns from the same tokens, one change of its settings at a time",
+    "muon": "Muon against AdamW for masked tokens: five learning rates each, three seeds",
     "minimal_pairs": "BLiMP by pseudo-log-likelihood against a plain loop over transformers",
     "finetune_study": "five tasks from a pretrained model and from random weights",
     "ngrams": "lmmodel count over real Wikipedia against lmplz: seconds, memory, probabilities",

@@ -91,7 +91,7 @@ def main() -> None:
     "--family",
     "model__family",
     type=click.Choice(list(FAMILIES)),
-    help="How it is built.  [default: bert]",
+    help="How it is built; modern learns most from a token store.  [default: bert]",
 )
 @click.option(
     "--objective",
@@ -103,7 +103,7 @@ def main() -> None:
     "--preset",
     metavar="NAME",
     help="Examples as a published model had them, and the objective that learns from them; `lmdata "
-    "recipes` prints each.  [default: what the objective needs]",
+    "recipes` prints each.  [default: what family and objective learn from]",
 )
 @click.option(
     "--init-from",

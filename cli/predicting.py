@@ -119,15 +119,20 @@ def _fill_held_out(
 
     found = fill_held_out(load_run(run, device=device), store, num_texts=num_texts, top_k=top_k)
     lines = [f"sentences by a rule: {RULE}", ""]
-    for one in found:
+    for one in found.chosen:
         lines.append(" ".join(part for part in (one.before, f"[{one.word}]", one.behind) if part))
         lines += [f"  {guess.probability:7.2%}  {guess.word}{'  <- right' * guess.is_right}"
                   for guess in one.guesses]  # fmt: skip
-    num_right = sum(one.is_right for one in found)
-    num_near = sum(any(guess.is_right for guess in one.guesses) for one in found)
-    lines += ["", f"the first guess is right in {num_right} of {len(found)}, one of the first "
-              f"{top_k} in {num_near}"]  # fmt: skip
-    result = {"rule": RULE, "num_right": num_right, "sentences": json_values(found)}
+    num_right = sum(one.is_right for one in found.chosen)
+    num_near = sum(any(guess.is_right for guess in one.guesses) for one in found.chosen)
+    lines += [
+        "", f"the first guess is right in {num_right} of {len(found.chosen)}, one of the first "
+        f"{top_k} in {num_near}; of all {found.num_words:,} words that the rule chooses among: "
+        f"{found.num_right / found.num_words:.0%} and {found.num_near / found.num_words:.0%}",
+    ]  # fmt: skip
+    result = {"rule": RULE, "num_right": num_right, "sentences": json_values(found.chosen),
+              "all_words": {"num_words": found.num_words, "num_right": found.num_right,
+                            "num_near": found.num_near}}  # fmt: skip
     echo_result(result, as_json=as_json, quiet=False, lines=lines)
 
 

@@ -318,13 +318,13 @@ def duration(seconds: float) -> str:
 def plan_lines(plan: Plan) -> list[str]:
     """Return what a training run would do."""
     config = plan.config
-    num_cut = config.batch.min_micro_batches
+    num_cut, rows = config.batch.min_micro_batches, config.batch.size
     shape = f"{config.model.num_hidden_layers} x {config.model.hidden_size}"
     return [
         f"model       {config.model.family} {shape}, {plan.num_parameters:,} parameters",
-        f"objective   {config.objective.name}",
+        f"objective   {config.objective.name}; {config.optimizer.sentence}",
         f"data        {plan.tokens_per_step:,.0f} tokens a step, {plan.num_epochs:.2f} epochs",
-        f"steps       {plan.num_steps:,}, {plan.num_tokens:,} tokens",
+        f"steps       {plan.num_steps:,}, {plan.num_tokens:,} tokens, {rows} examples a step",
         f"memory      {size(plan.memory_bytes)} of {size(plan.device_memory_bytes)}",
         f"compute     {plan.total_flops:.3g} FLOPs on {config.device} in {config.precision}",
         f"attention   {', '.join(plan.attention)}",

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from lmmodel.settings import (
     LoggingConfig,
     StageConfig,
 )
+from lmmodel.traits import Numbers
 
 MOST_PATH = 4096
 
@@ -84,7 +85,8 @@ class TrainConfig:
     """Of a teacher (--teacher)."""
     vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
     """What is added to the logits of fresh weights: nothing, as in BERT, or the logarithms of how
-    often the pieces are in the training split; families whose head has a bias only."""
+    often the pieces are in the training split; families whose head has a bias only. Modern begins
+    with frequencies, see `traits.Numbers`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     preset: str | None = None
@@ -126,7 +128,7 @@ def load_train_config(
 
     `recipe` settings are laid over the preset, or over the recipe that the objective implies; model
     and objective over those of the run in `init_from`; a family learns what it is made for, unless
-    an objective is named or a preset makes examples for another.
+    an objective is named or a preset makes examples for another, and by its own numbers.
 
     Raises:
         RunError: `init_from` names no run
@@ -139,6 +141,7 @@ def load_train_config(
     family = FAMILIES.get(str(_table(values, "model").get("family")))
     if family is not None and "name" not in _table(values, "objective"):
         values["objective"] = {**_table(values, "objective"), "name": family.objective}
+    values = _with_numbers(values)
     if "recipe" in values or "preset" in values:
         values["recipe"] = {**_preset_values(values), **_table(values, "recipe")}
     return build_config(TrainConfig, values)
@@ -182,6 +185,36 @@ def _with_dropout(values: dict[str, Any]) -> dict[str, Any]:
     if "dropout" in model or name not in OBJECTIVES or not OBJECTIVES[name].dropout:
         return values
     return {**values, "model": {**model, "dropout": OBJECTIVES[name].dropout}}
+
+
+def _with_numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings over the numbers by which a family learns with fresh weights."""
+    if values.get("init_from") is not None:
+        return values
+    numbers = _numbers(values)
+    own = {"vocabulary_bias": numbers.vocabulary_bias,
+           "optimizer": {"lr": numbers.lr, "muon_lr": numbers.muon_lr}}  # fmt: skip
+    return laid_over(own, values)
+
+
+def _numbers(values: dict[str, Any]) -> Numbers:
+    """Return the numbers of the family and the objective that settings name, or that are usual."""
+    name = _table(values, "model").get("family", ModelConfig.family)
+    family = FAMILIES.get(str(name), FAMILIES[ModelConfig.family])
+    return family.numbers_for(str(_table(values, "objective").get("name", ObjectiveConfig.name)))
+
+
+def usual_recipe(objective: str, numbers: Numbers) -> Recipe:
+    """Return how a token store becomes examples where settings say nothing.
+
+    Example:
+        >>> usual_recipe("mlm", FAMILIES["modern"].numbers).mlm_probability
+        0.3
+        >>> usual_recipe("clm", FAMILIES["gpt2"].numbers) == OBJECTIVES["clm"].recipe
+        True
+    """
+    recipe, rate = OBJECTIVES[objective].recipe, numbers.mlm_probability
+    return recipe if rate is None else replace(recipe, mlm_probability=rate)
 
 
 def _inherit(values: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +270,7 @@ def _preset_values(values: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"preset must be one of {', '.join(RECIPES)}, got {name!r}")
     if name is None and objective not in OBJECTIVES:
         return {}  # which ObjectiveConfig refuses
-    recipe = OBJECTIVES[objective].recipe if name is None else RECIPES[name]
+    recipe = usual_recipe(objective, _numbers(values)) if name is None else RECIPES[name]
     return without_none(config_to_dict(recipe), {})
 
 

@@ -101,7 +101,7 @@ def check_lora(trainable: Part, lora: LoraConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """What moves the weights."""
+    """What moves the weights. A family may have learning rates of its own: `traits.Numbers`."""
 
     name: Literal["adamw", "muon"] = "muon"  # muon: on the layers' matrices; adamw on the rest
     lr: float = 1e-3  # AdamW's peak learning rate, in (0, 1]
@@ -112,6 +112,17 @@ class OptimizerConfig:
     muon_lr: float = 0.02  # Muon's peak learning rate, in (0, 1]
     muon_momentum: float = 0.95  # decay of Muon's mean, in [0, 1)
     muon_weight_decay: float = 0.05  # as weight_decay, Muon
+
+    @property
+    def sentence(self) -> str:
+        """The optimizer and its rates, in words.
+
+        Example:
+            >>> OptimizerConfig(lr=3e-3, muon_lr=0.04).sentence
+            'muon, peak rate 0.003, on matrices 0.04'
+        """
+        matrices = f", on matrices {self.muon_lr:g}" if self.name == "muon" else ""
+        return f"{self.name}, peak rate {self.lr:g}{matrices}"
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -22,7 +22,8 @@ class BatchConfig:
     """How many examples a step sees, and how they are cut."""
 
     size: int | None = None
-    """Examples of a step over all processes, at least 1; None: 32 on a CPU, 256 on a GPU."""
+    """Examples of a step over all processes, at least 1; None: 256 on a GPU, on a CPU what the
+    family learns by (32, modern 16)."""
     micro_batch_tokens: int | None = None
     """Tokens of one forward pass; without dropout the result does not depend on it, but for
     rounding. None: 4096, GPU 65,536."""

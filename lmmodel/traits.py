@@ -31,6 +31,22 @@ Positions = Literal["learned", "sinusoidal", "rotary", "relative", "distance"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What a run begins with where its settings say nothing. The defaults are BERT's line."""
+
+    lr: float = 1e-3
+    """AdamW's peak learning rate, of fresh weights."""
+    muon_lr: float = 0.02
+    """Muon's peak learning rate, of fresh weights."""
+    vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
+    """What the logits of fresh weights begin with."""
+    mlm_probability: float | None = None
+    """Share of the tokens to predict, of a token store without a preset; None: the objective's."""
+    batch_size: int = 32
+    """Examples of a step on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """What the models of a family have in common."""
 
@@ -96,6 +112,19 @@ class Family:
     """Which rows speak for a whole sequence."""
     objective: str = "mlm+nsp"
     """What is learned where nothing else is said."""
+    numbers: Numbers = Numbers()
+    """What that is learned by."""
+    better: str | None = None
+    """Family of the same use that learns more from the same tokens, as was measured."""
+
+    def numbers_for(self, objective: str) -> Numbers:
+        """Return what an objective is learned by; the family's numbers are for its own one.
+
+        Example:
+            >>> [FAMILIES["modern"].numbers_for(name).lr for name in ("mlm", "clm")]
+            [0.003, 0.001]
+        """
+        return self.numbers if objective == self.objective else Numbers()
 
     @property
     def can_pair(self) -> bool:
@@ -117,11 +146,15 @@ _T5: dict[str, Any] = {
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         is_post_norm=True, has_segments=True, positions=("learned", "sinusoidal"),
-        norm_eps=1e-12, mlp_ratio=4.0,
+        norm_eps=1e-12, mlp_ratio=4.0, better="modern",
     ),
     "modern": Family(
         has_bias=False, has_first_norm=False, is_gated=True, has_windows=True,
-        positions=("rotary",), norm_eps=1e-5, mlp_ratio=1.5, pooling="mean",
+        positions=("rotary",), norm_eps=1e-5, mlp_ratio=1.5, pooling="mean", objective="mlm",
+        numbers=Numbers(
+            lr=3e-3, muon_lr=0.04, vocabulary_bias="frequencies", mlm_probability=0.3,
+            batch_size=16,
+        ),
     ),
     "gpt2": Family(
         is_causal=True, has_embedding_norm=False, has_head_transform=False,

@@ -256,16 +256,12 @@ def training_table(run: Run) -> dict[str, Any]:
         return origin
     entries = read_metrics(run.path / METRICS_NAME)
     seen = [entry["num_tokens"] for entry in entries if "num_tokens" in entry]
-    optimizer = config.optimizer
-    rates = f"{optimizer.name}, peak rate {optimizer.lr:g}"
-    if optimizer.name == "muon":
-        rates += f", on matrices {optimizer.muon_lr:g}"
     return {
         "objective": config.objective.name,
         "steps": record.num_steps,
         "tokens": seen[-1] if seen else None,
         "examples a step": config.batch.size,
-        "optimizer": rates,
+        "optimizer": config.optimizer.sentence,
         "schedule": f"{config.schedule.kind}, warm-up {config.schedule.warmup_ratio:g}",
         "averaging": None if config.averaging.kind == "none" else config.averaging.kind,
         "dropout": config.model.dropout,

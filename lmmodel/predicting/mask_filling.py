@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,13 +194,15 @@ def _guesses(run: Run, ids: np.ndarray, place: int, logits: Tensor, top_k: int) 
 # ---- Held-out sentences: chosen by a rule, with the right word known
 
 
+NUM_SENTENCES = 20  # of a document, the first ones that fit
 SENTENCE_TOKENS = (8, 24)  # at least and at most
 WORD_LETTERS = 4  # at least: what is shorter is mostly guessed by grammar alone
 
 RULE = (
-    "held-out documents drawn by chance; of each its first sentence of "
-    f"{SENTENCE_TOKENS[0]} to {SENTENCE_TOKENS[1]} tokens; in it the word of {WORD_LETTERS} "
-    "letters or more of which the model is surest"
+    f"held-out documents drawn by chance; of each its first {NUM_SENTENCES} sentences of "
+    f"{SENTENCE_TOKENS[0]} to {SENTENCE_TOKENS[1]} tokens; of their words of {WORD_LETTERS} "
+    "letters or more that are one piece, the one of which the model is surest, right or wrong; no "
+    "word twice"
 )
 """How sentences and words are chosen."""
 
@@ -230,9 +232,31 @@ class HeldOutFilling:
         return self.guesses[0].is_right
 
 
+@dataclass(frozen=True)
+class HeldOutFillings:
+    """What a model fills in: the word of each document that `RULE` chooses, and all of them."""
+
+    chosen: tuple[HeldOutFilling, ...]
+    num_words: int  # that the rule chooses among
+    num_right: int  # of those, words that are the first guess
+    num_near: int  # of those, words among the first `top_k`
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A word of a sentence."""
+
+    ids: np.ndarray  # int64 (T,) of the sentence
+    place: int
+
+    @property
+    def id(self) -> int:
+        return int(self.ids[self.place])
+
+
 def fill_held_out(
     run: Run, store_path: Path, *, num_texts: int = 10, top_k: int = 3
-) -> list[HeldOutFilling]:
+) -> HeldOutFillings:
     """Return words of held-out sentences with guesses; which ones says `RULE`.
 
     The rule asks the model how sure it is, never whether it is right.
@@ -240,7 +264,7 @@ def fill_held_out(
     Args:
         run: of a masked model
         store_path: a token store made with the model's tokenizer
-        num_texts: sentences at most
+        num_texts: documents at most
         top_k: guesses for each word
 
     Raises:
@@ -250,30 +274,34 @@ def fill_held_out(
     if not run.objective.can_fill_masks:
         raise FitError(f"{run.path} was trained on next tokens: it can't fill in a mask")
     store = open_store(store_path, "validation", tokenizer=run.tokenizer)
-    chosen: list[tuple[int, np.ndarray, np.ndarray]] = []
-    for row, ids in _sentences(store):
-        places = _words(run.tokenizer, ids)
-        if len(places):
-            chosen.append((row, ids, places))
+    rows = np.arange(len(store))
+    draws = draw(stream_key(0, "yardstick", 1), rows, np.zeros_like(rows))
+    chosen: list[HeldOutFilling] = []
+    asked: set[int] = set()
+    totals = np.zeros(3, np.int64)
+    for row in np.argsort(draws, kind="stable").tolist():
+        gaps = _gaps(run.tokenizer, store, row)
+        if any(gap.id not in asked for gap in gaps):
+            filling, counts = _surest(run, gaps, asked, store.provenance(row)[0], top_k)
+            chosen.append(filling)
+            totals += counts
         if len(chosen) == num_texts:
             break
     if not chosen:
         raise FitError(f"no held-out sentence of {store_path} has a word to fill in")
-    return [_surest(run, store, row, ids, places, top_k) for row, ids, places in chosen]
+    return HeldOutFillings(tuple(chosen), *totals.tolist())
 
 
-def _sentences(store: TokenStore) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the document row and the ids of the first fitting sentence of each document."""
-    rows = np.arange(len(store))
-    order = np.argsort(
-        draw(stream_key(0, "yardstick", 1), rows, np.zeros_like(rows)), kind="stable"
-    )
-    for row in rows[order].tolist():
-        ids, lengths = store.document(row)
-        ends = np.cumsum(lengths, dtype=np.int64)
-        is_fit = (lengths >= SENTENCE_TOKENS[0]) & (lengths <= SENTENCE_TOKENS[1])
-        for index in np.flatnonzero(is_fit)[:1].tolist():
-            yield row, ids[ends[index] - lengths[index] : ends[index]].astype(np.int64)
+def _gaps(tokenizer: Tokenizer, store: TokenStore, row: int) -> list[_Gap]:
+    """Return the words of a document that may be chosen."""
+    ids, lengths = store.document(row)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    is_fit = (lengths >= SENTENCE_TOKENS[0]) & (lengths <= SENTENCE_TOKENS[1])
+    gaps = []
+    for index in np.flatnonzero(is_fit)[:NUM_SENTENCES].tolist():
+        sentence = ids[ends[index] - lengths[index] : ends[index]].astype(np.int64)
+        gaps += [_Gap(sentence, place) for place in _words(tokenizer, sentence).tolist()]
+    return gaps
 
 
 def _words(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
@@ -286,25 +314,44 @@ def _words(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
 
 
 def _surest(
-    run: Run, store: TokenStore, row: int, ids: np.ndarray, places: np.ndarray, top_k: int
-) -> HeldOutFilling:
-    """Return the word of a sentence of which the model is surest, the first of equals."""
+    run: Run, gaps: Sequence[_Gap], asked: set[int], source: str, top_k: int
+) -> tuple[HeldOutFilling, tuple[int, int, int]]:
+    """Return the word of which the model is surest, the first of equals, and counts of all.
+
+    Args:
+        run: the model
+        gaps: words of a document
+        asked: ids that are passed over; that of the word is added
+        source: the document's file
+        top_k: guesses of each word
+
+    Returns:
+        Its guesses, and the words, those that are the first guess, those among the first `top_k`.
+    """
     tokenizer = run.tokenizer
     mask, first, last = (tokenizer.require_special(name) for name in ("mask", "cls", "sep"))
-    copies = [np.concatenate([[first], ids, [last]]) for _ in places]
-    for copy, place in zip(copies, places, strict=True):
-        copy[place + 1] = mask
-    logits = masked_logits(run, copies, [np.array([place + 1]) for place in places])
-    p = [own[0, : tokenizer.vocab_size].softmax(0) for own in logits]
-    index = max(range(len(p)), key=lambda n: float(p[n].max()))
-    place, best = int(places[index]), p[index].topk(top_k)
-    return HeldOutFilling(
-        before=tokenizer.decode(ids[:place]).strip(),
-        word=tokenizer.decode([ids[place]]).strip(),
-        behind=tokenizer.decode(ids[place + 1 :]).strip(),
-        source=store.provenance(row)[0],
+    prompts, places = [], []
+    for gap in gaps:
+        prompt = np.concatenate([[first], gap.ids, [last]])
+        prompt[gap.place + 1] = mask
+        prompts.append(prompt)
+        places.append(np.array([gap.place + 1]))
+    logits = torch.cat(masked_logits(run, prompts, places))[:, : tokenizer.vocab_size]
+    best = logits.softmax(1).topk(top_k)  # (P, k) each
+    is_right = best.indices == torch.tensor([gap.id for gap in gaps])[:, None]
+    is_asked = torch.tensor([gap.id in asked for gap in gaps])
+    index = int(best.values[:, 0].masked_fill(is_asked, -1.0).argmax())
+    gap = gaps[index]
+    asked.add(gap.id)
+    guesses = zip(*(own[index].tolist() for own in (*best, is_right)), strict=True)
+    filling = HeldOutFilling(
+        before=tokenizer.decode(gap.ids[: gap.place]).strip(),
+        word=tokenizer.decode([gap.id]).strip(),
+        behind=tokenizer.decode(gap.ids[gap.place + 1 :]).strip(),
+        source=source,
         guesses=tuple(
-            Guess(tokenizer.decode([piece]).strip(), probability, piece == int(ids[place]))
-            for probability, piece in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            Guess(tokenizer.decode([piece]).strip(), probability, is_it)
+            for probability, piece, is_it in guesses
         ),
     )
+    return filling, (len(gaps), int(is_right[:, 0].sum()), int(is_right.any(1).sum()))

@@ -13,7 +13,7 @@ import torch
 from lmdata.batch import ExampleBatch
 from lmdata.errors import ConfigError
 from lmdata.recipes import Recipe
-from lmmodel.config import TrainConfig
+from lmmodel.config import TrainConfig, usual_recipe
 from lmmodel.cores import num_cores
 from lmmodel.data import Rows, TrainingData
 from lmmodel.device import Processes, memory_bytes, resolve_precision
@@ -77,6 +77,9 @@ def prepare(
     if found is not None:
         parents, _, more = _hold_out(config, found, processes)
         notes += more
+    if (better := config.model.traits.better) and config.recipe and config.init_from is None:
+        notes += (f"family {better} learns more from the same tokens (docs/decisions.md): "
+                  f"--family {better}",)  # fmt: skip
     return Prepared(
         config=config, data=data, device=device, processes=processes, loader=loader,
         held_out=held_out, prompts=prompts, parents=parents,
@@ -124,9 +127,10 @@ def resolve_config(
         MemoryLimitError: the tokens of a step would not fit into this machine's memory
     """
     on_gpu = device.type == "cuda"
+    numbers = config.model.traits.numbers_for(config.objective.name)
     batch = dataclasses.replace(
         config.batch,
-        size=config.batch.size or (256 if on_gpu else 32),
+        size=config.batch.size or (256 if on_gpu else numbers.batch_size),
         micro_batch_tokens=config.batch.micro_batch_tokens or (65536 if on_gpu else 4096),
         min_micro_batches=config.batch.min_micro_batches
         or (1 if config.compile else num_cores(device)),
@@ -176,7 +180,8 @@ def _pair_view(config: TrainConfig) -> str | None:
 
 def _resolve_recipe(config: TrainConfig, data: TrainingData) -> Recipe | None:
     if not data.is_frozen:
-        return config.recipe or OBJECTIVES[config.objective.name].recipe
+        numbers = config.model.traits.numbers_for(config.objective.name)
+        return config.recipe or usual_recipe(config.objective.name, numbers)
     if config.recipe is not None or config.preset is not None:
         raise ConfigError(
             f"recipe has no effect: {data.path} holds frozen examples. Leave it out, or train "

@@ -42,7 +42,12 @@ def write_branch(folder: Path, parent: Path, *settings: str, seed: int = 0, by: 
     base = read_record(parent).config
     own = load_train_config(None, [f"init_from={parent}", *settings])
     config = dataclasses.replace(
-        base, init_from=str(parent), trainable=own.trainable, lora=own.lora, seed=seed
+        base,
+        init_from=str(parent),
+        trainable=own.trainable,
+        lora=own.lora,
+        seed=seed,
+        vocabulary_bias="zeros",
     )
     origin = {
         "run": str(parent.resolve()), "weights_xxh3": hash_weights(parent), "num_steps": 0,

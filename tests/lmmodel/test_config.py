@@ -11,6 +11,7 @@ from lmdata.config import build_config, config_to_dict
 from lmdata.errors import ConfigError
 from lmmodel.config import TrainConfig, load_train_config, without_none
 from lmmodel.objectives import OBJECTIVES
+from lmmodel.optimizing import OptimizerConfig
 
 
 def come_back(config: TrainConfig) -> TrainConfig:
@@ -54,6 +55,30 @@ def test_a_family_learns_what_it_is_made_for_unless_it_is_said():
     assert (chosen.model.family, chosen.objective.name) == ("modern", "mlm")
     short = load_train_config(None, ["model.family=gpt2", "recipe.max_seq_length=64"])
     assert short.recipe == dataclasses.replace(OBJECTIVES["clm"].recipe, max_seq_length=64)
+
+
+def test_a_family_learns_its_own_objective_by_its_own_numbers():
+    config = load_train_config(None, ["model.family=modern"])
+    assert config.objective.name == "mlm"
+    assert config.vocabulary_bias == "frequencies"
+    assert (config.optimizer.lr, config.optimizer.muon_lr) == (3e-3, 0.04)
+    assert config.recipe is None  # until the data are known: frozen ones have their own
+    short = load_train_config(None, ["model.family=modern", "recipe.max_seq_length=64"]).recipe
+    assert short is not None
+    assert (short.max_seq_length, short.mlm_probability) == (64, 0.3)
+    own = load_train_config(None, ["model.family=modern", "optimizer.lr=1e-4",
+                                   "vocabulary_bias=zeros"])  # fmt: skip
+    assert (own.optimizer.lr, own.optimizer.muon_lr, own.vocabulary_bias) == (1e-4, 0.04, "zeros")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["preset=bert"], ["model.family=modern", "objective.name=clm"],
+     ["model.family=modern", "preset=bert"]],
+)  # fmt: skip
+def test_all_else_begins_with_the_plain_numbers(settings):
+    config = load_train_config(None, settings)
+    assert (config.optimizer, config.vocabulary_bias) == (OptimizerConfig(), "zeros")
 
 
 @pytest.mark.parametrize(

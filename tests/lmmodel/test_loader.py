@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdata.batch import ExampleBatch
+from lmmodel.config import load_train_config
 from lmmodel.data import ShardRows, open_data
 from lmmodel.device import Processes, resolve_device
 from lmmodel.errors import FitError
@@ -289,6 +290,20 @@ def test_frozen_shards_take_no_recipe_and_fit_the_objective(tiny, shards, store)
         resolve_config(staged, data, device, Processes())
     with pytest.raises(ConfigError, match="batch size 12 can't be shared by 5 processes"):
         resolve_config(tiny(), open_data(store), device, Processes(size=5))
+
+
+@pytest.mark.parametrize(
+    ("family", "device", "expected"),
+    [("bert", "cpu", (32, 0.15)), ("modern", "cpu", (16, 0.3)), ("modern", "cuda", (256, 0.3))],
+)
+def test_rows_and_masks_are_those_a_family_learns_by(store, shards, family, device, expected):
+    config = load_train_config(None, [f"model.family={family}"])
+    there = torch.device(device)  # nothing is computed on it
+    resolved = resolve_config(config, open_data(store), there, Processes())
+    assert resolved.recipe is not None
+    assert (resolved.batch.size, resolved.recipe.mlm_probability) == expected
+    frozen = resolve_config(config, open_data(shards), there, Processes())
+    assert (frozen.batch.size, frozen.recipe) == (expected[0], None)
 
 
 @pytest.mark.parametrize("view", ["packed", "single", "nsp"])
