@@ -122,7 +122,8 @@ def make_held_out(
     # Micro-batches take the shortest first: in this order labels come back as they are here.
     examples = examples.take(np.argsort(np.diff(examples.offsets), kind="stable"))
     device = torch.device(config.device)
-    tokens = min(config.batch.micro_batch_tokens or MAX_TOKENS, batch_tokens(device))
+    most = MAX_TOKENS if device.type == "cpu" else batch_tokens(device)
+    tokens = min(config.batch.micro_batch_tokens or MAX_TOKENS, most)
     tokens = -(-tokens // num_cores(device))  # as many are in work at a time
     labelled = [part.label(examples) for part in objective.parts]
     micro_batches = [

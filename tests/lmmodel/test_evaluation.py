@@ -207,7 +207,7 @@ def test_ranks_are_those_of_float32_whatever_layers_compute_in(tiny, store, is_p
 
 
 def test_held_out_batches_suit_the_device_evaluated_on(tiny, store, monkeypatch):
-    monkeypatch.setattr("lmmodel.inference.CPU_BATCH_TOKENS", 128)
+    monkeypatch.setattr("lmmodel.evaluation.MAX_TOKENS", 128)
     config = tiny("batch.micro_batch_tokens=65536")  # as on a card
     resolved, held_out = held_out_of(config, store)
     most = max(micro.batch.num_tokens for micro in held_out.micro_batches)
