@@ -40,6 +40,8 @@ class Numbers:
     """Muon's peak learning rate, of fresh weights."""
     vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
     """What the logits of fresh weights begin with."""
+    first_embeddings: Literal["random", "co-occurrences"] = "random"
+    """What the embeddings of fresh weights begin with."""
     mlm_probability: float | None = None
     """Share of the tokens to predict, of a token store without a preset; None: the objective's."""
     batch_size: int = 32
@@ -153,7 +155,7 @@ FAMILIES: dict[str, Family] = {
         positions=("rotary",), norm_eps=1e-5, mlp_ratio=1.5, pooling="mean", objective="mlm",
         numbers=Numbers(
             lr=3e-3, muon_lr=0.04, vocabulary_bias="frequencies", mlm_probability=0.3,
-            batch_size=16,
+            batch_size=16, first_embeddings="co-occurrences",
         ),
     ),
     "gpt2": Family(
