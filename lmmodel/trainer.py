@@ -29,7 +29,7 @@ from lmmodel.device import (
 )
 from lmmodel.errors import ResumeError
 from lmmodel.layers.attention import Kernel
-from lmmodel.objectives import num_parameters
+from lmmodel.objectives import OBJECTIVES, num_parameters
 from lmmodel.packing import Padding
 from lmmodel.pair_files import open_training_data
 from lmmodel.record import CHECKPOINTS_NAME, check_output
@@ -156,7 +156,19 @@ def begin(
         if processes.is_main:
             create_run(output, record, data.tokenizer, overwrite=overwrite)
         trainer.send = send
-        return trainer.run()
+        summary = trainer.run()
+        return replace(summary, notes=(*summary.notes, *_advice(resolved)))
+
+
+def _advice(config: TrainConfig) -> list[str]:
+    """Return what a next run would gain from, as was measured."""
+    better = config.model.traits.better
+    fills = OBJECTIVES[config.objective.name].can_fill_masks
+    is_frozen = config.recipe is None
+    if better is None or not fills or is_frozen or config.init_from is not None:
+        return []
+    return [f"family {better} learns more from the same tokens (docs/decisions.md): "
+            f"--family {better}"]  # fmt: skip
 
 
 def go_on(

@@ -75,9 +75,6 @@ def prepare(
     if found is not None:
         parents, _, more = _hold_out(config, found, processes)
         notes += more
-    if (better := config.model.traits.better) and config.recipe and config.init_from is None:
-        notes += (f"family {better} learns more from the same tokens (docs/decisions.md): "
-                  f"--family {better}",)  # fmt: skip
     return Prepared(
         config=config, data=data, device=device, processes=processes, loader=loader,
         held_out=held_out, prompts=prompts, parents=parents, notes=notes,
