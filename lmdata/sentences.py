@@ -53,6 +53,7 @@ from lmdata.splitting.tables import (
     THAI,
     UNLESS_STARTER,
     class_at,
+    next_candidate,
     trigger_bytes,
 )
 
@@ -159,7 +160,7 @@ def _split(
     in_lower = by_rules and begins_in_lower_case(text, start, stop, rules)
     while position < stop:
         if not triggers[text[position]]:
-            position += 1
+            position = next_candidate(text, position + 1, stop)
             continue
         if by_rules:
             end, position = _by_rules(text, start, sentence, in_lower, position, stop, page, rules)

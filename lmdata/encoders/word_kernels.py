@@ -3,8 +3,9 @@
 Words are cut and hashed a batch ahead of their look-up, with their slots prefetched, which hides
 the memory behind a table that is larger than the cache.
 
-The table is open addressing with linear probing. A slot is two uint64: a key (the word itself if
-it has at most 8 bytes, else a 64-bit hash) and length << 32 | number + 1, 0 if empty.
+The table is open addressing with linear probing. A slot is four uint64, half a cache line: the
+first and the last 8 bytes of the word, which are all of it up to 16, length << 32 | number + 1 (0
+if the slot is empty), and where it lies among the bytes of all words.
 """
 
 from __future__ import annotations
@@ -12,34 +13,26 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lmdata.encoders.cut_kernels import (
-    BLANK,
-    I32,
-    I64,
-    NUM_CLASSES,
-    OTHER,
-    PUNCT,
-    SPACE,
-    U8,
-    U64,
-    WORD,
-    Int,
-    character_at,
-    is_solid,
-    run_end,
-    spaced_word_end,
-    word_end,
+from lmdata.encoders.cut_kernels import BLANK, I32, I64, U8, U64, Int
+from lmdata.encoders.window_kernels import (
+    BATCH,
+    DOCUMENT,
+    POSITION,
+    WINDOW,
+    cut_spaced_words,
+    cut_words,
 )
-from lmdata.intrinsics import load8, prefetch
-
-BATCH = 128
-"""Words cut ahead of their look-up: enough to hide a cache miss, few enough to stay in L1."""
+from lmdata.intrinsics import borrowed, int64, load8, prefetch
 
 # Places in the state of a scan, and why it stopped.
-DOCUMENT, POSITION, FOUND, MARK, NUM_WORDS, NUM_BYTES = range(6)
+FOUND, PLACE, NUM_WORDS, NUM_BYTES = range(2, 6)
 DONE, TABLE_FULL, BYTES_FULL = range(3)
 
+SLOT = 4
+"""Integers of a slot."""
+
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_OTHER_MIX = np.uint64(0xD6E8FEB86659FD93)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _HALF = np.uint64(0xFFFFFFFF)
 
@@ -98,171 +91,114 @@ def hash_of(key: np.uint64, length: Int) -> Int:
 
 
 @numba.njit(cache=True, nogil=True)
-def cut_batch(
-    text: U8, flags: U8, offsets: I64, classes: U8, slots: U64, state: I64, bounds: I64, keys: U64
-) -> Int:
-    """Cut the next words, BATCH at most, and return how many.
+def word_halves(text: U8, start: Int, stop: Int) -> tuple[Int, Int]:
+    """Return the first 8 bytes of a word, and its last 8 if it is longer than that, else 0.
+
+    With its length they are the word, up to 16 bytes.
 
     Args:
         text: uint8 (N,)
-        flags: from `flag_alphanumeric`
-        offsets: int64 (D + 1,), where documents begin
-        classes: uint8 (NUM_CLASSES,)
-        slots: only prefetched
-        state: DOCUMENT and POSITION are read and moved on
-        bounds: int64 (2 * BATCH,), filled with start and end of each word
-        keys: uint64 (2 * BATCH,), filled with key and hash of each word
+        start: of the word, byte
+        stop: behind it, above `start`
     """
-    document, position = state[DOCUMENT], state[POSITION]
-    stop = offsets[document + 1]
-    mask = np.uint64(len(slots) // 2 - 1)
-    found = 0
-    while found < BATCH:
-        if position >= stop:
-            document += 1
-            if document + 1 >= len(offsets):
-                document -= 1
-                break
-            position, stop = offsets[document], offsets[document + 1]
-            continue
-        end = run_end(flags, position, stop)
-        if end == position or (end < stop and (text[end] >= 0x80 or classes[text[end]] == WORD)):
-            code, length = character_at(text, position, stop)
-            kind = classes[code] if code < NUM_CLASSES else np.uint8(WORD)
-            end = position + length
-            if kind == SPACE:
-                position = end
-                continue
-            if kind == WORD:
-                end = word_end(text, flags, end, stop, classes)
-        end = min(end, stop)
-        key = word_key(text, position, end)
-        mixed = hash_of(key, end - position)
-        prefetch(slots, np.int64(np.uint64(2) * (mixed & mask)))
-        bounds[2 * found], bounds[2 * found + 1] = position, end
-        keys[2 * found], keys[2 * found + 1] = key, mixed
-        found += 1
-        position = end + (end < stop and text[end] == 32)
-    state[DOCUMENT], state[POSITION] = document, position
+    length = stop - start
+    if start + 8 > len(text):
+        return bytes_at_end(text, start, stop), np.uint64(0)
+    shortened = np.uint64(64 - 8 * min(length, 8))
+    tail = load8(text, max(stop - 8, 0)) * np.uint64(length > 8)
+    return load8(text, start) & (_ALL >> shortened), tail
+
+
+@numba.njit(cache=True, nogil=True)
+def bytes_at_end(text: U8, start: Int, stop: Int) -> Int:
+    """Return fewer than 8 bytes of a text as one number; loops are dear in a small function."""
+    found = np.uint64(0)
+    for position in range(start, stop):
+        found |= np.uint64(text[position]) << np.uint64(8 * (position - start))
     return found
 
 
-@numba.njit(cache=True, nogil=True)
-def cut_spaced_words(
-    text: U8, flags: U8, offsets: I64, classes: U8, slots: U64, state: I64, bounds: I64, keys: U64
-) -> Int:
-    """Cut the next words as `spaced_word_end` says, so that no byte is left out.
+@numba.njit(cache=True, nogil=True, inline="always")
+def slot_hash(text: U8, start: Int, length: Int, first: np.uint64, last: np.uint64) -> Int:
+    """Return the hash whose low bits choose the slot of a word.
 
-    Args: as `cut_batch` takes them
+    Args: as `find_word` takes them
     """
-    document, position = state[DOCUMENT], state[POSITION]
-    stop = offsets[document + 1]
-    mask = np.uint64(len(slots) // 2 - 1)
-    beginning, inside = np.int64(OTHER), np.int64(WORD)
-    found = 0
-    while found < BATCH:
-        if position >= stop:
-            document += 1
-            if document + 1 >= len(offsets):
-                document -= 1
-                break
-            position, stop = offsets[document], offsets[document + 1]
-            continue
-        begin = position + (text[position] == 32)
-        end = run_end(flags, begin, stop)
-        if end < stop:
-            after = classes[text[end]] if text[end] < 0x80 else np.uint8(OTHER)
-            if end == begin:
-                end, _ = spaced_word_end(text, flags, position, stop, classes, beginning)
-            elif after == BLANK:
-                following = text[end + 1] if end + 1 < stop else np.uint8(0x80)
-                if following >= 0x80 or not is_solid(classes[following]):
-                    end, _ = spaced_word_end(text, flags, end, stop, classes, inside)
-            elif after != PUNCT:
-                end, _ = spaced_word_end(text, flags, end, stop, classes, inside)
-        end = min(end, stop)
-        key = word_key(text, position, end)
-        mixed = hash_of(key, end - position)
-        prefetch(slots, np.int64(np.uint64(2) * (mixed & mask)))
-        bounds[2 * found], bounds[2 * found + 1] = position, end
-        keys[2 * found], keys[2 * found + 1] = key, mixed
-        found += 1
-        position = end
-    state[DOCUMENT], state[POSITION] = document, position
-    return found
+    mixed = (first ^ (last * _OTHER_MIX) ^ np.uint64(length)) * _MIX
+    if length > 16:
+        mixed = mix_middle(text, start, length, mixed)
+    return mixed ^ (mixed >> np.uint64(32))
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def mix_middle(text: U8, start: Int, length: Int, mixed: np.uint64) -> Int:
+    """Return a hash into which what lies between the halves of a word is mixed too."""
+    done = int64(8)
+    while done + 8 < length:
+        mixed = (mixed ^ (mixed >> np.uint64(29)) ^ load8(text, start + done)) * _MIX
+        done += 8
+    return mixed
 
 
 @numba.njit(cache=True, nogil=True)
-def find_candidate(key: np.uint64, mixed: np.uint64, length: Int, slots: U64) -> Int:
-    """Return the first word with this key and length, which a long word need not be; -1 if none.
-
-    Args: as `find_or_add` takes them
-    """
-    mask = np.uint64(len(slots) // 2 - 1)
-    slot = mixed & mask
-    while True:
-        entry = slots[np.uint64(2) * slot + np.uint64(1)]
-        if entry == np.uint64(0):
-            return -1
-        same_length = np.int64(entry >> np.uint64(32)) == length
-        if same_length and slots[np.uint64(2) * slot] == key:
-            return np.int64(entry & _HALF) - 1
-        slot = (slot + np.uint64(1)) & mask
-
-
-@numba.njit(cache=True, nogil=True)
-def find_candidates(
-    num_words: Int, bounds: I64, keys: U64, slots: U64, starts: I64, arena: U8, numbers: I64
+def find_words(
+    text: U8, num_words: Int, bounds: I64, keys: U64, slots: U64, arena: U8, numbers: I64
 ) -> None:
-    """Fill `numbers` for a batch of words and prefetch what is needed to verify the long ones.
+    """Look a batch of words up, once all are hashed and their slots prefetched.
 
     Args:
+        text: uint8 (N,)
         num_words: of the batch
-        bounds: int64 (2 * BATCH,), from `cut_batch`
-        keys: uint64 (2 * BATCH,), from `cut_batch`
-        slots: as `find_or_add` takes it, and so `starts` and `arena`
-        starts: see `slots`
+        bounds: int64 (2 * num_words or more,), start and end of each word
+        keys: uint64 (3 * num_words or more,), filled with the halves and the hash of each word
+        slots: as `find_or_add` takes it, and so `arena`
         arena: see `slots`
-        numbers: int64 (BATCH,), filled: of each word that of a candidate, -1 for none
+        numbers: int64 (num_words or more,), filled; negative for words that are not there
     """
+    text, slots, arena = borrowed(text), borrowed(slots), borrowed(arena)
+    mask = np.uint64(len(slots) // SLOT - 1)
     for index in range(num_words):
-        length = bounds[2 * index + 1] - bounds[2 * index]
-        number = find_candidate(keys[2 * index], keys[2 * index + 1], length, slots)
-        numbers[index] = number
-        if length > 8 and number >= 0:
-            prefetch(starts, number)
+        start, length = bounds[2 * index], bounds[2 * index + 1] - bounds[2 * index]
+        first, last = word_halves(text, start, start + length)
+        mixed = slot_hash(text, start, length, first, last)
+        prefetch(slots, np.int64(np.uint64(SLOT) * (mixed & mask)))
+        keys[3 * index], keys[3 * index + 1], keys[3 * index + 2] = first, last, mixed
     for index in range(num_words):
-        if bounds[2 * index + 1] - bounds[2 * index] > 8 and numbers[index] >= 0:
-            prefetch(arena, starts[numbers[index]])
+        start, length = bounds[2 * index], bounds[2 * index + 1] - bounds[2 * index]
+        numbers[index] = find_word(
+            text, start, length, keys[3 * index], keys[3 * index + 1], keys[3 * index + 2],
+            slots, arena,
+        )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def find_word(
-    text: U8, start: Int, length: Int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
-    arena: U8,
+    text: U8, start: Int, length: Int, first: np.uint64, last: np.uint64, mixed: np.uint64,
+    slots: U64, arena: U8,
 ) -> Int:  # fmt: skip
     """Return the number of a word, or ~slot of the empty slot where it belongs.
 
     Args: as `find_or_add` takes them
     """
-    mask = np.uint64(len(slots) // 2 - 1)
+    mask = np.uint64(len(slots) // SLOT - 1)
     slot = mixed & mask
     while True:
-        entry = slots[np.uint64(2) * slot + np.uint64(1)]
+        place = np.int64(np.uint64(SLOT) * slot)
+        entry = slots[place + 2]
         if entry == np.uint64(0):
             return ~np.int64(slot)
-        same_length = np.int64(entry >> np.uint64(32)) == length
-        if same_length and slots[np.uint64(2) * slot] == key:
-            number = np.int64(entry & _HALF) - 1
-            if length <= 8 or are_equal(text, start, arena, starts[number], length):
-                return number
+        different = (slots[place] ^ first) | (slots[place + 1] ^ last)
+        if different | ((entry >> np.uint64(32)) ^ np.uint64(length)) == np.uint64(0) and (
+            length <= 16 or are_equal(text, start, arena, np.int64(slots[place + 3]), length)
+        ):
+            return np.int64(entry & _HALF) - 1
         slot = (slot + np.uint64(1)) & mask
 
 
 @numba.njit(cache=True, nogil=True)
 def find_or_add(
-    text: U8, start: Int, length: Int, key: np.uint64, mixed: np.uint64, slots: U64, starts: I64,
-    arena: U8, state: I64,
+    text: U8, start: Int, length: Int, first: np.uint64, last: np.uint64, mixed: np.uint64,
+    slots: U64, starts: I64, arena: U8, state: I64,
 ) -> Int:  # fmt: skip
     """Return the number of a word, the next one if it is new; -TABLE_FULL or -BYTES_FULL.
 
@@ -270,19 +206,20 @@ def find_or_add(
         text: uint8 (N,)
         start: first byte of the word
         length: of the word, bytes
-        key: from `word_key`
-        mixed: from `hash_of`
-        slots: uint64 (2 * a power of two,), the hash table
+        first: from `word_halves`, and so `last`
+        last: see `first`
+        mixed: from `slot_hash`
+        slots: uint64 (SLOT * a power of two,), the hash table
         starts: int64, where each word begins in `arena`, one more than there are words
         arena: uint8, the words
         state: int64 (6,), NUM_WORDS and NUM_BYTES are read and moved on
     """
-    number = find_word(text, start, length, key, mixed, slots, starts, arena)
+    number = find_word(text, start, length, first, last, mixed, slots, arena)
     if number >= 0:
         return number
     slot = ~number
     number, used = state[NUM_WORDS], state[NUM_BYTES]
-    if number + 1 >= len(starts) or 3 * number >= len(slots):
+    if number + 1 >= len(starts) or 3 * number >= 2 * (len(slots) // SLOT):
         return -TABLE_FULL
     if used + length > len(arena):
         return -BYTES_FULL
@@ -290,86 +227,91 @@ def find_or_add(
         arena[used + index] = text[start + index]
     starts[number + 1] = used + length
     state[NUM_WORDS], state[NUM_BYTES] = number + 1, used + length
-    slots[2 * slot] = key
-    slots[2 * slot + 1] = np.uint64(number + 1) | (np.uint64(length) << np.uint64(32))
+    slots[SLOT * slot], slots[SLOT * slot + 1] = first, last
+    slots[SLOT * slot + 2] = np.uint64(number + 1) | (np.uint64(length) << np.uint64(32))
+    slots[SLOT * slot + 3] = np.uint64(used)
     return number
 
 
 @numba.njit(cache=True, nogil=True)
 def scan_words(
-    text: U8, flags: U8, offsets: I64, marks: I64, classes: U8, slots: U64, starts: I64, arena: U8,
-    state: I64, words: I32, before: I64, cut: I64,
+    text: U8, letters: U8, marks: U8, odd: U8, offsets: I64, places: I64, classes: U8, slots: U64,
+    starts: I64, arena: U8, state: I64, words: I32, before: I64, cut: I64,
 ) -> Int:  # fmt: skip
     """Number the words of documents from where `state` says; return why it stopped.
 
     Args:
         text: uint8 (N,)
-        flags: from `flag_alphanumeric`
+        letters: from `flag_signs`, and so `marks` and `odd`
+        marks: see `letters`
+        odd: see `letters`
         offsets: int64 (D + 1,)
-        marks: int64 (M,), sorted
+        places: int64 (M,), sorted positions
         classes: uint8 (NUM_CLASSES,)
-        slots: uint64 (2 * a power of two,), the hash table
+        slots: uint64 (SLOT * a power of two,), the hash table
         starts: int64, where each word begins in `arena`, one more than there are words
         arena: uint8, the words
         state: int64 (6,), where the scan is; moved on
         words: int32 (N,), filled with the number of each word
-        before: int64 (M,), filled with how many words begin before each mark
-        cut: int64 (M,), filled with the start of the word that has a mark inside it
+        before: int64 (M,), filled with how many words begin before each of `places`
+        cut: int64 (M,), filled with the start of the word that has one of `places` inside it
     """
-    bounds, keys = np.empty(2 * BATCH, np.int64), np.empty(2 * BATCH, np.uint64)
-    numbers = np.empty(BATCH, np.int64)
-    found, mark = state[FOUND], state[MARK]
-    last = np.int64(len(text))
-    next_mark = marks[mark] if mark < len(marks) else last
-    num_cut = 1
+    text, letters, marks, odd = borrowed(text), borrowed(letters), borrowed(marks), borrowed(odd)
+    slots, arena, classes = borrowed(slots), borrowed(arena), borrowed(classes)
+    bounds = np.empty(2 * (BATCH + WINDOW), np.int64)
+    keys = np.empty(3 * (BATCH + WINDOW), np.uint64)
+    numbers = np.empty(BATCH + WINDOW, np.int64)
+    found, place = state[FOUND], state[PLACE]
+    last_place = np.int64(len(text))
+    next_place = places[place] if place < len(places) else last_place
+    num_cut = int64(1)
     while num_cut > 0:
         if classes[32] == BLANK:
-            num_cut = cut_spaced_words(text, flags, offsets, classes, slots, state, bounds, keys)
+            num_cut = cut_spaced_words(text, letters, marks, odd, offsets, classes, state, bounds)
         else:
-            num_cut = cut_batch(text, flags, offsets, classes, slots, state, bounds, keys)
-        find_candidates(num_cut, bounds, keys, slots, starts, arena, numbers)
+            num_cut = cut_words(text, letters, marks, odd, offsets, classes, state, bounds)
+        find_words(text, num_cut, bounds, keys, slots, arena, numbers)
         for index in range(num_cut):
-            start, end = bounds[2 * index], bounds[2 * index + 1]
-            number, length = numbers[index], end - start
-            if number < 0 or (
-                length > 8 and not are_equal(text, start, arena, starts[number], length)
-            ):
+            start, end, number = bounds[2 * index], bounds[2 * index + 1], numbers[index]
+            if number < 0:
                 number = find_or_add(
-                    text, start, length, keys[2 * index], keys[2 * index + 1],
-                    slots, starts, arena, state,
+                    text, start, end - start, keys[3 * index], keys[3 * index + 1],
+                    keys[3 * index + 2], slots, starts, arena, state,
                 )  # fmt: skip
             if number < 0:
                 state[DOCUMENT] = np.searchsorted(offsets, start, side="right") - 1
-                state[POSITION], state[FOUND], state[MARK] = start, found, mark
+                state[POSITION], state[FOUND], state[PLACE] = start, found, place
                 return -number
-            while next_mark < end:
-                inside = next_mark > start
-                before[mark] = found + inside
+            while next_place < end:
+                inside = next_place > start
+                before[place] = found + inside
                 if inside:
-                    cut[mark] = start
-                mark += 1
-                next_mark = marks[mark] if mark < len(marks) else last
+                    cut[place] = start
+                place += 1
+                next_place = places[place] if place < len(places) else last_place
             words[found] = number
             found += 1
-    before[mark:] = found
+    before[place:] = found
     state[FOUND] = found
     return DONE
 
 
 @numba.njit(cache=True, nogil=True)
-def move_slots(slots: U64, larger: U64) -> None:
+def move_slots(slots: U64, larger: U64, arena: U8) -> None:
     """Put every entry of a table into an empty larger one.
 
     Args:
-        slots: uint64 (2 * a power of two,)
+        slots: uint64 (SLOT * a power of two,)
         larger: the same with more slots, all 0; filled
+        arena: uint8, the words
     """
-    mask = np.uint64(len(larger) // 2 - 1)
-    for old in range(0, len(slots), 2):
-        entry = slots[old + 1]
+    mask = np.uint64(len(larger) // SLOT - 1)
+    for old in range(0, len(slots), SLOT):
+        entry = slots[old + 2]
         if entry != np.uint64(0):
-            slot = hash_of(slots[old], np.int64(entry >> np.uint64(32))) & mask
-            while larger[np.uint64(2) * slot + np.uint64(1)] != np.uint64(0):
+            start, length = np.int64(slots[old + 3]), np.int64(entry >> np.uint64(32))
+            slot = slot_hash(arena, start, length, slots[old], slots[old + 1]) & mask
+            while larger[np.int64(np.uint64(SLOT) * slot) + 2] != np.uint64(0):
                 slot = (slot + np.uint64(1)) & mask
-            larger[np.uint64(2) * slot] = slots[old]
-            larger[np.uint64(2) * slot + np.uint64(1)] = entry
+            for part in range(SLOT):
+                larger[np.int64(np.uint64(SLOT) * slot) + part] = slots[old + part]

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from lmdata.encoders.cut_kernels import I32, I64, NUM_CLASSES, U8, U64, Int, character_at
-from lmdata.encoders.word_kernels import find_word, hash_of, word_key
+from lmdata.encoders.word_kernels import find_word, slot_hash, word_halves
 from lmdata.intrinsics import borrowed, int64, load8
 
 MAX_MATCHED_BYTES = 1 << 10
@@ -21,8 +21,7 @@ _SIZE_BITS = 14
 class Pieces(NamedTuple):
     """The pieces that begin a word, or that go on with one, to be looked up by their bytes."""
 
-    slots: U64  # with `starts` and `arena` as `find_word` takes them
-    starts: I64
+    slots: U64  # with `arena` as `find_word` takes them
     arena: U8
     ids: I64  # of each piece
     sizes: U64  # from `find_sizes`
@@ -70,11 +69,9 @@ def longest_piece(word: U8, start: Int, stop: Int, pieces: Pieces) -> tuple[Int,
         size = np.uint64(min(end - start, 63))
         if size >= np.uint64(4) and (sizes >> size) & np.uint64(1) == np.uint64(0):
             continue
-        key = word_key(word, start, end)
-        mixed = hash_of(key, end - start)
-        number = find_word(
-            word, start, end - start, key, mixed, pieces.slots, pieces.starts, pieces.arena
-        )
+        head, tail = word_halves(word, start, end)
+        mixed = slot_hash(word, start, end - start, head, tail)
+        number = find_word(word, start, end - start, head, tail, mixed, pieces.slots, pieces.arena)
         if number >= 0:
             return number, end
     return -1, start
@@ -158,8 +155,8 @@ def spell_word(words: U8, start: Int, stop: Int, becomes: I32, buffer: U8) -> tu
 def lend(pieces: Pieces) -> Pieces:
     """Return pieces whose arrays are `borrowed`."""
     return Pieces(
-        borrowed(pieces.slots), borrowed(pieces.starts), borrowed(pieces.arena),
-        borrowed(pieces.ids), borrowed(pieces.sizes), pieces.longest,
+        borrowed(pieces.slots), borrowed(pieces.arena), borrowed(pieces.ids),
+        borrowed(pieces.sizes), pieces.longest,
     )  # fmt: skip
 
 

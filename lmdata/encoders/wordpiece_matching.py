@@ -223,7 +223,8 @@ def make_pieces(pieces: dict[str, int]) -> Pieces:
     starts = table.starts[: table.num_words + 1]
     longest = int(np.diff(starts).max(initial=0))
     sizes = find_sizes(np.append(table.bytes, np.zeros(8, np.uint8)), starts)
-    return Pieces(*table.arrays, ids, sizes, longest)
+    slots, _, arena = table.arrays
+    return Pieces(slots, arena, ids, sizes, longest)
 
 
 def _is_whole(piece: str) -> bool:

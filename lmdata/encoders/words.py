@@ -29,15 +29,15 @@ from lmdata.encoders.cut_kernels import (
     U8,
     U64,
     Int,
-    flag_alphanumeric,
 )
+from lmdata.encoders.window_kernels import POSITION, flag_signs
 from lmdata.encoders.word_kernels import (
     BYTES_FULL,
     DONE,
     FOUND,
     NUM_BYTES,
     NUM_WORDS,
-    POSITION,
+    SLOT,
     move_slots,
     scan_words,
 )
@@ -85,11 +85,11 @@ class WordTable:
         self.num_words = 0
         self.starts: I64 = np.zeros(1 << 13, np.int64)
         self.bytes: U8 = np.zeros(1 << 16, np.uint8)
-        self._slots: U64 = np.zeros(2 << 14, np.uint64)
+        self._slots: U64 = _empty_slots(1 << 14)
 
     @property
     def arrays(self) -> tuple[U64, I64, U8]:
-        """Slots, starts and bytes, as `lmdata.encoders.word_kernels.find_word` takes them."""
+        """Slots, starts and bytes, as `lmdata.encoders.word_kernels.find_or_add` takes them."""
         return self._slots, self.starts, self.bytes
 
     @property
@@ -128,7 +128,7 @@ class WordTable:
         if len(offsets) < 2:
             return Occurrences(words[:0], before, cut)
         state[POSITION] = offsets[0]
-        inputs = (text, flag_alphanumeric(text), offsets, marks, self._classes)
+        inputs = (text, *flag_signs(text, self._classes), offsets, marks, self._classes)
         status = -1
         while status != DONE:
             status = scan_words(*inputs, *self.arrays, state, words, before, cut)
@@ -143,9 +143,16 @@ class WordTable:
             self.bytes = np.resize(self.bytes, max(2 * len(self.bytes), least))
             return
         self.starts = np.resize(self.starts, 2 * len(self.starts))
-        slots = np.zeros(2 * len(self._slots), np.uint64)
-        move_slots(self._slots, slots)
+        slots = _empty_slots(2 * len(self._slots) // SLOT)
+        move_slots(self._slots, slots, self.bytes)
         self._slots = slots
+
+
+def _empty_slots(number: int) -> U64:
+    """Return uint64 (SLOT * number,), zeros, so placed that no slot lies in two cache lines."""
+    room = np.zeros(SLOT * number + 8, np.uint64)
+    begin = -room.ctypes.data % 64 // 8
+    return room[begin : begin + SLOT * number]
 
 
 def ascii_classes() -> U8:

@@ -26,6 +26,7 @@ from lmdata.splitting.tables import (
     THAI,
     UNCASED,
     class_at,
+    next_newline,
     previous,
 )
 
@@ -46,16 +47,14 @@ def page_width(text: np.ndarray, start: int, stop: int, classes: np.ndarray) -> 
     widths = np.empty(MAX_BREAKS, np.int64)
     fillers = np.empty(MAX_BREAKS, np.int64)
     num_breaks, num_long, num_lower, num_ended, line = 0, 0, 0, 0, start
-    for position in range(start, stop):
-        if text[position] != 0x0A:
-            continue
+    position = next_newline(text, start, stop)
+    while position < stop:
         width = line_width(text, line, position)
         is_ended = ends_with_terminator(text, line, position, classes)
-        line = position + 1
-        if width == 0:
-            continue
         filler, is_lower = first_word(text, position + 1, stop, classes)
-        if filler == 0:
+        line = position + 1
+        position = next_newline(text, line, stop)
+        if width == 0 or filler == 0:
             continue
         widths[num_breaks], fillers[num_breaks] = width, filler
         num_breaks += 1

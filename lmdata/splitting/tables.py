@@ -12,6 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lmdata.intrinsics import load8, trailing_zeros
+
 # OTHER is a symbol, a dash, or anything above U+FFFF. MARK belongs to what stands before it.
 OTHER, LOWER, UPPER, UNCASED, DIGIT, SPACE, NEWLINE, PARAGRAPH, MARK = range(9)
 # QUOTE may open or close; brackets do one. PERIOD depends on the words around it; EXCLAMATION
@@ -33,6 +35,9 @@ _EXPLICIT = {
     FULL_STOP: "\u3002\uff61\uff01\uff1f\u0964\u0965\u06d4\u0589\u05c3\u1362\u1367\u1368"
     "\u104b\u17d4\u17d5\u1803\u1809\u0f0d\u0f0e",
 }
+
+
+_ONES = np.uint64(0x0101010101010101)
 
 
 def character_classes() -> np.ndarray:
@@ -60,7 +65,7 @@ def character_classes() -> np.ndarray:
 def trigger_bytes(classes: np.ndarray) -> np.ndarray:
     """Return which first bytes of a character may end a sentence, bool (256,).
 
-    The scan looks closer only at these bytes; all others cost one table look-up each.
+    The scan looks closer only at these bytes; `next_candidate` finds all that may be some.
 
     Example:
         >>> triggers = trigger_bytes(character_classes())
@@ -72,6 +77,48 @@ def trigger_bytes(classes: np.ndarray) -> np.ndarray:
     for code in np.flatnonzero(ends):
         triggers[chr(code).encode()[0]] = True
     return triggers
+
+
+@numba.njit(nogil=True, cache=True)
+def next_candidate(text: np.ndarray, position: int, stop: int) -> int:
+    """Return the next byte that `trigger_bytes` may name: a control, `.`, `!`, `?`, not ASCII.
+
+    Eight are looked at together: in a difference with borrow, the lowest byte that is marked is
+    one that is meant. A byte that is not ASCII is followed by others.
+
+    Args:
+        text: uint8 (N,), UTF-8
+        position: where to begin
+        stop: where to end
+    """
+    while position + 8 <= stop:
+        chunk = load8(text, position)
+        marked = chunk | ((chunk - _ONES * np.uint64(0x20)) & ~chunk)
+        for code in (0x2E, 0x21, 0x3F):
+            other = chunk ^ (_ONES * np.uint64(code))
+            marked |= (other - _ONES) & ~other
+        marked &= _ONES << np.uint64(7)
+        if marked != np.uint64(0):
+            return position + (np.int64(trailing_zeros(marked)) >> 3)
+        position += 8
+    return position
+
+
+@numba.njit(nogil=True, cache=True)
+def next_newline(text: np.ndarray, position: int, stop: int) -> int:
+    """Return the next line feed, `stop` if there is none.
+
+    Args: as `next_candidate` takes them
+    """
+    while position + 8 <= stop:
+        other = load8(text, position) ^ (_ONES * np.uint64(0x0A))
+        marked = (other - _ONES) & ~other & (_ONES << np.uint64(7))
+        if marked != np.uint64(0):
+            return position + (np.int64(trailing_zeros(marked)) >> 3)
+        position += 8
+    while position < stop and text[position] != 0x0A:
+        position += 1
+    return position
 
 
 @numba.njit(nogil=True, cache=True)

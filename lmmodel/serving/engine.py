@@ -22,6 +22,7 @@ import torch
 
 from lmmodel.cores import num_cores
 from lmmodel.errors import LmmodelError
+from lmmodel.inference import make_kernels
 from lmmodel.routing.team import Experts
 from lmmodel.serving.questions import (
     AnyQuestion,
@@ -247,6 +248,17 @@ class Engine:
             self._admit(ticket)
         ticket.future.add_done_callback(lambda _: self._leave(ticket))
         return ticket.future
+
+    def make_kernels(self) -> None:
+        """Make now what the first batches of each size would make, so that memory stays as it is.
+
+        Requests are taken meanwhile; it ends early where the engine is closed.
+        """
+        for model in self.models.values():
+            for one in model.runs if isinstance(model, Experts) else (model,):
+                for _ in make_kernels(one.prepared()):
+                    if self._is_closed:
+                        return
 
     def close(self, timeout_s: float | None = None) -> None:
         """Take no more requests, and return when those taken are answered, or after a time."""

@@ -270,27 +270,28 @@ class _Server(uvicorn.Server):
         say: Callable[[str], None],
         address: str,
     ) -> None:
-        patience = config.limits.read_timeout_s
         super().__init__(uvicorn.Config(
             make_app(service), lifespan="off", ws="none", access_log=False, log_config=None,
-            http=_impatient(_http_protocol(), patience), timeout_keep_alive=75,
+            http=_impatient(_http_protocol(), config.limits.read_timeout_s), timeout_keep_alive=75,
             server_header=False, proxy_headers=False, timeout_graceful_shutdown=1,
         ))  # fmt: skip
         self.failure: Exception | None = None
         self._service, self._folders, self._settings = service, folders, config
         self._say, self._address = say, address
         self._drain: asyncio.Task[None] | None = None
+        self._loading = threading.Thread(target=self._load, name="loading", daemon=True)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and load the models beside."""
         await super().startup(sockets)
-        threading.Thread(target=self._load, name="loading", daemon=True).start()
+        self._loading.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close what is open; the engine's threads end with the process."""
         await super().shutdown(sockets)
         if self._service.engine is not None:
             self._service.engine.close(timeout_s=0)
+            self._loading.join()  # it makes kernels no more
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -350,6 +351,8 @@ class _Server(uvicorn.Server):
             f"largest difference that neighbours make to an answer, measured now: {difference:g}"
         )
         self._say(f"ready at {self._address} after {time.perf_counter() - start:.1f} s of loading")
+        with one_thread():
+            engine.make_kernels()
 
 
 def _http_protocol() -> type[Any]:

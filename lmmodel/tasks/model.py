@@ -20,7 +20,14 @@ from lmmodel.cores import num_cores
 from lmmodel.encoder_decoder import outline_of
 from lmmodel.errors import DivergedError
 from lmmodel.families import ModelConfig
-from lmmodel.inference import TiledHead, TiledTransformer, map_batches, prepare, split_by_tokens
+from lmmodel.inference import (
+    TiledHead,
+    TiledTransformer,
+    batch_tokens,
+    map_batches,
+    prepare,
+    split_by_tokens,
+)
 from lmmodel.model import Transformer, init_weights
 from lmmodel.optimizing import LoraConfig
 from lmmodel.packing import LEAST_TOKENS
@@ -28,7 +35,6 @@ from lmmodel.tasks.examples import TaskExamples
 from lmmodel.tasks.task import AnyTask
 
 # Tokens of one forward pass without gradients.
-PREDICT_TOKENS = 8192
 
 
 class TaskModel(nn.Module):
@@ -196,9 +202,7 @@ def join_examples(parts: Sequence[TaskExamples]) -> TaskExamples:
     )
 
 
-def predict_logits(
-    model: TaskModel, examples: TaskExamples, num_tokens: int = PREDICT_TOKENS
-) -> Any:
+def predict_logits(model: TaskModel, examples: TaskExamples, num_tokens: int | None = None) -> Any:
     """Return the logits of all examples: float32 (E, C) or, for tasks over tokens, (T, C).
 
     Of a task that writes, the ids that were written about each: a list of E arrays.
@@ -206,7 +210,7 @@ def predict_logits(
     Args:
         model: is put in evaluation mode
         examples: E of them, T tokens in all, in any order of lengths
-        num_tokens: of one forward pass at most
+        num_tokens: of one forward pass at most; None: as many as suit the device
 
     Raises:
         DivergedError: a logit is not finite, so that nothing may be said by it
@@ -219,7 +223,7 @@ def predict_logits(
     count = len(examples) if is_sequence else len(examples.input_ids)
     logits = np.empty((count, model.num_outputs), np.float32)
     share = -(-int(examples.lengths.sum()) // num_cores(device))
-    num_tokens = min(num_tokens, max(LEAST_TOKENS, share))
+    num_tokens = min(num_tokens or batch_tokens(device), max(LEAST_TOKENS, share))
     groups = list(split_by_tokens(examples.lengths, num_tokens))
 
     def compute(rows: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from lmdata.config import json_values
 from lmmodel.errors import FitError, ServeError
 from lmmodel.finetuning.folder import load_fine_tuned
+from lmmodel.inference import CPU_BATCH_TOKENS, TILE, PackedLinear
 from lmmodel.model import Transformer
 from lmmodel.predicting.generation import GenerationConfig, generate
 from lmmodel.predicting.likelihood import embed, log_likelihoods
@@ -113,6 +114,24 @@ def test_measuring_leaves_the_threads_of_torch_as_they_are() -> None:
         assert torch.get_num_threads() == 1
         torch.set_num_threads(1)
     assert torch.get_num_threads() == before
+
+
+def test_kernels_of_every_batch_are_made_before(wiki: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[tuple[int, ...], int]] = set()
+    forward = PackedLinear.forward
+
+    def watched(self: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+        seen.add((self.shape, len(x)))
+        return forward(self, x)
+
+    monkeypatch.setattr(PackedLinear, "forward", watched)
+    with Engine({"wiki": wiki}) as engine:
+        engine.make_kernels()
+        made = set(seen)
+        for num_texts in (1, 2, 7, 40, 300):
+            engine.submit("wiki", Embed(texts=[TEXT] * num_texts)).result()
+    assert len({rows for _, rows in made}) == CPU_BATCH_TOKENS // TILE
+    assert seen == made
 
 
 def test_an_engine_has_a_worker_for_each_core(wiki: Run) -> None:
