@@ -46,14 +46,15 @@ class Change:
 
 BERT, BEST, CAUSAL = "BERT's numbers", "modern, all together", "modern, causal"
 BIAS = "vocabulary_bias=frequencies"
+FROM_TEXT = "first_embeddings=co-occurrences"
 RATE = "recipe.mlm_probability=0.3"
 PLAIN = (
     "model.family=bert", "vocabulary_bias=zeros", "recipe.mlm_probability=0.15", "batch.size=32",
-    "optimizer.lr=1e-3", "optimizer.muon_lr=0.02",
+    "optimizer.lr=1e-3", "optimizer.muon_lr=0.02", "first_embeddings=random",
 )  # fmt: skip
 TOGETHER = (
     "model.family=modern", BIAS, RATE, "batch.size=16", "optimizer.lr=3e-3",
-    "optimizer.muon_lr=0.04",
+    "optimizer.muon_lr=0.04", "first_embeddings=random",
 )  # fmt: skip
 ALL_MASKED = (
     "recipe.mask_proportion=1.0", "recipe.random_proportion=0.0", "recipe.keep_proportion=0.0",
@@ -87,6 +88,9 @@ CHANGES: dict[str, Change] = {
         "warm-up 2 %": ("schedule.warmup_ratio=0.02",),
         "dropout 0.1": ("model.dropout=0.1",),
         "hybrid, half causal": ("objective.name=hybrid",),
+        "hybrid, three quarters causal": ("objective.name=hybrid", "objective.causal_share=0.75"),
+        "embeddings from co-occurrences": (FROM_TEXT,),
+        "hybrid, half causal, embeddings from co-occurrences": ("objective.name=hybrid", FROM_TEXT),
         "hybrid, a fifth causal": ("objective.name=hybrid", "objective.causal_share=0.2"),
         "rows of 64 first, half the steps": (
             'stages=[{until = 0.5, max_seq_length = 64, batch_size = 32}, {until = 1.0}]',
@@ -261,7 +265,14 @@ def outcome(
         masks = [setting for setting in own if "mlm_probability" not in setting]
         first = [*masks, "objective.name=clm", "schedule.kind=constant"]
         train(_config(scale, first, seed, num_causal), store, before, overwrite=before.exists())
-        own = [*(setting for setting in own if setting != BIAS), f"init_from={before}"]
+        own = [
+            *(
+                setting
+                for setting in own
+                if not setting.startswith(("vocabulary_bias", "first_embeddings"))
+            ),
+            f"init_from={before}",
+        ]
     config = _config(scale, own, seed, scale.num_tokens - num_causal)
     started_s = cpu_seconds()
     summary = train(config, store, run, overwrite=run.exists())

@@ -87,6 +87,9 @@ class TrainConfig:
     """What is added to the logits of fresh weights: nothing, as in BERT, or the logarithms of how
     often the pieces are in the training split; families whose head has a bias only. Modern begins
     with frequencies, see `traits.Numbers`."""
+    first_embeddings: Literal["random", "co-occurrences"] = "random"
+    """What the embeddings of fresh weights are: drawn by chance, or which pieces stand near which
+    others in the training split (`lmmodel.cooccurrences`), as modern begins."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     preset: str | None = None
@@ -115,6 +118,7 @@ class TrainConfig:
         _check_stages(self.stages)
         _check_recipe(self)
         _check_bias(self)
+        _check_embeddings(self)
         check_fits(self.objective, self.model, self.recipe)
 
 
@@ -193,6 +197,7 @@ def _with_numbers(values: dict[str, Any]) -> dict[str, Any]:
         return values
     numbers = _numbers(values)
     own = {"vocabulary_bias": numbers.vocabulary_bias,
+           "first_embeddings": numbers.first_embeddings,
            "optimizer": {"lr": numbers.lr, "muon_lr": numbers.muon_lr}}  # fmt: skip
     return laid_over(own, values)
 
@@ -328,6 +333,22 @@ def _check_bias(config: TrainConfig) -> None:
         raise ValueError(
             "vocabulary_bias=frequencies has no effect: the weights are those of init_from; leave "
             "one of them out"
+        )
+
+
+def _check_embeddings(config: TrainConfig) -> None:
+    if config.first_embeddings == "random":
+        return
+    if OBJECTIVES[config.objective.name].has_targets:
+        raise ValueError(
+            f"first_embeddings={config.first_embeddings} counts pieces of whole rows, and "
+            f"objective.name={config.objective.name} cuts them into sources and targets: leave it "
+            "out"
+        )
+    if config.init_from is not None:
+        raise ValueError(
+            f"first_embeddings={config.first_embeddings} has no effect: the weights are those of "
+            "init_from; leave one of them out"
         )
 
 

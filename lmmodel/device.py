@@ -203,6 +203,15 @@ def value_of_main(value: int, device: torch.device) -> int:
     return int(shared)
 
 
+def tensor_of_main(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the main process's tensor in every process, on the CPU."""
+    if not dist.is_initialized():
+        return tensor
+    shared = tensor.to(device)
+    dist.broadcast(shared, src=0)
+    return shared.cpu()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that an allocation failed, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

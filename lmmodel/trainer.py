@@ -29,7 +29,7 @@ from lmmodel.device import (
 )
 from lmmodel.errors import ResumeError
 from lmmodel.layers.attention import Kernel
-from lmmodel.objectives import num_parameters
+from lmmodel.objectives import OBJECTIVES, num_parameters
 from lmmodel.packing import Padding
 from lmmodel.pair_files import open_training_data
 from lmmodel.record import CHECKPOINTS_NAME, check_output
@@ -58,6 +58,7 @@ from lmmodel.training.budget import (
     existing_folder,
     probe,
 )
+from lmmodel.training.first_weights import find_first_weights
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Interrupted, Summary, Trainer
 from lmmodel.training.plan import Prepared, prepare, resolve_config
@@ -155,7 +156,19 @@ def begin(
         if processes.is_main:
             create_run(output, record, data.tokenizer, overwrite=overwrite)
         trainer.send = send
-        return trainer.run()
+        summary = trainer.run()
+        return replace(summary, notes=(*summary.notes, *_advice(resolved)))
+
+
+def _advice(config: TrainConfig) -> list[str]:
+    """Return what a next run would gain from, as was measured."""
+    better = config.model.traits.better
+    fills = OBJECTIVES[config.objective.name].can_fill_masks
+    is_frozen = config.recipe is None
+    if better is None or not fills or is_frozen or config.init_from is not None:
+        return []
+    return [f"family {better} learns more from the same tokens (docs/decisions.md): "
+            f"--family {better}"]  # fmt: skip
 
 
 def go_on(
@@ -186,12 +199,14 @@ def go_on(
             if wanted.batch.min_micro_batches is None:  # whatever this machine would choose
                 resolved = _with_cut_of(resolved, record.config)
             check_same_config(record, resolved)
-            weights = None
-            if resolved.trainable != "full" or not list_checkpoints(output / CHECKPOINTS_NAME):
+            weights, is_new = None, not list_checkpoints(output / CHECKPOINTS_NAME)
+            if resolved.trainable != "full" or is_new:
                 weights = _first_weights(resolved, record.origin)
             prepared = prepare(resolved, data, device, processes)
             padding = probe(prepared.loader).padding
-            trainer = _make_trainer(prepared, record, weights, output, progress, padding)
+            trainer = _make_trainer(
+                prepared, record, weights, output, progress, padding, is_new=is_new
+            )
             trainer.load_latest()
             trainer.send = send
             return trainer.run()
@@ -246,10 +261,13 @@ def _make_trainer(
     output: Path,
     report: Listener | None,
     padding: Padding,
+    *,
+    is_new: bool = True,
 ) -> Trainer:
     config, device, processes = prepared.config, prepared.device, prepared.processes
     loader = prepared.loader.lasting(record.num_steps)
-    learner = Learner(config, loader, device, weights, prepared.first_bias)
+    first = find_first_weights(prepared) if weights is None and is_new else None
+    learner = Learner(config, loader, device, weights, first)
     reporter = Reporter(
         config,
         loader.objective,

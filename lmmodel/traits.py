@@ -34,12 +34,16 @@ Positions = Literal["learned", "sinusoidal", "rotary", "relative", "distance"]
 class Numbers:
     """What a run begins with where its settings say nothing. The defaults are BERT's line."""
 
+    objectives: tuple[str, ...] = ()
+    """What they are for; what else is learned begins with the defaults."""
     lr: float = 1e-3
     """AdamW's peak learning rate, of fresh weights."""
     muon_lr: float = 0.02
     """Muon's peak learning rate, of fresh weights."""
     vocabulary_bias: Literal["zeros", "frequencies"] = "zeros"
     """What the logits of fresh weights begin with."""
+    first_embeddings: Literal["random", "co-occurrences"] = "random"
+    """What the embeddings of fresh weights begin with."""
     mlm_probability: float | None = None
     """Share of the tokens to predict, of a token store without a preset; None: the objective's."""
     batch_size: int = 32
@@ -113,18 +117,18 @@ class Family:
     objective: str = "mlm+nsp"
     """What is learned where nothing else is said."""
     numbers: Numbers = Numbers()
-    """What that is learned by."""
+    """What that and others are learned by."""
     better: str | None = None
     """Family of the same use that learns more from the same tokens, as was measured."""
 
     def numbers_for(self, objective: str) -> Numbers:
-        """Return what an objective is learned by; the family's numbers are for its own one.
+        """Return what an objective is learned by.
 
         Example:
             >>> [FAMILIES["modern"].numbers_for(name).lr for name in ("mlm", "clm")]
             [0.003, 0.001]
         """
-        return self.numbers if objective == self.objective else Numbers()
+        return self.numbers if objective in self.numbers.objectives else Numbers()
 
     @property
     def can_pair(self) -> bool:
@@ -150,10 +154,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "modern": Family(
         has_bias=False, has_first_norm=False, is_gated=True, has_windows=True,
-        positions=("rotary",), norm_eps=1e-5, mlp_ratio=1.5, pooling="mean", objective="mlm",
+        positions=("rotary",), norm_eps=1e-5, mlp_ratio=1.5, pooling="mean",
+        objective="hybrid",
         numbers=Numbers(
-            lr=3e-3, muon_lr=0.04, vocabulary_bias="frequencies", mlm_probability=0.3,
-            batch_size=16,
+            objectives=("hybrid", "mlm"), lr=3e-3, muon_lr=0.04, mlm_probability=0.3,
+            vocabulary_bias="frequencies", first_embeddings="co-occurrences", batch_size=16,
         ),
     ),
     "gpt2": Family(

@@ -241,6 +241,7 @@ def import_adapter(
             lora=lora,
             replay=None,
             vocabulary_bias="zeros",
+            first_embeddings="random",
         )
         own = RunRecord(
             config=config, num_steps=0, data_path="", data_hash="",

@@ -37,7 +37,8 @@ __all__ = [
 def made_for(recipe: Recipe) -> list[str]:
     """Return the names of the objectives that learn from examples of a recipe as they are meant.
 
-    Masks may be of any kind for who guesses masked tokens; all else is one corruption's own.
+    Masks may be of any kind for who guesses masked tokens, and nothing but them; all else is one
+    corruption's own.
     """
 
     def masks(own: Recipe) -> bool:
@@ -48,6 +49,7 @@ def made_for(recipe: Recipe) -> list[str]:
         name for name, own in OBJECTIVES.items()
         if own.pair_view == pair_view and (own.recipe.corruption == recipe.corruption
                                            or (masks(own.recipe) and masks(recipe)))
+        and not (own.can_generate and masks(recipe))
     ]  # fmt: skip
 
 

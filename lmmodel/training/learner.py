@@ -32,6 +32,7 @@ from lmmodel.optimizing import AveragingConfig, lr_ratio
 from lmmodel.saving.branch import is_branch
 from lmmodel.saving.checkpoint import TensorGroups, load_named, load_weights
 from lmmodel.saving.metrics import Stopwatch
+from lmmodel.training.first_weights import FirstWeights
 from lmmodel.training.optimizer import Optimizer
 from lmmodel.training.step import (
     StepLoss,
@@ -75,13 +76,13 @@ class Learner:
         loader: Loader,
         device: torch.device,
         weights: Mapping[str, Tensor] | None = None,
-        first_bias: Tensor | None = None,
+        first: FirstWeights | None = None,
     ) -> None:
-        """`weights` are what it begins with; None: fresh ones, with a bias of the vocabulary."""
+        """`weights` are what it begins with; None: fresh ones, some of which are `first`."""
         self.config = config
         self.loader = loader
         self.device = device
-        self.model = _make_model(config, device, weights or {}, first_bias)
+        self.model = _make_model(config, device, weights or {}, first)
         self.trained = choose_trained(
             self.model, config.trainable, config.lora, new=_fresh(self.model, weights),
             seed=config.seed,
@@ -307,7 +308,7 @@ def _fresh(model: Transformer, weights: Mapping[str, Tensor] | None) -> tuple[st
 
 def _make_model(
     config: TrainConfig, device: torch.device, weights: Mapping[str, Tensor],
-    first_bias: Tensor | None,
+    first: FirstWeights | None,
 ) -> Transformer:  # fmt: skip
     """Return a model with these weights.
 
@@ -325,9 +326,8 @@ def _make_model(
         }
         taken = {n: w for n, w in weights.items() if n in own or not n.startswith("extras.")}
         load_weights(model, {**fresh, **taken})
-    elif first_bias is not None:
-        with torch.no_grad():
-            model.head.bias.copy_(first_bias)
+    elif first is not None:
+        first.put(model)
     new = fresh if weights else dict(model.named_parameters())
     OBJECTIVES[config.objective.name].begin(model, new)
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

@@ -24,7 +24,6 @@ from lmmodel.guesses import Prompts, make_prompts
 from lmmodel.loader import Loader, Shape, Stage
 from lmmodel.objectives import OBJECTIVES, Objective, check_fits, make_objective
 from lmmodel.objectives.distilled import distill
-from lmmodel.objectives.terms import log_frequencies
 from lmmodel.packing import stream_tokens
 from lmmodel.settings import stage_recipe
 from lmmodel.teachers import load_teachers, with_known_teacher
@@ -56,7 +55,6 @@ class Prepared:
     held_out: HeldOut | None  # what this process evaluates on
     prompts: Prompts | None  # what it is asked beside
     parents: HeldOut | None  # what of the parent's data tells how much is forgotten
-    first_bias: torch.Tensor | None  # float32 (V,) of the vocabulary head; None: as other biases
     notes: tuple[str, ...] = ()
 
 
@@ -77,29 +75,10 @@ def prepare(
     if found is not None:
         parents, _, more = _hold_out(config, found, processes)
         notes += more
-    if (better := config.model.traits.better) and config.recipe and config.init_from is None:
-        notes += (f"family {better} learns more from the same tokens (docs/decisions.md): "
-                  f"--family {better}",)  # fmt: skip
     return Prepared(
         config=config, data=data, device=device, processes=processes, loader=loader,
-        held_out=held_out, prompts=prompts, parents=parents,
-        first_bias=_first_bias(config, data, loader), notes=notes,
+        held_out=held_out, prompts=prompts, parents=parents, notes=notes,
     )  # fmt: skip
-
-
-def _first_bias(config: TrainConfig, data: TrainingData, loader: Loader) -> torch.Tensor | None:
-    """Return what the bias of the vocabulary begins with, where that follows from the data."""
-    if config.vocabulary_bias == "zeros":
-        return None
-    sample = _sample(loader.stages)  # the same in every process
-    labels = [part.label(sample).masked_labels for part in loader.objective.parts]
-    num_unused = config.model.vocab_size - data.tokenizer.vocab_size
-    bias = log_frequencies(
-        np.concatenate(labels),
-        np.pad(data.token_counts, (0, num_unused)),
-        np.pad(data.tokenizer.is_special, (0, num_unused), constant_values=True),
-    )
-    return torch.from_numpy(bias).float()
 
 
 def _hold_out(
@@ -289,7 +268,7 @@ def make_loader(
     """
     objective = _taught(make_objective(config.objective, config.seed), config)
     stages = tuple(_make_stages(config, data))
-    objective.check_labels(_sample(stages), str(data.path))
+    objective.check_labels(sample_rows(stages), str(data.path))
     return Loader(
         stages=stages,
         objective=objective,
@@ -310,7 +289,7 @@ def _taught(objective: Objective, config: TrainConfig) -> Objective:
     return distill(objective, teachers, config.distillation)
 
 
-def _sample(stages: Sequence[Stage]) -> ExampleBatch:
+def sample_rows(stages: Sequence[Stage]) -> ExampleBatch:
     """Return the first rows of a run."""
     first = stages[0].rows
     return first.take(stages[0].first_epoch, np.arange(min(_NUM_SAMPLED, first.num_rows)))
@@ -368,7 +347,7 @@ def make_shape(config: TrainConfig, stages: Sequence[Stage]) -> Shape:
     tokens = max(tokens, length)
     objective = make_objective(config.objective)
     streams = None
-    found = stream_tokens(_sample(stages))
+    found = stream_tokens(sample_rows(stages))
     if len(found) > 1:
         total = sum(int(own.sum()) for own in found.values())
         streams = {

@@ -48,6 +48,7 @@ def write_branch(folder: Path, parent: Path, *settings: str, seed: int = 0, by: 
         lora=own.lora,
         seed=seed,
         vocabulary_bias="zeros",
+        first_embeddings="random",
     )
     origin = {
         "run": str(parent.resolve()), "weights_xxh3": hash_weights(parent), "num_steps": 0,

@@ -59,8 +59,8 @@ def test_a_family_learns_what_it_is_made_for_unless_it_is_said():
 
 def test_a_family_learns_its_own_objective_by_its_own_numbers():
     config = load_train_config(None, ["model.family=modern"])
-    assert config.objective.name == "mlm"
-    assert config.vocabulary_bias == "frequencies"
+    assert config.objective.name == "hybrid"
+    assert (config.vocabulary_bias, config.first_embeddings) == ("frequencies", "co-occurrences")
     assert (config.optimizer.lr, config.optimizer.muon_lr) == (3e-3, 0.04)
     assert config.recipe is None  # until the data are known: frozen ones have their own
     short = load_train_config(None, ["model.family=modern", "recipe.max_seq_length=64"]).recipe
@@ -79,6 +79,7 @@ def test_a_family_learns_its_own_objective_by_its_own_numbers():
 def test_all_else_begins_with_the_plain_numbers(settings):
     config = load_train_config(None, settings)
     assert (config.optimizer, config.vocabulary_bias) == (OptimizerConfig(), "zeros")
+    assert config.first_embeddings == "random"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,10 @@ def test_recipe_settings_lie_over_the_preset_or_what_the_objective_implies():
     ("overrides", "words"),
     [
         (["vocabulary_bias=frequencies", "model.family=gpt2"], "gpt2 has no bias; leave it out"),
+        (
+            ["first_embeddings=co-occurrences", "model.family=t5"],
+            "objective.name=t5 cuts them into",
+        ),
         (["optimizer.lr=0"], "optimizer: lr must be above 0 and at most 1, got 0.0"),
         (["optimizer.lr=10"], "optimizer: lr must be above 0 and at most 1, got 10.0"),
         (["optimiser.lr=1"], "unknown key optimiser, did you mean optimizer"),

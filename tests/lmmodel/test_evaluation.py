@@ -120,7 +120,8 @@ def test_sitting_on_the_line_is_said_once_while_training(tiny, store, tmp_path, 
     assert [report.step for report in said] == [2]
     assert "on the unigram line since step 1" in said[0].message
     logged = [e["message"] for e in read_metrics(tmp_path / "run/metrics.jsonl") if "message" in e]
-    assert list(summary.notes[-1:]) == logged == [said[0].message]
+    assert list(summary.notes[:-1]) == logged == [said[0].message]
+    assert summary.notes[-1].endswith("--family modern")
 
 
 def test_causal_models_have_a_perplexity(tiny, store, tmp_path):

@@ -22,6 +22,8 @@ from lmmodel.saving.metrics import read_metrics
 from lmmodel.saving.run import read_record
 from lmmodel.trainer import plan, train
 from lmmodel.training.budget import Pace
+from lmmodel.training.first_weights import find_first_weights
+from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Interrupted
 from lmmodel.training.plan import prepare, resolve_config
 
@@ -95,9 +97,10 @@ def test_every_objective_family_and_option_learns(tiny, store, tmp_path, overrid
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_the_vocabulary_bias_may_begin_at_the_frequencies(tiny, store, tmp_path):
+def test_fresh_weights_may_begin_with_what_the_data_say(tiny, store, tmp_path):
     """From the first step on it guesses by frequency, in every process and after any crash."""
-    settings = ("vocabulary_bias=frequencies", "checkpoint.every_steps=4", "logging.every_steps=1")
+    begins = ("vocabulary_bias=frequencies", "first_embeddings=co-occurrences")
+    settings = (*begins, "checkpoint.every_steps=4", "logging.every_steps=1")
     train(tiny(*settings), store, tmp_path / "whole")
     zeros = tiny("vocabulary_bias=zeros", "logging.every_steps=1")
     train(zeros, store, tmp_path / "zeros")
@@ -117,11 +120,21 @@ def test_the_vocabulary_bias_may_begin_at_the_frequencies(tiny, store, tmp_path)
     opened = data.open_data(store)
     config = resolve_config(tiny(*settings), opened, torch.device("cpu"), Processes())
     for rank in range(2):
-        bias = prepare(config, opened, torch.device("cpu"), Processes(rank, 2)).first_bias
+        prepared = prepare(config, opened, torch.device("cpu"), Processes(rank, 2))
+        first = find_first_weights(prepared)
+        assert first.bias is not None
+        assert first.embeddings is not None
+        bias = first.bias
         chances = bias.double().exp().numpy()
         assert chances.sum() == pytest.approx(1, abs=0.01)
         counts = opened.token_counts / opened.token_counts.sum()
         np.testing.assert_allclose(chances[counts > 0.001], counts[counts > 0.001], rtol=0.1)
+        model = Learner(config, prepared.loader, prepared.device, first=first).model
+        drawn = Learner(config, prepared.loader, prepared.device).model.embeddings.tokens.weight
+        own, is_found = model.embeddings.tokens.weight, first.embeddings.any(1)
+        assert 0 < is_found.sum() < len(own)
+        assert torch.equal(own[~is_found], drawn[~is_found])
+        torch.testing.assert_close(own[is_found].std(), drawn.std(), rtol=1e-3, atol=0)
 
 
 def test_a_model_overfits_a_single_batch(tiny, tmp_path):
