@@ -22,10 +22,11 @@ stage "BERT's view of it, next-sentence pairs with 15 % masked, frozen to look a
 say lmdata mask --rate 0.15 --set duplicates=3 --overwrite
 say lmdata show --num-rows 1
 stage "Training, masked anew in every epoch: about 3 min; the same line uses a GPU where there is one."
-say lmmodel train tokens --family modern --model tiny --num-steps 1200 --output runs/quickstart --overwrite
+say lmmodel train tokens --family modern --model tiny --num-steps 1500 \
+  --output runs/quickstart --overwrite
 stage "What it learned, beside guessing by frequency and by n-grams of the same text: about 10 s."
 say lmmodel evaluate runs/quickstart
-stage "Words of sentences that it has not seen, chosen by a rule that does not look at the answers: 5 s."
+stage "Words of sentences that it has not seen, by a rule that knows no answers: about 5 s."
 say lmmodel fill-mask runs/quickstart --held-out tokens --num-texts 8 --top-k 3
 
 cat <<'END'

@@ -161,7 +161,9 @@ def main(arguments: list[str]) -> None:
     add_options(parser, "recipe")
     parser.add_argument("--only", choices=CHANGES, action="append", help="repeatable")
     options = parser.parse_args(arguments)
-    wanted = list(dict.fromkeys(options.only or CHANGES))
+    fitting = [name for name, own in CHANGES.items()
+               if options.store is None or own.vocab_size == VOCAB_SIZE]  # fmt: skip
+    wanted = list(dict.fromkeys(options.only or fitting))
     lines = [own for name in wanted if (own := CHANGES[name].over) and own not in wanted]
     study(options, {name: CHANGES[name] for name in dict.fromkeys([*lines, *wanted])})
 
@@ -318,7 +320,9 @@ def _config(scale: Scale, settings: Sequence[str], seed: int, num_tokens: int) -
 def compare(
     outcomes: Sequence[Outcome], lines: Mapping[str, str | None]
 ) -> list[dict[str, object]]:
-    """Return a line for each change: means, spread, and the gain by the larger of two spreads.
+    """Return a line for each change: means, spread, and whether it gains twice the larger spread.
+
+    One seed alone has none.
 
     Args:
         outcomes: of all seeds
@@ -352,6 +356,6 @@ def compare(
             "nats_per_byte": round(statistics.mean(one.nats_per_byte for one in own), 4),
             "top5_percent": round(100 * statistics.mean(one.top5_accuracy for one in own), 2),
             "gain": round(gain, 4),
-            "is_beyond": gain > 2 * max(spreads[name], spreads[line]),
+            "is_beyond": gain > 2 * max(spreads[name], spreads[line]) if own[1:] else None,
         })  # fmt: skip
     return rows

@@ -141,7 +141,8 @@ def largest_vectors(table: Tensor, rank: int, generator: torch.Generator) -> Ten
         basis = torch.linalg.qr(table @ basis).Q  # (R, num)
         basis = torch.linalg.qr(back @ basis).Q  # (C, num)
     left, values, _ = torch.linalg.svd(table @ basis, full_matrices=False)
-    return left[:, :rank] * values[:rank].sqrt()
+    found: Tensor = left[:, :rank] * values[:rank].sqrt()
+    return found
 
 
 @contextlib.contextmanager

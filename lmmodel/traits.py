@@ -155,9 +155,9 @@ FAMILIES: dict[str, Family] = {
     "modern": Family(
         has_bias=False, has_first_norm=False, is_gated=True, has_windows=True,
         positions=("rotary",), norm_eps=1e-5, mlp_ratio=1.5, pooling="mean",
-        objective="hybrid",
+        objective="mlm",
         numbers=Numbers(
-            objectives=("hybrid", "mlm"), lr=3e-3, muon_lr=0.04, mlm_probability=0.3,
+            objectives=("mlm", "hybrid"), lr=3e-3, muon_lr=0.04, mlm_probability=0.3,
             vocabulary_bias="frequencies", first_embeddings="co-occurrences", batch_size=16,
         ),
     ),

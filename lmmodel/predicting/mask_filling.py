@@ -202,7 +202,7 @@ RULE = (
     f"held-out documents drawn by chance; of each its first {NUM_SENTENCES} sentences of "
     f"{SENTENCE_TOKENS[0]} to {SENTENCE_TOKENS[1]} tokens; of their words of {WORD_LETTERS} "
     "letters or more that are one piece, the one of which the model is surest, right or wrong; no "
-    "word twice"
+    "word twice; guesses are such words too"
 )
 """How sentences and words are chosen."""
 
@@ -276,13 +276,14 @@ def fill_held_out(
     store = open_store(store_path, "validation", tokenizer=run.tokenizer)
     rows = np.arange(len(store))
     draws = draw(stream_key(0, "yardstick", 1), rows, np.zeros_like(rows))
+    words = _Words(run.tokenizer)
     chosen: list[HeldOutFilling] = []
     asked: set[int] = set()
     totals = np.zeros(3, np.int64)
     for row in np.argsort(draws, kind="stable").tolist():
-        gaps = _gaps(run.tokenizer, store, row)
+        gaps = _gaps(words, store, row)
         if any(gap.id not in asked for gap in gaps):
-            filling, counts = _surest(run, gaps, asked, store.provenance(row)[0], top_k)
+            filling, counts = _surest(run, words, gaps, asked, store.provenance(row)[0], top_k)
             chosen.append(filling)
             totals += counts
         if len(chosen) == num_texts:
@@ -292,7 +293,23 @@ def fill_held_out(
     return HeldOutFillings(tuple(chosen), *totals.tolist())
 
 
-def _gaps(tokenizer: Tokenizer, store: TokenStore, row: int) -> list[_Gap]:
+class _Words:
+    """The pieces of a vocabulary that are words of enough letters by themselves."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        ids = np.arange(tokenizer.vocab_size)
+        texts = [tokenizer.decode([index]).strip() for index in ids.tolist()]
+        is_long = np.array([len(text) >= WORD_LETTERS and text.isalpha() for text in texts])
+        self.continues = tokenizer.word_rule.continues
+        self.is_word = is_long & ~self.continues(ids)  # bool (V,)
+
+    def places(self, ids: np.ndarray) -> np.ndarray:
+        """Return where such words stand in a sentence of int64 (T,): int64 (P,)."""
+        goes_on = np.append(self.continues(ids)[1:], False)
+        return np.flatnonzero(self.is_word[ids] & ~goes_on)
+
+
+def _gaps(words: _Words, store: TokenStore, row: int) -> list[_Gap]:
     """Return the words of a document that may be chosen."""
     ids, lengths = store.document(row)
     ends = np.cumsum(lengths, dtype=np.int64)
@@ -300,27 +317,19 @@ def _gaps(tokenizer: Tokenizer, store: TokenStore, row: int) -> list[_Gap]:
     gaps = []
     for index in np.flatnonzero(is_fit)[:NUM_SENTENCES].tolist():
         sentence = ids[ends[index] - lengths[index] : ends[index]].astype(np.int64)
-        gaps += [_Gap(sentence, place) for place in _words(tokenizer, sentence).tolist()]
+        gaps += [_Gap(sentence, place) for place in words.places(sentence).tolist()]
     return gaps
 
 
-def _words(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """Return the places of the pieces that are whole words of enough letters: int64 (P,)."""
-    is_first = ~tokenizer.word_rule.continues(ids)
-    is_whole = is_first & np.append(is_first[1:], True)
-    texts = [tokenizer.decode([index]).strip() for index in ids.tolist()]
-    is_long = np.array([len(text) >= WORD_LETTERS and text.isalpha() for text in texts])
-    return np.flatnonzero(is_whole & is_long)
-
-
 def _surest(
-    run: Run, gaps: Sequence[_Gap], asked: set[int], source: str, top_k: int
+    run: Run, words: _Words, gaps: Sequence[_Gap], asked: set[int], source: str, top_k: int
 ) -> tuple[HeldOutFilling, tuple[int, int, int]]:
     """Return the word of which the model is surest, the first of equals, and counts of all.
 
     Args:
         run: the model
-        gaps: words of a document
+        words: of its vocabulary, among which it guesses
+        gaps: of a document
         asked: ids that are passed over; that of the word is added
         source: the document's file
         top_k: guesses of each word
@@ -337,6 +346,7 @@ def _surest(
         prompts.append(prompt)
         places.append(np.array([gap.place + 1]))
     logits = torch.cat(masked_logits(run, prompts, places))[:, : tokenizer.vocab_size]
+    logits[:, torch.from_numpy(~words.is_word)] = -torch.inf
     best = logits.softmax(1).topk(top_k)  # (P, k) each
     is_right = best.indices == torch.tensor([gap.id for gap in gaps])[:, None]
     is_asked = torch.tensor([gap.id in asked for gap in gaps])

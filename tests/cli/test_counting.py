@@ -113,5 +113,10 @@ def test_words_of_held_out_sentences_are_filled_in(road: Road) -> None:
     for one in found["sentences"]:
         assert len(one["word"]) >= 4
         assert [guess["is_right"] for guess in one["guesses"]].count(True) <= 1
+    words = [one["word"] for one in found["sentences"]]
+    assert len(set(words)) == len(words)
+    every = found["all_words"]
+    assert 0 <= every["num_right"] <= every["num_near"] <= every["num_words"]
+    assert every["num_words"] >= len(words)
     for extra in (("a [MASK]", "--held-out", road.tokens), ("a [MASK]", "--num-texts", "2")):
         assert invoke("lmmodel", "fill-mask", road.run, *extra).exit_code == 2

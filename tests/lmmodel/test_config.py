@@ -59,7 +59,7 @@ def test_a_family_learns_what_it_is_made_for_unless_it_is_said():
 
 def test_a_family_learns_its_own_objective_by_its_own_numbers():
     config = load_train_config(None, ["model.family=modern"])
-    assert config.objective.name == "hybrid"
+    assert config.objective.name == "mlm"
     assert (config.vocabulary_bias, config.first_embeddings) == ("frequencies", "co-occurrences")
     assert (config.optimizer.lr, config.optimizer.muon_lr) == (3e-3, 0.04)
     assert config.recipe is None  # until the data are known: frozen ones have their own
