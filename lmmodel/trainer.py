@@ -58,7 +58,7 @@ from lmmodel.training.budget import (
     existing_folder,
     probe,
 )
-from lmmodel.training.first_weights import find_first_weights
+from lmmodel.training.first_weights import FirstWeights, find_first_weights
 from lmmodel.training.learner import Learner
 from lmmodel.training.loop import Interrupted, Summary, Trainer
 from lmmodel.training.plan import Prepared, prepare, resolve_config
@@ -147,12 +147,13 @@ def begin(
         resolved = resolve_config(config, data, device, processes)
         start = find_start(resolved.init_from, resolved.model, data)
         prepared = prepare(resolved, data, device, processes)
-        num_steps = _count_steps(prepared, output, started_s)
         origin = start.origin if start else None
+        weights = _first_weights(resolved, origin)
+        first = find_first_weights(prepared) if weights is None else None
+        num_steps = _count_steps(prepared, output, started_s)
         probed = probe(prepared.loader)
         record = new_record(resolved, num_steps, data, _environment(prepared, probed), origin)
-        weights = _first_weights(resolved, origin)
-        trainer = _make_trainer(prepared, record, weights, output, progress, probed.padding)
+        trainer = _make_trainer(prepared, record, weights, first, output, progress, probed.padding)
         if processes.is_main:
             create_run(output, record, data.tokenizer, overwrite=overwrite)
         trainer.send = send
@@ -204,9 +205,8 @@ def go_on(
                 weights = _first_weights(resolved, record.origin)
             prepared = prepare(resolved, data, device, processes)
             padding = probe(prepared.loader).padding
-            trainer = _make_trainer(
-                prepared, record, weights, output, progress, padding, is_new=is_new
-            )
+            first = find_first_weights(prepared) if is_new and weights is None else None
+            trainer = _make_trainer(prepared, record, weights, first, output, progress, padding)
             trainer.load_latest()
             trainer.send = send
             return trainer.run()
@@ -258,15 +258,13 @@ def _make_trainer(
     prepared: Prepared,
     record: RunRecord,
     weights: Mapping[str, torch.Tensor] | None,
+    first: FirstWeights | None,
     output: Path,
     report: Listener | None,
     padding: Padding,
-    *,
-    is_new: bool = True,
 ) -> Trainer:
     config, device, processes = prepared.config, prepared.device, prepared.processes
     loader = prepared.loader.lasting(record.num_steps)
-    first = find_first_weights(prepared) if weights is None and is_new else None
     learner = Learner(config, loader, device, weights, first)
     reporter = Reporter(
         config,
