@@ -24,7 +24,7 @@ tools read them and name no family. One more family is one more entry of `FAMILI
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "distance"]
@@ -116,9 +116,9 @@ class Family:
     """Which rows speak for a whole sequence."""
     objective: str = "mlm+nsp"
     """What is learned where nothing else is said."""
-    numbers: Numbers = Numbers()
+    numbers: Numbers = field(default=Numbers(), compare=False)
     """What that and others are learned by."""
-    better: str | None = None
+    better: str | None = field(default=None, compare=False)
     """Family of the same use that learns more from the same tokens, as was measured."""
 
     def numbers_for(self, objective: str) -> Numbers:
