@@ -21,7 +21,7 @@ say lmdata tokenize corpus --set validation_ratio=0.05 --overwrite
 stage "BERT's view of it, next-sentence pairs with 15 % masked, frozen to look at: about 10 s."
 say lmdata mask --rate 0.15 --set duplicates=3 --overwrite
 say lmdata show --num-rows 1
-stage "Training, masked anew in every epoch: about 3 min; the same line uses a GPU where there is one."
+stage "Training, masked anew in every epoch: about 2 min; the same line uses a GPU where there is one."
 say lmmodel train tokens --family modern --model tiny --num-steps 1500 \
   --output runs/quickstart --overwrite
 stage "What it learned, beside guessing by frequency and by n-grams of the same text: about 10 s."

@@ -56,8 +56,8 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
         for rate, group in zip(rates, groups, strict=True):
             panel.plot([rate] * len(group), group, ".", color="tab:blue", alpha=0.6)
         best = min(zip(means, rates, strict=True))
-        panel.annotate(f"{best[0]:.2f}", (best[1], best[0]), (0, -14),
-                       textcoords="offset points", ha="center")  # fmt: skip
+        panel.annotate(f"{best[0]:.2f}", (best[1], best[0]), (10, -4),
+                       textcoords="offset points")  # fmt: skip
         panel.set(title=optimizer, xscale="log", xlabel="learning rate")
         panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
         panel.minorticks_off()
