@@ -346,9 +346,10 @@ METHODS: dict[str, Method] = {
         CountingRule(
             classes=ascii_classes(),
             cut=whole_documents,
-            plain=re.compile(rb"[0-9A-Za-z]+"),
+            plain=bytes.isalnum,  # ASCII letters and digits
             joiner=b" ",
             first="",
+            whole=str.isalnum,  # neither white space nor punctuation
         ),
         _make_wordpiece,
         _learn_wordpiece,
@@ -357,7 +358,7 @@ METHODS: dict[str, Method] = {
         CountingRule(
             classes=np.full(NUM_CLASSES, WORD, np.uint8),
             cut=cut_chunks,
-            plain=re.compile(rb" [!-~]+"),
+            plain=re.compile(rb" [!-~]+").fullmatch,
             joiner=b"",
             first="Ġ",
         ),
@@ -368,7 +369,7 @@ METHODS: dict[str, Method] = {
         CountingRule(
             classes=_white_space_classes(),
             cut=whole_documents,
-            plain=re.compile(rb"[!-~]+"),
+            plain=re.compile(rb"[!-~]+").fullmatch,
             joiner=b" ",
             first="▁",
         ),

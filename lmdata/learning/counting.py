@@ -7,12 +7,11 @@ documents, on how they are batched, or on the number of threads.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -32,7 +31,7 @@ I64 = npt.NDArray[np.int64]
 
 NUM_LEVELS = 16
 _MOST_SAMPLED = 1 << 16  # distinct raw words; with their counts they stand for the text
-_PLAIN_BLOCK = 4096  # plain words that are normalised in one call
+_BLOCK = 4096  # words that are normalised in one call
 
 
 class DocumentBatch(Protocol):
@@ -55,17 +54,20 @@ class CountingRule:
         classes: uint8 (NUM_CLASSES,), the `WordTable` classes that cut where the pre-tokenizer
             allows it
         cut: text and offsets of documents -> offsets of parts that can be cut from each other
-        plain: matches the raw words that may be joined into one text without changing each other
+        plain: true of raw words that may be joined into one text without changing each other
         joiner: what they are joined with
         first: the character with which the first pre-token of each of them begins, or "" if each
             of them, normalised, is one pre-token
+        whole: true of normalised words that are surely one pre-token; the other raw words are
+            then normalised together too, a line each. None: they are taken one by one
     """
 
     classes: U8
     cut: Callable[[U8, I64], I64]
-    plain: re.Pattern[bytes]
+    plain: Callable[[bytes], object]
     joiner: bytes
     first: str
+    whole: Callable[[str], object] | None = None
 
 
 def count_words(
@@ -308,17 +310,15 @@ def _pre_tokenize(
     raw: dict[bytes, int], backend: tokenizers.Tokenizer, rule: CountingRule
 ) -> dict[str, int]:
     """Return the counts of the pre-tokens of raw words."""
-    is_plain = rule.plain.fullmatch
-    plain = [word for word in raw if is_plain(word)]
+    is_plain = [bool(found) for found in map(rule.plain, raw)]
+    is_other = [not plain for plain in is_plain]
     totals: dict[str, int] = {}
-    for start in range(0, len(plain), _PLAIN_BLOCK):
-        block = plain[start : start + _PLAIN_BLOCK]
-        counts = [raw.pop(word) for word in block]
-        for pre_token, number in _split_block(block, counts, backend, rule):
-            totals[pre_token] = totals.get(pre_token, 0) + number
-    for word, number in raw.items():
-        for pre_token in split_text(backend, word.decode()):
-            totals[pre_token] = totals.get(pre_token, 0) + number
+    for kind, split in ((is_plain, _split_block), (is_other, _split_others)):
+        words, counts = list(compress(raw, kind)), list(compress(raw.values(), kind))
+        for start in range(0, len(words), _BLOCK):
+            end = start + _BLOCK
+            for pre_token, number in split(words[start:end], counts[start:end], backend, rule):
+                totals[pre_token] = totals.get(pre_token, 0) + number
     return totals
 
 
@@ -335,9 +335,27 @@ def _split_block(
     return zip(pre_tokens, [counts[number] for number in word_of.tolist()], strict=True)
 
 
+def _split_others(
+    words: Sequence[bytes], counts: Sequence[int], backend: tokenizers.Tokenizer, rule: CountingRule
+) -> Iterable[tuple[str, int]]:
+    """Return the pre-tokens of words that are not plain, each with the count of its word."""
+    texts = [word.decode() for word in words]
+    if rule.whole is None:
+        cut = (split_text(backend, text) for text in texts)
+    else:
+        lines = normalize(backend, "\n".join(texts)).split("\n")
+        cut = ([line] if rule.whole(line) else pre_tokens_of(backend, line) for line in lines)
+    return ((token, n) for tokens, n in zip(cut, counts, strict=True) for token in tokens)
+
+
 def split_text(backend: tokenizers.Tokenizer, text: str) -> list[str]:
     """Return the pre-tokens of a text, by the tokenizer's own normalizer and pre-tokenizer."""
-    return [token for token, _ in backend.pre_tokenizer.pre_tokenize_str(normalize(backend, text))]
+    return pre_tokens_of(backend, normalize(backend, text))
+
+
+def pre_tokens_of(backend: tokenizers.Tokenizer, text: str) -> list[str]:
+    """Return the pre-tokens of a text that is normalised."""
+    return [token for token, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
 
 
 def normalize(backend: tokenizers.Tokenizer, text: str) -> str:

@@ -228,7 +228,7 @@ def _occurrences(words: LinkedWords, pairs: SymbolPairs, pair: Any) -> Any:
     return positions[:size]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _is_pair(words: LinkedWords, position: Any, left: Any, right: Any) -> Any:
     following = words.after[position]
     is_left = words.symbols[position] == left
@@ -265,7 +265,7 @@ def _merge_pair(
     return raised[:num_raised]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _note(pairs: SymbolPairs, raised: Int32s, num_raised: Any, pair: Any, merge: Any) -> Any:
     """Add a pair to `raised` unless it is there; return how many there are."""
     if pairs.stamps[pair] != merge:
@@ -275,7 +275,7 @@ def _note(pairs: SymbolPairs, raised: Int32s, num_raised: Any, pair: Any, merge:
     return num_raised
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _raise(pairs: SymbolPairs, left: Any, right: Any, position: Any, count: Any) -> Any:
     """Count a pair at a position and return it; `_reserve` has made room."""
     key = (left << 32) | right
@@ -296,18 +296,18 @@ def _raise(pairs: SymbolPairs, left: Any, right: Any, position: Any, count: Any)
     return pair
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _lower(pairs: SymbolPairs, left: Any, right: Any, count: Any) -> None:
     """Take `count` from a pair that exists."""
     pairs.counts[_find(pairs, (left << 32) | right)] -= count
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _find(pairs: SymbolPairs, key: Any) -> Any:
     return pairs.slots[_slot(pairs, key)]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _slot(pairs: SymbolPairs, key: Any) -> Any:
     """Return the slot that holds the pair, or the empty one where it belongs."""
     mask = len(pairs.slots) - 1
@@ -317,7 +317,7 @@ def _slot(pairs: SymbolPairs, key: Any) -> Any:
     return slot
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _mix(key: Any) -> Any:
     """Return a well-spread hash in [0, 2**31): the finalizer of SplitMix64 (Steele et al. 2014)."""
     value = np.uint64(key)
