@@ -99,7 +99,7 @@ def next_candidate(text: np.ndarray, position: int, stop: int) -> int:
             marked |= (other - _ONES) & ~other
         marked &= _ONES << np.uint64(7)
         if marked != np.uint64(0):
-            return position + (np.int64(trailing_zeros(marked)) >> 3)
+            return int(position + (np.int64(trailing_zeros(marked)) >> 3))
         position += 8
     return position
 
@@ -114,7 +114,7 @@ def next_newline(text: np.ndarray, position: int, stop: int) -> int:
         other = load8(text, position) ^ (_ONES * np.uint64(0x0A))
         marked = (other - _ONES) & ~other & (_ONES << np.uint64(7))
         if marked != np.uint64(0):
-            return position + (np.int64(trailing_zeros(marked)) >> 3)
+            return int(position + (np.int64(trailing_zeros(marked)) >> 3))
         position += 8
     while position < stop and text[position] != 0x0A:
         position += 1
