@@ -257,10 +257,10 @@ def _agree_on_plan(job: Job[U, R, M], folder: AnyFolder) -> None:
 
 def _go_on(job: Job[U, R, M], workers: Workers, folder: AnyFolder) -> M:
     try:
+        if job.tokenizer is not None:
+            folder.save_tokenizer(job.tokenizer)
         setup, units, done = job.prepare()
         workers.prepare(setup, folder.lock)
-        if job.tokenizer is not None:  # while workers get ready
-            folder.save_tokenizer(job.tokenizer)
         return _assemble(job, folder, in_order(job, workers, units, done), units)
     except job.bad_input:
         workers.close()
