@@ -82,7 +82,7 @@ def test_the_size_of_a_micro_batch_does_not_change_the_result(tiny, store, tmp_p
         ("objective.name=mlm+nsp",),
         ("objective.name=mlm+sop",),
         ("objective.name=clm", "model.family=gpt2"),
-        ("objective.name=hybrid", "model.family=modern"),
+        ("objective.name=hybrid", "model.family=modern", "vocabulary_bias=zeros"),
         ("averaging.kind=ema", "optimizer.name=muon"),
         ("averaging.kind=tail", "schedule.kind=wsd"),
         ("precision=bf16", "max_grad_norm=none"),
