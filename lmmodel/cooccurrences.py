@@ -8,13 +8,13 @@ products with a random matrix find (Halko, Martinsson and Tropp, 2011). It takes
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lmmodel.cores import one_thread
 
 WINDOW = 4  # places; a neighbour counts 1, one at distance d (WINDOW + 1 - d) / WINDOW
 SMOOTHING = 0.75  # power of the contexts' frequencies
@@ -104,7 +104,7 @@ def find_embeddings(
     is_kept = information > 0
     rank = min(width, MOST_RANK, num)
     generator = torch.Generator().manual_seed(seed)
-    with _one_thread():
+    with one_thread():
         table = torch.sparse_coo_tensor(
             torch.from_numpy(np.stack([counts.pieces[is_kept], counts.others[is_kept]])),
             torch.from_numpy(information[is_kept]).float(),
@@ -143,14 +143,3 @@ def largest_vectors(table: Tensor, rank: int, generator: torch.Generator) -> Ten
     left, values, _ = torch.linalg.svd(table @ basis, full_matrices=False)
     found: Tensor = left[:, :rank] * values[:rank].sqrt()
     return found
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Have products added up in one order, whatever the number of cores."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)

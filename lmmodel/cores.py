@@ -37,6 +37,17 @@ def num_cores(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Have this thread compute with one thread of torch: products are added up in one order."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def map_in_order(
     function: Callable[[ItemT], ResultT],
     items: Iterable[ItemT],

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import uvicorn
 
 from lmdata.ragged import offsets_of
+from lmmodel.cores import one_thread
 from lmmodel.device import resolve_device
 from lmmodel.errors import ServeError
 from lmmodel.finetuning.folder import (
@@ -139,17 +139,6 @@ def _compute(model: Model, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     )  # fmt: skip
     logits: np.ndarray = predict_logits(model.prepared(), examples)
     return logits
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Have this thread compute as the engine's workers do."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 # ---- The process

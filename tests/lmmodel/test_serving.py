@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmdata.config import json_values
+from lmmodel.cores import one_thread
 from lmmodel.errors import FitError, ServeError
 from lmmodel.finetuning.folder import load_fine_tuned
 from lmmodel.inference import CPU_BATCH_TOKENS, TILE, PackedLinear
@@ -33,7 +34,7 @@ from lmmodel.serving.engine import (
 )
 from lmmodel.serving.http import Continuations
 from lmmodel.serving.questions import Embed, FillMask, Generate, Model, Score, UnableError
-from lmmodel.serving.server import measure_dependence, name_folders, one_thread
+from lmmodel.serving.server import measure_dependence, name_folders
 from lmmodel.serving.task_questions import Classify, TruncatedError
 from lmmodel.trained import Run
 from lmmodel.writing import WritingConfig
