@@ -151,6 +151,25 @@ def window_at(letters: U8, marks: U8, odd: U8, position: Int, stop: Int) -> tupl
     return size, run & low_bits(size), single & low_bits(size)
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def seek(offsets: I64, document: Int, position: Int) -> tuple[Int, Int]:
+    """Return the next byte that is left to cut, and its document; behind all of them where none is.
+
+    Args:
+        offsets: int64 (D + 1,), where documents begin
+        document: of `position`
+        position: may be the end of the document
+
+    Example:
+        >>> seek(np.array([0, 2, 2, 5]), 0, 2)
+        (2, 2)
+    """
+    while position >= offsets[document + 1] and document + 2 < len(offsets):
+        document += 1
+        position = offsets[document]
+    return document, position
+
+
 @numba.njit(cache=True, nogil=True)
 def cut_words(
     text: U8, letters: U8, marks: U8, odd: U8, offsets: I64, classes: U8, state: I64, bounds: I64
@@ -168,16 +187,12 @@ def cut_words(
         bounds: int64 (2 * (BATCH + WINDOW),), filled with start and end of each word
     """
     document, position = state[DOCUMENT], state[POSITION]
-    stop = offsets[document + 1]
     found = int64(0)
     while found < BATCH:
+        document, position = seek(offsets, document, position)
+        stop = offsets[document + 1]
         if position >= stop:
-            document += 1
-            if document + 1 >= len(offsets):
-                document -= 1
-                break
-            position, stop = offsets[document], offsets[document + 1]
-            continue
+            break
         size, run, single = window_at(letters, marks, odd, position, stop)
         if position + size < stop:  # a word that may go on behind the window is of the next one
             size = np.int64(64) - np.int64(leading_zeros(~run & low_bits(size)))
@@ -214,17 +229,13 @@ def cut_spaced_words(
     Args: as `cut_words` takes them
     """
     document, position = state[DOCUMENT], state[POSITION]
-    stop = offsets[document + 1]
     cuts_marks = _ALL * np.uint64(np.any(classes[:0x80] == PUNCT))
     found = int64(0)
     while found < BATCH:
+        document, position = seek(offsets, document, position)
+        stop = offsets[document + 1]
         if position >= stop:
-            document += 1
-            if document + 1 >= len(offsets):
-                document -= 1
-                break
-            position, stop = offsets[document], offsets[document + 1]
-            continue
+            break
         size, run, single = window_at(letters, marks, odd, position, stop)
         is_last = position + size == stop
         solid = run | single
