@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = {
     "end_to_end": "the main job on real Wikipedia, with ten minutes of training",
+    "minutes": "ten minutes of mini on Wikipedia: levels, BLiMP, Trainer beside it",
     "tokenize": "lmdata tokenize against datasets.map, encode_batch_fast, BlingFire and gigatoken",
     "tokenize_unspaced": "Chinese, Japanese, Korean and Thai against encode_batch_fast",
     "train_tokenizer": "lmdata train-tokenizer against tokenizers and gigatoken",

@@ -172,7 +172,7 @@ def run_theirs(work: Work) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = CountingTrainer(
-            model=_their_model(work), args=_arguments(work, folder), train_dataset=examples,
+            model=stock_model(work), args=_arguments(work, folder), train_dataset=examples,
             data_collator=transformers.DataCollatorForLanguageModeling(
                 tokenizer, mlm_probability=0.15
             ),
@@ -224,7 +224,7 @@ def _first_examples(work: Work) -> tuple[ExampleBatch, Tokenizer]:
     return rows.examples(np.arange(min(len(rows), MAX_LISTED_EXAMPLES))), store.tokenizer
 
 
-def _their_model(work: Work) -> Any:
+def stock_model(work: Work) -> Any:
     """Return the stock model of the same shape, with fresh weights of its own."""
     import transformers
 
