@@ -118,7 +118,7 @@ def row_of(folder: Path, objective: str, seed: int, num_minutes: float, blimp: P
         row = {
             "objective": objective, "seed": seed, "steps": num_steps(folder, name),
             "seconds": round(seconds, 1), **figures,
-            "blimp": pairs["accuracy"],
+            "blimp": pairs["total"]["accuracy"],
         }  # fmt: skip
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(row), encoding="utf-8")
@@ -127,7 +127,15 @@ def row_of(folder: Path, objective: str, seed: int, num_minutes: float, blimp: P
 
 
 def shown(rows: list[Row], objective: str) -> Row:
-    """Return the line of an objective: means over seeds, and the spread."""
+    """Return the line of an objective: means over seeds, and the spread.
+
+    Example:
+        >>> row = {"objective": "masked", "steps": 9, "loss": 4.0, "blimp": 0.5,
+        ...        "unigram_loss": 7.0}
+        >>> line = shown([row, row | {"loss": 5.0}], "masked")
+        >>> line["seeds"], line["nats"], line["nats_spread"], line["unigram"]
+        (2, 4.5, 1.0, 7.0)
+    """
     own = [row for row in rows if row["objective"] == objective]
     if not own:
         return {"objective": objective, "seeds": 0}

@@ -19,6 +19,7 @@ from benchmarks import (
     finetune_study,
     gpu,
     gpu_checks,
+    minutes,
     ngrams,
     objectives,
     recipe,
@@ -55,8 +56,8 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, objectives, recipe, train, training_runs,
-                                    translation])  # fmt: skip
+@pytest.mark.parametrize("module", [gpu, gpu_checks, minutes, objectives, recipe, train,
+                                    training_runs, translation])  # fmt: skip
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted
