@@ -1,9 +1,11 @@
 """Experts for domains on real text: branches of one parent against one dense run of equal compute.
 
 Domains are languages (English Wikipedia, German, Russian, Chinese, Korean) or kinds of English
-(Wikipedia, Gutenberg books, docstrings, reviews). A seed model reads the mix for half of the
-tokens, each expert its own domain for its share of the other half; the dense run reads the mix for
-all of them. Rows are kept as they are finished: the same command goes on where it was stopped.
+(Wikipedia, Gutenberg books, docstrings, reviews). A seed model reads the mix for a share of the
+tokens, each expert its own domain for its part of the rest; the dense run reads the mix for all of
+them. The seed's learning rate stays at its peak and the branches' begins there and falls: a branch
+is the rest of the dense run, on one domain. Rows are kept as they are finished: the same command
+goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -11,19 +13,21 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import gzip
-import io
 import json
+import math
 import os
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lmmodel
+from benchmarks.domains import make_stores
 from benchmarks.finetune_study import STUDIES
-from benchmarks.measure import DATA, print_table, write_result
+from benchmarks.measure import print_table, write_result
+from lmdata.dataset import open_store
 from lmmodel.adapters import add_pairs
 from lmmodel.config import load_train_config
 from lmmodel.encoder_decoder import build_model
@@ -32,159 +36,94 @@ from lmmodel.finetuning.data import FinetuneConfig
 from lmmodel.inference import Packs, prepare
 from lmmodel.optimizing import LoraConfig
 
-LANGUAGES = ("wiki", "de", "ru", "zh", "ko")
-ENGLISH = ("wiki", "books", "docstrings", "reviews")
-MOST_DOCUMENT = 4000  # letters of a document
-LEAST_DOCUMENT = 100
+SETS = {
+    "languages": ("wiki", "de", "ru", "zh", "ko"),
+    "english": ("wiki", "books", "docstrings", "reviews"),
+}
+NEW = {"languages": "captions-fr", "english": "captions"}  # what no other run has read
 
 Row = dict[str, Any]
-
-
-# ---- Domains
-
-
-def documents_of(domain: str, folder: Path) -> Iterator[str]:
-    """Yield the documents of a domain of the real data."""
-    if domain == "docstrings":
-        subprocess.run(
-            ["lmdata", "sample-corpus", "all", "--overwrite", "--quiet"], cwd=folder, check=True
-        )
-        for path in sorted((folder / "all").rglob("*.txt")):
-            yield from path.read_text(encoding="utf-8").split("\n\n\n")
-    elif domain == "reviews":
-        lines = opened(next((DATA / "tasks/sst2").glob("train*"))).split("\n")[1:]
-        for start in range(0, len(lines), 8):
-            yield " ".join(line.partition("\t")[0].strip() for line in lines[start : start + 8])
-    elif domain in ("wiki", "zh", "ko"):
-        where = DATA / ("wikipedia-en" if domain == "wiki" else f"multilingual/{domain}")
-        for path in sorted(where.glob("*.jsonl.zst")):
-            for line in opened(path).strip().split("\n"):
-                yield json.loads(line)["text"]
-    else:
-        where = DATA / ("gutenberg" if domain == "books" else f"multilingual/{domain}")
-        for path in sorted(where.glob("*.txt.*")):
-            yield from passages(opened(path).replace("\r\n", "\n"), is_wrapped=domain == "books")
-
-
-def opened(path: Path) -> str:
-    """Return the text of a file that may be compressed."""
-    raw = path.read_bytes()
-    if path.suffix == ".zst":
-        import zstandard
-
-        raw = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)).read()
-    elif path.suffix == ".gz":
-        raw = gzip.decompress(raw)
-    return raw.decode("utf-8", "replace")
-
-
-def passages(text: str, *, is_wrapped: bool) -> Iterator[str]:
-    """Yield stretches of about 2,000 letters that end with a paragraph.
-
-    Example:
-        >>> list(passages("one", is_wrapped=False))
-        ['one']
-    """
-    kept: list[str] = []
-    for paragraph in text.split("\n\n" if is_wrapped else "\n"):
-        kept.append(" ".join(paragraph.split()))
-        if sum(map(len, kept)) > 2000:
-            yield "\n".join(kept)
-            kept = []
-    if kept:
-        yield "\n".join(kept)
-
-
-def write_domain(domain: str, corpus: Path, most_bytes: int) -> None:
-    """Write documents of a domain, spread over four times as many, as a file of JSON lines."""
-    texts, total = [], 0
-    for text in documents_of(domain, corpus.parent):
-        if len(text) >= LEAST_DOCUMENT:
-            texts.append(text[:MOST_DOCUMENT])
-            total += len(texts[-1].encode())
-        if total > 4 * most_bytes:
-            break
-    step = max(1.0, total / most_bytes)
-    rows = [texts[int(place * step)] for place in range(int(len(texts) / step))]
-    (corpus / domain).mkdir(parents=True)
-    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rows]
-    (corpus / domain / f"{domain}.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def make_stores(folder: Path, domains: Sequence[str], options: argparse.Namespace) -> None:
-    """Make a tokenizer, a store of each domain and one of all, once."""
-    corpus = folder / "corpus"
-    if not corpus.exists():
-        made = folder / "corpus.partial"
-        for domain in domains:
-            if not (made / domain).exists():
-                write_domain(domain, made, options.num_bytes)
-        made.rename(corpus)
-    lmdata(folder, "tokenizer", "train-tokenizer", "corpus", "--model", "bpe", "--vocab-size",
-           str(options.vocab_size))  # fmt: skip
-    shared = ["--tokenizer", "tokenizer", "--set", "validation_ratio=0.1"]
-    lmdata(folder, "tokens", "tokenize", "corpus", *shared)
-    for domain in domains:
-        lmdata(folder, f"tokens-{domain}", "tokenize", f"corpus/{domain}", *shared)
-
-
-def lmdata(folder: Path, output: str, *arguments: str) -> None:
-    """Run a verb of lmdata that makes a folder, unless it is there."""
-    if not (folder / output).exists():
-        command = ["lmdata", *arguments, "--output", output, "--quiet"]
-        subprocess.run(command, cwd=folder, check=True)
+Settings = dict[str, Any]
 
 
 # ---- Runs
 
 
-def train(folder: Path, output: str, *arguments: str) -> None:
-    """Train a run unless it is there; one that was stopped goes on."""
-    if (folder / output).exists():
-        return
-    made = f"{output}.new"
-    is_begun = (folder / made / "config.json").exists()
-    command = ["--resume"] if is_begun else [*arguments, "--overwrite"]
-    subprocess.run(["lmmodel", "train", *command, "--output", made, "--quiet"], cwd=folder,
-                   check=True)  # fmt: skip
-    (folder / made).rename(folder / output)
+def train(folder: Path, name: str, store: str, seed: int, settings: Settings) -> str:
+    """Train a run unless it is there, go on with one that was stopped, and return its name."""
+    output, made = folder / "runs" / name, folder / "runs" / f"{name}.new"
+    if not output.exists():
+        if (made / "config.json").exists():
+            lmmodel.train(None, made, resume=True)
+        else:
+            lmmodel.train(folder / store, made, seed=seed, settings=settings, overwrite=True)
+        made.rename(output)
+    return name
 
 
-def train_settings(options: argparse.Namespace, seed: int, num_tokens: int) -> list[str]:
-    """Return the options that all runs of a seed share."""
-    settings = [
-        "recipe.max_seq_length=128", f"batch.size={options.batch_size}", "logging.picture=false",
-        "evaluation.num_examples=0", "checkpoint.keep=1", "checkpoint.every_steps=20",
-        "batch.min_micro_batches=2",
-    ]  # fmt: skip
-    return ["--seed", str(seed), "--num-tokens", str(num_tokens),
-            *(part for setting in settings for part in ("--set", setting))]  # fmt: skip
+def settings_of(num_tokens: int, num_rows: int) -> Settings:
+    """Return what all runs share, and how much and how many rows a step one of them reads."""
+    return {
+        "budget.num_tokens": num_tokens, "batch.size": num_rows, "recipe.max_seq_length": 128,
+        "logging.picture": False, "evaluation.num_examples": 0, "checkpoint.keep": 1,
+        "checkpoint.every_steps": 200,
+    }  # fmt: skip
 
 
 def experts_of(
     folder: Path, domains: Sequence[str], options: argparse.Namespace, seed: int
 ) -> Mapping[str, Any]:
-    """Return what experts of a seed came to, beside a dense run of as many tokens."""
-    total, name = options.num_tokens, f"runs/{seed}"
-    own = ["--model", options.size, "--family", options.family]
-    begin = ["--init-from", f"{name}-seed"]
-    train(folder, f"{name}-seed", "tokens", *own,
-            *train_settings(options, seed, total // 2))  # fmt: skip
-    train(folder, f"{name}-dense", "tokens", *own,
-            *train_settings(options, seed, total))  # fmt: skip
-    for domain in domains:
-        share = train_settings(options, seed, total // 2 // len(domains))
-        train(folder, f"{name}-{domain}", f"tokens-{domain}", *begin, *share)
-    runs = [f"{domain}={name}-{domain}" for domain in domains]
+    """Return what experts of a seed came to, beside a dense run of as many tokens.
+
+    A branch reads as much of its domain as the dense run does meanwhile, with as many rows a step:
+    all branches together take its steps. `time_ratio` is what that takes, seed and branches, of
+    the dense run's time.
+    """
+    total, rows = options.num_tokens, options.batch_size
+    in_seed = round(total * options.seed_ratio)
+    own = {"model.size": options.size, "model.family": options.family}
+    parent = train(folder, f"{seed}-seed", "tokens", seed,
+                   {**own, **settings_of(in_seed, rows), "schedule.kind": "constant"})  # fmt: skip
+    dense = best_dense(folder, domains, seed, {**own, **settings_of(total, rows)},
+                       1 - options.seed_ratio)  # fmt: skip
+    rest = {"init_from": str(folder / "runs" / parent), "schedule.warmup_ratio": 0.0}
+    sizes = {name: open_store(folder / f"tokens-{name}", "train").num_tokens for name in domains}
+    for domain, size in sizes.items():
+        share = round((total - in_seed) * size / sum(sizes.values()))
+        train(folder, f"{seed}-{domain}", f"tokens-{domain}", seed,
+              {**settings_of(share, rows), **rest})  # fmt: skip
+    runs = [f"{domain}=runs/{seed}-{domain}" for domain in domains]
     stores = [part for d in domains for part in ("--validation", f"{d}=tokens-{d}")]
     told = subprocess.run(
-        ["lmmodel", "experts", *runs, *stores, "--dense", f"{name}-dense", "--output",
+        ["lmmodel", "experts", *runs, *stores, "--dense", f"runs/{dense}", "--output",
          f"experts-{seed}", "--router", options.router, "--overwrite", "--num-examples",
          str(options.num_examples), "--json"],
         cwd=folder, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    found: Mapping[str, Any] = json.loads(told.stdout)
-    return found
+    parts = [parent, *(f"{seed}-{domain}" for domain in domains)]
+    took = {name: seconds_of(folder / "runs" / name) for name in (dense, *parts)}
+    time_ratio = sum(took[name] for name in parts) / took[dense]
+    return {**json.loads(told.stdout), "dense_run": dense, "time_ratio": time_ratio}
+
+
+def best_dense(
+    folder: Path, domains: Sequence[str], seed: int, settings: Settings, fall_ratio: float
+) -> str:
+    """Return the better of two dense runs.
+
+    The learning rate of one falls throughout, of the other when the branches' does: beside the
+    first alone a gain might be the schedule's.
+    """
+    schedules: dict[str, Settings] = {
+        "dense": {},
+        "dense-wsd": {"schedule.kind": "wsd", "schedule.cooldown_ratio": fall_ratio,
+                      "schedule.warmup_ratio": min(0.06, 1 - fall_ratio)},
+    }  # fmt: skip
+    found = {}
+    for name, more in schedules.items():
+        run = train(folder, f"{seed}-{name}", "tokens", seed, {**settings, **more})
+        found[run] = statistics.mean(bits_of(folder, run, domain) for domain in domains)
+    return min(found, key=lambda run: found[run])
 
 
 def row_of(domains: Sequence[str], seed: int, found: Mapping[str, Any]) -> Row:
@@ -203,10 +142,14 @@ def row_of(domains: Sequence[str], seed: int, found: Mapping[str, Any]) -> Row:
         "least_margin": min(others[d] - bits[d][owners[d]] for d in domains),
         "parent": mean(bits[d]["parent"] for d in domains),
         "dense": mean(bits[d]["dense"] for d in domains),
+        "dense_run": found["dense_run"].removeprefix(f"{seed}-"),
         "oracle": oracle,
         "routed": mean(found["routed"].values()),
         "mixture": mean(found["mixture"].values()),
         "accuracy_32": found["accuracy"]["32"],
+        "routed_to_dense": mean(found["routed"].values()) - mean(bits[d]["dense"] for d in domains),
+        "mixture_to_oracle": mean(found["mixture"].values()) - oracle,
+        "time_ratio": found["time_ratio"],
     }  # fmt: skip
 
 
@@ -214,45 +157,52 @@ def row_of(domains: Sequence[str], seed: int, found: Mapping[str, Any]) -> Row:
 
 
 def lora_of(folder: Path, domain: str, options: argparse.Namespace, seed: int) -> Row:
-    """Return what pairs gain on a domain, and take for a step, beside full adaptation."""
-    num = options.num_tokens // 4
-    seconds, losses = {}, {}
-    parts = {
-        "full": [],
-        "lora": ["--trainable", "lora", "--set", f"lora.rank={options.rank}",
-                 "--set", "optimizer.lr=1e-2", "--set", "lora.alpha=16"],
+    """Return what pairs gain on a new domain, and take for a step, beside full adaptation.
+
+    The parent is the dense run: of one whose learning rate has not fallen, a fall alone gains.
+    """
+    own = {
+        **settings_of(options.num_tokens // 4, options.batch_size),
+        "init_from": str(folder / f"runs/{seed}-dense"),
     }  # fmt: skip
-    for part, more in parts.items():
-        run = f"runs/{seed}-{domain}-{part}"
-        train(folder, run, f"tokens-{domain}", "--init-from", f"runs/{seed}-seed",
-                *more, *train_settings(options, seed, num))  # fmt: skip
-        losses[part] = evaluate(folder, run, domain)
-        seconds[part] = seconds_a_token(folder / run)
-    before = evaluate(folder, f"runs/{seed}-seed", domain)
-    gains = {part: before - loss for part, loss in losses.items()}
+    pairs = {"trainable": "lora", "lora.rank": options.rank, "lora.alpha": 2.0 * options.rank,
+             "optimizer.lr": 1e-2}  # fmt: skip
+    seconds, bits = {}, {}
+    for part, more in {"full": {}, "lora": pairs}.items():
+        run = train(folder, f"{seed}-{domain}-{part}", f"tokens-{domain}", seed, {**own, **more})
+        bits[part] = bits_of(folder, run, domain)
+        seconds[part] = seconds_a_token(folder / "runs" / run)
+    before = bits_of(folder, f"{seed}-dense", domain)
     return {
-        "domain": domain, "seed": seed, "before": before, **losses,
-        "share_of_gain": gains["lora"] / gains["full"],
+        "domain": domain, "seed": seed, "before": before, **bits,
+        "share_of_gain": (before - bits["lora"]) / (before - bits["full"]),
         "share_of_step_time": seconds["lora"] / seconds["full"],
     }  # fmt: skip
 
 
-def evaluate(folder: Path, run: str, domain: str) -> float:
-    """Return the held-out nats a byte of a run on a domain."""
-    told = subprocess.run(
-        ["lmmodel", "evaluate", run, f"tokens-{domain}", "--num-examples", "512", "--json"],
-        cwd=folder, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return float(json.loads(told.stdout)["nats_per_byte"])
+def bits_of(folder: Path, run: str, domain: str) -> float:
+    """Return the held-out bits a byte of a run on a domain."""
+    found = lmmodel.evaluate(folder / "runs" / run, folder / f"tokens-{domain}", num_examples=256)
+    return float(found.nats_per_byte / math.log(2))
 
 
 def seconds_a_token(run: Path) -> float:
     """Return the median seconds that a token takes: forward, backward and optimizer."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return float(statistics.median(
         (one["forward_backward_ratio"] + one["optimizer_ratio"]) / one["tokens_per_s"]
-        for one in lines if "optimizer_ratio" in one
+        for one in reports_of(run)
     ))  # fmt: skip
+
+
+def seconds_of(run: Path) -> float:
+    """Return the seconds that a run has computed, by its median token."""
+    return seconds_a_token(run) * float(reports_of(run)[-1]["num_tokens"])
+
+
+def reports_of(run: Path) -> list[Row]:
+    """Return what a run reported of its training."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "optimizer_ratio" in line]
 
 
 # ---- A hundredth of the weights on tasks, and many branches in one memory
@@ -331,8 +281,8 @@ def kept(folder: Path, name: str, make: Callable[[], Row]) -> Row:
 # ---- The command
 
 
-def main(arguments: list[str]) -> None:
-    """Make or go on with all rows, print the tables and keep them."""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks experts", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--quick", action="store_true", help="tiny, one seed, little text")
@@ -341,40 +291,76 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--router", default="ngram")
     parser.add_argument("--num-seeds", type=int, default=3)
     parser.add_argument("--num-tokens", type=int, default=8_000_000, help="of the dense run")
+    parser.add_argument("--seed-ratio", type=float, default=0.5, help="of these, of the seed run")
     parser.add_argument("--num-bytes", type=int, default=6_000_000, help="of each domain")
     parser.add_argument("--num-examples", type=int, default=256, help="held out, of each domain")
     parser.add_argument("--vocab-size", type=int, default=8192)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=8, help="rows of a step")
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--only", choices=["languages", "english"], help="of the two sets")
+    parser.add_argument("--only", choices=SETS, help="of the two sets")
     parser.add_argument("--name", default="experts", help="of the result's file")
     options = parser.parse_args(arguments)
     if options.quick:
         small = {"size": "tiny", "num_seeds": 1, "num_tokens": 200_000, "num_bytes": 400_000,
-                 "num_examples": 64, "vocab_size": 2048, "batch_size": 16}  # fmt: skip
+                 "num_examples": 64, "vocab_size": 2048}  # fmt: skip
         vars(options).update(small)
-    sets = {"languages": LANGUAGES, "english": ENGLISH}
-    if options.only:
-        sets = {options.only: sets[options.only]}
-    rows, pairs, tasks = [], [], []
-    for name, domains in sets.items():
-        folder = options.folder / name
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-        make_stores(folder, domains, options)
-        for seed in range(options.num_seeds):
-            rows.append(row_of(domains, seed, experts_of(folder, domains, options, seed)))
-            print(rows[-1], flush=True)
-            pairs.append(lora_of(folder, domains[1], options, seed))
-            print(pairs[-1], flush=True)
-        for task in () if options.quick else ("sst2", "ud-tags"):
-            run = folder / "runs/0-seed"
-            tasks.append(kept(folder / "rows", task, lambda task=task, run=run, folder=folder:
-                              tuned_by_part(folder, run, task, options.num_seeds)))  # fmt: skip
+    return options
+
+
+def add_rows(name: str, options: argparse.Namespace, tables: dict[str, list[Row]]) -> None:
+    """Make or go on with the rows of a set of domains, and put them to the others."""
+    folder, domains, new = (options.folder / name).resolve(), SETS[name], NEW[name]
+    make_stores(folder, domains, new, num_bytes=options.num_bytes, vocab_size=options.vocab_size)
+
+    def add(table: str, key: object, make: Callable[[], Row]) -> None:
+        row = kept(folder / "rows", f"{table}-{key}", make)
+        tables[table].append(row)
+        print(row, flush=True)
+
+    seeds = range(options.num_seeds)
+    for seed in seeds:
+        add("experts", seed, lambda seed=seed:
+            row_of(domains, seed, experts_of(folder, domains, options, seed)))  # fmt: skip
+    for seed in seeds:
+        add("lora", seed, lambda seed=seed: lora_of(folder, new, options, seed))
+    if not options.quick and name == "english":
+        for task in ("sst2", "ud-tags"):
+            add("tasks", task, lambda task=task:
+                tuned_by_part(folder, folder / "runs/0-dense", task, len(seeds)))  # fmt: skip
+
+
+def spread_of(rows: Sequence[Row], by: str) -> list[Row]:
+    """Return mean and standard deviation over seeds of the numbers of rows with the same name.
+
+    Example:
+        >>> spread_of([{"of": "de", "seed": seed, "x": 2.0 * seed} for seed in (0, 1, 2)], "of")
+        [{'of': 'de', 'seeds': 3, 'x': 2.0, 'x_spread': 2.0}]
+    """
+    found = []
+    for name in dict.fromkeys(row[by] for row in rows):
+        own = [row for row in rows if row[by] == name]
+        mean: Row = {by: name, "seeds": len(own)}
+        for key in [key for key in own[0] if key != "seed" and not isinstance(own[0][key], str)]:
+            values = [row[key] for row in own]
+            mean[key] = statistics.mean(values)
+            mean[f"{key}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+        found.append(mean)
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Make or go on with all rows, print the tables and keep them."""
+    options = parse(arguments)
+    tables: dict[str, list[Row]] = {"experts": [], "lora": [], "tasks": []}
+    for name in [options.only] if options.only else SETS:
+        add_rows(name, options, tables)
     size = "mini" if options.quick else "base"
-    memory = kept(
-        options.folder, f"memory-{size}", lambda: memory_of_branches(options.folder, size)
-    )
-    tables = {"experts": rows, "lora": pairs, "tasks": tasks, "memory": [memory]}
+    memory = kept(options.folder, f"memory-{size}", lambda: memory_of_branches(size))
+    tables |= {
+        "memory": [memory],
+        "experts_mean": spread_of(tables["experts"], "domains"),
+        "lora_mean": spread_of(tables["lora"], "domain"),
+    }
     for table in tables.values():
         if table:
             print_table(table)

@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from benchmarks import (
+    domains,
+    experts,
     finetune_study,
     gpu,
     gpu_checks,
@@ -56,8 +58,8 @@ def work(store) -> Work:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [gpu, gpu_checks, minutes, objectives, recipe, train,
-                                    training_runs, translation])  # fmt: skip
+@pytest.mark.parametrize("module", [domains, experts, gpu, gpu_checks, minutes, objectives,
+                                    recipe, train, training_runs, translation])  # fmt: skip
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted
