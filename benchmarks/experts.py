@@ -76,7 +76,8 @@ def experts_of(
     """Return what experts of a seed came to, beside a dense run of as many tokens.
 
     A branch reads as much of its domain as the dense run does meanwhile, with as many rows a step:
-    all branches together take its steps. `time_ratio` is what that takes, seed and branches, of
+    all branches together take its steps. With fewer rows each takes more of them, at more time of
+    the optimizer. `time_ratio` is what that takes, seed and branches, of
     the dense run's time.
     """
     total, rows = options.num_tokens, options.batch_size
@@ -91,7 +92,7 @@ def experts_of(
     for domain, size in sizes.items():
         share = round((total - in_seed) * size / sum(sizes.values()))
         train(folder, f"{seed}-{domain}", f"tokens-{domain}", seed,
-              {**settings_of(share, rows), **rest})  # fmt: skip
+              {**settings_of(share, options.branch_batch_size or rows), **rest})  # fmt: skip
     runs = [f"{domain}=runs/{seed}-{domain}" for domain in domains]
     stores = [part for d in domains for part in ("--validation", f"{d}=tokens-{d}")]
     told = subprocess.run(
@@ -296,6 +297,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--num-examples", type=int, default=256, help="held out, of each domain")
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--batch-size", type=int, default=8, help="rows of a step")
+    parser.add_argument("--branch-batch-size", type=int, help="rows of a branch's step, or as many")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--only", choices=SETS, help="of the two sets")
     parser.add_argument("--name", default="experts", help="of the result's file")

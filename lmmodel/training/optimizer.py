@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lmmodel.cores import map_in_order, num_cores
 from lmmodel.device import as_rows_of, gather_stack, own_rows, put, take_stack
 from lmmodel.errors import CheckpointError
 from lmmodel.optimizing import OptimizerConfig, num_parts
@@ -162,16 +164,21 @@ class Muon:
     def step(self, lr_ratio: float) -> None:
         """Move the weights by their gradients."""
         lr = self.config.muon_lr * lr_ratio
-        for key, parameters in self.stacks.items():
-            gradients = torch.stack([own_rows(_gradient(p)) for p in parameters])  # (n, r, C)
-            moves = nesterov(gradients, self.momentum[key], self.config.muon_momentum)
-            matrices = split_matrices(gather_stack(moves, parameters[0]), key[0])
-            update = orthogonal_update(matrices, self.dtype)
+        stacks = [self._matrices(key) for key in self.stacks]
+        updates = orthogonal_updates(stacks, self.dtype)
+        for parameters, update in zip(self.stacks.values(), updates, strict=True):
             update = update.view(len(parameters), *parameters[0].shape)
             update = take_stack(update.mul_(-lr), parameters[0])  # (n, r, C)
             weights = [own_rows(p) for p in parameters]
             torch._foreach_mul_(weights, 1 - lr * self.config.muon_weight_decay)
             torch._foreach_add_(weights, update.unbind())
+
+    def _matrices(self, key: tuple[int, ...]) -> Tensor:
+        """Return what moves the matrices of a stack, not yet orthogonal: (n x parts, R, C)."""
+        parameters = self.stacks[key]
+        gradients = torch.stack([own_rows(_gradient(p)) for p in parameters])  # (n, r, C)
+        moves = nesterov(gradients, self.momentum[key], self.config.muon_momentum)
+        return split_matrices(gather_stack(moves, parameters[0]), key[0])
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -206,6 +213,24 @@ def nesterov(gradients: Tensor, momentum: Tensor, beta: float) -> Tensor:
     """
     momentum.lerp_(gradients, 1 - beta)
     return gradients.lerp(momentum, beta)
+
+
+def orthogonal_updates(
+    stacks: Sequence[Tensor], dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Return `orthogonal_update` of each stack; on a CPU each core takes a share of its matrices.
+
+    Threads that share one product wait for the slowest at each of them: where other programs use
+    a core too, that takes eight times as long. Bits do not depend on the shares.
+    """
+    if not stacks:
+        return []
+    at_once = num_cores(stacks[0].device)
+    shares = [stack.tensor_split(min(at_once, len(stack))) for stack in stacks]
+    flat = [share for own in shares for share in own]
+    found = map_in_order(lambda share: orthogonal_update(share, dtype), flat, at_once)
+    parts = [list(itertools.islice(found, len(own))) for own in shares]
+    return [own[0] if len(own) == 1 else torch.cat(own) for own in parts]
 
 
 def orthogonal_update(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

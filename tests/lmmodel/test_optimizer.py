@@ -8,6 +8,8 @@ from lmmodel.optimizing import OptimizerConfig
 from lmmodel.training.optimizer import (
     NEWTON_SCHULZ,
     Optimizer,
+    orthogonal_update,
+    orthogonal_updates,
     orthogonalize,
     takes_decay,
     takes_muon,
@@ -67,6 +69,21 @@ def test_rounds_in_bf16_point_the_same_way() -> None:
     cosines = torch.cosine_similarity(exact.flatten(1), rounded.flatten(1))
     assert cosines.min() > 0.999
     assert not torch.equal(exact, rounded)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_shared_out_among_cores_have_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, num_threads: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (7, 64, 64), (1, 64, 96), (2, 128, 64)
+    stacks = [torch.randn(shape, generator=generator) for shape in shapes]
+    expected = [orthogonal_update(stack, dtype) for stack in stacks]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    found = orthogonal_updates(stacks, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert orthogonal_updates([], dtype) == []
 
 
 def test_a_zero_matrix_stays_zero() -> None:
