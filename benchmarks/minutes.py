@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
             rows.append(row_of(folder, objective, seed, options.num_minutes, options.blimp))
             print(json.dumps(rows[-1]), flush=True)
     others = beside_trainer(folder, options.num_minutes)
-    print_table([shown(rows, objective) for objective in OBJECTIVES])
+    print_table([shown(rows, objective) for objective in {row["objective"]: 0 for row in rows}])
     print_table(others)
     write_result("minutes", {"rows": rows, "beside_trainer": others})
 
@@ -137,8 +137,6 @@ def shown(rows: list[Row], objective: str) -> Row:
         (2, 4.5, 1.0, 7.0)
     """
     own = [row for row in rows if row["objective"] == objective]
-    if not own:
-        return {"objective": objective, "seeds": 0}
     losses, pairs = [row["loss"] for row in own], [100 * row["blimp"] for row in own]
     levels = {key.removesuffix("_loss"): value for key, value in own[0].items()
               if key.endswith("_loss") and isinstance(value, float)}  # fmt: skip
