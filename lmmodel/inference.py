@@ -251,14 +251,11 @@ class PackedLinear(nn.Module):
     """x W' + b by oneDNN on a CPU, in float32 or bf16, without gradients."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32, *,
-        is_laid_out: bool = True,
-    ) -> None:  # fmt: skip
-        """`is_laid_out` false: the weight stays where it is, for a product of the same bits."""
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         pack: Any = torch.ops.mkldnn._reorder_linear_weight
-        plain = weight.detach().to(dtype)
-        self.weight: Tensor = pack(plain, _PACKED_FOR) if is_laid_out else plain
+        self.weight: Tensor = pack(weight.detach().to(dtype), _PACKED_FOR)
         self.shape, self.dtype = tuple(weight.shape), dtype  # (out_features, in_features)
         self.bias = None if bias is None else bias.detach().to(dtype)
 
@@ -299,10 +296,8 @@ class PackedLora(nn.Module):
     def __init__(self, base: PackedLinear, module: LoraLinear, dtype: torch.dtype) -> None:
         super().__init__()
         self.base, self.parts, self.rows = base, module.parts, module.lora_b.shape[1]
-        # Laid out, the few rows of A would be filled up to 64.
-        self.first = PackedLinear(module.lora_a.flatten(0, 1), None, dtype, is_laid_out=False)
-        scaled = module.scale * module.lora_b
-        self.seconds = [PackedLinear(second, None, dtype) for second in scaled]
+        self.first = PackedLinear(module.scale * module.lora_a.flatten(0, 1), None, dtype)
+        self.seconds = [PackedLinear(second, None, dtype) for second in module.lora_b]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return floats (..., out_features)."""
