@@ -288,9 +288,12 @@ def _within_bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, mask: Mask, 
         out = _products(q, k, v, seen, mask, p)
     else:
         is_causal = mask.is_causal and seen is None
+        size, is_odd = q.shape[-1], q.device.type == "cpu" and q.shape[-1] % 2
+        if is_odd:  # some processors' products of odd rows have bits that depend on their place
+            q, k, v = (F.pad(x, (0, 1)) for x in (q, k, v))
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, dropout_p=p, is_causal=is_causal
-        )
+            q, k, v, attn_mask=seen, dropout_p=p, is_causal=is_causal, scale=size**-0.5
+        )[..., :size]
     if is_blind is not None:
         out = out.masked_fill(is_blind, 0.0)
     return out.transpose(1, 2).reshape(num * length, num_heads, -1)

@@ -111,7 +111,7 @@ def measure_dependence(model: Model | Experts) -> float:
     """Return the largest difference that neighbours make to what a model computes of a text.
 
     Texts of several lengths are computed each alone, then all together, and compared. On a CPU in
-    float32 it is 0, but for heads of an odd number of features on some processors.
+    float32 it is 0.
     """
     if isinstance(model, Experts):
         return max(measure_dependence(run) for run in model.runs)

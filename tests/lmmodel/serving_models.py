@@ -34,8 +34,7 @@ def make_models(make_run: Callable[..., Run], folder: Path) -> dict[str, Model]:
         "wiki": wiki,
         "modern": make_run("model.family=modern", "model.intermediate_size=44"),
         "gpt": make_run("model.family=gpt2", "objective.name=clm"),
-        # Heads of 22: those of an odd number of features have other bits on some processors.
-        "odd": make_run("model.hidden_size=44", "model.intermediate_size=77"),
+        "odd": make_run("model.hidden_size=42", "model.intermediate_size=77"),
         **tuned,
     }
 
